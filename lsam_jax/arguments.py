@@ -1,0 +1,69 @@
+"""Checks of what the user wrote, before anything is computed."""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Scalar = float | jax.Array | optax.Schedule
+"""A number, an array of rank 0 (traced or not), or an Optax schedule of the step count."""
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether `value` is a number known now: neither a schedule nor a traced array."""
+    return not callable(value) and not isinstance(value, jax.core.Tracer)
+
+
+def check_real(name: str, value: Any, *, low: float = -math.inf, below: float = math.inf) -> None:
+    """Raises unless `value` is a schedule, a traced scalar, or a finite number in [low, below)."""
+    if callable(value):
+        return
+    kind = getattr(value, "dtype", None) or np.asarray(value).dtype
+    if np.ndim(value) != 0 or not _is_real(kind):
+        raise TypeError(f"{name} must be a real number or an Optax schedule; got {value!r}.")
+    if isinstance(value, jax.core.Tracer):
+        return
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite; got {name}={number}.")
+    if not low <= number < below:
+        bounds = f"at least {low:g}" + ("" if math.isinf(below) else f" and below {below:g}")
+        raise ValueError(f"{name} must be {bounds}; got {name}={number:g}.")
+
+
+def check_count(name: str, value: Any, *, low: int) -> None:
+    """Raises unless `value` is a schedule, a traced scalar, or a whole number of at least `low`."""
+    check_real(name, value, low=low)
+    if is_concrete(value) and float(value) != int(value):
+        raise ValueError(f"{name} must be a whole number; got {name}={float(value):g}.")
+
+
+def static_int(value: Any) -> int | None:
+    """The value of a Python or NumPy integer; None for what may change from step to step."""
+    if callable(value) or isinstance(value, jax.Array):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return int(value) if float(value).is_integer() else None
+
+
+def resolve(value: Scalar, count: jax.Array) -> Any:
+    """The number that `value` stands for at step `count`."""
+    return value(count) if callable(value) else value
+
+
+def check_callable(name: str, value: Any, way_out: str) -> Callable[..., Any]:
+    """Raises a TypeError with the way out unless `value` can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function; got {type(value).__name__}. {way_out}")
+    return value
+
+
+def _is_real(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating))

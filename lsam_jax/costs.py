@@ -1,0 +1,151 @@
+"""Counted cost: floating-point operations of equations, and of a step at each cut."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsam_jax import jaxprs
+from lsam_jax.program import Program
+
+
+def flops(eqn: Any) -> float:
+    """Floating-point operations of an equation: exact for what costs, an estimate for the rest.
+
+    Products of matrices and convolutions count two per multiply-add; loops count their body
+    times their length, conditionals their dearest branch; everything else counts one per element
+    of its largest operand or result.
+    """
+    params = eqn.params
+    match eqn.primitive.name:
+        case "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            lhs = eqn.invars[0].aval.shape
+            return 2.0 * _size(eqn.outvars[0]) * math.prod(lhs[i] for i in contracted)
+        case "conv_general_dilated":
+            numbers, kernel = params["dimension_numbers"], eqn.invars[1].aval.shape
+            window = math.prod(kernel[i] for i in numbers.rhs_spec[1:])
+            # A dilated operand is mostly zeros, which nobody multiplies by.
+            return 2.0 * _size(eqn.outvars[0]) * window / math.prod(params["lhs_dilation"])
+        case "scan":
+            return params["length"] * _total(params["jaxpr"].jaxpr)
+        case "cond":
+            return max(_total(branch.jaxpr) for branch in params["branches"])
+    nested = list(jaxprs.nested_jaxprs(eqn))
+    if nested:
+        return sum(map(_total, nested))
+    atoms = [*eqn.invars, *eqn.outvars]
+    return float(max(map(_size, atoms), default=0))
+
+
+def _total(jaxpr: Any) -> float:
+    return sum(map(flops, jaxpr.eqns))
+
+
+def _size(atom: Any) -> int:
+    return math.prod(getattr(atom.aval, "shape", ()))
+
+
+class Profile(NamedTuple):
+    """What a step costs in addition to a plain gradient; all relative to that gradient.
+
+    Every array is f64[L], in the order of the network: entry p is for the layer at position p.
+
+    Attributes:
+      first: extra cost if only this layer is perturbed.
+      shared: extra cost of all cases with a cut at this layer: one forward pass and the error
+        propagation from it on, before any weight gradient.
+      full: extra cost if this layer and all behind it are perturbed.
+    """
+
+    first: np.ndarray
+    shared: np.ndarray
+    full: np.ndarray
+
+
+def profile(
+    program: Program, leaves: Sequence[Any], of_leaf: Sequence[int], position: np.ndarray
+) -> Profile:
+    """Counts the cost of a step at each layer, on the jaxpr of the whole gradient."""
+    rewritten = jaxprs.rewrite(program.closed, leaves, jaxprs.open_all)
+    opened = program._replace(closed=rewritten)
+
+    def gradient(leaves: Sequence[Any], cotangent: Any) -> Any:
+        loss, pullback = jax.vjp(lambda leaves: opened(leaves)[0], leaves)
+        return loss, pullback(cotangent)[0]
+
+    dtype = opened.closed.out_avals[0].dtype
+    closed = jax.make_jaxpr(gradient)(list(leaves), jnp.ones((), dtype))
+    jaxpr = closed.jaxpr
+    forward, backward = jaxprs.split(jaxpr.eqns, jaxpr.invars[-1:])
+    layers = len(position)
+    place = [int(position[i]) if i >= 0 else -1 for i in of_leaf]
+
+    # An equation runs again in the perturbed pass if any layer that it depends on moved.
+    latest = {v: p for v, p in zip(jaxpr.invars, place) if p >= 0}
+    again = np.zeros(layers + 1)
+    for eqn in forward:
+        p = max((latest.get(v, -1) for v in eqn.invars if jaxprs.is_variable(v)), default=-1)
+        if p >= 0:
+            again[p] += flops(eqn)
+            latest.update((v, p) for v in eqn.outvars)
+    again = np.cumsum(again[::-1])[::-1][:layers]  # p moved, or any layer behind it
+
+    # A backward equation serves the layers whose gradient is made from its results; bit p is the
+    # layer at position p.
+    serves: dict[Any, int] = {}
+    for v, p in zip(jaxpr.outvars[1:], place):
+        if p >= 0 and jaxprs.is_variable(v):
+            serves[v] = serves.get(v, 0) | 1 << p
+    first, shared, full = again.copy(), again.copy(), again.copy()
+    for eqn in reversed(backward):
+        served = 0
+        for v in eqn.outvars:
+            served |= serves.get(v, 0)
+        if not served:
+            continue
+        for v in eqn.invars:
+            if jaxprs.is_variable(v):
+                serves[v] = serves.get(v, 0) | served
+        cost = flops(eqn)
+        for p in range(layers):
+            remaining = served >> p
+            first[p] += cost * (remaining & 1)
+            shared[p] += cost * (remaining & (remaining - 1) != 0)
+            full[p] += cost * (remaining != 0)
+    plain = _total(jaxpr)
+    return Profile(first / plain, shared / plain, full / plain)
+
+
+def choose_cuts(cost: np.ndarray, latest: int, count: int) -> list[int]:
+    """The `count` positions, 0 among them, at which cuts waste least.
+
+    A step whose first perturbed layer is at position p uses the last cut at or before p and so
+    pays for more of the network than it needs. What it pays too much is weighed relative to what
+    it needs (plus a floor), so that steps near the output, the usual ones, stay cheap.
+
+    Args:
+      cost: f64[P], what a cut at each position costs in addition to a plain gradient.
+      latest: the last position that can be a first perturbed layer.
+      count: how many cuts at most.
+    """
+    places = latest + 1
+    weight = 1 / (cost[:places] + 0.02) ** 2
+    # waste[i, j]: of the layers i..j-1 if they share the cut i.
+    waste = np.full((places, places + 1), np.inf)
+    for i in range(places):
+        waste[i, i + 1 :] = np.cumsum(weight[i:] * np.maximum(cost[i] - cost[i:places], 0))
+    best, start = waste[:, places], [[i] for i in range(places)]
+    for _ in range(count - 1):
+        options = [
+            min(
+                [(best[i], start[i])]
+                + [(waste[i, j] + best[j], [i, *start[j]]) for j in range(i + 1, places)]
+            )
+            for i in range(places)
+        ]
+        best, start = np.asarray([b for b, _ in options]), [s for _, s in options]
+    return start[0]

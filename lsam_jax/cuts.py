@@ -1,0 +1,76 @@
+"""From a traced loss to what selectors and the engine need to know: order, prices, cuts."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from lsam_jax import costs
+from lsam_jax.layers import Layers
+from lsam_jax.program import Program, layer_order
+from lsam_jax.selection import Network
+
+Cuts = str | int | Sequence[str]
+AUTOMATIC = 4
+"""How many cuts "auto" makes at most: each is a copy of the step to compile."""
+
+
+def network_of(
+    program: Program, leaves: Sequence[Any], layers: Layers
+) -> tuple[Network, Callable[[Cuts, np.ndarray, int | None], list[int]]]:
+    """The network of a loss, and a function that places cuts in it.
+
+    The function takes the argument `cuts`, the candidates, and k if it is static, and gives the
+    positions, ascending. Costs are counted only if something asks for them.
+    """
+    position, reached = layer_order(program, leaves, layers.of_leaf, len(layers.names))
+
+    @cache
+    def profile() -> costs.Profile:
+        return costs.profile(program, leaves, layers.of_leaf, position)
+
+    network = Network(
+        layers.names,
+        position,
+        reached,
+        price=lambda: profile().full[position],
+        first=lambda: profile().first[position],
+    )
+
+    def place(cuts: Cuts, candidates: np.ndarray, k: int | None) -> list[int]:
+        places = np.sort(position[candidates])
+        if isinstance(cuts, str | int):
+            count = AUTOMATIC if cuts == "auto" else int(cuts)
+            # With k layers to choose, the first is no later than the k-th last candidate.
+            latest = len(places) - (k or 1)
+            chosen = (
+                costs.choose_cuts(profile().shared[places], latest, count) if count > 1 else [0]
+            )
+            return [int(places[i]) for i in chosen]
+        at = {int(position[layers.names.index(name)]) for name in cuts}
+        return sorted(at | {int(places[0])})
+
+    return network, place
+
+
+def check_cuts(cuts: Any) -> None:
+    """Raises unless `cuts` is "auto", a whole number of at least 1, or a list of names."""
+    names = isinstance(cuts, list | tuple) and all(isinstance(name, str) for name in cuts)
+    number = isinstance(cuts, int | np.integer) and not isinstance(cuts, bool) and cuts >= 1
+    if not (names or number or (isinstance(cuts, str) and cuts == "auto")):
+        raise ValueError(
+            'cuts must be "auto", a number of cuts (at least 1), or a list of layer names; got '
+            f"cuts={cuts!r}."
+        )
+
+
+def check_cut_names(cuts: Any, names: Sequence[str]) -> None:
+    """Raises unless every layer that `cuts` names exists."""
+    if isinstance(cuts, list | tuple):
+        for name in cuts:
+            if name not in names:
+                raise ValueError(
+                    f"cuts names the layer {name!r}, which does not exist. The layers are: "
+                    f"{', '.join(names)}."
+                )

@@ -1,0 +1,159 @@
+"""What a step would cost, layer by layer, before anything is run."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, network_of
+from lsam_jax.layers import LayerSpec, partition
+from lsam_jax.program import trace
+
+
+HEADER = ("layer", "shape", "parameters", "cost of a step", "cut")
+
+
+class LayerCost(NamedTuple):
+    """A layer of a network.
+
+    Attributes:
+      name: its name, as `layer_names` gives it.
+      shape: the shape of its array; a tuple of shapes where it has several.
+      parameters: how many numbers it holds.
+      cost: of a step in which it is the first perturbed layer (and the only one), counted in
+        floating-point operations and relative to a plain gradient. 1 is the price of SGD.
+    """
+
+    name: str
+    shape: tuple[Any, ...]
+    parameters: int
+    cost: float
+
+
+class Inspection(NamedTuple):
+    """The layers in network order, from input to output, and where the engine would cut.
+
+    Attributes:
+      layers: one `LayerCost` for each layer.
+      cuts: the names of the layers in front of which the network is cut.
+    """
+
+    layers: tuple[LayerCost, ...]
+    cuts: tuple[str, ...]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table, as text, without its header."""
+        return [
+            (
+                x.name,
+                _shape(x.shape),
+                f"{x.parameters:,}",
+                f"{x.cost:.3f}",
+                "cut" * (x.name in self.cuts),
+            )
+            for x in self.layers
+        ]
+
+    def __str__(self) -> str:
+        table = [HEADER, *self.rows()]
+        width = [max(map(len, column)) for column in zip(*table)]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(w) if 1 < n < 4 else cell.ljust(w)
+                for n, (cell, w) in enumerate(zip(row, width))
+            ).rstrip()
+            for row in table
+        )
+
+    def __rich__(self) -> Any:
+        """The table for `rich.print`."""
+        from rich.table import Table  # noqa: PLC0415 - the core works without rich
+
+        table = Table(caption="cost of a step: if this is the first perturbed layer; SGD is 1")
+        for n, name in enumerate(HEADER):
+            table.add_column(name, justify="right" if 1 < n < 4 else "left")
+        for row in self.rows():
+            table.add_row(*row)
+        return table
+
+
+def inspect(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    layers: LayerSpec = "kernel",
+    cuts: Cuts = "auto",
+    k: int = 1,
+    has_aux: bool | None = None,
+    **kwargs: Any,
+) -> Inspection:
+    """Shows what perturbing each layer would cost; traces the loss and computes nothing.
+
+    Args:
+      loss_fn: `loss_fn(params, *args, **kwargs)`, a real scalar or `(loss, aux)`.
+      params: the parameters; arrays or `jax.ShapeDtypeStruct`s.
+      *args: further arguments of the loss.
+      layers: how the parameters are cut into layers; see `layer_names`.
+      cuts: as for `layerwise_sam`.
+      k: how many layers a step will perturb; the first of them is no later than the k-th last,
+        so "auto" makes no cut behind it.
+      has_aux: whether the loss returns `(loss, aux)`; None finds out.
+      **kwargs: further keyword arguments of the loss.
+
+    Returns:
+      An `Inspection`: data (`.layers`, `.cuts`), and a table when printed (by `print`, or by
+      `rich.print`).
+
+    Raises:
+      TypeError, ValueError: as for `value_and_grad`.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
+    >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
+    >>> print(inspect(loss_fn, params, jnp.ones((4, 8))))
+    layer  shape  parameters  cost of a step  cut
+    w1     8x8            64           1.776  cut
+    w2     8x8            64           1.423  cut
+    w3     8x1             8           1.050  cut
+    """
+    check_cuts(cuts)
+    parts = partition(params, layers)
+    check_cut_names(cuts, parts.names)
+    if not 1 <= k <= len(parts.names):
+        raise ValueError(
+            f"k must be from 1 to the number of layers, {len(parts.names)}; got k={k}."
+        )
+    shapes, treedef = jax.tree.flatten(params)
+    shapes = [jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.result_type(x)) for x in shapes]
+    if has_aux is None:
+        out = jax.eval_shape(loss_fn, jax.tree.unflatten(treedef, shapes), *args, **kwargs)
+        has_aux = isinstance(out, tuple) and len(out) == 2
+
+    found: list[Inspection] = []
+
+    def look(params: Any) -> None:
+        program = trace(lambda params: loss_fn(params, *args, **kwargs), params, has_aux)
+        leaves = jax.tree.leaves(params)
+        network, place = network_of(program, leaves, parts)
+        order = np.argsort(network.position)
+        where = place(cuts, np.ones(len(order), bool), k)
+        shapes_of = [[np.shape(x) for x, j in zip(leaves, parts.of_leaf) if j == i] for i in order]
+        sizes, cost = parts.sizes(leaves), 1 + network.first()
+        rows = [
+            LayerCost(
+                parts.names[i], s[0] if len(s) == 1 else tuple(s), int(sizes[i]), float(cost[i])
+            )
+            for i, s in zip(order, shapes_of)
+        ]
+        found.append(Inspection(tuple(rows), tuple(parts.names[order[p]] for p in where)))
+
+    # Under eval_shape, so that shapes are enough and nothing is computed.
+    jax.eval_shape(look, jax.tree.unflatten(treedef, shapes))
+    return found[0]
+
+
+def _shape(shape: tuple[Any, ...]) -> str:
+    if shape and isinstance(shape[0], tuple):
+        return ", ".join(map(_shape, shape))
+    return "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,193 @@
+"""Pure surgery on jaxprs: evaluate slices, open nested programs, split by dependence.
+
+A jaxpr is a list of equations in order of execution. What is here cuts that list into pieces
+and turns each piece back into a Python function, through public JAX only. No equation is ever
+changed, so neither is a result.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core as jex
+
+Rule = Callable[[Any], Callable[..., list[Any]] | None]
+"""From an equation to the function that stands in for it, or None to run it as it is."""
+
+CHECKPOINT_NAMES = frozenset({"checkpoint", "remat", "remat2"})  # by version of JAX
+
+
+def is_variable(atom: Any) -> bool:
+    """Whether an operand is a variable, not a literal."""
+    return not isinstance(atom, jex.Literal)
+
+
+def as_function(
+    eqns: Sequence[Any], invars: Sequence[Any], outvars: Sequence[Any], like: jex.Jaxpr
+) -> Callable[..., list[Any]]:
+    """The function of `invars` that runs `eqns`, a part of `like`, and returns `outvars`."""
+    part = like.replace(
+        constvars=[],
+        invars=list(invars),
+        outvars=list(outvars),
+        eqns=list(eqns),
+        debug_info=like.debug_info.with_unknown_names(),
+    )
+    return jex.jaxpr_as_fun(jex.ClosedJaxpr(part, []))
+
+
+def variables_read(eqns: Iterable[Any], outvars: Iterable[Any] = ()) -> list[Any]:
+    """The variables that `eqns` and `outvars` read but `eqns` do not make, in order of use."""
+    made: set[Any] = set()
+    read: dict[Any, None] = {}
+    for eqn in eqns:
+        read.update((v, None) for v in eqn.invars if is_variable(v) and v not in made)
+        made.update(eqn.outvars)
+    read.update((v, None) for v in outvars if is_variable(v) and v not in made)
+    return list(read)
+
+
+def split(eqns: Iterable[Any], sources: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """The equations that do not depend on any of `sources`, and those that do; each in order."""
+    tainted = set(sources)
+    before, after = [], []
+    for eqn in eqns:
+        if any(is_variable(v) and v in tainted for v in eqn.invars):
+            after.append(eqn)
+            tainted.update(eqn.outvars)
+        else:
+            before.append(eqn)
+    return before, after
+
+
+def evaluate(jaxpr: jex.Jaxpr, consts: Sequence[Any], args: Sequence[Any], rule: Rule) -> list[Any]:
+    """Runs `jaxpr`, with the stand-ins of `rule` for the equations that it knows."""
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args]))
+    needed = {v for eqn in jaxpr.eqns for v in eqn.invars if is_variable(v)}
+    needed.update(v for v in jaxpr.outvars if is_variable(v))
+    pending: list[Any] = []
+
+    def read(atom: Any) -> Any:
+        return env[atom] if is_variable(atom) else atom.val
+
+    def run_pending() -> None:
+        if pending:
+            invars = variables_read(pending)
+            outvars = [v for eqn in pending for v in eqn.outvars if v in needed]
+            run = as_function(pending, invars, outvars, jaxpr)
+            env.update(zip(outvars, run(*map(read, invars))))
+            pending.clear()
+
+    for eqn in jaxpr.eqns:
+        stand_in = rule(eqn)
+        if stand_in is None:
+            pending.append(eqn)
+        else:
+            run_pending()
+            env.update(zip(eqn.outvars, stand_in(*map(read, eqn.invars))))
+    run_pending()
+    return [read(v) for v in jaxpr.outvars]
+
+
+def rewrite(closed: jex.ClosedJaxpr, args: Sequence[Any], rule: Rule) -> jex.ClosedJaxpr:
+    """The program that `evaluate` runs, for arguments like `args`."""
+    return jax.make_jaxpr(lambda *args: evaluate(closed.jaxpr, closed.consts, args, rule))(*args)
+
+
+def open_jit(eqn: Any) -> Callable[..., list[Any]] | None:
+    """Rule: the equations of a nested `jit` stand where the call stood.
+
+    A `jit` that fixes shardings is left whole, since they would be lost.
+    """
+    if eqn.primitive.name not in ("jit", "pjit"):
+        return None
+    shardings = [*eqn.params["in_shardings"], *eqn.params["out_shardings"]]
+    if any(isinstance(s, jax.sharding.Sharding) for s in shardings):
+        return None
+    inner = eqn.params["jaxpr"]
+    return lambda *args: evaluate(inner.jaxpr, inner.consts, args, open_nested)
+
+
+def open_nested(eqn: Any) -> Callable[..., list[Any]] | None:
+    """Rule: `open_jit`, also inside `jax.checkpoint`, which stays a checkpoint."""
+    if eqn.primitive.name not in CHECKPOINT_NAMES:
+        return open_jit(eqn)
+    inner = eqn.params["jaxpr"]
+    return checkpointed(eqn, lambda *args: evaluate(inner, [], args, open_nested))
+
+
+def checkpointed(eqn: Any, fun: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """`fun` under a `jax.checkpoint` of the same policy as that of the equation `eqn`."""
+    return jax.checkpoint(fun, policy=eqn.params["policy"], prevent_cse=eqn.params["prevent_cse"])
+
+
+def open_all(eqn: Any) -> Callable[..., list[Any]] | None:
+    """Rule: opens `jit` and `jax.checkpoint` alike, for counting and not for running."""
+    if eqn.primitive.name not in CHECKPOINT_NAMES:
+        return open_jit(eqn)
+    inner = eqn.params["jaxpr"]
+    return lambda *args: evaluate(inner, [], args, open_all)
+
+
+def split_checkpoints(
+    closed: jex.ClosedJaxpr, args: Sequence[Any], sources: Iterable[Any]
+) -> jex.ClosedJaxpr:
+    """Splits each `jax.checkpoint` that depends on `sources` only in part into two.
+
+    The first of the two does not depend on `sources` at all, so that `split` finds more to share.
+    """
+    _, after = split(closed.jaxpr.eqns, sources)
+    tainted = {*sources, *(v for eqn in after for v in eqn.outvars)}
+    if not any(eqn.primitive.name in CHECKPOINT_NAMES for eqn in after):
+        return closed
+
+    def rule(eqn: Any) -> Callable[..., list[Any]] | None:
+        if eqn.primitive.name not in CHECKPOINT_NAMES:
+            return None
+        inner = eqn.params["jaxpr"]
+        late = [
+            v
+            for v, outer in zip(inner.invars, eqn.invars)
+            if is_variable(outer) and outer in tainted
+        ]
+        first, second = split(inner.eqns, late)
+        if not late or not first:
+            return None
+        early = [v for v in inner.invars if v not in set(late)]
+        made = {v for e in first for v in e.outvars}
+        shared = [v for v in variables_read(second, inner.outvars) if v in made]
+        rest = [v for v in variables_read(second, inner.outvars) if v not in made]
+        run_first = checkpointed(eqn, as_function(first, early, shared, inner))
+        run_second = checkpointed(eqn, as_function(second, [*shared, *rest], inner.outvars, inner))
+
+        def run(*values: Any) -> list[Any]:
+            env = dict(zip(inner.invars, values))
+            hidden = run_first(*(env[v] for v in early))
+            return run_second(*hidden, *(env[v] for v in rest))
+
+        return run
+
+    return rewrite(closed, args, rule)
+
+
+def nested_equations(eqn: Any) -> Iterable[Any]:
+    """The equations directly inside an equation: of a loop's body, a conditional's branches, ..."""
+    for inner in nested_jaxprs(eqn):
+        yield from inner.eqns
+
+
+def nested_jaxprs(eqn: Any) -> Iterable[jex.Jaxpr]:
+    """The jaxprs among an equation's parameters."""
+    for value in eqn.params.values():
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, jex.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, jex.Jaxpr):
+                yield item
+
+
+def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """Runs one equation on `values`, one for each of its operands."""
+    env = {v: x for v, x in zip(eqn.invars, values) if is_variable(v)}
+    like = next(iter(nested_jaxprs(eqn)))
+    return as_function([eqn], list(env), eqn.outvars, like)(*env.values())

@@ -1,0 +1,166 @@
+"""How a parameter pytree is cut into named layers: names, norms, masks.
+
+There are L layers, in the order of `jax.tree.leaves`. An array may belong to no layer: it is
+then never ranked, perturbed or mixed, and simply descends.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Params = Any
+Rule = tuple[str, str | None]
+LayerSpec = str | Callable[[str], str | None] | Sequence[Rule]
+
+
+class Layers(NamedTuple):
+    """The layers of one parameter pytree; static.
+
+    Attributes:
+      names: the L names.
+      of_leaf: for each leaf, the index of its layer, or -1.
+      paths: for each leaf, its path, as in "block0/Conv_0/kernel".
+    """
+
+    names: tuple[str, ...]
+    of_leaf: tuple[int, ...]
+    paths: tuple[str, ...]
+
+    def norms(self, leaves: Sequence[jax.Array]) -> jax.Array:
+        """The Euclidean norm of each layer, f32[L], accumulated in at least float32."""
+        squares = [sum_of_squares(x) if i >= 0 else None for i, x in zip(self.of_leaf, leaves)]
+        return jnp.sqrt(jnp.stack(self._totals(squares))).astype(jnp.float32)
+
+    def sizes(self, leaves: Sequence[jax.Array]) -> np.ndarray:
+        """The number of parameters of each layer, i64[L]."""
+        sizes = np.zeros(len(self.names), np.int64)
+        for i, leaf in zip(self.of_leaf, leaves):
+            if i >= 0:
+                sizes[i] += np.size(leaf)
+        return sizes
+
+    def _totals(self, squares: Sequence[jax.Array | None]) -> list[jax.Array]:
+        totals: list[jax.Array] = [jnp.zeros((), jnp.float32)] * len(self.names)
+        for i, square in zip(self.of_leaf, squares):
+            if square is not None:
+                totals[i] = totals[i] + square
+        widest = jnp.result_type(*totals)
+        return [t.astype(widest) for t in totals]
+
+
+def sum_of_squares(x: jax.Array) -> jax.Array:
+    """The sum of `x**2`, in float32 or, where `x` is wider, in its own type."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.sum(wide * wide)
+
+
+def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]:
+    """Names the L layers of `params`, in the order of the state's arrays.
+
+    Args:
+      params: a pytree of arrays.
+      layers: "kernel": every array of rank > 1 is a layer of its own (the paper's choice).
+        "module": all arrays of one module (one parent in the pytree) are a layer.
+        A function from a path such as "block0/Conv_0/kernel" to a layer's name, or to None
+        for an array that is in no layer. Or ordered rules `(regex, name)`: the first whose
+        regex is found in the path decides; the name may refer to groups (`\\1`) or be None.
+
+    Returns:
+      L names, in the order of `jax.tree.leaves`.
+
+    Raises:
+      ValueError: if `layers` is unknown or puts no array in a layer.
+      TypeError: if an array of `params` is not of a real floating type.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"body": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, "head": {"w": jnp.ones((2, 2))}}
+    >>> layer_names(params)
+    ('body/w', 'head/w')
+    >>> layer_names(params, layers="module")
+    ('body', 'head')
+    >>> layer_names(params, layers=[("bias|/b$", None), (r"^(\\w+)/", r"\\1")])
+    ('body', 'head')
+    """
+    return partition(params, layers).names
+
+
+def partition(params: Params, layers: LayerSpec) -> Layers:
+    """Cuts `params` into layers; see `layer_names`."""
+    if params is None:
+        raise ValueError("params must be the parameters, got None: call update(..., params).")
+    with_paths = jax.tree_util.tree_leaves_with_path(params)
+    paths = tuple(_path_name(path) for path, _ in with_paths)
+    for path, (_, leaf) in zip(paths, with_paths):
+        _check_leaf(path, leaf)
+    name_of = _naming(layers)
+    index: dict[str, int] = {}
+    of_leaf = []
+    for path, (_, leaf) in zip(paths, with_paths):
+        name = name_of(path, np.ndim(leaf))
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"layers must give a str or None; got {name!r} for the path {path!r}.")
+        of_leaf.append(-1 if name is None else index.setdefault(name, len(index)))
+    if not index:
+        raise ValueError(
+            f"layers={layers!r} puts no parameter in a layer, so nothing could be perturbed. "
+            f"The paths are: {', '.join(paths) or '(none: params is empty)'}."
+        )
+    return Layers(tuple(index), tuple(of_leaf), paths)
+
+
+def _naming(layers: LayerSpec) -> Callable[[str, int], str | None]:
+    if callable(layers):
+        return lambda path, rank: layers(path)
+    if layers == "kernel":
+        return lambda path, rank: path if rank > 1 else None
+    if layers == "module":
+        return lambda path, rank: path.rpartition("/")[0] or path
+    if isinstance(layers, str):
+        raise ValueError(
+            f'layers must be "kernel", "module", a function of a path, or a list of '
+            f"(regex, name) rules; got layers={layers!r}."
+        )
+    rules = [_compiled(rule) for rule in layers]
+
+    def by_rule(path: str, rank: int) -> str | None:
+        for regex, name in rules:
+            if match := regex.search(path):
+                return None if name is None else match.expand(name)
+        return None
+
+    return by_rule
+
+
+def _compiled(rule: Rule) -> tuple[re.Pattern[str], str | None]:
+    try:
+        regex, name = rule
+        return re.compile(regex), name
+    except (TypeError, ValueError, re.error) as error:
+        raise ValueError(
+            f"layers holds {rule!r}, which is no (regex, name) rule: {error}."
+        ) from None
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    # Boxes (an nnx.Variable, a Linen Partitioned) show as a trailing `.value` in some trees and
+    # not in others: the name must be the same in `init` and in `update`.
+    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _check_leaf(path: str, leaf: Any) -> None:
+    try:
+        dtype = jnp.result_type(leaf)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        found = type(leaf).__name__ if dtype is None else str(dtype)
+        raise TypeError(
+            f"params must hold real floating arrays only; {path!r} is {found}. Keep what is not "
+            "to be differentiated out of params: close over it, or pass it to the loss."
+        )

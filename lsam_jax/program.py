@@ -1,0 +1,174 @@
+"""The loss as a program: traced once, its layers ordered, cut in two at any layer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex
+
+from lsam_jax import jaxprs
+
+
+class Program(NamedTuple):
+    """A loss function, traced and with its nested `jit` calls opened.
+
+    Attributes:
+      closed: the jaxpr from the parameters' leaves to the loss and the leaves of aux.
+      aux: the pytree structure of aux.
+    """
+
+    closed: jex.ClosedJaxpr
+    aux: Any
+
+    def __call__(self, leaves: Sequence[Any]) -> tuple[Any, list[Any]]:
+        """The loss and the leaves of aux."""
+        loss, *aux = jex.jaxpr_as_fun(self.closed)(*leaves)
+        return loss, aux
+
+
+class Cut(NamedTuple):
+    """A program in two parts, of which only the second depends on the suffix parameters.
+
+    Attributes:
+      prefix: from the other parameters to two lists, `hidden` and `fixed`: what the suffix reads,
+        apart by whether it depends on these parameters differentiably.
+      suffix: from `hidden`, `fixed` and the suffix parameters to the loss and the leaves of aux.
+    """
+
+    prefix: Callable[[Sequence[Any]], tuple[list[Any], list[Any]]]
+    suffix: Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, list[Any]]]
+
+
+def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
+    """Traces `loss_fn(params)`, once.
+
+    Raises:
+      TypeError: if the loss is not a real scalar, or does not match `has_aux`.
+    """
+    closed, shape = jax.make_jaxpr(loss_fn, return_shape=True)(params)
+    if isinstance(shape, tuple) and not has_aux:
+        raise TypeError(
+            f"The loss function returned a tuple of {len(shape)}, not a scalar. If it is "
+            "(loss, aux), use value_and_grad(..., has_aux=True); as a value_fn, return the loss only."
+        )
+    if has_aux and not (isinstance(shape, tuple) and len(shape) == 2):
+        raise TypeError(
+            f"With has_aux=True the loss function must return (loss, aux); got {shape}."
+        )
+    loss, aux = shape if has_aux else (shape, None)
+    shape, dtype = getattr(loss, "shape", None), getattr(loss, "dtype", None)
+    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            "The loss must be a real scalar of a floating type; the loss function returned "
+            f"{loss}. Reduce it, e.g. by jnp.mean, or take its real part."
+        )
+    leaves = jax.tree.leaves(params)
+    opened = jaxprs.rewrite(closed, leaves, jaxprs.open_nested)
+    return Program(opened, jax.tree.structure(aux))
+
+
+def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> Cut:
+    """Cuts the program before the first equation that depends on a suffix parameter."""
+    inputs = program.closed.jaxpr.invars
+    sources = [v for v, late in zip(inputs, in_suffix) if late]
+    closed = jaxprs.split_checkpoints(program.closed, leaves, sources)
+    jaxpr, consts = closed.jaxpr, closed.consts
+    suffix_vars = [v for v, late in zip(jaxpr.invars, in_suffix) if late]
+    prefix_vars = [v for v, late in zip(jaxpr.invars, in_suffix) if not late]
+    before, after = jaxprs.split(jaxpr.eqns, suffix_vars)
+    late = set(suffix_vars)
+    boundary = [v for v in jaxprs.variables_read(after, jaxpr.outvars) if v not in late]
+    _, moving = jaxprs.split(before, prefix_vars)
+    depends = {*prefix_vars, *(v for eqn in moving for v in eqn.outvars)}
+    differentiable = [v for v in boundary if v in depends and _is_inexact(v)]
+    fixed = [v for v in boundary if not (v in depends and _is_inexact(v))]
+    run_prefix = jaxprs.as_function(
+        before, [*jaxpr.constvars, *prefix_vars], [*differentiable, *fixed], jaxpr
+    )
+    run_suffix = jaxprs.as_function(
+        after, [*differentiable, *fixed, *suffix_vars], jaxpr.outvars, jaxpr
+    )
+
+    def prefix(params: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        out = run_prefix(*consts, *params)
+        return out[: len(differentiable)], out[len(differentiable) :]
+
+    def suffix(hidden: Sequence[Any], fixed: Sequence[Any], params: Sequence[Any]) -> Any:
+        loss, *aux = run_suffix(*hidden, *fixed, *params)
+        return loss, aux
+
+    return Cut(prefix, suffix)
+
+
+def layer_order(
+    program: Program, leaves: Sequence[Any], of_leaf: Sequence[int], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each layer in the network, from the loss alone.
+
+    A layer stands where its parameters first meet something that is not made of parameters
+    alone (an activation, say): not where they are cast or where a weight decay is summed, which
+    may be anywhere and in any order. A layer that never meets anything stands behind all
+    others, in the order of first reading.
+
+    Returns:
+      position, i64[L], 0 being nearest the input; and reached, bool[L]: whether the loss
+      depends on the layer.
+    """
+    jaxpr = jaxprs.rewrite(program.closed, leaves, jaxprs.open_all).jaxpr
+    made_of = {v: frozenset([i]) for v, i in zip(jaxpr.invars, of_leaf)}
+    meets, reads = _first_times(jaxpr, made_of)
+    never = (len(jaxpr.eqns),)
+    order = sorted(range(count), key=lambda i: (meets.get(i, never), reads.get(i, never), i))
+    position = np.empty(count, np.int64)
+    position[order] = np.arange(count)
+    return position, _reached(jaxpr, of_leaf, count)
+
+
+Times = dict[int, tuple[int, ...]]
+
+
+def _first_times(jaxpr: jex.Jaxpr, made_of: dict[Any, frozenset[int]]) -> tuple[Times, Times]:
+    """When each layer first meets something else, and when it is first read.
+
+    A time is the place of an equation, followed by the time inside it where it has an inside.
+    `made_of` gives the layers of each variable that is made of parameters alone.
+    """
+    made_of = dict(made_of)
+    meets: Times = {}
+    reads: Times = {}
+    for place, eqn in enumerate(jaxpr.eqns):
+        inputs = [v for v in eqn.invars if jaxprs.is_variable(v)]
+        layers = frozenset[int]().union(*(made_of.get(v, ()) for v in inputs)) - {-1}
+        alone = bool(inputs) and all(v in made_of for v in inputs)
+        if alone:
+            made_of.update((v, layers) for v in eqn.outvars)
+        inner_times: Times = {}
+        for inner in jaxprs.nested_jaxprs(eqn) if len(layers) > 1 else ():
+            if len(inner.invars) == len(eqn.invars):
+                pairs = zip(inner.invars, eqn.invars)
+                inside = {v: made_of[o] for v, o in pairs if jaxprs.is_variable(o) and o in made_of}
+                inner_times = _first_times(inner, inside)[0]
+        for i in layers:
+            time = (place, *inner_times.get(i, (len(jaxpr.eqns),)))
+            reads.setdefault(i, time)
+            if not alone:
+                meets.setdefault(i, time)
+    return meets, reads
+
+
+def _reached(jaxpr: jex.Jaxpr, of_leaf: Sequence[int], count: int) -> np.ndarray:
+    wanted = {v for v in jaxpr.outvars[:1] if jaxprs.is_variable(v)}
+    for eqn in reversed(jaxpr.eqns):
+        if any(v in wanted for v in eqn.outvars):
+            wanted.update(v for v in eqn.invars if jaxprs.is_variable(v))
+    reached = np.zeros(count, bool)
+    for v, i in zip(jaxpr.invars, of_leaf):
+        if i >= 0:
+            reached[i] |= v in wanted
+    return reached
+
+
+def _is_inexact(v: Any) -> bool:
+    return bool(jnp.issubdtype(v.aval.dtype, jnp.inexact))

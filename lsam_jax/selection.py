@@ -1,0 +1,210 @@
+"""Which layers a step perturbs.
+
+A selector knows, before the step is compiled, which layers it could ever choose (its
+candidates), and gives each layer a score at run time; the k candidates of highest score are
+perturbed, ties going to the layer nearest the output. One without scores takes all candidates:
+its choice is static, and the engine compiles nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsam_jax.arguments import check_real
+
+
+class Network(NamedTuple):
+    """What is known of the layers before a step is compiled.
+
+    Attributes:
+      names: the L names.
+      position: i64[L], the place of each layer between input (0) and output (L - 1).
+      reached: bool[L], whether the loss depends on the layer at all.
+      price: gives f64[L]: the extra cost of a step, relative to a plain gradient, if this layer
+        and all nearer the output are perturbed.
+      first: the same, if this layer alone is perturbed.
+    """
+
+    names: tuple[str, ...]
+    position: np.ndarray
+    reached: np.ndarray
+    price: Callable[[], np.ndarray]
+    first: Callable[[], np.ndarray]
+
+
+class Selector(NamedTuple):
+    """A pair of pure functions (and a check) that choose layers.
+
+    Attributes:
+      candidates: from a `Network` to bool[L], static: the layers that can ever be chosen.
+      score: from the stored norms f32[L] and the step count to f32[L]; None takes every candidate.
+      check: raises if the selector does not fit layers of these names.
+    """
+
+    candidates: Callable[[Network], np.ndarray]
+    score: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    check: Callable[[tuple[str, ...]], None] = lambda names: None
+
+
+def high() -> Selector:
+    """The k layers of largest stored gradient norm (the paper, Algorithm 1, line 4)."""
+    return Selector(_all_layers, lambda norms, count: norms)
+
+
+def low() -> Selector:
+    """The k layers of smallest stored gradient norm (the paper, Table 3)."""
+    return Selector(_all_layers, lambda norms, count: -norms)
+
+
+def random(seed: int = 0) -> Selector:
+    """Draws k layers uniformly, anew each step (the paper, Table 3).
+
+    Args:
+      seed: the draws are a function of it and of `state.count` only, so all devices agree.
+    """
+
+    def score(norms: jax.Array, count: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), count), norms.shape)
+
+    return Selector(_all_layers, score)
+
+
+def everything() -> Selector:
+    """All layers: generalized SAM (with alpha = 1 and normalize = True: SAM)."""
+    return Selector(_all_layers)
+
+
+def nothing() -> Selector:
+    """No layer: the base optimizer."""
+    return Selector(lambda network: np.zeros(len(network.names), bool))
+
+
+def fixed(names: Sequence[str]) -> Selector:
+    """Always the layers of these names (as `layer_names` gives them).
+
+    Raises:
+      ValueError: when first used, if a name is not a layer; the message lists the layers.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"fixed takes a list of layer names; got names={names!r}.")
+    wanted = tuple(names)
+
+    def check(known: tuple[str, ...]) -> None:
+        for name in wanted:
+            if name not in known:
+                raise ValueError(
+                    f"selection names the layer {name!r}, which does not exist. "
+                    f"The layers are: {', '.join(known)}."
+                )
+
+    def candidates(network: Network) -> np.ndarray:
+        return np.asarray([name in wanted for name in network.names])
+
+    return Selector(candidates, check=check)
+
+
+def budget(fraction: float, selection: Any = "high") -> Selector:
+    """Only layers so near the output that a step's extra cost stays within a budget.
+
+    The extra cost of perturbing all layers from the i-th on is counted before the step is
+    compiled (floating-point operations of one more forward pass, the error propagation and the
+    weight gradients, from layer i on); layers for which it exceeds `fraction` of a plain gradient
+    are never chosen. The step then has one static cut, no conditional over cuts, and this
+    price at most, whatever the norms.
+
+    Args:
+      fraction: the budget relative to a plain gradient, e.g. 0.1; more than 0.
+      selection: how to choose among the layers within the budget: "high" (the k of largest
+        norm), "all" (every one, k is not used), or another selection.
+
+    Raises:
+      ValueError: when first used, if the budget affords no layer; the message gives the price of
+        the cheapest one.
+    """
+    check_real("fraction", fraction, low=0.0)
+    if callable(fraction) or isinstance(fraction, jax.core.Tracer):
+        raise TypeError("fraction decides what is compiled, so it must be a plain number.")
+    inner = as_selector(selection)
+
+    def candidates(network: Network) -> np.ndarray:
+        allowed = inner.candidates(network) & network.reached
+        price = network.price()
+        affordable = allowed & (price <= fraction)
+        if not affordable.any():
+            prices = np.where(allowed, price, np.inf)
+            cheapest = int(np.argmin(prices))
+            raise ValueError(
+                f"fraction={fraction:g} affords no layer: the cheapest, "
+                f"{network.names[cheapest]!r}, costs {prices[cheapest]:.4g} of a plain gradient."
+            )
+        return affordable
+
+    return Selector(candidates, inner.score, inner.check)
+
+
+def as_selector(selection: Any) -> Selector:
+    """Turns what the user may write as `selection` into a selector."""
+    if isinstance(selection, Selector):
+        return selection
+    named = {"high": high, "low": low, "random": random, "all": everything, "none": nothing}
+    if isinstance(selection, str):
+        if selection not in named:
+            options = ", ".join(f'"{name}"' for name in named)
+            raise ValueError(
+                f"selection must be one of {options}, a list of layer names, or a selector such "
+                f"as lsam_jax.budget(0.1); got selection={selection!r}."
+            )
+        return named[selection]()
+    if isinstance(selection, list | tuple):
+        return fixed(selection)
+    raise TypeError(
+        f"selection must be a str, a list of layer names or a selector; got {selection!r}."
+    )
+
+
+def select(
+    selector: Selector,
+    network: Network,
+    norms: jax.Array,
+    k: Any,
+    static_k: int | None,
+    count: jax.Array,
+) -> tuple[np.ndarray, np.ndarray | jax.Array]:
+    """Chooses the layers of one step.
+
+    Returns:
+      The candidates, bool[L], static; and the chosen layers, bool[L]: a NumPy array if they are
+      known before the step is compiled, else a traced one.
+    """
+    candidates = selector.candidates(network)
+    if selector.score is None or (static_k is not None and static_k >= candidates.sum()):
+        return candidates, candidates
+    if static_k == 0:
+        nothing_chosen = np.zeros_like(candidates)
+        return nothing_chosen, nothing_chosen
+    # Nearest the output first, layers that the loss does not reach last: a stable sort by score
+    # then settles ties as it should.
+    preferred = np.lexsort((-network.position, ~network.reached, ~candidates))
+    score = jnp.where(candidates, selector.score(norms, count), -jnp.inf)
+    by_score = jnp.asarray(preferred)[jnp.argsort(-score[preferred], stable=True)]
+    places = jnp.arange(len(candidates), dtype=jnp.int32)
+    rank = jnp.zeros_like(places).at[by_score].set(places)
+    return candidates, (rank < jnp.asarray(k).astype(jnp.int32)) & candidates
+
+
+def _all_layers(network: Network) -> np.ndarray:
+    return np.ones(len(network.names), bool)
+
+
+def in_tree_order(names: tuple[str, ...]) -> Network:
+    """The network as far as it is known without a loss: in the order of the pytree."""
+
+    def price() -> np.ndarray:
+        raise ValueError(
+            "budget needs the loss to count what a layer costs: pass value_fn, not grad_fn."
+        )
+
+    return Network(names, np.arange(len(names)), np.ones(len(names), bool), price, price)
