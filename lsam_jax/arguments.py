@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-Scalar = float | jax.Array | optax.Schedule
+Scalar = float | jax.Array | Callable[[Any], Any]
 """A number, an array of rank 0 (traced or not), or an Optax schedule of the step count."""
 
 

@@ -91,4 +91,5 @@ def _convolve(lhs: jax.Array, rhs: jax.Array, params: dict[str, Any]) -> jax.Arr
         jnp.transpose(rhs, (*rhs_space, rhs_in, rhs_out)),
         **{**params, "dimension_numbers": _canonical_numbers(lhs.ndim)},
     )
-    return jnp.transpose(out, np.argsort((out_batch, *out_space, out_feature)))
+    order = np.argsort((out_batch, *out_space, out_feature))
+    return jnp.transpose(out, tuple(int(i) for i in order))

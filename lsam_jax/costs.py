@@ -74,7 +74,7 @@ def profile(
     opened = program._replace(closed=rewritten)
 
     def gradient(leaves: Sequence[Any], cotangent: Any) -> Any:
-        loss, pullback = jax.vjp(lambda leaves: opened(leaves)[0], leaves)
+        loss, pullback = jax.vjp(lambda leaves: opened.run(leaves)[0], leaves)
         return loss, pullback(cotangent)[0]
 
     dtype = opened.closed.out_avals[0].dtype

@@ -10,7 +10,6 @@ from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, network_of
 from lsam_jax.layers import LayerSpec, partition
 from lsam_jax.program import trace
 
-
 HEADER = ("layer", "shape", "parameters", "cost of a step", "cut")
 
 

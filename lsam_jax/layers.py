@@ -59,7 +59,7 @@ def sum_of_squares(x: jax.Array) -> jax.Array:
 
 
 def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]:
-    """Names the L layers of `params`, in the order of the state's arrays.
+    r"""Names the L layers of `params`, in the order of the state's arrays.
 
     Args:
       params: a pytree of arrays.
@@ -67,7 +67,7 @@ def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]
         "module": all arrays of one module (one parent in the pytree) are a layer.
         A function from a path such as "block0/Conv_0/kernel" to a layer's name, or to None
         for an array that is in no layer. Or ordered rules `(regex, name)`: the first whose
-        regex is found in the path decides; the name may refer to groups (`\\1`) or be None.
+        regex is found in the path decides; the name may refer to groups (`\1`) or be None.
 
     Returns:
       L names, in the order of `jax.tree.leaves`.
@@ -77,12 +77,13 @@ def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]
       TypeError: if an array of `params` is not of a real floating type.
 
     >>> import jax.numpy as jnp
-    >>> params = {"body": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, "head": {"w": jnp.ones((2, 2))}}
+    >>> w, b = jnp.ones((2, 2)), jnp.ones(2)
+    >>> params = {"body": {"w": w, "b": b}, "head": {"w": w}}
     >>> layer_names(params)
     ('body/w', 'head/w')
     >>> layer_names(params, layers="module")
     ('body', 'head')
-    >>> layer_names(params, layers=[("bias|/b$", None), (r"^(\\w+)/", r"\\1")])
+    >>> layer_names(params, layers=[("bias|/b$", None), (r"^(\w+)/", r"\1")])
     ('body', 'head')
     """
     return partition(params, layers).names

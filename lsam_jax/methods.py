@@ -8,7 +8,8 @@ import numpy as np
 from lsam_jax import arguments, combination, cuts, perturbation
 from lsam_jax import selection as selectors
 from lsam_jax.layers import LayerSpec
-from lsam_jax.transform import Recipe, SamTransformation
+from lsam_jax.step import Recipe
+from lsam_jax.transform import SamTransformation
 
 
 def layerwise_sam(

@@ -22,7 +22,7 @@ class Program(NamedTuple):
     closed: jex.ClosedJaxpr
     aux: Any
 
-    def __call__(self, leaves: Sequence[Any]) -> tuple[Any, list[Any]]:
+    def run(self, leaves: Sequence[Any]) -> tuple[Any, list[Any]]:
         """The loss and the leaves of aux."""
         loss, *aux = jex.jaxpr_as_fun(self.closed)(*leaves)
         return loss, aux
@@ -51,15 +51,15 @@ def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
     if isinstance(shape, tuple) and not has_aux:
         raise TypeError(
             f"The loss function returned a tuple of {len(shape)}, not a scalar. If it is "
-            "(loss, aux), use value_and_grad(..., has_aux=True); as a value_fn, return the loss only."
+            "(loss, aux), use value_and_grad(..., has_aux=True); a value_fn returns the loss only."
         )
     if has_aux and not (isinstance(shape, tuple) and len(shape) == 2):
         raise TypeError(
             f"With has_aux=True the loss function must return (loss, aux); got {shape}."
         )
     loss, aux = shape if has_aux else (shape, None)
-    shape, dtype = getattr(loss, "shape", None), getattr(loss, "dtype", None)
-    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+    is_array = isinstance(loss, jax.ShapeDtypeStruct)
+    if not is_array or loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise TypeError(
             "The loss must be a real scalar of a floating type; the loss function returned "
             f"{loss}. Reduce it, e.g. by jnp.mean, or take its real part."

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arguments import check_real
+from lsam_jax.arguments import check_real, is_concrete
 
 
 class Network(NamedTuple):
@@ -125,7 +125,7 @@ def budget(fraction: float, selection: Any = "high") -> Selector:
         the cheapest one.
     """
     check_real("fraction", fraction, low=0.0)
-    if callable(fraction) or isinstance(fraction, jax.core.Tracer):
+    if not is_concrete(fraction):
         raise TypeError("fraction decides what is compiled, so it must be a plain number.")
     inner = as_selector(selection)
 

@@ -80,7 +80,7 @@ def two_pass(
       method: how to perturb and what to make of the gradients.
     """
     if not candidates.any():
-        (loss, aux), h = jax.value_and_grad(program, has_aux=True)(list(leaves))
+        (loss, aux), h = jax.value_and_grad(program.run, has_aux=True)(list(leaves))
         return Passes(loss, aux, loss, method.finish([None] * len(leaves), h))
 
     # A function from the arrays that may move to both passes, for a static first position.
