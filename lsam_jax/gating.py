@@ -1,5 +1,7 @@
 """Gradients of many groups of arrays, of which only some are wanted at run time."""
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -43,52 +45,43 @@ def gated_value_and_grad(
         (value, aux), grads = jax.value_and_grad(fun, has_aux=True)(list(xs))
         return [value, *aux, *grads]
 
-    if not gate:
-        value, *rest = flat(*xs)
-        aux, grads = rest[: -len(xs)], rest[-len(xs) :]
-    else:
-        closed = jax.make_jaxpr(flat)(*xs)
-        always = len(closed.jaxpr.outvars) - len(xs)
-        value, *rest = _run_gated(closed, xs, [None] * always + list(group), wanted, inside)
-        aux, grads = rest[: always - 1], rest[always - 1 :]
-    grads = [jnp.where(wanted[i], g, jnp.zeros_like(g)) for i, g in zip(group, grads)]
-    return value, aux, grads
-
-
-def _run_gated(
-    closed: Any,
-    args: Sequence[Any],
-    group_of_output: Sequence[int | None],
-    wanted: jax.Array,
-    inside: Callable[[Callable[..., Any]], Callable[..., Any]],
-) -> list[Any]:
+    closed = jax.make_jaxpr(flat)(*xs)
     jaxpr = closed.jaxpr
-    common, own = _by_group(jaxpr, group_of_output)
-    outputs = {i: [v for v, g in zip(jaxpr.outvars, group_of_output) if g == i] for i in own}
-    inputs = [*jaxpr.constvars, *jaxpr.invars]
-    available = {*inputs, *(v for eqn in common for v in eqn.outvars)}
-    needed = [v for v, g in zip(jaxpr.outvars, group_of_output) if g not in own]
-    needed += [v for i, eqns in own.items() for v in jaxprs.variables_read(eqns, outputs[i])]
-    boundary = list(dict.fromkeys(v for v in needed if jaxprs.is_variable(v) and v in available))
-    run_common = jaxprs.as_function(common, inputs, boundary, jaxpr)
-    env = dict(zip(boundary, run_common(*closed.consts, *args)))
-    for i, eqns in own.items():
-        outvars = list(dict.fromkeys(v for v in outputs[i] if jaxprs.is_variable(v)))
-        reads = jaxprs.variables_read(eqns, outvars)
-        run = inside(jaxprs.as_function(eqns, reads, outvars, jaxpr))
-        values = [env[v] for v in reads]
+    always = len(jaxpr.outvars) - len(xs)
+    outputs: dict[int, list[Any]] = {i: [] for i in group}
+    for i, v in zip(group, jaxpr.outvars[always:]):
+        outputs[i].append(v)
+    common, own = _by_group(
+        jaxpr, jaxpr.outvars[:always], outputs, WORTH_GATING if gate else math.inf
+    )
+
+    ungated = [v for i, vs in outputs.items() if i not in own for v in vs]
+    reads = {i: jaxprs.variables_read(eqns, outputs[i]) for i, eqns in own.items()}
+    needed = dict.fromkeys([*jaxpr.outvars[:always], *ungated, *itertools.chain(*reads.values())])
+    boundary = [v for v in needed if jaxprs.is_variable(v)]
+    run_common = jaxprs.as_function(common, [*jaxpr.constvars, *jaxpr.invars], boundary, jaxpr)
+    env = dict(zip(boundary, run_common(*closed.consts, *xs)))
+    values = [env[v] if jaxprs.is_variable(v) else v.val for v in jaxpr.outvars[:always]]
+    gradients: dict[int, list[Any]] = {}
+    for i, outvars in outputs.items():
         zeros = partial(_zeros, [v.aval for v in outvars])
-        env.update(zip(outvars, jax.lax.cond(wanted[i], run, lambda *_, z=zeros: z(), *values)))
-    return [env[v] if jaxprs.is_variable(v) else v.val for v in jaxpr.outvars]
+        if i in own:
+            run = inside(jaxprs.as_function(own[i], reads[i], outvars, jaxpr))
+            gradients[i] = jax.lax.cond(wanted[i], run, zeros, *(env[v] for v in reads[i]))
+        else:
+            found = [env[v] if jaxprs.is_variable(v) else v.val for v in outvars]
+            gradients[i] = [jnp.where(wanted[i], g, zero) for g, zero in zip(found, zeros())]
+    in_order = {i: iter(gs) for i, gs in gradients.items()}
+    return values[0], values[1:], [next(in_order[i]) for i in group]
 
 
 def _by_group(
-    jaxpr: Any, group_of_output: Sequence[int | None]
+    jaxpr: Any, always: Sequence[Any], outputs: dict[int, list[Any]], worth: float
 ) -> tuple[list[Any], dict[int, list[Any]]]:
     """The equations that must run anyway, and those that serve one group's outputs alone."""
-    serves: dict[Any, set[int | None]] = {}
-    for v, i in zip(jaxpr.outvars, group_of_output):
-        if jaxprs.is_variable(v):
+    serves: dict[Any, set[int | None]] = {v: {None} for v in always if jaxprs.is_variable(v)}
+    for i, outvars in outputs.items():
+        for v in filter(jaxprs.is_variable, outvars):
             serves.setdefault(v, set()).add(i)
     owner: list[set[int | None]] = []
     for eqn in reversed(jaxpr.eqns):
@@ -96,23 +89,19 @@ def _by_group(
         if eqn.effects:
             groups.add(None)
         owner.append(groups)
-        for v in eqn.invars:
-            if jaxprs.is_variable(v):
-                serves.setdefault(v, set()).update(groups)
+        for v in filter(jaxprs.is_variable, eqn.invars):
+            serves.setdefault(v, set()).update(groups)
     owner.reverse()
     cost = [costs.flops(eqn) for eqn in jaxpr.eqns]
-    gated = {}
-    for i in dict.fromkeys(i for i in group_of_output if i is not None):
+    own: dict[int, list[Any]] = {}
+    for i in outputs:
         mine = [n for n, groups in enumerate(owner) if groups == {i}]
-        if sum(cost[n] for n in mine) >= WORTH_GATING * sum(cost):
-            gated[i] = [jaxpr.eqns[n] for n in mine]
-    common = [
-        eqn
-        for eqn, groups in zip(jaxpr.eqns, owner)
-        if groups and not any(groups == {i} for i in gated)
-    ]
-    return common, gated
+        if mine and sum(cost[n] for n in mine) >= worth * sum(cost):
+            own[i] = [jaxpr.eqns[n] for n in mine]
+    gated = [{i} for i in own]
+    common = [e for e, groups in zip(jaxpr.eqns, owner) if groups and groups not in gated]
+    return common, own
 
 
-def _zeros(avals: Sequence[Any]) -> list[jax.Array]:
+def _zeros(avals: Sequence[Any], *_: Any) -> list[jax.Array]:
     return [jnp.zeros(a.shape, a.dtype) for a in avals]
