@@ -44,7 +44,7 @@ def check_count(name: str, value: Any, *, low: int) -> None:
 
 def static_int(value: Any) -> int | None:
     """The value of a Python or NumPy integer; None for what may change from step to step."""
-    if callable(value) or isinstance(value, jax.Array):
+    if value is None or callable(value) or isinstance(value, jax.Array):
         return None
     try:
         return operator.index(value)

@@ -100,22 +100,21 @@ def profile(
     for v, p in zip(jaxpr.outvars[1:], place):
         if p >= 0 and jaxprs.is_variable(v):
             serves[v] = serves.get(v, 0) | 1 << p
-    first, shared, full = again.copy(), again.copy(), again.copy()
+    spent: dict[int, float] = {}  # by which layers it serves
     for eqn in reversed(backward):
         served = 0
         for v in eqn.outvars:
             served |= serves.get(v, 0)
-        if not served:
-            continue
-        for v in eqn.invars:
-            if jaxprs.is_variable(v):
+        if served:
+            spent[served] = spent.get(served, 0.0) + flops(eqn)
+            for v in filter(jaxprs.is_variable, eqn.invars):
                 serves[v] = serves.get(v, 0) | served
-        cost = flops(eqn)
-        for p in range(layers):
-            remaining = served >> p
-            first[p] += cost * (remaining & 1)
-            shared[p] += cost * (remaining & (remaining - 1) != 0)
-            full[p] += cost * (remaining != 0)
+    first, shared, full = again.copy(), again.copy(), again.copy()
+    for served, cost in spent.items():
+        places = np.flatnonzero([served >> p & 1 for p in range(layers)])
+        first[places] += cost
+        full[: places[-1] + 1] += cost  # of the layers from p on, it serves at least one
+        shared[: places[-2] + 1 if len(places) > 1 else 0] += cost  # at least two
     plain = _total(jaxpr)
     return Profile(first / plain, shared / plain, full / plain)
 
@@ -138,14 +137,16 @@ def choose_cuts(cost: np.ndarray, latest: int, count: int) -> list[int]:
     waste = np.full((places, places + 1), np.inf)
     for i in range(places):
         waste[i, i + 1 :] = np.cumsum(weight[i:] * np.maximum(cost[i] - cost[i:places], 0))
-    best, start = waste[:, places], [[i] for i in range(places)]
+    # least[i]: of the layers from i on, with a cut at i and so many more; then[i]: the next cut.
+    least = waste[:, places]
+    then: list[np.ndarray] = []
     for _ in range(count - 1):
-        options = [
-            min(
-                [(best[i], start[i])]
-                + [(waste[i, j] + best[j], [i, *start[j]]) for j in range(i + 1, places)]
-            )
-            for i in range(places)
-        ]
-        best, start = np.asarray([b for b, _ in options]), [s for _, s in options]
-    return start[0]
+        total = np.concatenate([waste[:, :places] + least, waste[:, places:]], axis=1)
+        then.append(np.argmin(total, axis=1))
+        least = np.min(total, axis=1)
+    cuts = [0]
+    for step in reversed(then):
+        if step[cuts[-1]] == places:
+            break
+        cuts.append(int(step[cuts[-1]]))
+    return cuts

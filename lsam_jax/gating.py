@@ -92,14 +92,19 @@ def _by_group(
         for v in filter(jaxprs.is_variable, eqn.invars):
             serves.setdefault(v, set()).update(groups)
     owner.reverse()
-    cost = [costs.flops(eqn) for eqn in jaxpr.eqns]
     own: dict[int, list[Any]] = {}
-    for i in outputs:
-        mine = [n for n, groups in enumerate(owner) if groups == {i}]
-        if mine and sum(cost[n] for n in mine) >= worth * sum(cost):
-            own[i] = [jaxpr.eqns[n] for n in mine]
-    gated = [{i} for i in own]
-    common = [e for e, groups in zip(jaxpr.eqns, owner) if groups and groups not in gated]
+    price = dict.fromkeys(outputs, 0.0)
+    total = 0.0
+    for eqn, groups in zip(jaxpr.eqns, owner):
+        cost = costs.flops(eqn)
+        total += cost
+        sole = next(iter(groups)) if len(groups) == 1 else None
+        if sole is not None:
+            own.setdefault(sole, []).append(eqn)
+            price[sole] += cost
+    own = {i: eqns for i, eqns in own.items() if price[i] >= worth * total}
+    gated = {id(eqn) for eqns in own.values() for eqn in eqns}
+    common = [e for e, groups in zip(jaxpr.eqns, owner) if groups and id(e) not in gated]
     return common, own
 
 

@@ -42,11 +42,13 @@ class Selector(NamedTuple):
       candidates: from a `Network` to bool[L], static: the layers that can ever be chosen.
       score: from the stored norms f32[L] and the step count to f32[L]; None takes every candidate.
       check: raises if the selector does not fit layers of these names.
+      one_cut: whether the candidates are so near each other that "auto" is one cut.
     """
 
     candidates: Callable[[Network], np.ndarray]
     score: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     check: Callable[[tuple[str, ...]], None] = lambda names: None
+    one_cut: bool = False
 
 
 def high() -> Selector:
@@ -142,7 +144,7 @@ def budget(fraction: float, selection: Any = "high") -> Selector:
             )
         return affordable
 
-    return Selector(candidates, inner.score, inner.check)
+    return Selector(candidates, inner.score, inner.check, one_cut=True)
 
 
 def as_selector(selection: Any) -> Selector:

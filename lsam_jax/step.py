@@ -75,9 +75,10 @@ def step(
     leaves, treedef = jax.tree.flatten(params)
     leaves = [jnp.asarray(x) for x in leaves]
     program = trace(loss_fn, jax.tree.unflatten(treedef, leaves), has_aux)
-    network, choose_cuts = network_of(program, leaves, layers)
+    network, place_cuts = network_of(program, leaves, layers)
     candidates, selected = _choose(recipe, network, state)
     rho, alpha = _numbers(recipe, state)
+    where = 1 if recipe.cuts == "auto" and recipe.selector.one_cut else recipe.cuts
 
     def finish(g: Sequence[Any], h: Sequence[Any]) -> tuple[list[Any], jax.Array]:
         return _combine(recipe, layers, g, h, alpha, selected), layers.norms(h)
@@ -89,7 +90,7 @@ def step(
         network.position,
         candidates,
         selected,
-        lambda: choose_cuts(recipe.cuts, candidates, arguments.static_int(recipe.k)),
+        lambda: place_cuts(where, candidates, arguments.static_int(recipe.k)),
         recipe.gate,
         Method(lambda g, w, group: recipe.perturb(g, w, group, rho), finish),
     )
@@ -117,22 +118,22 @@ def step_by_gradient(
     network = selection.in_tree_order(layers.names)
     _, selected = _choose(recipe, network, state)
     rho, alpha = _numbers(recipe, state)
-    where = [selected[i] if i >= 0 else None for i in layers.of_leaf]
+    # As the engine does: None for an array that cannot move, zeros for one that does not.
+    known = isinstance(selected, np.ndarray)
+    moves = [i >= 0 and (not known or bool(selected[i])) for i in layers.of_leaf]
     g = [
-        None if s is None else jnp.where(s, d, jnp.zeros_like(d))
-        for s, d in zip(where, _leaves_like(updates, treedef, "updates"))
+        jnp.where(selected[i], d, jnp.zeros_like(d)) if may else None
+        for may, i, d in zip(moves, layers.of_leaf, _leaves_like(updates, treedef, "updates"))
     ]
-    inside = [n for n, d in enumerate(g) if d is not None]
+    inside = [n for n, may in enumerate(moves) if may]
     group = [layers.of_leaf[n] for n in inside]
+    ahead = recipe.perturb([g[n] for n in inside], [leaves[n] for n in inside], group, rho)
     moved = list(leaves)
-    for n, w in zip(
-        inside, recipe.perturb([g[n] for n in inside], [leaves[n] for n in inside], group, rho)
-    ):
+    for n, w in zip(inside, ahead):
         moved[n] = w
     extra = () if _takes_one_argument(grad_fn) else (0,)
-    h = _leaves_like(
-        grad_fn(jax.tree.unflatten(treedef, moved), *extra), treedef, "the result of grad_fn"
-    )
+    at_moved = grad_fn(jax.tree.unflatten(treedef, moved), *extra)
+    h = _leaves_like(at_moved, treedef, "the result of grad_fn")
     direction = _combine(recipe, layers, g, h, alpha, selected)
     sharpness = sum((jnp.sum(g[n] * (moved[n] - leaves[n])) for n in inside), jnp.zeros(()))
     new_state = advance(
@@ -149,10 +150,8 @@ def step_by_gradient(
 def _choose(
     recipe: Recipe, network: selection.Network, state: SamState
 ) -> tuple[np.ndarray, np.ndarray | jax.Array]:
-    k = recipe.k
-    if callable(k):
-        k = k(state.count)
-    static_k = None if recipe.k is None else arguments.static_int(recipe.k)
+    k = arguments.resolve(recipe.k, state.count)
+    static_k = arguments.static_int(recipe.k)
     candidates, selected = selection.select(
         recipe.selector, network, state.norms, k, static_k, state.count
     )
@@ -171,8 +170,9 @@ def _numbers(recipe: Recipe, state: SamState) -> tuple[Any, Any]:
 def _combine(
     recipe: Recipe, layers: Layers, g: Sequence[Any], h: Sequence[Any], alpha: Any, selected: Any
 ) -> list[Any]:
+    known = isinstance(selected, np.ndarray)
     return [
-        b if a is None else where_selected(recipe.combine, a, b, alpha, selected[i])
+        b if a is None else where_selected(recipe.combine, a, b, alpha, known or selected[i])
         for i, a, b in zip(layers.of_leaf, g, h)
     ]
 
