@@ -1,0 +1,67 @@
+"""What a stored number was measured on."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """Versions, hardware and flags, fit to be published: no names of machines, users or paths.
+
+    Returns:
+        A flat dictionary that JSON can hold.
+    """
+    device = jax.devices()[0]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "device_count": jax.device_count(),
+        "cpu_count": _usable_cpus(),
+        "cpu_model": _cpu_model(),
+        "xla_flags": without_paths(os.environ.get("XLA_FLAGS", "")),
+    }
+
+
+def without_paths(flags: str) -> str:
+    """XLA flags with every value that looks like a path left out.
+
+    Example:
+        >>> without_paths("--xla_dump_to=/home/me --xla_cpu_enable_fast_math=false")
+        '--xla_dump_to=... --xla_cpu_enable_fast_math=false'
+    """
+    return re.sub(r"=\S*[/\\]\S*", "=...", flags)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _usable_cpus() -> int | None:
+    if hasattr(os, "sched_getaffinity"):  # a container may be given fewer than the machine has
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if found:
+            return found.group(1).strip()
+    return platform.processor() or "unknown"

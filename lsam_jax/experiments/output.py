@@ -1,0 +1,67 @@
+"""Where results go: checked before anything is computed, and written as strict JSON."""
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def writable_directory(directory: str | os.PathLike) -> Path:
+    """The directory, made where it is missing.
+
+    Args:
+        directory: Where files will be written.
+
+    Returns:
+        Its path.
+
+    Raises:
+        OSError: When it cannot be made, or a file cannot be written in it.
+    """
+    path = Path(directory)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write into directory {str(path)!r} ({error.strerror}); choose another --out"
+        ) from error
+    return path
+
+
+def writable_file(file: str | os.PathLike) -> Path:
+    """The path of a file that can be written; its directory is made where it is missing.
+
+    Raises:
+        OSError: When it is a directory or cannot be written.
+    """
+    path = Path(file)
+    writable_directory(path.parent)
+    if path.is_dir():
+        raise OSError(f"{str(path)!r} is a directory; --out must name a file")
+    return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` in one move, so that a reader never sees half a file.
+
+    Args:
+        path: The file; an old one is replaced.
+        value: Dictionaries, lists, strings and numbers. Numbers that are not finite become
+            null, as JSON has none.
+    """
+    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

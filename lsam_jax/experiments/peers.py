@@ -1,0 +1,100 @@
+"""One gradient step, written in every way that the benchmark compares.
+
+Each factory takes a loss ``loss(params, *args) -> (loss, aux)`` and returns a function of the
+parameters, what else it needs at run time, and `args`. All but SGD return the clean loss and aux
+and the gradient at the perturbed weights (alpha is 1).
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import lsam_jax as lsam
+
+Loss = Callable[..., tuple[jax.Array, Any]]
+Step = Callable[..., Any]
+
+
+def sgd(loss: Loss) -> Step:
+    """``(params, *args)``: `jax.value_and_grad`, the price of 1."""
+    return jax.value_and_grad(loss, has_aux=True)
+
+
+def layerwise(loss: Loss, tx: lsam.SamTransformation) -> Step:
+    """``(params, state, *args)``: this library."""
+    return lsam.value_and_grad(loss, tx, has_aux=True)
+
+
+def textbook(loss: Loss, rho: float) -> Step:
+    """``(params, mask, *args)``: both gradients in full, and a mask on the perturbation.
+
+    The mask has the parameters' structure, with a boolean for each array.
+    """
+
+    def step(params: Any, mask: Any, *args: Any) -> tuple[Any, Any]:
+        value, ascent = jax.value_and_grad(loss, has_aux=True)(params, *args)
+        perturbed = jax.tree.map(lambda w, g, m: jnp.where(m, w + rho * g, w), params, ascent, mask)
+        return value, jax.grad(loss, has_aux=True)(perturbed, *args)[0]
+
+    return step
+
+
+def static_cut(loss: Loss, rho: float, selected: Collection[str]) -> Step:
+    """``(params, *args)``: what one would write by hand for layers that never change.
+
+    The first gradient is taken with respect to the selected arrays alone, so XLA need not
+    propagate errors below the first of them; the second pass is a full one. The forward pass of
+    the layers below runs twice, except where XLA itself finds that both are the same.
+
+    Args:
+        loss: The loss.
+        rho: The radius.
+        selected: Paths of the perturbed arrays.
+    """
+
+    def step(params: Any, *args: Any) -> tuple[Any, Any]:
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        paths = [path_name(path) for path, _ in leaves]
+
+        def with_selected(chosen: dict[str, jax.Array]) -> Any:
+            merged = [chosen.get(p, x) for p, (_, x) in zip(paths, leaves, strict=True)]
+            return jax.tree.unflatten(jax.tree.structure(params), merged)
+
+        chosen = {p: x for p, (_, x) in zip(paths, leaves, strict=True) if p in selected}
+        value, ascent = jax.value_and_grad(
+            lambda chosen: loss(with_selected(chosen), *args), has_aux=True
+        )(chosen)
+        perturbed = jax.tree.map(lambda w, g: w + rho * g, chosen, ascent)
+        return value, jax.grad(loss, has_aux=True)(with_selected(perturbed), *args)[0]
+
+    return step
+
+
+def optax_sam(loss: Loss, rho: float) -> Step:
+    """``(params, *args)``: `optax.contrib.sam` in opaque mode, which perturbs everything."""
+    tx = optax.contrib.sam(
+        optax.identity(),
+        optax.chain(optax.contrib.normalize(), optax.sgd(rho)),
+        sync_period=2,
+        opaque_mode=True,
+    )
+
+    def step(params: Any, *args: Any) -> tuple[Any, Any]:
+        value, ascent = jax.value_and_grad(loss, has_aux=True)(params, *args)
+        gradient, _ = tx.update(
+            ascent,
+            tx.init(params),
+            params,
+            grad_fn=lambda perturbed, _: jax.grad(loss, has_aux=True)(perturbed, *args)[0],
+        )
+        return value, gradient
+
+    return step
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The name of an array in a parameter tree, such as ``block0/conv1/kernel``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")

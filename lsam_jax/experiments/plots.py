@@ -1,0 +1,139 @@
+"""The three pictures of a comparison; colours are told apart by the colour-blind too."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
+
+from lsam_jax.experiments.history import History
+
+# Okabe and Ito's palette, without its yellow, which is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+
+
+def learning_curves(histories: Mapping[str, Sequence[History]], path: Path) -> None:
+    """Training loss and test error by epoch, a line for each method.
+
+    Args:
+        histories: For each method the histories of its seeds.
+        path: Of the PNG.
+    """
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _curves(left, {name: [h.train_loss for h in runs] for name, runs in histories.items()})
+    errors = {
+        name: [[100 * (1 - a) for a in h.test_accuracy] for h in runs]
+        for name, runs in histories.items()
+    }
+    _curves(right, errors)
+    left.set(title="Training loss (with label smoothing)", ylabel="loss")
+    right.set(title="Test error", ylabel="wrong of the test split (%)")
+    left.legend(title=_seeds(histories))
+    figure.savefig(path, dpi=150)
+
+
+def gradient_norms(histories: Mapping[str, Sequence[History]], path: Path) -> None:
+    """Norm of the whole model's plain gradient by epoch, a line for each method."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    _curves(axes, {name: [h.gradient_norm for h in runs] for name, runs in histories.items()})
+    axes.set(
+        title="Gradient norm of the whole model", ylabel="norm of the training loss's gradient"
+    )
+    axes.legend(title=_seeds(histories))
+    figure.savefig(path, dpi=150)
+
+
+def perturbations(histories: Mapping[str, Sequence[History]], steps: int, path: Path) -> None:
+    """How often each layer was perturbed, in network order, bars for each method.
+
+    Args:
+        histories: For each method that chooses layers the histories of its seeds.
+        steps: Of a run.
+        path: Of the PNG.
+    """
+    layers = next(iter(histories.values()))[0].layers
+    figure = Figure(figsize=(max(6.4, 0.42 * len(layers) + 2), 4.6), layout="constrained")
+    axes = figure.subplots()
+    place = np.arange(len(layers))
+    width = 0.8 / len(histories)
+    for i, (name, runs) in enumerate(histories.items()):
+        shares = np.array([h.perturbations[-1] for h in runs]) / steps
+        low, mean, high = shares.min(axis=0), shares.mean(axis=0), shares.max(axis=0)
+        axes.bar(
+            place + (i - (len(histories) - 1) / 2) * width,
+            mean,
+            width,
+            yerr=[mean - low, high - mean],
+            color=COLOURS[(i + 2) % len(COLOURS)],
+            error_kw={"elinewidth": 1, "capsize": 3, "ecolor": "0.25"},
+            label=name,
+        )
+    axes.set_xticks(place, [short_name(layer) for layer in layers], rotation=50, ha="right")
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlabel("layer, from the input to the output")
+    axes.set_ylabel("share of the steps that perturbed it")
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.set_ylim(0, 1.02)
+    axes.set_title(f"Perturbed layers in {steps} steps")
+    title = "mean, least and most of " + _count(histories)
+    figure.legend(loc="outside lower center", ncols=len(histories), title=title)
+    _open_frame(axes)
+    figure.savefig(path, dpi=150)
+
+
+def short_name(layer: str) -> str:
+    """A layer's name without the ``/kernel`` that all of them share.
+
+    Example:
+        >>> short_name("block0/conv1/kernel")
+        'block0/conv1'
+    """
+    return layer.removesuffix("/kernel")
+
+
+def _curves(axes: Axes, lines: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """A line of means over seeds with a band from the least to the most, on a log scale."""
+    for i, (name, runs) in enumerate(lines.items()):
+        values = np.array(runs)
+        epochs = np.arange(1, values.shape[1] + 1)
+        colour = COLOURS[i % len(COLOURS)]
+        line = LINES[i % len(LINES)]
+        marker = "o" if len(epochs) == 1 else None
+        mean = values.mean(axis=0)
+        axes.plot(epochs, mean, label=name, lw=1.8, color=colour, linestyle=line, marker=marker)
+        axes.fill_between(
+            epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0
+        )
+    axes.set_yscale("log", nonpositive="mask")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.grid(axis="y", which="both", alpha=0.25)
+    _open_frame(axes)
+
+
+def _open_frame(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _count(histories: Mapping[str, Sequence[History]]) -> str:
+    count = len(next(iter(histories.values())))
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def _seeds(histories: Mapping[str, Sequence[History]]) -> str:
+    return f"mean and range of {_count(histories)}"

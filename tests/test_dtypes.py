@@ -1,0 +1,108 @@
+"""Types are kept: of parameters and gradients, and of the state from step to step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import textbook
+from zoo.common import array, cross_entropy
+
+import lsam_jax as lsam
+
+pytestmark = pytest.mark.core
+
+RHO = 0.1
+
+
+def network(dtype):
+    rng = np.random.default_rng(0)
+    shapes = {"m_in": (5, 6), "z_mid": (6, 6), "bias": (6,), "a_head": (6, 3)}
+    params = {name: array(rng, *shape).astype(dtype) for name, shape in shapes.items()}
+    batch = {
+        "x": jnp.asarray(rng.normal(size=(8, 5)), dtype),
+        "y": jnp.asarray(rng.integers(0, 3, 8)),
+    }
+
+    def loss(p, batch):
+        x = jnp.tanh(batch["x"] @ p["m_in"])
+        x = jnp.tanh(x @ p["z_mid"] + p["bias"])
+        return cross_entropy((x @ p["a_head"]).astype(jnp.float32), batch["y"])
+
+    return params, batch, loss
+
+
+def types(shapes):
+    """Of what `jax.eval_shape` gives."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), shapes)
+
+
+@pytest.mark.parametrize("selection", ["high", "random", "all", "none"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("alpha", [1.0, 0.8, optax.linear_schedule(0.5, 1.0, 4)])
+def test_types_and_shapes_are_stable(request, dtype, selection, alpha):
+    """Nothing that goes in comes out as something else; a scan over steps demands it."""
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    params, batch, loss = network(dtype)
+    k = 2 if selection in ("high", "random") else None
+    tx = lsam.layerwise_sam(k, RHO, alpha, selection=selection, normalize=True)
+    value_and_grad = lsam.value_and_grad(loss, tx, has_aux=True)
+    state = tx.init(params)
+    want = lsam.SamState(
+        count=((), jnp.int32, False),
+        norms=((3,), jnp.float32, False),
+        selected=((3,), jnp.bool_, False),
+        perturbations=((3,), jnp.int32, False),
+        sharpness=((), jnp.float32, False),
+    )
+    assert types(jax.eval_shape(tx.init, params)) == want
+    (value, aux), grads, new = jax.eval_shape(value_and_grad, params, state, batch)
+    assert types(new) == want
+    clean = jax.eval_shape(jax.value_and_grad(loss, has_aux=True), params, batch)
+    assert ((value, aux), grads) == clean
+
+    def grad_fn(params):
+        return jax.grad(loss, has_aux=True)(params, batch)[0]
+
+    updates, new = jax.eval_shape(lambda p, s: tx.update(p, s, p, grad_fn=grad_fn), params, state)
+    assert types(new) == want
+    assert types(updates) == types(jax.eval_shape(grad_fn, params))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-2)])
+@pytest.mark.parametrize("normalize", [False, True, "layer"])
+def test_single_and_half_precision(dtype, tolerance, normalize):
+    """As users run it: without double precision, and with bfloat16 parameters."""
+    params, batch, loss = network(dtype)
+    tx = lsam.layerwise_sam(2, 0.5, 0.8, normalize=normalize)
+    step = jax.jit(lsam.value_and_grad(loss, tx, has_aux=True))
+    (value, _), grads, _ = step(params, tx.init(params), batch)
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    want = textbook.step(gradient, params, batch, {"z_mid", "a_head"}, 0.5, 0.8, normalize)
+    assert value.dtype == jnp.float32
+    for name, g in grads.items():
+        assert g.dtype == params[name].dtype
+        assert textbook.relative_error(g, want.direction[name]) < tolerance
+    plain = gradient(params, batch)[1]
+    moved = max(textbook.relative_error(grads[n], plain[n]) for n in grads)
+    assert moved > 2 * tolerance  # so that the comparison means something
+
+
+def test_norms_of_bfloat16_are_summed_in_float32():
+    """10^5 equal squares: in bfloat16 their sum would stop growing at 256."""
+    params = {"w": jnp.full((1000, 100), 1.0, jnp.bfloat16)}
+    tx = lsam.layerwise_sam(1, 0.0)
+    _, _, state = jax.jit(lsam.value_and_grad(lambda p: jnp.sum(p["w"].astype(jnp.float32)), tx))(
+        params, tx.init(params)
+    )
+    assert float(state.norms[0]) == pytest.approx(np.sqrt(1e5), rel=1e-6)
+
+
+def test_numpy_parameters_are_accepted():
+    params, batch, loss = network("float32")
+    tx = lsam.layerwise_sam(1, RHO)
+    step = lsam.value_and_grad(loss, tx, has_aux=True)
+    as_numpy = jax.tree.map(np.asarray, params)
+    got, want = (step(p, tx.init(p), batch)[1] for p in (as_numpy, params))
+    assert all(textbook.relative_error(got[n], want[n]) < 1e-6 for n in want)

@@ -1,0 +1,127 @@
+"""Bad arguments: an error that names the argument, its value and the way out."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from refusals import INF, NAN, Loss, ids, one_step, parameters, refused
+
+import lsam_jax as lsam
+
+# What is wrong whatever the parameters are: refused by layerwise_sam itself.
+ARGUMENTS = [
+    ({"k": -1}, ValueError, ["k", "-1", "at least 0"]),
+    ({"k": 1.5}, ValueError, ["k", "1.5", "whole"]),
+    ({"k": None}, ValueError, ["k", "None"]),
+    ({"k": "4"}, TypeError, ["k", "'4'"]),
+    ({"k": NAN}, ValueError, ["k", "nan"]),
+    ({"k": jnp.asarray([1, 2])}, TypeError, ["k"]),
+    ({"rho": -0.1}, ValueError, ["rho", "-0.1", "at least 0"]),
+    ({"rho": NAN}, ValueError, ["rho", "nan", "finite"]),
+    ({"rho": INF}, ValueError, ["rho", "inf", "finite"]),
+    ({"rho": -INF}, ValueError, ["rho", "-inf"]),
+    ({"rho": np.float32(-0.5)}, ValueError, ["rho", "-0.5"]),
+    ({"rho": jnp.asarray(-0.5)}, ValueError, ["rho", "-0.5"]),
+    ({"rho": None}, TypeError, ["rho", "None"]),
+    ({"rho": "0.1"}, TypeError, ["rho", "'0.1'"]),
+    ({"rho": 1j}, TypeError, ["rho", "1j"]),
+    ({"alpha": NAN}, ValueError, ["alpha", "nan", "finite"]),
+    ({"alpha": INF}, ValueError, ["alpha", "inf", "finite"]),
+    ({"alpha": None}, TypeError, ["alpha", "None"]),
+    ({"selection": "highest"}, ValueError, ["selection", "'highest'", "high", "low", "random"]),
+    ({"selection": 3}, TypeError, ["selection", "3"]),
+    ({"selection": lambda: None}, TypeError, ["selection"]),
+    ({"selection": lsam.high}, TypeError, ["selection", "high"]),
+    ({"normalize": "global"}, ValueError, ["normalize", "'global'", "False", "True", "layer"]),
+    ({"normalize": None}, ValueError, ["normalize", "None"]),
+    ({"select_every": 0}, ValueError, ["select_every", "0", "at least 1"]),
+    ({"select_every": 2.5}, ValueError, ["select_every", "2.5"]),
+    ({"norm_decay": -0.1}, ValueError, ["norm_decay", "-0.1"]),
+    ({"norm_decay": 1.0}, ValueError, ["norm_decay", "1"]),
+    ({"norm_decay": NAN}, ValueError, ["norm_decay", "nan"]),
+    ({"cuts": "all"}, ValueError, ["cuts", "'all'", "auto"]),
+    ({"cuts": 0}, ValueError, ["cuts", "0"]),
+    ({"cuts": True}, ValueError, ["cuts", "True"]),
+    ({"cuts": 1.5}, ValueError, ["cuts", "1.5"]),
+    ({"cuts": [0, 1]}, ValueError, ["cuts", "[0, 1]"]),
+    ({"gate": "yes"}, ValueError, ["gate", "'yes'"]),
+]
+
+
+@pytest.mark.parametrize(("argument", "kind", "words"), ARGUMENTS, ids=ids(ARGUMENTS))
+def test_arguments(argument, kind, words):
+    with refused(kind, *words):
+        lsam.layerwise_sam(**{"k": 1, "rho": 0.1, **argument})
+
+
+@pytest.mark.parametrize("rho", [-0.1, NAN, INF])
+@pytest.mark.parametrize("method", [lsam.sam, lsam.generalized_sam])
+def test_arguments_of_methods(method, rho):
+    with refused(ValueError, "rho", str(rho)):
+        method(rho)
+
+
+# What is wrong with these parameters: refused by init, and by a step, which may be given any state.
+FOR_PARAMETERS = [
+    ({"k": 3}, ValueError, ["k", "3", "2 layers", "body/w", "head/w"]),
+    ({"k": 100}, ValueError, ["k", "100", "2 layers"]),
+    ({"layers": "kernels"}, ValueError, ["layers", "'kernels'", "kernel", "module"]),
+    ({"layers": [("conv", "c")]}, ValueError, ["layers", "conv", "body/w", "body/b", "head/w"]),
+    ({"layers": []}, ValueError, ["layers", "[]", "body/w", "body/b", "head/w"]),
+    ({"layers": lambda path: None}, ValueError, ["layers", "body/w", "body/b", "head/w"]),
+    ({"layers": lambda path: 3}, TypeError, ["layers", "3", "body/b"]),
+    ({"layers": [("(", "c")]}, ValueError, ["layers", "("]),
+    ({"layers": [("body", "c", "d")]}, ValueError, ["layers", "body"]),
+    ({"layers": ["body"]}, ValueError, ["layers", "body"]),
+    (
+        {"selection": ["body/w", "tail/w"]},
+        ValueError,
+        ["selection", "'tail/w'", "body/w", "head/w"],
+    ),
+    ({"selection": lsam.fixed(["body"])}, ValueError, ["selection", "'body'", "body/w"]),
+    ({"cuts": ["middle/w"]}, ValueError, ["cuts", "'middle/w'", "body/w", "head/w"]),
+]
+
+
+@pytest.mark.parametrize(("argument", "kind", "words"), FOR_PARAMETERS, ids=ids(FOR_PARAMETERS))
+@pytest.mark.parametrize("at", ["init", "step"])
+def test_arguments_that_do_not_fit_the_parameters(argument, kind, words, at):
+    loss, state = Loss(), lsam.layerwise_sam(1, 0.1).init(parameters())
+    with refused(kind, *words, loss=loss):
+        if at == "init":
+            lsam.layerwise_sam(**{"k": 1, "rho": 0.1, **argument}).init(parameters())
+        else:
+            one_step(loss, state=state, **argument)
+
+
+BUDGETS = [
+    (-0.1, ValueError, ["fraction", "-0.1"]),
+    (NAN, ValueError, ["fraction", "nan"]),
+    (INF, ValueError, ["fraction", "inf"]),
+    (lambda count: 0.1, TypeError, ["fraction"]),
+    ("0.1", TypeError, ["fraction", "'0.1'"]),
+]
+
+
+@pytest.mark.parametrize(("fraction", "kind", "words"), BUDGETS, ids=ids(BUDGETS))
+def test_budgets(fraction, kind, words):
+    with refused(kind, *words):
+        lsam.budget(fraction)
+
+
+def test_a_budget_that_affords_nothing():
+    loss = Loss()
+    with refused(ValueError, "fraction", "1e-06", "cheapest", loss=loss):
+        one_step(loss, selection=lsam.budget(1e-6))
+
+
+def test_fixed_takes_a_list():
+    for names in ("head/w", [0, 1]):
+        with refused(TypeError, "names", repr(names)):
+            lsam.fixed(names)
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_inspect_of_too_many_layers(k):
+    loss = Loss()
+    with refused(ValueError, "k", str(k), "2", loss=loss):
+        lsam.inspect(loss, parameters(), k=k)

@@ -1,0 +1,113 @@
+"""Special cases with a known answer: SAM, the plain gradient, a quadratic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import textbook
+import zoo
+from training import RHO, assert_same, assert_trains_like_textbook, textbook_gradient, train
+
+import lsam_jax as lsam
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+MODELS = ("branches", "remat_blocks", "convolutions")
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("k", ["L", "all"])
+def test_all_layers_and_alpha_1_are_sam(model, k):
+    """SAM (Foret et al. 2021, eq. 2, 3) over the kernels, in three lines."""
+    case = zoo.build(model)
+    kernels = jax.tree.map(lambda w: float(w.ndim > 1), case.params)
+
+    def sam(params, batch):
+        gradient = jax.grad(case.loss, has_aux=True)
+        g = jax.tree.map(jnp.multiply, kernels, gradient(params, batch)[0])
+        norm = jnp.sqrt(sum(jnp.sum(g_i**2) for g_i in jax.tree.leaves(g)))
+        eps = jax.tree.map(lambda g_i: RHO * g_i / norm, g)
+        return gradient(jax.tree.map(jnp.add, params, eps), batch)[0]
+
+    k, selection = (len(case.order), "high") if k == "L" else (None, "all")
+    tx = lsam.layerwise_sam(k, RHO, alpha=1.0, selection=selection, normalize=True)
+    params = case.params
+    for batch, got in zip(case.batches, train(case, tx), strict=True):
+        assert_same(got.grads, jax.jit(sam)(params, batch))
+        assert got.state.selected.all()
+        params = got.params
+
+
+def test_sam_perturbs_every_array():
+    case = zoo.build("branches")
+
+    def sam(params, batch):
+        gradient = jax.grad(case.loss, has_aux=True)
+        g = gradient(params, batch)[0]
+        norm = jnp.sqrt(sum(jnp.sum(g_i**2) for g_i in jax.tree.leaves(g)))
+        return gradient(jax.tree.map(lambda w, g_i: w + RHO * g_i / norm, params, g), batch)[0]
+
+    (got, *_) = train(case, lsam.sam(RHO))
+    assert_same(got.grads, jax.jit(sam)(case.params, case.batches[0]))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_generalized_sam_mixes(normalize):
+    case = zoo.build("branches")
+    every = {path: path for path in textbook.named(case.params)}
+    assert_trains_like_textbook(
+        case,
+        lsam.generalized_sam(RHO, 0.7, normalize=normalize),
+        lambda norms, reported: set(every),
+        alpha=0.7,
+        normalize=normalize,
+        layers=lambda path: path,
+        layer_of=every,
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("how", ["k=0", "none", "rho=0"])
+def test_no_layer_or_no_radius_is_the_plain_gradient(model, how):
+    case = zoo.build(model)
+    tx = {
+        "k=0": lsam.layerwise_sam(0, RHO, 0.8),
+        "none": lsam.layerwise_sam(None, RHO, 0.8, selection="none"),
+        "rho=0": lsam.layerwise_sam(2, 0.0, 0.8),
+    }[how]
+    params = case.params
+    for batch, got in zip(case.batches, train(case, tx), strict=True):
+        (loss, aux), grads = textbook_gradient(case.loss)(params, batch)
+        assert_same((got.loss, got.aux, got.grads), (loss, aux, grads))
+        assert got.state.sharpness == pytest.approx(0, abs=1e-6)
+        assert got.state.selected.sum() == (2 if how == "rho=0" else 0)
+        params = got.params
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("normalize", [False, True, "layer"])
+@pytest.mark.parametrize("chosen", [("a",), ("b",), ("a", "b")])
+def test_closed_form_on_a_quadratic(normalize, chosen):
+    """Of the sum over blocks of 1/2 w'Aw, the SAM gradient is A (w + r Aw), r = rho over a norm."""
+    rng = np.random.default_rng(0)
+    A = {name: rng.normal(size=(4, 4)) for name in "ab"}
+    A = {name: a @ a.T for name, a in A.items()}
+    w = {name: rng.normal(size=(4, 1)) for name in "ab"}
+
+    def loss(w):
+        return sum(0.5 * jnp.sum(w[n] * (A[n] @ w[n])) for n in w)
+
+    tx = lsam.layerwise_sam(None, RHO, 0.8, selection=list(chosen), normalize=normalize)
+    value, grads, state = lsam.value_and_grad(loss, tx)(w, tx.init(w))
+
+    g = {n: A[n] @ w[n] for n in w}
+    total = np.sqrt(sum(np.sum(g[n] ** 2) for n in chosen))
+    norm = {n: {False: 1, True: total, "layer": np.linalg.norm(g[n])}[normalize] for n in w}
+    there = {n: w[n] + (n in chosen) * RHO * g[n] / norm[n] for n in w}
+    h = {n: A[n] @ there[n] for n in w}
+    mixed = {n: 0.2 * g[n] + 0.8 * h[n] if n in chosen else h[n] for n in w}
+    assert_same(grads, mixed)
+    assert_same(value, sum(0.5 * np.sum(w[n] * g[n]) for n in w))
+    assert_same(state.norms, np.array([np.linalg.norm(h[n]) for n in "ab"]))
+    rise = sum(0.5 * np.sum(there[n] * h[n] - w[n] * g[n]) for n in w)
+    assert state.sharpness == pytest.approx(rise, rel=1e-5)
