@@ -39,7 +39,7 @@ def without_paths(flags: str) -> str:
     """XLA flags with every value that looks like a path left out.
 
     Example:
-        >>> without_paths("--xla_dump_to=/home/me --xla_cpu_enable_fast_math=false")
+        >>> without_paths("--xla_dump_to=some/folder --xla_cpu_enable_fast_math=false")
         '--xla_dump_to=... --xla_cpu_enable_fast_math=false'
     """
     return re.sub(r"=\S*[/\\]\S*", "=...", flags)
