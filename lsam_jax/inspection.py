@@ -91,7 +91,7 @@ def inspect(
 
     Args:
       loss_fn: `loss_fn(params, *args, **kwargs)`, a real scalar or `(loss, aux)`.
-      params: the parameters; arrays or `jax.ShapeDtypeStruct`s.
+      params: the parameters. Here and below, a `jax.ShapeDtypeStruct` serves for an array.
       *args: further arguments of the loss.
       layers: how the parameters are cut into layers; see `layer_names`.
       cuts: as for `layerwise_sam`.
@@ -123,16 +123,31 @@ def inspect(
         raise ValueError(
             f"k must be from 1 to the number of layers, {len(parts.names)}; got k={k}."
         )
-    shapes, treedef = jax.tree.flatten(params)
-    shapes = [jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.result_type(x)) for x in shapes]
+    leaves, treedef = jax.tree.flatten((params, args, kwargs))
+    arrays = {
+        n: jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.result_type(x))
+        for n, x in enumerate(leaves)
+        if hasattr(x, "dtype") or n < len(parts.paths)
+    }
+
+    def loss_at(arrays: dict[int, Any]) -> tuple[Callable[[Any], Any], Any]:
+        every = [arrays.get(n, x) for n, x in enumerate(leaves)]
+        params, args, kwargs = jax.tree.unflatten(treedef, every)
+        return lambda params: loss_fn(params, *args, **kwargs), params
+
+    def value(arrays: dict[int, Any]) -> Any:
+        loss_of, params = loss_at(arrays)
+        return loss_of(params)
+
     if has_aux is None:
-        out = jax.eval_shape(loss_fn, jax.tree.unflatten(treedef, shapes), *args, **kwargs)
+        out = jax.eval_shape(value, arrays)
         has_aux = isinstance(out, tuple) and len(out) == 2
 
     found: list[Inspection] = []
 
-    def look(params: Any) -> None:
-        program = trace(lambda params: loss_fn(params, *args, **kwargs), params, has_aux)
+    def look(arrays: dict[int, Any]) -> None:
+        loss_of, params = loss_at(arrays)
+        program = trace(loss_of, params, has_aux)
         leaves = jax.tree.leaves(params)
         network, place = network_of(program, leaves, parts)
         order = np.argsort(network.position)
@@ -148,7 +163,7 @@ def inspect(
         found.append(Inspection(tuple(rows), tuple(parts.names[order[p]] for p in where)))
 
     # Under eval_shape, so that shapes are enough and nothing is computed.
-    jax.eval_shape(look, jax.tree.unflatten(treedef, shapes))
+    jax.eval_shape(look, arrays)
     return found[0]
 
 
