@@ -1,0 +1,43 @@
+"""A small data set and the programs that train on it."""
+
+import dataclasses
+
+import jax
+import pytest
+from tiny import TINY
+
+from lsam_jax.experiments import (
+    data,
+)
+from lsam_jax.experiments.step import build
+from lsam_jax.experiments.training import fit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def small():
+    digits = data.digits()
+    train = data.Split(*(part[:130] for part in digits.train))
+    test = data.Split(*(part[:50] for part in digits.test))
+    return digits._replace(train=train, test=test)
+
+
+@pytest.fixture(scope="module")
+def programs(small):
+    return {m: build(dataclasses.replace(TINY, method=m, rho=None), small) for m in ("sgd", "sam")}
+
+
+@pytest.fixture(scope="module")
+def layerwise(small):
+    return build(TINY, small)
+
+
+@pytest.fixture(scope="module")
+def layerwise_run(layerwise):
+    return fit(TINY, program=layerwise)

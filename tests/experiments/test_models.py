@@ -1,0 +1,69 @@
+"""The networks: their sizes, their blocks, their types."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsam_jax.experiments import (
+    models,
+)
+from lsam_jax.experiments.objective import initial_variables
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "kernels", "parameters"),
+    [
+        ("resnet8", 8, 11, 78_330),
+        ("resnet20", 32, 23, 272_762),
+        ("wrn28_10", 32, 29, 36_481_434),
+    ],
+)
+def test_kernel_and_parameter_counts(name, size, kernels, parameters):
+    model = models.preset(name)()
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    shapes = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
+    assert sum(x.ndim > 1 for x in shapes) == kernels
+    assert sum(x.size for x in shapes) == parameters
+
+
+def test_a_new_block_is_its_shortcut():
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+
+    def change_by_the_residual_branches(zero_init):
+        model = models.resnet8(width=4, zero_init=zero_init)
+        variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
+        apply = jax.jit(model.apply)
+        before = apply(variables, images)
+        for block in ("block0", "block1", "block2"):
+            variables["params"][block]["conv2"]["kernel"] *= 5.0
+        return np.abs(apply(variables, images) - before).max()
+
+    assert change_by_the_residual_branches(zero_init=True) == 0
+    assert change_by_the_residual_branches(zero_init=False) > 1e-3
+
+
+def test_dropout_follows_its_key_and_is_off_in_evaluation():
+    model = models.resnet8(width=4, dropout=0.5, zero_init=False)
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
+
+    @jax.jit
+    def logits(seed):
+        key = {"dropout": jax.random.key(seed)}
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=key)[0]
+
+    np.testing.assert_array_equal(logits(0), logits(0))
+    assert np.abs(logits(0) - logits(1)).max() > 1e-3
+    assert model.apply(variables, images).shape == (4, 10)  # needs no key
+
+
+def test_computation_in_bfloat16_keeps_parameters_and_logits_in_float32():
+    model = models.resnet8(width=4, dtype=jnp.bfloat16)
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    low, high = model.apply(variables, images), models.resnet8(width=4).apply(variables, images)
+    assert low.dtype == jnp.float32
+    difference = np.abs(low - high).max()
+    assert 0 < difference < 0.1

@@ -1,0 +1,194 @@
+"""The training loop, for real but small."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import STEPS, TINY
+
+from lsam_jax.experiments import (
+    data,
+    evaluation,
+    models,
+)
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.gradients import method
+from lsam_jax.experiments.objective import TrainingLoss, initial_variables
+from lsam_jax.experiments.step import build
+from lsam_jax.experiments.training import NonFiniteLossError, fit
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"method": "adam"}, "method='adam'.*sgd, sam, gsam, lsam"),
+        ({"epochs": 0}, "epochs=0.*at least 1"),
+        ({"batch_size": 1}, "batch_size=1.*at least 2"),
+        ({"k": -1}, "k=-1.*at least 0"),
+        ({"rho": -0.1}, "rho=-0.1.*zero or above"),
+        ({"rho": math.nan}, "rho=nan.*finite"),
+        ({"alpha": math.inf}, "alpha=inf.*finite"),
+        ({"learning_rate": math.inf}, "learning_rate=inf.*finite"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
+        ({"decay_at": (0.5, 1.5)}, "decay_at"),
+    ],
+)
+def test_a_bad_configuration_is_named(values, words):
+    with pytest.raises(ValueError, match=words):
+        Config(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"batch_size": 131}, "batch_size=131.*130 training images"),
+        ({"k": 12}, "k.*12"),
+        ({"model": "resnet9"}, "model='resnet9'.*resnet8"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_found_before_training(small, values, words):
+    with pytest.raises(ValueError, match=words):
+        build(dataclasses.replace(TINY, **values), small)
+    with pytest.raises(ValueError, match=r"data='imagenet'.*digits"):
+        build(dataclasses.replace(TINY, data="imagenet"))
+
+
+def test_a_run_learns_and_records_every_epoch(layerwise_run):
+    history = layerwise_run.history
+    assert history.train_loss[1] < history.train_loss[0]
+    for name, values in history.to_json().items():
+        assert len(values) == (11 if name == "layers" else 2), name
+    np.testing.assert_allclose(
+        [sum(counts) for counts in history.perturbations], [TINY.k * 4, TINY.k * STEPS]
+    )
+    np.testing.assert_allclose(history.perturbed_layers, TINY.k / 11)
+    assert 0 < history.perturbed_parameters[0] < 1
+    assert all(0 <= accuracy <= 1 for accuracy in history.test_accuracy)
+    assert int(layerwise_run.state.step) == STEPS
+
+
+def test_layers_come_in_network_order(layerwise):
+    blocks = [f"block{b}/{c}" for b in range(3) for c in ("conv1", "conv2", "shortcut")]
+    assert layerwise.layers == tuple(f"{n}/kernel" for n in ["stem", *blocks, "head"])
+
+
+def test_perturbed_share_counts_parameters_of_the_perturbed_layers(layerwise, layerwise_run):
+    sizes = np.array([layerwise.sizes[name] for name in layerwise.layers])
+    counts = np.diff(layerwise_run.history.perturbations, axis=0, prepend=0)
+    total = sum(x.size for x in jax.tree.leaves(layerwise_run.state.params))
+    np.testing.assert_allclose(
+        layerwise_run.history.perturbed_parameters, counts @ sizes / (4 * total)
+    )
+
+
+def test_same_seed_same_result_bit_for_bit(layerwise, layerwise_run):
+    again = fit(TINY, program=layerwise)
+    assert again.history == layerwise_run.history
+    jax.tree.map(np.testing.assert_array_equal, again.state.params, layerwise_run.state.params)
+    other = fit(dataclasses.replace(TINY, seed=1), program=layerwise)
+    assert other.history.train_loss != layerwise_run.history.train_loss
+    kernels = [np.asarray(layerwise.init(seed).params["stem"]["kernel"]) for seed in (0, 1)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
+
+
+def test_sgd_is_the_loop_one_writes_by_hand(programs, small):
+    result = fit(programs["sgd"].config, program=programs["sgd"])
+    model = models.resnet8(width=4)
+    loss_fn = TrainingLoss(model, small.mean, small.std, 0.1)
+    weights, _ = jax.random.split(jax.random.key(0))
+    variables = initial_variables(model, (8, 8, 1), weights)
+    params, stats = variables["params"], variables["batch_stats"]
+    velocity = jax.tree.map(jnp.zeros_like, params)
+    gradient = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    losses, step = [], 0
+    for epoch in (1, 2):
+        key = jax.random.fold_in(jax.random.key(0), epoch)
+        for batch in data.batches(small.train, 32, key):
+            (loss, stats), grads = gradient(params, stats, batch, jax.random.key(0))
+            rate = 0.1 if step < 5 else 0.01 if step < 7 else 0.001
+            velocity = jax.tree.map(lambda v, g, w: 0.9 * v + g + 2e-4 * w, velocity, grads, params)
+            params = jax.tree.map(lambda w, v, rate=rate: w - rate * v, params, velocity)
+            losses.append(float(loss))
+            step += 1
+    np.testing.assert_allclose(
+        result.history.train_loss, np.mean(np.reshape(losses, (2, 4)), axis=1), rtol=1e-5
+    )
+    for got, want in zip(jax.tree.leaves(result.state.params), jax.tree.leaves(params)):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
+    assert result.history.sharpness == [0.0, 0.0]
+    assert result.history.perturbed_parameters == [0.0, 0.0]
+
+
+def test_sam_perturbs_everything_and_keeps_clean_statistics(programs, small):
+    batch = data.Split(*(part[:32] for part in small.train))
+    after = {name: p.step(p.init(0), batch) for name, p in programs.items()}
+    (plain, plain_metrics), (sharp, sharp_metrics) = after["sgd"], after["sam"]
+    np.testing.assert_allclose(sharp_metrics.loss, plain_metrics.loss, rtol=1e-6)
+    assert sharp_metrics.sharpness > 1e-3
+    for a, b in zip(jax.tree.leaves(plain.batch_stats), jax.tree.leaves(sharp.batch_stats)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    difference = jax.tree.map(jnp.subtract, plain.params, sharp.params)
+    assert optax.tree.norm(difference) > 1e-3
+    history = fit(programs["sam"].config, program=programs["sam"]).history
+    np.testing.assert_allclose(history.perturbed_parameters, 1.0)
+    np.testing.assert_array_equal(history.perturbations, [[4] * 11, [8] * 11])
+
+
+def test_gsam_mixes_both_gradients():
+    def loss_fn(params):
+        return 0.5 * jnp.sum(params["w"] ** 2), None
+
+    config = Config(method="gsam", rho=0.5, alpha=0.25)
+    chosen = method(config)
+    params = {"w": jnp.array([[3.0, 4.0]])}
+    _, grads, _ = chosen.value_and_grad(loss_fn)(params, chosen.init(params))
+    # g = w, h = w + 0.5 w / |w|; the mix is w (1 + 0.25 * 0.5 / 5).
+    np.testing.assert_allclose(grads["w"], params["w"] * 1.025, rtol=1e-6)
+
+
+def test_a_program_of_another_configuration_is_refused(layerwise):
+    with pytest.raises(ValueError, match="program was built for"):
+        fit(dataclasses.replace(TINY, rho=0.2), program=layerwise)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small):
+    config = dataclasses.replace(TINY, method="sgd", rho=None, learning_rate=1e30)
+    words = r"is (nan|inf) at step [1-3]; lower learning_rate=1e\+30"
+    with pytest.raises(NonFiniteLossError, match=words):
+        fit(config, small)
+
+
+def test_evaluation_counts_every_image_once(small, monkeypatch):
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 16)  # 50 images: the last batch has 2
+    model = models.resnet8(width=4)
+    variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
+    loss, accuracy = evaluation.evaluate(
+        model, small, variables["params"], variables["batch_stats"]
+    )
+    logits = model.apply(variables, data.normalise(small.test.images, small.mean, small.std))
+    log_probability = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    np.testing.assert_allclose(
+        loss, -log_probability[np.arange(50), small.test.labels].mean(), rtol=1e-5
+    )
+    assert accuracy == np.mean(np.argmax(logits, axis=1) == small.test.labels)
+
+
+def test_gradient_norms_are_those_of_the_plain_loss(small):
+    model = models.resnet8(width=4)
+    loss_fn = TrainingLoss(model, small.mean, small.std, 0.1)
+    variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
+    params, stats = variables["params"], variables["batch_stats"]
+    norm, by_path = evaluation.gradient_norms(loss_fn, small.train, params, stats)
+    gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
+    grads, _ = gradient(params, stats, small.train, jax.random.key(0))
+    np.testing.assert_allclose(norm, optax.tree.norm(grads), rtol=1e-5)
+    np.testing.assert_allclose(
+        by_path["block1/conv1/kernel"],
+        np.linalg.norm(np.ravel(grads["block1"]["conv1"]["kernel"])),
+        rtol=1e-4,
+    )

@@ -1,0 +1,6 @@
+"""The configuration that the tests train."""
+
+from lsam_jax.experiments.config import Config
+
+TINY = Config(width=4, epochs=2, batch_size=32, k=2)
+STEPS = 2 * 4  # of the small data set
