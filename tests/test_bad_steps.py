@@ -109,6 +109,12 @@ def test_neither_value_fn_nor_grad_fn():
             optimizer.update(parameters(), optimizer.init(parameters()), parameters(), value=1.0)
 
 
+def test_a_budget_without_a_loss():
+    tx = lsam.layerwise_sam(1, 0.1, selection=lsam.budget(0.5))
+    with refused(ValueError, "budget", "value_fn", "grad_fn"):
+        tx.update(parameters(), tx.init(parameters()), parameters(), grad_fn=lambda p: p)
+
+
 @pytest.mark.parametrize("argument", ["value_fn", "grad_fn"])
 def test_a_value_instead_of_a_function(argument):
     with refused(TypeError, argument, "float"):

@@ -124,7 +124,7 @@ def test_shard_map(chosen):
     want = textbook.step(gradient, params, batch, set(chosen), RHO, 0.8)
     assert_same((value, aux), (want.loss, want.aux))
     assert_same(grads, textbook.unnamed(want.direction, grads))
-    assert_same(state.norms, np.array([want.norms[n] for n in lsam.layer_names(params)]))
+    assert_same(state.norms, np.float32([want.norms[n] for n in lsam.layer_names(params)]))
 
 
 @pytest.mark.parametrize("chosen", CHOICES)

@@ -1,5 +1,7 @@
 """How parameters are cut into layers: names, their order, what belongs to none."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -132,6 +134,20 @@ def test_variables_of_nnx():
     )
     assert jax.tree.structure(grads) == jax.tree.structure(params)
     assert state.selected.tolist() == [False, True]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Linear:
+    weight: jax.Array
+    bias: jax.Array
+
+
+def test_attributes_of_a_dataclass():
+    """As in Equinox."""
+    params = {"layers": (Linear(jnp.ones((2, 3)), jnp.ones(3)), Linear(jnp.ones((3, 1)), None))}
+    assert lsam.layer_names(params) == ("layers/0/weight", "layers/1/weight")
+    assert lsam.layer_names(params, "module") == ("layers/0", "layers/1")
 
 
 def test_a_parameter_named_value():

@@ -108,6 +108,16 @@ def test_closed_form_on_a_quadratic(normalize, chosen):
     mixed = {n: 0.2 * g[n] + 0.8 * h[n] if n in chosen else h[n] for n in w}
     assert_same(grads, mixed)
     assert_same(value, sum(0.5 * np.sum(w[n] * g[n]) for n in w))
-    assert_same(state.norms, np.array([np.linalg.norm(h[n]) for n in "ab"]))
+    assert_same(state.norms, np.float32([np.linalg.norm(h[n]) for n in "ab"]))
     rise = sum(0.5 * np.sum(there[n] * h[n] - w[n] * g[n]) for n in w)
     assert state.sharpness == pytest.approx(rise, rel=1e-5)
+
+
+def test_a_loss_that_does_not_depend_on_the_parameters():
+    params = {"w": jnp.ones((2, 2))}
+    tx = lsam.layerwise_sam(1, RHO, 0.8, normalize=True)
+    step = jax.jit(lsam.value_and_grad(lambda p, x: (x, {"twice": 2 * x}), tx, has_aux=True))
+    (value, aux), grads, state = step(params, tx.init(params), 3.0)
+    assert (value, aux["twice"]) == (3.0, 6.0)
+    assert not grads["w"].any()
+    assert not state.norms.any()

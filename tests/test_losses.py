@@ -67,6 +67,26 @@ def stochastic_while(x, key):
     return jax.lax.cond(jnp.sum(x) > 0, jnp.sin, jnp.tanh, noisy)
 
 
+def weights_in_a_cond(x, w, key):
+    return jax.lax.cond(jnp.sum(x) > 0, lambda x, w: jnp.tanh(x @ w), lambda x, w: x, x, w)
+
+
+def routed(x, w, key):
+    """Whole numbers made of activations, before and behind the weight."""
+    before, behind = jnp.argmax(x, -1), jnp.argsort(x @ w, axis=-1)
+    return jnp.take_along_axis(jnp.roll(x @ w, 1), behind, -1) * jnp.cos(before[:, None])
+
+
+def gradient_penalty(x, w, key):
+    """The loss contains a gradient: the engine differentiates twice."""
+    slope = jax.vmap(jax.grad(lambda x: jnp.sum(jnp.tanh(x @ w) ** 2)))(x)
+    return jnp.tanh(x @ w) + slope
+
+
+def several_at_once(x, w, key):
+    return jax.vmap(lambda x: jnp.tanh(jax.lax.map(lambda c: c * x, jnp.arange(3.0)).sum(0) @ w))(x)
+
+
 MIDDLES = {
     "custom_vjp": lambda x, w, key: clipped_identity(jnp.tanh(x @ w)),
     "custom_vjp of a weight": lambda x, w, key: jnp.tanh(dense(0.9, x, w)),
@@ -76,6 +96,11 @@ MIDDLES = {
     "raw keys": lambda x, w, key: dropout(x @ w, jax.random.PRNGKey(3)),
     "stop_gradient": lambda x, w, key: straight_through(x @ w),
     "control flow": lambda x, w, key: stochastic_while(x @ w, key),
+    "weights in a cond": weights_in_a_cond,
+    "routing": routed,
+    "gradient penalty": gradient_penalty,
+    "vmap and map": several_at_once,
+    "named scope": jax.named_scope("middle")(lambda x, w, key: jnp.tanh(x @ w)),
     "linear solve": lambda x, w, key: jnp.linalg.solve(3 * jnp.eye(WIDTH) + w, x.T).T,
     "sorted": lambda x, w, key: jnp.sort(x @ w, axis=-1),
     "complex inside": lambda x, w, key: jnp.abs(jnp.fft.fft(x @ w)),

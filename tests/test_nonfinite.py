@@ -128,7 +128,7 @@ def test_what_is_not_finite_is_returned_and_not_stored(kind, alpha):
         params, norms = descend(params, want.direction), want.norms
         assert_same(got.grads, textbook.unnamed(want.direction, got.grads))
         assert_same(got.params, params)
-        assert_same(got.state.norms, np.array([norms[n] for n in names]))
+        assert_same(got.state.norms, np.float32([norms[n] for n in names]))
         params, state, momentum = got.params, got.state, after
 
 

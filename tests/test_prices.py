@@ -41,7 +41,6 @@ def test_one_program_without_a_switch(name):
         assert found.count(3) == (1 if 3 in counts else 0), what
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("fraction", [0.1, 0.3, 0.6])
 def test_a_budget_holds(name, fraction):

@@ -78,17 +78,17 @@ def assert_trains_like_textbook(
         assert_same(got.aux, want.aux)
         assert_same(got.grads, textbook.unnamed(want.direction, got.grads))
         assert_same(got.params, params)
-        assert all(g.dtype == np.float64 for g in jax.tree.leaves(got.grads))
-        assert_same(got.state.norms, np.array([norms[name] for name in names]))
+        assert_same(got.state.norms, np.float32([norms[name] for name in names]))
         assert np.array_equal(got.state.perturbations, list(times.values()))
         assert abs(got.state.sharpness - want.sharpness) <= SINGLE * abs(want.loss)
     assert int(got.state.count) == len(results)
 
 
 def assert_same(got, want, tolerance=EXACT):
-    """Equal structures, and a small relative error of every array (SINGLE in float32)."""
+    """Equal structures and types, a small relative error of every array (SINGLE in float32)."""
     assert jax.tree.structure(got) == jax.tree.structure(want)
     got, want = textbook.named(got), textbook.named(want)
+    assert {p: x.dtype for p, x in got.items()} == {p: x.dtype for p, x in want.items()}
     errors = {path: textbook.relative_error(got[path], want[path]) for path in want}
     allowed = {p: max(tolerance, SINGLE if x.dtype == np.float32 else 0) for p, x in got.items()}
     assert all(error <= allowed[path] for path, error in errors.items()), errors

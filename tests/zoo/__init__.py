@@ -7,7 +7,7 @@ the names are such that the order of the tree's leaves is another.
 import functools
 
 from zoo.common import STEPS, Case
-from zoo.dense import branches, shared, unused
+from zoo.dense import branches, entangled, shared, unused
 from zoo.images import convolutions, resnet
 from zoo.loops import recurrent, stacked
 from zoo.text import transformer
@@ -21,6 +21,7 @@ MODELS = {
         branches,
         shared,
         unused,
+        entangled,
         jitted,
         remat,
         remat_blocks,

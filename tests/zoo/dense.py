@@ -1,4 +1,4 @@
-"""Dense networks: branches, a shared weight, a weight that is not used."""
+"""Dense networks: branches, a shared weight, an unused one, weights made of weights."""
 
 import jax
 import jax.numpy as jnp
@@ -69,3 +69,26 @@ def unused():
         return cross_entropy(x @ p["a_head"]["w"] + p["a_head"]["b"], batch["y"])
 
     return Case(params, loss, batches(rng, 5), ("never", "z_in/w", "mid/1", "a_head/w"))
+
+
+def entangled():
+    """Weights made of weights before they meet an input: low-rank updates, standardisation."""
+    rng = np.random.default_rng(9)
+    params = {
+        "z_in": array(rng, 5, 6),
+        "l_down": array(rng, 6, 2),
+        "m_up": array(rng, 2, 6),
+        "b_full": array(rng, 6, 6),
+        "a_head": array(rng, 6, CLASSES),
+    }
+
+    def loss(p, batch):
+        standard = (p["z_in"] - p["z_in"].mean(0)) / p["z_in"].std(0)
+        x = jnp.tanh(batch["x"] @ standard)
+        x = jnp.tanh(x @ (p["l_down"] @ p["m_up"] + p["b_full"]))
+        head = p["a_head"] / jnp.linalg.norm(p["b_full"])
+        loss, aux = cross_entropy(x @ head, batch["y"])
+        return loss, {**aux, "head": head, "input": p["z_in"], "constant": 1.0, "none": None}
+
+    order = ("z_in", "l_down", "m_up", "b_full", "a_head")
+    return Case(params, loss, batches(rng, 5), order)
