@@ -57,8 +57,8 @@ def gated_value_and_grad(
 
     ungated = [v for i, vs in outputs.items() if i not in own for v in vs]
     reads = {i: jaxprs.variables_read(eqns, outputs[i]) for i, eqns in own.items()}
-    needed = dict.fromkeys([*jaxpr.outvars[:always], *ungated, *itertools.chain(*reads.values())])
-    boundary = [v for v in needed if jaxprs.is_variable(v)]
+    needed = itertools.chain(jaxpr.outvars[:always], ungated, *reads.values())
+    boundary = list(dict.fromkeys(v for v in needed if jaxprs.is_variable(v)))
     run_common = jaxprs.as_function(common, [*jaxpr.constvars, *jaxpr.invars], boundary, jaxpr)
     env = dict(zip(boundary, run_common(*closed.consts, *xs)))
     values = [env[v] if jaxprs.is_variable(v) else v.val for v in jaxpr.outvars[:always]]
