@@ -36,7 +36,7 @@ def _rule(eqn: Any) -> Callable[..., list[Any]] | None:
         if _is_canonical(eqn) or eqn.params["out_sharding"] is not None:
             return None
         return lambda lhs, rhs: [_convolve(lhs, rhs, eqn.params)]
-    if not _holds_convolution(eqn):
+    if not any(map(holds_convolution, jaxprs.nested_jaxprs(eqn))):
         return None
     if eqn.primitive is cond_p:
         branches = [_branch(branch) for branch in eqn.params["branches"]]
@@ -63,10 +63,12 @@ def _in_checkpoint(eqn: Any, args: tuple[Any, ...]) -> list[Any]:
     return jaxprs.run_equation(changed, args)
 
 
-def _holds_convolution(eqn: Any) -> bool:
+def holds_convolution(jaxpr: jex.Jaxpr) -> bool:
+    """Whether there is a convolution among the equations, or inside one of them."""
     return any(
-        inner.primitive is conv_general_dilated_p or _holds_convolution(inner)
-        for inner in jaxprs.nested_equations(eqn)
+        eqn.primitive is conv_general_dilated_p
+        or any(map(holds_convolution, jaxprs.nested_jaxprs(eqn)))
+        for eqn in jaxpr.eqns
     )
 
 

@@ -170,12 +170,6 @@ def split_checkpoints(
     return rewrite(closed, args, rule)
 
 
-def nested_equations(eqn: Any) -> Iterable[Any]:
-    """The equations directly inside an equation: of a loop's body, a conditional's branches, ..."""
-    for inner in nested_jaxprs(eqn):
-        yield from inner.eqns
-
-
 def nested_jaxprs(eqn: Any) -> Iterable[jex.Jaxpr]:
     """The jaxprs among an equation's parameters."""
     for value in eqn.params.values():

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.convolutions import canonical_convolutions
+from lsam_jax.convolutions import canonical_convolutions, holds_convolution
 from lsam_jax.gating import gated_value_and_grad
 from lsam_jax.program import Program, cut
 
@@ -91,12 +91,13 @@ def two_pass(
 
     if isinstance(selected, np.ndarray):
         return at(0, _ascent, None, leaves)
-    in_conditional: Callable[[Any], Any] = canonical_convolutions if _is_cpu() else lambda fun: fun
+    slow_inside = jax.default_backend() == "cpu" and holds_convolution(program.closed.jaxpr)
+    in_conditional: Callable[[Any], Any] = canonical_convolutions if slow_inside else _as_it_is
     places = list(cuts())
     if len(places) == 1:
         ascent = partial(gated_value_and_grad, gate=gate, inside=in_conditional)
         return at(places[0], ascent, selected, leaves)
-    ascent = partial(gated_value_and_grad, gate=gate, inside=lambda fun: fun)
+    ascent = partial(gated_value_and_grad, gate=gate, inside=_as_it_is)
     branches = [in_conditional(partial(at, place, ascent)) for place in places]
     first_selected = jnp.min(jnp.where(selected, jnp.asarray(position), len(position)))
     branch = jnp.searchsorted(jnp.asarray(places), first_selected, side="right") - 1
@@ -140,5 +141,5 @@ def _ascent(
     return loss, aux, g
 
 
-def _is_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+def _as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
+    return fun
