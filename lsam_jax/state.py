@@ -78,6 +78,6 @@ def advance(
         count=optax.safe_increment(state.count),
         norms=jnp.where(finite, mean, state.norms).astype(jnp.float32),
         selected=selected,
-        perturbations=state.perturbations + selected,
+        perturbations=state.perturbations + selected.astype(jnp.int32),
         sharpness=jnp.asarray(sharpness, jnp.float32),
     )
