@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-EXTRAS = ("flax", "matplotlib", "numpy", "rich", "sklearn", "tqdm")
+EXTRAS = (
+    "PIL",
+    "array_record",
+    "flax",
+    "importlib_resources",
+    "matplotlib",
+    "numpy",
+    "rich",
+    "sklearn",
+    "tensorflow_datasets",
+    "tqdm",
+)
 
 USER_ERROR = 2
 FAILED = 1

@@ -20,7 +20,7 @@ class Config:
 
     Args:
         method: One of `METHODS`.
-        data: Name of the data set, see `data.LOADERS`.
+        data: Name of the data set, see `data.LOADERS` and `data.PREPARED`.
         model: Name of the model, see `models.PRESETS`.
         width: Channels of the model's first stage; None for the model's own.
         seed: Of the initial weights, the order of the batches and dropout.

@@ -5,6 +5,7 @@ the device, where `normalise` makes them float. A new data set is one more funct
 a `Dataset`.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -14,7 +15,11 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from lsam_jax.experiments import data_tfds
+from lsam_jax.experiments.augmentation import crop_and_flip, standardise
+
 Array = np.ndarray | jax.Array
+DataDir = str | os.PathLike[str] | None
 
 
 class Split(NamedTuple):
@@ -37,8 +42,11 @@ class Dataset(NamedTuple):
         train: What the weights are fitted to.
         test: What is only ever evaluated.
         num_classes: Labels are 0 ... num_classes - 1.
-        mean: Of the training pixels, for each channel.
-        std: Their standard deviation.
+        mean: Of the training pixels, for each channel; empty where every image is standardised
+            by itself.
+        std: Their standard deviation; likewise.
+        augment: What is done to the uint8 images of a training batch on the device, from a key;
+            None for nothing.
     """
 
     name: str
@@ -47,6 +55,7 @@ class Dataset(NamedTuple):
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
 def digits(test_fraction: float = 0.5, seed: int = 0) -> Dataset:
@@ -84,22 +93,97 @@ def digits(test_fraction: float = 0.5, seed: int = 0) -> Dataset:
     )
 
 
+def cifar10(data_dir: DataDir = None) -> Dataset:
+    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels, 10 classes.
+
+    Args:
+        data_dir: Where TFDS keeps prepared data; None for its default.
+
+    Raises:
+        FileNotFoundError: When the data set is not there; the message says how to prepare it.
+    """
+    return _prepared("cifar10", ("train",), ("test",), 32, data_dir)
+
+
+def cifar100(data_dir: DataDir = None) -> Dataset:
+    """CIFAR-100, as `cifar10` with 100 classes."""
+    return _prepared("cifar100", ("train",), ("test",), 32, data_dir)
+
+
+def oxford_flowers102(data_dir: DataDir = None, size: int = 32) -> Dataset:
+    """Flowers of 102 classes: 6149 training and 2040 test images.
+
+    As in the layer-wise SAM paper, the split that TFDS calls test is trained on, because it is
+    by far the largest, and the rest is held out.
+
+    Args:
+        data_dir: Where TFDS keeps prepared data; None for its default.
+        size: Images are cut to their central square and scaled to this height and width. The
+            paper does not give its size.
+
+    Raises:
+        FileNotFoundError: When the data set is not there; the message says how to prepare it.
+    """
+    return _prepared("oxford_flowers102", ("test",), ("train", "validation"), size, data_dir)
+
+
+def _prepared(
+    name: str, train: tuple[str, ...], test: tuple[str, ...], size: int, data_dir: DataDir
+) -> Dataset:
+    """A data set that TFDS has prepared, with the paper's preprocessing."""
+    fitted, held_out = (data_tfds.read(name, splits, size, data_dir) for splits in (train, test))
+    return Dataset(
+        name=name,
+        train=Split(fitted.images, fitted.labels),
+        test=Split(held_out.images, held_out.labels),
+        num_classes=fitted.num_classes,
+        mean=(),
+        std=(),
+        augment=crop_and_flip,
+    )
+
+
 LOADERS: Mapping[str, Callable[[], Dataset]] = {"digits": digits}
+"""Data sets that come with a package."""
+
+PREPARED: Mapping[str, Callable[[DataDir], Dataset]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "oxford_flowers102": oxford_flowers102,
+}
+"""Data sets that TFDS has to prepare first."""
 
 
-def load(name: str) -> Dataset:
+def load(name: str, data_dir: DataDir = None) -> Dataset:
     """The data set called `name`.
+
+    Args:
+        name: A key of `LOADERS` or `PREPARED`.
+        data_dir: Where TFDS keeps prepared data; None for its default.
 
     Raises:
         ValueError: When there is no such data set.
+        FileNotFoundError: When it is not prepared.
     """
-    if name not in LOADERS:
-        raise ValueError(f"data={name!r} is not known; choose one of {', '.join(LOADERS)}")
-    return LOADERS[name]()
+    if name in LOADERS:
+        return LOADERS[name]()
+    if name in PREPARED:
+        return PREPARED[name](data_dir)
+    names = ", ".join((*LOADERS, *PREPARED))
+    raise ValueError(f"data={name!r} is not known; choose one of {names}")
 
 
 def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """Float32 images with mean 0 and deviation 1 in every channel, on the device."""
+    """Float32 images with mean 0 and deviation 1, on the device.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        mean: Of every channel; empty to standardise each image by its own mean and deviation
+            over all pixels and channels.
+        std: Likewise.
+    """
+    if not mean:
+        return standardise(images)
     return (jnp.asarray(images, jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
 
 

@@ -7,7 +7,8 @@ with the details of the recipe that the layer-wise SAM paper trained:
 1. The first block of every stage has a 1x1 convolution on its shortcut, in stage 1 too, where
    the shape does not ask for one. ResNet-20 so has 23 kernels, as in the paper's Figure 5.
 2. Convolutions have no bias; the batch normalisation behind each has one.
-3. The last batch-normalisation scale of a block starts at zero, so a new block is its shortcut.
+3. The last batch-normalisation scale of a block starts at zero, so a new block is its shortcut;
+   not so in the WRN-16.
 
 Names in the parameter tree say where an array stands: ``stem``, ``block0/conv1``,
 ``block0/conv2``, ``block0/shortcut``, ..., ``head``.
@@ -132,10 +133,26 @@ wrn28_10 = partial(
 )
 """The paper's WRN-28-10: 29 kernels, 36.5 million parameters."""
 
+wrn16_2 = partial(
+    ResNet,
+    stages=(2, 2, 2),
+    width=32,
+    stem_width=16,
+    norm_epsilon=1e-5,
+    zero_init=False,
+    dropout=0.3,
+)
+"""WRN-16-2, as the paper's text names its network for Flowers102: 17 kernels."""
+
+wrn16_8 = partial(wrn16_2, width=128)
+"""WRN-16-8, as the author's public code has it: 17 kernels."""
+
 PRESETS: Mapping[str, Callable[..., ResNet]] = {
     "resnet8": resnet8,
     "resnet20": resnet20,
     "wrn28_10": wrn28_10,
+    "wrn16_2": wrn16_2,
+    "wrn16_8": wrn16_8,
 }
 
 

@@ -5,6 +5,7 @@ comparison share what does not depend on the method, compiled once.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,23 +24,29 @@ class TrainingLoss:
 
     Args:
         model: A Flax module of images and `train`.
-        mean: Of the training pixels, for each channel.
-        std: Their standard deviation.
+        mean: As `data.normalise` takes it.
+        std: Likewise.
         smoothing: Share of the target that is spread over all classes.
+        augment: ``augment(images, key)`` on the uint8 images, see `Dataset.augment`.
     """
 
     model: Any
     mean: tuple[float, ...]
     std: tuple[float, ...]
     smoothing: float
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
     def __call__(
         self, params: Any, batch_stats: Any, batch: Split, key: jax.Array
     ) -> tuple[jax.Array, Any]:
         """The loss, and batch statistics that have seen the batch."""
+        images = jnp.asarray(batch.images)
+        if self.augment is not None:
+            key, draws = jax.random.split(key)
+            images = self.augment(images, draws)
         logits, updated = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
-            normalise(batch.images, self.mean, self.std),
+            normalise(images, self.mean, self.std),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},

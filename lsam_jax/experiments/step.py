@@ -105,7 +105,7 @@ def build(config: Config, data: Dataset | None = None) -> Program:
     model = models.preset(config.model)(num_classes=data.num_classes, **options)
     gradient = method(config)
     optimizer = base_optimizer(config, steps_per_epoch)
-    loss_fn = TrainingLoss(model, data.mean, data.std, config.label_smoothing)
+    loss_fn = TrainingLoss(model, data.mean, data.std, config.label_smoothing, data.augment)
     value_and_grad = gradient.value_and_grad(loss_fn)
 
     @jax.jit

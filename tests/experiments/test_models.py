@@ -17,6 +17,8 @@ from lsam_jax.experiments.objective import initial_variables
         ("resnet8", 8, 11, 78_330),
         ("resnet20", 32, 23, 272_762),
         ("wrn28_10", 32, 29, 36_481_434),
+        ("wrn16_2", 32, 17, 692_122),
+        ("wrn16_8", 32, 17, 10_963_162),
     ],
 )
 def test_kernel_and_parameter_counts(name, size, kernels, parameters):
@@ -25,6 +27,54 @@ def test_kernel_and_parameter_counts(name, size, kernels, parameters):
     shapes = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
     assert sum(x.ndim > 1 for x in shapes) == kernels
     assert sum(x.size for x in shapes) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum", "epsilon", "zero_init", "dropout"),
+    [
+        ("resnet20", 0.99, 1e-3, True, 0.0),
+        ("wrn28_10", 0.99, 1e-5, True, 0.3),
+        ("wrn16_2", 0.99, 1e-5, False, 0.3),
+        ("wrn16_8", 0.99, 1e-5, False, 0.3),
+    ],
+)
+def test_the_details_of_the_recipe_reach_the_layers(name, momentum, epsilon, zero_init, dropout):
+    model = models.preset(name)(width=2, stem_width=2, stages=(1,))
+    images = jax.random.normal(jax.random.key(1), (64, 8, 8, 3))
+    variables = initial_variables(model, (8, 8, 3), jax.random.key(0))
+    scale = np.asarray(variables["params"]["block0"]["norm2"]["scale"])
+    np.testing.assert_array_equal(scale, 0.0 if zero_init else 1.0)
+    variables["params"]["block0"]["norm2"]["scale"] = np.ones(2, np.float32)
+    # Small activations, so that epsilon counts.
+    variables["params"]["block0"]["conv2"]["kernel"] *= 1e-3
+    results, updated = model.apply(
+        variables,
+        images,
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=True,
+        rngs={"dropout": jax.random.key(2)},
+    )
+    block = updated["intermediates"]["block0"]
+    before, after = (np.asarray(block[layer]["__call__"][0]) for layer in ("conv2", "norm2"))
+    mean, variance = before.mean(axis=(0, 1, 2)), before.var(axis=(0, 1, 2))
+    np.testing.assert_allclose(
+        after, (before - mean) / np.sqrt(variance + epsilon), rtol=1e-2, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        updated["batch_stats"]["block0"]["norm2"]["mean"],
+        (1 - momentum) * mean,
+        rtol=1e-3,
+        atol=1e-7,
+    )
+    assert results.shape == (64, 10)
+    if dropout:
+        dropped = np.asarray(block["Dropout_0"]["__call__"][0])
+        kept = np.asarray(block["norm1"]["__call__"][0]) > 0  # what ReLU lets through
+        assert abs(np.mean(dropped[kept] == 0) - dropout) < 0.03  # four deviations
+        np.testing.assert_array_equal(dropped[~kept], 0)
+    else:
+        assert "Dropout_0" not in block
 
 
 def test_a_new_block_is_its_shortcut():

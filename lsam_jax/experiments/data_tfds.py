@@ -1,0 +1,163 @@
+"""Reads data sets that TensorFlow Datasets has prepared, without TensorFlow and a network.
+
+Only directories of array_record files are read: of the formats of TFDS it is the one that
+``data_source`` supports and that keeps every example (its Parquet writer drops most of them
+without a word, seen in 4.9.10). What is not there is found by looking at the files: asked itself,
+TFDS would first try to download for minutes.
+"""
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+CHUNK = 1000
+
+
+class Labelled(NamedTuple):
+    """Images and labels of one or several splits in memory.
+
+    Attributes:
+        images: uint8 [N, size, size, 3].
+        labels: int32 [N].
+        num_classes: Labels are 0 ... num_classes - 1.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+
+
+def read(
+    name: str, splits: Sequence[str], size: int, data_dir: str | os.PathLike[str] | None = None
+) -> Labelled:
+    """All images of the splits, one split after the other.
+
+    Args:
+        name: Of the data set in TFDS.
+        splits: Names of its splits.
+        size: Height and width of the result, see `fit_square`.
+        data_dir: Where TFDS keeps prepared data; None for the environment variable
+            ``TFDS_DATA_DIR`` or else ``~/tensorflow_datasets``, as in TFDS.
+
+    Returns:
+        The same arrays in every call.
+
+    Raises:
+        FileNotFoundError: When the data set is not there, or not as array_record.
+        ModuleNotFoundError: Without tensorflow-datasets, which the extra ``train`` has.
+        OSError: When its files are damaged.
+        ValueError: When `size` makes no sense.
+    """
+    if size < 1:
+        raise ValueError(f"size={size} must be at least 1")
+    directory = prepared_directory(name, splits, data_dir)
+    import tensorflow_datasets as tfds  # noqa: PLC0415 (slow to import, and not needed for digits)
+
+    # From the directory, not by the name: so no code of the data set runs that might download.
+    builder = tfds.builder_from_directory(str(directory))
+    # Decoded here, so that a large JPEG can be decoded at a fraction of its size.
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    try:
+        sources = [builder.as_data_source(split, decoders=decoders) for split in splits]
+        images, labels = _materialise(sources, size)
+    except RuntimeError as error:  # what array_record raises
+        raise OSError(
+            f"data={name!r} is damaged in {directory}: {str(error).splitlines()[0]}; delete the "
+            "directory and prepare it again"
+        ) from error
+    return Labelled(images, labels, builder.info.features["label"].num_classes)
+
+
+def _materialise(sources: Sequence[Any], size: int) -> tuple[np.ndarray, np.ndarray]:
+    count = sum(len(source) for source in sources)
+    images = np.empty((count, size, size, 3), np.uint8)
+    labels = np.empty(count, np.int32)
+    position = 0
+    for source in sources:
+        for start in range(0, len(source), CHUNK):
+            indices = range(start, min(start + CHUNK, len(source)))
+            for example in source.__getitems__(list(indices)):
+                images[position] = _decode(example["image"], size)
+                labels[position] = example["label"]
+                position += 1
+    return images, labels
+
+
+def prepared_directory(
+    name: str, splits: Sequence[str], data_dir: str | os.PathLike[str] | None = None
+) -> Path:
+    """The directory of the newest prepared version of a data set.
+
+    Args:
+        name: As in `read`.
+        splits: As in `read`; all their files must be there.
+        data_dir: As in `read`.
+
+    Raises:
+        FileNotFoundError: When there is none; the message says how to prepare it.
+    """
+    if data_dir is None:
+        data_dir = os.environ.get("TFDS_DATA_DIR") or Path("~/tensorflow_datasets")
+    root = Path(data_dir).expanduser()
+    versions = sorted((root / name).glob("*.*.*/dataset_info.json"), key=_version)
+    formats = {file: json.loads(file.read_text()).get("fileFormat") for file in versions}
+    usable = [file.parent for file, kind in formats.items() if kind == "array_record"]
+    if usable:
+        directory = usable[-1]
+        missing = [s for s in splits if not any(directory.glob(f"{name}-{s}.array_record-*"))]
+        if not missing:
+            return directory
+        problem = f"lacks the split {missing[0]!r} in {directory}"
+    elif formats:
+        kinds = ", ".join(sorted({str(kind) for kind in formats.values()}))
+        problem = f"is prepared as {kinds}, not as array_record, in {root / name}"
+    else:
+        problem = f"is not prepared in {root}"
+    raise FileNotFoundError(
+        f"data={name!r} {problem}; give the data_dir that has it, or prepare it once where there "
+        "is a network: pip install tensorflow tensorflow-datasets importlib_resources && "
+        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
+        f"data_dir='{root}', file_format='array_record').download_and_prepare()\" "
+        "(TensorFlow is needed for this step alone; TFDS does not ask pip for "
+        "importlib_resources, though it imports it)"
+    )
+
+
+def fit_square(image: np.ndarray, size: int) -> np.ndarray:
+    """The central square of an image, scaled to `size`.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: Height and width of the result.
+
+    Returns:
+        uint8 [size, size, 3]; an image of that shape comes back as it is.
+    """
+    return np.asarray(_square(Image.fromarray(image), size))
+
+
+def _decode(encoded: bytes, size: int) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.draft("RGB", (2 * size, 2 * size))  # JPEG alone; never below the size that is asked
+        return np.asarray(_square(image.convert("RGB"), size))
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    if (width, height) == (size, size):
+        return image
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    # Cut first: `resize` with a box would blend in pixels from outside of it.
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.BILINEAR)  # antialiased
+
+
+def _version(info: Path) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in info.parent.name.split("."))

@@ -1,0 +1,107 @@
+"""Augmentation against NumPy, and that it follows its key."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tiny import TINY
+
+from lsam_jax.experiments import augmentation, data, models
+from lsam_jax.experiments.gradients import method
+from lsam_jax.experiments.objective import TrainingLoss, initial_variables
+
+IMAGES = np.random.default_rng(0).integers(1, 256, (64, 10, 12, 3), dtype=np.uint8)
+
+
+def by_hand(images, offsets, mirrored, pad):
+    results = []
+    for image, (row, column), mirror in zip(images, offsets, mirrored):
+        height, width, channels = image.shape
+        padded = np.zeros((height + 2 * pad, width + 2 * pad, channels), image.dtype)
+        padded[pad : pad + height, pad : pad + width] = image
+        cut = padded[row : row + height, column : column + width]
+        results.append(np.fliplr(cut) if mirror else cut)
+    return np.stack(results)
+
+
+def test_crop_and_flip_are_those_of_numpy():
+    key = jax.random.key(3)
+    offsets, mirrored = augmentation.draw(key, len(IMAGES), augmentation.PAD)
+    expected = by_hand(IMAGES, np.asarray(offsets), np.asarray(mirrored), 4)
+    got = jax.jit(augmentation.crop_and_flip)(jnp.asarray(IMAGES), key)
+    assert got.dtype == jnp.uint8
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(
+        augmentation.crop(jnp.asarray(IMAGES), jnp.full((64, 2), 4), 4), IMAGES
+    )
+
+
+def test_every_offset_is_drawn_equally_often_and_half_is_mirrored():
+    offsets, mirrored = augmentation.draw(jax.random.key(0), 9 * 2000, 4)
+    for column in np.asarray(offsets).T:
+        counts = np.bincount(column, minlength=9)
+        assert len(counts) == 9
+        np.testing.assert_allclose(counts, 2000, atol=5 * 2000**0.5)
+    assert abs(np.mean(mirrored) - 0.5) < 5 * 0.5 / (9 * 2000) ** 0.5
+    assert abs(np.corrcoef(np.asarray(offsets).T)[0, 1]) < 0.05  # rows and columns apart
+    assert abs(np.corrcoef(offsets[:, 0], mirrored)[0, 1]) < 0.05
+
+
+def test_the_same_key_gives_the_same_images():
+    once, again, other = (
+        np.asarray(augmentation.crop_and_flip(jnp.asarray(IMAGES), jax.random.key(seed)))
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(once, again)
+    assert not np.array_equal(once, other)
+
+
+def test_standardise_is_image_by_image():
+    images = IMAGES.copy()
+    images[0] = 7  # blank
+    images[1] = images[1] // 8
+    got = np.asarray(data.normalise(images, (), ()))
+    values = images.astype(np.float64)
+    for result, image in zip(got[1:], values[1:]):
+        np.testing.assert_allclose(result, (image - image.mean()) / image.std(), atol=1e-5)
+    np.testing.assert_array_equal(got[0], 0)
+    single = np.zeros((1, 8, 8, 1), np.uint8)
+    single[0, 2, 3] = 1
+    assert 0 < np.asarray(augmentation.standardise(single)).max() < 8.01
+
+
+def test_the_loss_augments_from_its_key_and_only_when_asked():
+    model = models.resnet8(width=4)
+    variables = initial_variables(model, (10, 12, 3), jax.random.key(0))
+    params, stats = variables["params"], variables["batch_stats"]
+    batch = data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))
+    key = jax.random.key(5)
+    plain = TrainingLoss(model, (), (), 0.1)
+    augmented = dataclasses.replace(plain, augment=augmentation.crop_and_flip)
+    _, draws = jax.random.split(key)
+    images = augmentation.crop_and_flip(jnp.asarray(batch.images), draws)
+    loss = jax.jit(augmented)(params, stats, batch, key)[0]
+    by_hand_loss = plain(params, stats, batch._replace(images=images), key)[0]
+    np.testing.assert_allclose(loss, by_hand_loss, rtol=1e-5)
+    without = [plain(params, stats, batch, jax.random.key(seed))[0] for seed in (5, 6)]
+    assert without[0] == without[1]
+    assert abs(loss - without[0]) > 1e-4
+    assert hash(augmented) != hash(plain)  # it is a static argument of jit
+
+
+def test_both_passes_of_a_step_see_the_same_images():
+    # With rho = 0 the second loss is that of the same weights on the second pass's images.
+    model = models.resnet8(width=4)
+    variables = initial_variables(model, (10, 12, 3), jax.random.key(0))
+    loss_fn = TrainingLoss(model, (), (), 0.1, augmentation.crop_and_flip)
+    chosen = method(dataclasses.replace(TINY, rho=0.0))
+    params, stats = variables["params"], variables["batch_stats"]
+    batch = data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))
+    step = jax.jit(chosen.value_and_grad(loss_fn))
+    state = chosen.init(params)
+    for seed in (0, 1):
+        (loss, _), _, state = step(params, state, stats, batch, jax.random.key(seed))
+        assert abs(state.sharpness) < 1e-5
+        expected = loss_fn(params, stats, batch, jax.random.key(seed))[0]
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
