@@ -125,7 +125,9 @@ def _train(
                 ) -> None:
                     if kept is not None and epoch in keep:
                         kept.append(jax.tree.map(lambda x: x.copy(), state))
-                    bar.set_postfix(accuracy=f"{history.test_accuracy[-1]:.3f}", refresh=False)
+                    bar.set_postfix(
+                        accuracy=f"{history.validation_accuracy[-1]:.3f}", refresh=False
+                    )
                     bar.update()
 
                 config = dataclasses.replace(program.config, seed=seed)

@@ -40,7 +40,7 @@ class Dataset(NamedTuple):
     Attributes:
         name: What it is called on the command line.
         train: What the weights are fitted to.
-        test: What is only ever evaluated.
+        validation: What is only ever evaluated.
         num_classes: Labels are 0 ... num_classes - 1.
         mean: Of the training pixels, for each channel; empty where every image is standardised
             by itself.
@@ -51,7 +51,7 @@ class Dataset(NamedTuple):
 
     name: str
     train: Split
-    test: Split
+    validation: Split
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -86,7 +86,7 @@ def digits(test_fraction: float = 0.5, seed: int = 0) -> Dataset:
     return Dataset(
         name="digits",
         train=Split(train_images, train_labels),
-        test=Split(test_images, test_labels),
+        validation=Split(test_images, test_labels),
         num_classes=10,
         mean=tuple(pixels.mean(axis=0).tolist()),
         std=tuple(pixels.std(axis=0).tolist()),
@@ -135,7 +135,7 @@ def _prepared(
     return Dataset(
         name=name,
         train=Split(fitted.images, fitted.labels),
-        test=Split(held_out.images, held_out.labels),
+        validation=Split(held_out.images, held_out.labels),
         num_classes=fitted.num_classes,
         mean=(),
         std=(),

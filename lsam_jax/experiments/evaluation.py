@@ -21,13 +21,13 @@ def evaluate(model: Any, data: Dataset, params: Any, batch_stats: Any) -> tuple[
     Every image counts once; the last batch is filled up with images that do not count, so that
     all batches have one shape.
     """
-    count = len(data.test.labels)
+    count = len(data.validation.labels)
     size = min(EVALUATION_BATCH, count)
     variables = {"params": params, "batch_stats": batch_stats}
     total = np.zeros(2)
     for start in range(0, count, size):
         chosen = np.arange(start, start + size)
-        batch = Split(*(part[chosen % count] for part in data.test))
+        batch = Split(*(part[chosen % count] for part in data.validation))
         total += np.asarray(_sums(model, data.mean, data.std, variables, batch, chosen < count))
     return float(total[0] / count), float(total[1] / count)
 

@@ -17,8 +17,8 @@ class History:
     Attributes:
         layers: Names of the L kernels.
         train_loss: Mean over the epoch's steps, of the weights before each step.
-        test_loss: Cross-entropy on the test split, without label smoothing.
-        test_accuracy: Share of the test split.
+        validation_loss: Cross-entropy on the test split, without label smoothing.
+        validation_accuracy: Share of the test split.
         gradient_norm: Over all parameters.
         layer_norms: [L] in each epoch.
         perturbations: [L] in each epoch: how often each kernel has been perturbed so far.
@@ -29,8 +29,8 @@ class History:
 
     layers: tuple[str, ...]
     train_loss: list[float] = dataclasses.field(default_factory=list)
-    test_loss: list[float] = dataclasses.field(default_factory=list)
-    test_accuracy: list[float] = dataclasses.field(default_factory=list)
+    validation_loss: list[float] = dataclasses.field(default_factory=list)
+    validation_accuracy: list[float] = dataclasses.field(default_factory=list)
     gradient_norm: list[float] = dataclasses.field(default_factory=list)
     layer_norms: list[list[float]] = dataclasses.field(default_factory=list)
     perturbations: list[list[int]] = dataclasses.field(default_factory=list)

@@ -32,7 +32,7 @@ def learning_curves(histories: Mapping[str, Sequence[History]], path: Path) -> N
     left, right = figure.subplots(1, 2)
     _curves(left, {name: [h.train_loss for h in runs] for name, runs in histories.items()})
     errors = {
-        name: [[100 * (1 - a) for a in h.test_accuracy] for h in runs]
+        name: [[100 * (1 - a) for a in h.validation_accuracy] for h in runs]
         for name, runs in histories.items()
     }
     _curves(right, errors)

@@ -37,8 +37,8 @@ def report(
     methods = {
         name: {
             "config": dataclasses.asdict(dataclasses.replace(configs[name], seed=0)),
-            "test_accuracy": _over_seeds([h.test_accuracy[-1] for h in runs]),
-            "test_loss": _over_seeds([h.test_loss[-1] for h in runs]),
+            "validation_accuracy": _over_seeds([h.validation_accuracy[-1] for h in runs]),
+            "validation_loss": _over_seeds([h.validation_loss[-1] for h in runs]),
             "train_loss": _over_seeds([h.train_loss[-1] for h in runs]),
             "gradient_norm": _over_seeds([h.gradient_norm[-1] for h in runs]),
             "perturbed_parameters": float(np.mean([h.perturbed_parameters for h in runs])),
@@ -93,8 +93,8 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
     for name, row in report["methods"].items():
         table.add_row(
             name,
-            _text(row["test_accuracy"], 2, scale=100),
-            _text(row["test_loss"], 3),
+            _text(row["validation_accuracy"], 2, scale=100),
+            _text(row["validation_loss"], 3),
             _text(row["gradient_norm"], 3),
             f"{row['step_cost']['ratio']:.2f}",
             f"{100 * row['perturbed_layers']:.0f} / {100 * row['perturbed_parameters']:.0f}",

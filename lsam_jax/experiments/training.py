@@ -106,13 +106,13 @@ def _record(
     total = dict(zip(names, np.asarray(state.sam.perturbations).tolist(), strict=True))
     recent = dict(zip(names, perturbed.tolist(), strict=True))
     steps = len(loss)
-    test_loss, test_accuracy = program.evaluate(state.params, state.batch_stats)
+    validation_loss, validation_accuracy = program.evaluate(state.params, state.batch_stats)
     norm, norms = program.probe(state.params, state.batch_stats)
     parameters = sum(recent[name] * program.sizes[name] for name in names)
     history.append(
         train_loss=loss.mean(),
-        test_loss=test_loss,
-        test_accuracy=test_accuracy,
+        validation_loss=validation_loss,
+        validation_accuracy=validation_accuracy,
         gradient_norm=norm,
         layer_norms=[norms[name] for name in program.layers],
         perturbations=[total[name] for name in program.layers],

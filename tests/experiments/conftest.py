@@ -24,8 +24,8 @@ def quick_compilation():
 def small():
     digits = data.digits()
     train = data.Split(*(part[:130] for part in digits.train))
-    test = data.Split(*(part[:50] for part in digits.test))
-    return digits._replace(train=train, test=test)
+    test = data.Split(*(part[:50] for part in digits.validation))
+    return digits._replace(train=train, validation=test)
 
 
 @pytest.fixture(scope="module")

@@ -46,11 +46,11 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     assert list(report["methods"]) == names
     assert report["environment"]["jax"] == jax.__version__
     for name, row in report["methods"].items():
-        last = [history["test_accuracy"][-1] for history in row["histories"]]
-        assert row["test_accuracy"]["values"] == last
-        np.testing.assert_allclose(row["test_accuracy"]["mean"], np.mean(last))
+        last = [history["validation_accuracy"][-1] for history in row["histories"]]
+        assert row["validation_accuracy"]["values"] == last
+        np.testing.assert_allclose(row["validation_accuracy"]["mean"], np.mean(last))
         np.testing.assert_allclose(
-            row["test_accuracy"]["std"], abs(last[0] - last[1]) / math.sqrt(2), atol=1e-12
+            row["validation_accuracy"]["std"], abs(last[0] - last[1]) / math.sqrt(2), atol=1e-12
         )
         assert row["step_cost"]["ratio"] > 0
         assert row["config"]["epochs"] == 2

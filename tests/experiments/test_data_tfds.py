@@ -86,19 +86,21 @@ def test_cifar_is_what_was_prepared(prepared, name):
     assert loaded.train.images.dtype == np.uint8
     assert loaded.train.labels.dtype == np.int32
     assert rows(loaded.train) == expected(name, ["train"])
-    assert rows(loaded.test) == expected(name, ["test"])
+    assert rows(loaded.validation) == expected(name, ["test"])
     assert loaded.augment is augmentation.crop_and_flip
-    for a, b in zip(loaded.train + loaded.test, data.load(name, prepared).train + loaded.test):
+    for a, b in zip(
+        loaded.train + loaded.validation, data.load(name, prepared).train + loaded.validation
+    ):
         np.testing.assert_array_equal(a, b)
 
 
 def test_flowers_train_on_the_test_split_and_hold_out_the_rest(prepared):
     flowers = data.oxford_flowers102(prepared, size=16)
     assert flowers.train.images.shape == (4, 16, 16, 3)
-    assert flowers.test.images.shape == (5, 16, 16, 3)
+    assert flowers.validation.images.shape == (5, 16, 16, 3)
     assert sorted(flowers.train.labels) == sorted(pictures("oxford_flowers102", "test")[1])
     held_out = [pictures("oxford_flowers102", split)[1] for split in ("train", "validation")]
-    assert sorted(flowers.test.labels) == sorted(np.concatenate(held_out))
+    assert sorted(flowers.validation.labels) == sorted(np.concatenate(held_out))
     assert flowers.num_classes == 102
     by_size = data.load("oxford_flowers102", prepared).train.images.shape
     assert by_size == (4, 32, 32, 3)

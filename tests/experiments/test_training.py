@@ -68,7 +68,7 @@ def test_a_run_learns_and_records_every_epoch(layerwise_run):
     )
     np.testing.assert_allclose(history.perturbed_layers, TINY.k / 11)
     assert 0 < history.perturbed_parameters[0] < 1
-    assert all(0 <= accuracy <= 1 for accuracy in history.test_accuracy)
+    assert all(0 <= accuracy <= 1 for accuracy in history.validation_accuracy)
     assert int(layerwise_run.state.step) == STEPS
 
 
@@ -170,12 +170,12 @@ def test_evaluation_counts_every_image_once(small, monkeypatch):
     loss, accuracy = evaluation.evaluate(
         model, small, variables["params"], variables["batch_stats"]
     )
-    logits = model.apply(variables, data.normalise(small.test.images, small.mean, small.std))
+    logits = model.apply(variables, data.normalise(small.validation.images, small.mean, small.std))
     log_probability = np.asarray(jax.nn.log_softmax(logits), np.float64)
     np.testing.assert_allclose(
-        loss, -log_probability[np.arange(50), small.test.labels].mean(), rtol=1e-5
+        loss, -log_probability[np.arange(50), small.validation.labels].mean(), rtol=1e-5
     )
-    assert accuracy == np.mean(np.argmax(logits, axis=1) == small.test.labels)
+    assert accuracy == np.mean(np.argmax(logits, axis=1) == small.validation.labels)
 
 
 def test_gradient_norms_are_those_of_the_plain_loss(small):
