@@ -75,7 +75,7 @@ def step(
     leaves, treedef = jax.tree.flatten(params)
     leaves = [jnp.asarray(x) for x in leaves]
     program = trace(loss_fn, jax.tree.unflatten(treedef, leaves), has_aux)
-    network, place_cuts = network_of(program, leaves, layers)
+    network, place_cuts, _ = network_of(program, leaves, layers)
     candidates, selected = _choose(recipe, network, state)
     rho, alpha = _numbers(recipe, state)
     where = 1 if recipe.cuts == "auto" and recipe.selector.one_cut else recipe.cuts
