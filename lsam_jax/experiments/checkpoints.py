@@ -8,6 +8,7 @@ this run, and, by a digest, that their bytes are those that were saved.
 import contextlib
 import hashlib
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,12 +185,12 @@ def _quiet() -> Iterator[None]:
     quiet: its abandoned threads and tasks complain until the process ends.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], threading.excepthook
+    levels, hooks = [logger.level for logger in loggers], (threading.excepthook, sys.unraisablehook)
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    threading.excepthook = lambda args: None
+    threading.excepthook = sys.unraisablehook = lambda args: None
     yield
-    threading.excepthook = hook
+    threading.excepthook, sys.unraisablehook = hooks
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
 

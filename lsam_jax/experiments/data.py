@@ -5,7 +5,7 @@ the device, where `normalise` makes them float. A new data set is one more funct
 a `Dataset`, and its entry in `LOADERS`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -172,20 +172,3 @@ def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) ->
     if not mean:
         return standardise(images)
     return (jnp.asarray(images, jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
-
-
-def batches(split: Split, batch_size: int, key: jax.Array) -> Iterator[Split]:
-    """One epoch in an order drawn from `key`; the last, partial batch is left out.
-
-    Args:
-        split: What to draw from.
-        batch_size: Images in a batch.
-        key: Same key, same batches.
-
-    Yields:
-        Batches of exactly `batch_size` images.
-    """
-    order = np.asarray(jax.random.permutation(key, len(split.labels)))
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        yield Split(split.images[chosen], split.labels[chosen])

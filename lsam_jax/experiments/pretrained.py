@@ -12,7 +12,6 @@ Two layouts are known, told apart by the file's extension:
 Classifier, pooler and mask token of a file are left where they are. Nothing is unpickled.
 """
 
-import hashlib
 import math
 import os
 import re
@@ -162,20 +161,6 @@ def load_vit(path: str | os.PathLike[str], backbone_shapes: Any) -> Any:
             for source, shape in zip(sources, targets.values(), strict=True)
         ],
     )
-
-
-def fingerprint(tree: Any) -> str:
-    """Hexadecimal SHA-256 of names, dtypes, shapes and values, to tell weights apart.
-
-    Args:
-        tree: Of arrays; where they are, and the order of keys, does not matter.
-    """
-    digest = hashlib.sha256()
-    for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        digest.update(f"{_name(where)} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _name(where: Any) -> str:

@@ -169,7 +169,8 @@ def build(
     def backbone() -> Any:
         if loaded is not None or not frozen:
             return loaded or {}
-        drawn = initial_variables(model, image_shape, jax.random.key(0))["params"]
+        with jax.ensure_compile_time_eval():  # kept, so it must not be a tracer
+            drawn = initial_variables(model, image_shape, jax.random.key(0))["params"]
         return architecture.split(drawn)[1]
 
     @jax.jit

@@ -129,9 +129,10 @@ class _Loop:
         with clock.evaluation(), self._watcher.evaluating():
             record_epoch(program, history, state)
         timing = clock.read(history.epochs, (last - first) * self._config.batch_size)
-        if self._run is not None:
-            self._run.save(state, history)
         self._watcher.epoch(state, history, timing)
+        if self._run is not None:
+            with self._watcher.evaluating():
+                self._run.save(state, history)
         if history.epochs < self._config.epochs:
             self._stop_if_asked(last)
         return state
