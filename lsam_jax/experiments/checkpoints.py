@@ -188,7 +188,7 @@ def _quiet() -> Iterator[None]:
     levels, hooks = [logger.level for logger in loggers], (threading.excepthook, sys.unraisablehook)
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    threading.excepthook = sys.unraisablehook = lambda args: None
+    threading.excepthook, sys.unraisablehook = (lambda args: None), (lambda args: None)
     yield
     threading.excepthook, sys.unraisablehook = hooks
     for logger, level in zip(loggers, levels, strict=True):

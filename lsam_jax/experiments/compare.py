@@ -17,13 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from lsam_jax.experiments import data as datasets
-from lsam_jax.experiments import output, plots, summary, timing, training
+from lsam_jax.experiments import output, plots, summary, training
 from lsam_jax.experiments.config import METHODS, Config
-from lsam_jax.experiments.data import Split
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.presets import Preset
 from lsam_jax.experiments.settings import parse
 from lsam_jax.experiments.step import Program, State, build
+from lsam_jax.experiments.step_costs import time_steps
 
 SNAPSHOTS = 4
 
@@ -168,28 +168,6 @@ def _measure(
     The cost of a layer-wise step depends on the layers that it selects, and these change
     during training.
     """
-    some = next(iter(programs.values()))
-    drawn = some.batches(seed=0)
-    batches = [drawn[step] for step in range(some.steps_per_epoch)]
-    parts = []
     moments = list(zip(*snapshots.values(), strict=True))
-    for states in moments:
-        steppers = {
-            name: _Stepper(program, state, batches)
-            for (name, program), state in zip(programs.items(), states, strict=True)
-        }
-        parts.append(timing.interleaved(steppers, max(1, rounds // len(moments))))
-    return np.concatenate(parts)
-
-
-class _Stepper:
-    """Goes on with a run, one step for each call."""
-
-    def __init__(self, program: Program, state: State, batches: Sequence[Split]):
-        self._step = program.step
-        self._state = state
-        self._batches = itertools.cycle(batches)
-
-    def __call__(self) -> State:
-        self._state, _ = self._step(self._state, next(self._batches))
-        return self._state
+    share = max(1, rounds // len(moments))
+    return np.concatenate([time_steps(programs.values(), states, share) for states in moments])

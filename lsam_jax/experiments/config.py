@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 METHODS = {
@@ -110,6 +111,22 @@ class Config:
                 f"accumulate={self.accumulate} must divide batch_size={self.batch_size} into equal "
                 "parts of at least two images"
             )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Config":
+        """What `to_json` made a dictionary of.
+
+        Raises:
+            ValueError: When it did not.
+        """
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"not a configuration: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON gives it back."""

@@ -152,6 +152,18 @@ class Run:
             )
 
 
+def configuration(directory: str | os.PathLike[str]) -> Config:
+    """The configuration of the run in a directory.
+
+    Raises:
+        ValueError: When there is no run.
+    """
+    file = Path(directory) / CONFIG
+    if not file.is_file():
+        raise ValueError(f"{str(directory)!r} holds no run; give the --out of lsam-jax train")
+    return Config.from_json(_read(file)["config"])
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -99,7 +99,7 @@ def test_bench_measures_every_program(tmp_path, capsys, monkeypatch):
     assert all(program["compile_seconds"] > 0 for program in programs.values())
 
 
-@pytest.mark.parametrize("command", ["compare", "bench", "train"])
+@pytest.mark.parametrize("command", ["compare", "bench", "train", "cost"])
 def test_help_suffices(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -133,6 +133,13 @@ def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
     before = (out / "metrics.jsonl").read_bytes()
     assert cli.main([*train, "--resume"]) == 0
     assert (out / "metrics.jsonl").read_bytes() == before
+    accuracy = records[-1]["validation_accuracy"]
+    assert f"validation accuracy {accuracy:.2%} after epoch 2" in capsys.readouterr().out
+    file = tmp_path / "cost.json"
+    assert cli.main(["cost", str(out), "--rounds", "2", "--out", str(file)]) == 0
+    assert re.search(r"lsam +8 +\d+\.\d +1\.00 \(1\.00-1\.00\)", capsys.readouterr().out)
+    (row,) = json.loads(file.read_text())["runs"].values()
+    assert (row["from_step"], row["cost"]["ratio"]) == (8, 1.0)
 
 
 def test_a_stopped_run_has_the_signals_status(capsys, monkeypatch, tmp_path):
@@ -205,6 +212,9 @@ def failing(error):
             "not prepared in",
         ),
         (["inspect", "mnist"], "preset 'mnist'"),
+        (["cost", "{directory}"], "holds no run"),
+        (["cost", "{directory}", "{directory}"], "must name each run once"),
+        (["cost", "{directory}", "--rounds", "0"], "--rounds=0"),
         (["inspect", "digits-resnet8", "--set", "k=99"], "k=99"),
         (["bench", "--model", "vgg"], "model='vgg'"),
         (["bench", "--repeats", "0"], "repeats=0"),

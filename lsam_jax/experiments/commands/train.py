@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     changed |= {"epochs": arguments.epochs} if arguments.epochs is not None else {}
     config = presets.preset(arguments.preset).configure(arguments.method, **changed)
     out = arguments.out or f"runs/{arguments.preset}/{config.method}-seed{config.seed}"
-    train.train(
+    result = train.train(
         config,
         out,
         resume=arguments.resume,
@@ -57,3 +57,5 @@ def run(arguments: argparse.Namespace) -> None:
         weights=arguments.weights,
         log=None if arguments.log is None else arguments.log.split(","),
     )
+    accuracy = result.history.validation_accuracy[-1]
+    print(f"validation accuracy {accuracy:.2%} after epoch {config.epochs}; everything is in {out}")
