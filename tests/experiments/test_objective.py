@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mocks import mocked
 from tiny import TINY
 
 from lsam_jax.experiments.config import Config
@@ -130,3 +131,20 @@ def test_bfloat16_computes_in_half_and_keeps_everything_in_single(small):
     assert state.sam.sharpness != 0
     text = jax.jit(program.step).lower(program.init(0), program.batches(0)[0]).as_text()
     assert "bf16" in text
+
+
+def test_every_step_draws_anew_and_the_same_step_the_same():
+    config = dataclasses.replace(
+        TINY, method="sgd", data="cifar10", batch_size=4, learning_rate=0.0
+    )
+    program = build(config, mocked("cifar10", 4))
+    batch = program.batches(0)[0]
+
+    def losses():
+        state, first = program.step(program.init(0), batch)
+        state, second = program.step(state, batch)
+        return float(first.loss), float(second.loss)
+
+    once = losses()
+    assert once == losses()
+    assert abs(once[0] - once[1]) > 1e-4  # other crops of the same images, by the same weights
