@@ -1,8 +1,9 @@
 """The paper's benchmarks by name, and a small one on bundled data.
 
 All recipes are those of Lee, `Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient
-and Accurate Deep Learning <https://doi.org/10.1145/3637528.3671728>`_ (KDD 2024), section 4, and of the author's related public code where the paper is silent. What neither
-says is chosen here and listed as assumed.
+and Accurate Deep Learning <https://doi.org/10.1145/3637528.3671728>`_ (KDD 2024), section 4, and
+of the author's related public code where the paper is silent. What neither says is chosen here
+and listed as assumed.
 """
 
 import dataclasses

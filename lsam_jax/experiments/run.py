@@ -80,6 +80,16 @@ class Run:
         restored, meta = found
         return restored, History.from_json(meta["history"])
 
+    def environment_changes(self) -> dict[str, tuple[Any, Any]]:
+        """What decides rounding and differs from when the run began: before and now, by name."""
+        began = json.loads((self.directory / ENVIRONMENT).read_text(encoding="utf-8"))
+        now = environment.describe()
+        return {
+            name: (began.get(name), now[name])
+            for name in (*environment.PACKAGES, "device_kind", "cpu_model", "xla_flags")
+            if began.get(name) != now[name]
+        }
+
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be saved after so many steps within an epoch."""
         return self._every is not None and step % self._every == 0

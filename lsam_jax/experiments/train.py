@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,12 @@ def train(
         Run(out, config, resume=resume, every=checkpoint_every, origin=origin) as run,
         contextlib.ExitStack() as stack,
     ):
+        for what, (before, now) in run.environment_changes().items():
+            print(
+                f"note: this run began with {what} {before}, now it is {now}; its last digits may "
+                "differ from those of an unbroken run",
+                file=sys.stderr,
+            )
         name = f"{config.model} on {config.data}, {config.method}, seed {config.seed}"
         sinks = open_sinks(log, run.directory, config.to_json(), name)
         for sink in sinks:

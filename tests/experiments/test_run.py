@@ -85,6 +85,16 @@ def test_the_configuration_and_the_environment_stand_beside(tmp_path):
         assert json.loads((run.directory / "environment.json").read_text())["jax"]
 
 
+def test_another_environment_is_noticed(tmp_path):
+    with Run(tmp_path, TINY) as run:
+        assert run.environment_changes() == {}
+    file = tmp_path / "environment.json"
+    began = json.loads(file.read_text())
+    file.write_text(json.dumps({**began, "jax": "0.7.2", "date": "long ago"}))
+    with Run(tmp_path, TINY, resume=True) as run:
+        assert run.environment_changes() == {"jax": ("0.7.2", jax.__version__)}
+
+
 def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
     Run(tmp_path, TINY).close()
     with pytest.raises(ValueError, match=r"already holds a run; pass --resume .*or choose another"):
