@@ -82,12 +82,13 @@ class Run:
 
     def environment_changes(self) -> dict[str, tuple[Any, Any]]:
         """What decides rounding and differs from when the run began: before and now, by name."""
-        began = json.loads((self.directory / ENVIRONMENT).read_text(encoding="utf-8"))
+        file = self.directory / ENVIRONMENT
+        began = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         now = environment.describe()
         return {
             name: (began.get(name), now[name])
             for name in (*environment.PACKAGES, "device_kind", "cpu_model", "xla_flags")
-            if began.get(name) != now[name]
+            if began and began.get(name) != now[name]
         }
 
     def due(self, step: int) -> bool:
