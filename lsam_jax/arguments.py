@@ -18,8 +18,20 @@ def is_concrete(value: Any) -> bool:
     return not callable(value) and not isinstance(value, jax.core.Tracer)
 
 
-def check_real(name: str, value: Any, *, low: float = -math.inf, below: float = math.inf) -> None:
-    """Raises unless `value` is a schedule, a traced scalar, or a finite number in [low, below)."""
+def check_real(
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+    infinite: bool = False,
+) -> None:
+    """Raises unless `value` is a schedule, a traced scalar, or a number within the bounds.
+
+    The bounds are low <= value < below and value <= most; the number must be finite unless
+    `infinite`.
+    """
     if callable(value):
         return
     kind = getattr(value, "dtype", None) or np.asarray(value).dtype
@@ -28,10 +40,19 @@ def check_real(name: str, value: Any, *, low: float = -math.inf, below: float = 
     if isinstance(value, jax.core.Tracer):
         return
     number = float(value)
-    if not math.isfinite(number):
+    if math.isnan(number) or (math.isinf(number) and not infinite):
         raise ValueError(f"{name} must be finite; got {name}={number}.")
-    if not low <= number < below:
-        bounds = f"at least {low:g}" + ("" if math.isinf(below) else f" and below {below:g}")
+    if not (low <= number <= most and (number < below or math.isinf(below))):
+        limits = [
+            text
+            for bound, text in (
+                (low, f"at least {low:g}"),
+                (below, f"below {below:g}"),
+                (most, f"at most {most:g}"),
+            )
+            if math.isfinite(bound)
+        ]
+        bounds = " and ".join(limits)
         raise ValueError(f"{name} must be {bounds}; got {name}={number:g}.")
 
 

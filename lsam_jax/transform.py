@@ -6,8 +6,9 @@ from typing import Any
 import optax
 
 from lsam_jax import arguments
-from lsam_jax.state import SamState, initial_state
-from lsam_jax.step import Recipe, layers_of, step, step_by_gradient
+from lsam_jax.recipe import Recipe
+from lsam_jax.state import SamState
+from lsam_jax.step import start, step, step_by_gradient
 
 
 class SamTransformation(optax.GradientTransformationExtraArgs):
@@ -32,7 +33,7 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
         """Makes the pair of functions for `recipe`."""
 
         def init(params: Any) -> SamState:
-            return initial_state(layers_of(recipe, params))
+            return start(recipe, params)
 
         def update(
             updates: Any,
