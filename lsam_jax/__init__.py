@@ -1,10 +1,11 @@
 """Layer-wise sharpness-aware minimization for JAX, at close to the price of SGD."""
 
 from lsam_jax.bandit import bandit
-from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam, sl_sam
+from lsam_jax.cheaper import adazo_sam, ae_sam, esam, look_sam, momentum_sam, sl_sam
 from lsam_jax.freezing import freeze_inactive
 from lsam_jax.inspection import Inspection, LayerCost, inspect
 from lsam_jax.layers import layer_names
+from lsam_jax.losses import per_sample, split_loss
 from lsam_jax.methods import generalized_sam, layerwise_sam, sam
 from lsam_jax.radii import per_layer
 from lsam_jax.selection import (
@@ -20,7 +21,7 @@ from lsam_jax.selection import (
 )
 from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
-from lsam_jax.variants import asam, gsam, sam_on, stable_sam
+from lsam_jax.variants import asam, functional_sam, gsam, sam_on, stable_sam
 
 __version__ = "0.1.0"
 
@@ -35,9 +36,11 @@ __all__ = [
     "asam",
     "bandit",
     "budget",
+    "esam",
     "everything",
     "fixed",
     "freeze_inactive",
+    "functional_sam",
     "generalized_sam",
     "gsam",
     "high",
@@ -50,10 +53,12 @@ __all__ = [
     "momentum_sam",
     "nothing",
     "per_layer",
+    "per_sample",
     "random",
     "sam",
     "sam_on",
     "sl_sam",
+    "split_loss",
     "stable_sam",
     "value_and_grad",
 ]

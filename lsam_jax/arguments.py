@@ -56,6 +56,13 @@ def check_real(
         raise ValueError(f"{name} must be {bounds}; got {name}={number:g}.")
 
 
+def check_share(name: str, value: Any) -> None:
+    """Raises unless `value` is a schedule, a traced scalar, or a number in (0, 1]."""
+    check_real(name, value, low=0.0, most=1.0)
+    if is_concrete(value) and not value > 0:
+        raise ValueError(f"{name} must be above 0; got {name}={float(value):g}.")
+
+
 def check_count(name: str, value: Any, *, low: int) -> None:
     """Raises unless `value` is a schedule, a traced scalar, or a whole number of at least `low`."""
     check_real(name, value, low=low)
@@ -76,6 +83,11 @@ def static_int(value: Any) -> int | None:
 def resolve(value: Scalar, count: jax.Array) -> Any:
     """The number that `value` stands for at step `count`."""
     return value(count) if callable(value) else value
+
+
+def equals(value: Any, number: float) -> bool:
+    """Whether `value` is this number, and known before the step is compiled."""
+    return isinstance(value, int | float | np.number) and float(value) == number
 
 
 def check_callable(name: str, value: Any, way_out: str) -> Callable[..., Any]:

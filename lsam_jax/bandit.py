@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arguments import check_real, is_concrete
+from lsam_jax.arguments import check_real, check_share
 from lsam_jax.layers import Layers
 from lsam_jax.selection import Selector
 
@@ -42,10 +42,8 @@ def bandit(
         their root mean square over S.
       seed: the draws are a function of it, of the step count and of p only.
     """
-    check_real("active", active, low=0.0, most=1.0)
+    check_share("active", active)
     check_real("rate", rate, low=0.0)
-    if is_concrete(active) and not active > 0:
-        raise ValueError(f"active must be above 0, or nothing could be drawn; got active={active}.")
 
     def draw(count: jax.Array, memory: Chances, candidates: np.ndarray) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), count)

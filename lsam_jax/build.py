@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from lsam_jax import arguments, ascent, cadence, combination, cuts, perturbation
+from lsam_jax import arguments, ascent, cadence, combination, cuts, descent, perturbation
 from lsam_jax import selection as selectors
 from lsam_jax.layers import LayerSpec
 from lsam_jax.radii import Radii, Radius
@@ -21,6 +21,7 @@ def build(
     layers: LayerSpec = "array",
     ascend: ascent.Ascent = ascent.gradient,
     perturb: perturbation.Perturbation = perturbation.normalized,
+    descend: descent.Descent = descent.of_loss,
     combine: combination.Combination = combination.perturbed_only,
     when: cadence.Cadence = cadence.always,
     norm_decay: Any = 0.0,
@@ -54,6 +55,7 @@ def build(
             ascent=ascend,
             perturb=perturb,
             rho=rho,
+            descent=descend,
             combine=combine,
             alpha=alpha,
             cadence=when,

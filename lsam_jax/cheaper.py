@@ -6,12 +6,13 @@ arrays are.
 
 from typing import Any
 
-from lsam_jax import arguments, ascent, cadence, combination
+from lsam_jax import arguments, ascent, cadence, combination, descent, perturbation
 from lsam_jax.bandit import bandit
 from lsam_jax.build import build
 from lsam_jax.layers import LayerSpec
 from lsam_jax.radii import Radius
 from lsam_jax.selection import budget as within
+from lsam_jax.selection import independent
 from lsam_jax.transform import SamTransformation
 
 
@@ -120,6 +121,58 @@ def momentum_sam(
     """
     arguments.check_real("momentum", momentum, low=0.0, below=1.0)
     return build(rho=rho, ascend=ascent.momentum(momentum), k=k, selection=selection, layers=layers)
+
+
+def esam(
+    rho: Radius = 0.05,
+    beta: arguments.Scalar = 0.6,
+    gamma: float = 0.5,
+    *,
+    weights: bool = False,
+    seed: int = 0,
+    layers: LayerSpec = "array",
+) -> SamTransformation:
+    """ESAM (Du et al. 2022): a random part of the network, and the samples that it hurts.
+
+    Each layer is drawn with probability beta and moved by (rho / beta) g / ||g||, the norm over
+    the drawn ones; the direction is the gradient there of the mean loss of the gamma share of
+    samples whose loss rose most. What the draw does not need is not computed, and the backward
+    pass there is over the chosen samples alone. https://arxiv.org/abs/2110.03141
+
+    Args:
+      rho: the radius; a number, a schedule, or `per_layer` radii.
+      beta: the probability, in (0, 1]; a number or a schedule.
+      gamma: the share of samples, in (0, 1]. Below 1 the loss must be that of samples: pass
+        `per_sample(losses)` as the loss function of `value_and_grad` or, `.at(batch)`, as
+        `value_fn`. Whatever is random in the loss is drawn anew for the chosen samples.
+      weights: draws each weight instead of each layer (the paper, where the authors' code draws
+        arrays), with the norm over all weights; this saves nothing.
+      seed: of the draws.
+      layers: how the parameters are cut into layers; see `layer_names`.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it; when first used, if gamma
+        is below 1 and the loss is not that of samples.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> tx = lsam.esam(0.1, beta=0.6, gamma=0.5)
+    >>> loss_fn = lsam.per_sample(lambda w, x, y: (x @ w - y) ** 2, argnums=(1, 2))
+    >>> w, x, y = jnp.ones(2), jnp.ones((4, 2)), jnp.arange(4.0)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w), x, y)
+    """
+    arguments.check_share("beta", beta)
+    arguments.check_share("gamma", gamma)
+    if not arguments.is_concrete(gamma):
+        raise TypeError("gamma decides what is compiled, so it must be a plain number.")
+    everything = weights or arguments.equals(beta, 1.0)
+    return build(
+        rho=rho,
+        selection="all" if everything else independent(beta, seed),
+        perturb=perturbation.some_weights(beta, seed) if weights else perturbation.undiluted(beta),
+        descend=descent.of_loss if gamma == 1 else descent.of_samples(float(gamma)),
+        layers=layers,
+    )
 
 
 def adazo_sam(

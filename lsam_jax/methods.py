@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from lsam_jax import arguments, combination, cuts, perturbation
 from lsam_jax.build import build
 from lsam_jax.layers import LayerSpec
@@ -115,5 +113,4 @@ def sam(rho: Radius = 0.05, *, layers: LayerSpec = "array") -> SamTransformation
 
 
 def _mixed(alpha: arguments.Scalar) -> combination.Combination:
-    is_one = isinstance(alpha, int | float | np.number) and float(alpha) == 1.0
-    return combination.perturbed_only if is_one else combination.mix
+    return combination.perturbed_only if arguments.equals(alpha, 1.0) else combination.mix

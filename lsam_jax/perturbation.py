@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lsam_jax.arguments import resolve
 from lsam_jax.layers import Layers, sum_of_squares
 from lsam_jax.parts import Moving, Now, ratio, remember_nothing, square_of
 
@@ -74,6 +75,33 @@ def adaptive(eta: Any, scaled: Callable[[str, int], bool]) -> Perturbation:
         twice = [t * d if s else d for s, t, d in zip(is_scaled, size, once)]
         scale = ratio(now.rho, square_of(once))
         return _plain(twice, w, at, now._replace(rho=scale), memory)
+
+    return Perturbation(move)
+
+
+def undiluted(share: Any) -> Perturbation:
+    """`w + (rho / share) g / ||g||`, to move as much as if not only a share were drawn (ESAM)."""
+
+    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+        rho = now.rho / resolve(share, now.count)
+        return _normalized(g, w, at, now._replace(rho=rho), memory)
+
+    return Perturbation(move)
+
+
+def some_weights(share: Any, seed: int) -> Perturbation:
+    """`w + (rho / share) m g / ||g||`, each weight's m being 1 with probability `share` (ESAM)."""
+
+    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+        p = resolve(share, now.count)
+        key = jax.random.fold_in(jax.random.key(seed), now.count)
+        keys = [jax.random.fold_in(key, n) for n in at.leaf]
+        masked = [
+            jnp.where(jax.random.uniform(k, d.shape) < p, d, jnp.zeros_like(d))
+            for k, d in zip(keys, g)
+        ]
+        scale = ratio(now.rho / p, square_of(g))
+        return _plain(masked, w, at, now._replace(rho=scale), memory)
 
     return Perturbation(move)
 

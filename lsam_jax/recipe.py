@@ -11,6 +11,7 @@ from lsam_jax.ascent import Ascent
 from lsam_jax.cadence import Cadence
 from lsam_jax.combination import Combination
 from lsam_jax.cuts import Cuts, check_cut_names
+from lsam_jax.descent import Descent
 from lsam_jax.layers import Layers, LayerSpec, partition
 from lsam_jax.parts import Now
 from lsam_jax.perturbation import Perturbation
@@ -28,6 +29,7 @@ class Recipe(NamedTuple):
       ascent: uphill by what.
       perturb: how far they move.
       rho: the radius.
+      descent: what the second pass differentiates.
       combine: what is descended.
       alpha: the weight that the combination uses.
       cadence: when a step perturbs.
@@ -43,6 +45,7 @@ class Recipe(NamedTuple):
     ascent: Ascent
     perturb: Perturbation
     rho: Radius
+    descent: Descent
     combine: Combination
     alpha: arguments.Scalar
     cadence: Cadence

@@ -14,6 +14,7 @@ import numpy as np
 
 from lsam_jax import arguments, selection
 from lsam_jax.cuts import network_of
+from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly, Outcome
@@ -35,18 +36,28 @@ def step(
     """One step by the engine: clean loss, aux, direction of descent, new state."""
     layers, state = _checked(recipe, params, state)
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
-    program = trace(loss_fn, layers.tree(leaves), has_aux)
+    prepare = recipe.descent.prepare
+    prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
+    program = trace(prepared, layers.tree(leaves), has_aux or prepare is not None)
     network, place_cuts = network_of(program, leaves, layers)
     candidates, selected = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)
     cadence = recipe.cadence
     where = 1 if recipe.cuts == "auto" and recipe.selector.one_cut else recipe.cuts
+
+    def descend(clean: Sequence[Any], second: Second) -> Found:
+        assert recipe.descent.second is not None
+        return recipe.descent.second(
+            loss_fn, layers.treedef, lambda aux: program.aux.unflatten(aux)[1], clean, second
+        )
+
     method = Method(
         assembly.perturb,
         assembly.finish,
         assembly.estimate if recipe.ascent.estimate is not None else None,
         recipe.combine.everywhere,
+        None if recipe.descent.second is None else descend,
     )
 
     def perturbed(leaves: Sequence[Any]) -> Passes:
@@ -76,6 +87,7 @@ def step(
         passes = perturbed(leaves)
     direction = layers.tree(passes.result.direction)
     aux = program.aux.unflatten(passes.aux)
+    aux = aux if prepare is None else aux[0]
     return passes.loss, aux, direction, assembly.advanced(passes.result)
 
 
@@ -87,6 +99,11 @@ def step_by_gradient(
     if recipe.ascent.estimate is not None and recipe.ascent.uses_loss:
         raise ValueError(
             "grad_fn was given, but this method climbs by differences of the loss: pass value_fn."
+        )
+    if recipe.descent.second is not None:
+        raise ValueError(
+            "grad_fn was given, but this method needs a part of the loss (see split_loss and "
+            "per_sample): pass value_fn."
         )
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
     network = selection.in_tree_order(layers.names)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.convolutions import canonical_convolutions, holds_convolution
+from lsam_jax.descent import Found, Second
 from lsam_jax.gating import gated_value_and_grad
 from lsam_jax.program import Program, cut
 
@@ -52,12 +53,15 @@ class Method(NamedTuple):
       estimate: stands in for the gradient in the ascent: from a function that gives loss and aux,
         the weights and their places to loss, aux (or None and None) and g.
       everywhere: whether the descent gradient of layers that are not selected is asked for.
+      descend: stands in for the gradient of the loss in the second pass; from the leaves of the
+        clean aux and a `Second` to what that one's `gradient` gives.
     """
 
     perturb: Callable[[Leaves, Leaves, Sequence[int]], Leaves]
     finish: Callable[[Leaves, Leaves, Leaves, Any, Any], Any]
     estimate: Callable[[Callable[..., Any], Leaves, Sequence[int]], Any] | None = None
     everywhere: bool = True
+    descend: Callable[[Leaves, Second], Found] | None = None
 
 
 def two_pass(
@@ -139,21 +143,28 @@ def _at_cut(
     else:
         loss, aux, g = method.estimate(at_hidden, suffix_params, index)
     moved = method.perturb(g, suffix_params, index)
-    h_prefix: Leaves
-    if method.everywhere:
-        (perturbed_loss, aux_there), (h_hidden, h_suffix) = jax.value_and_grad(
-            loss_of, argnums=(0, 1), has_aux=True
-        )(hidden, moved)
-        (h_prefix,) = pull_back(h_hidden)
-    else:
-        perturbed_loss, aux_there, h_suffix = gradient(at_hidden, moved, group)
-        h_prefix = [None] * len(prefix_params)
     nothing = [None] * len(prefix_params)
-    all_g, all_h, all_w = (
-        in_one(early, late, in_suffix)
-        for early, late in ((nothing, g), (h_prefix, h_suffix), (nothing, moved))
-    )
-    result = method.finish(all_g, all_h, all_w, loss, perturbed_loss)
+
+    def whole_gradient(of: Callable[[Any, list[Any]], Any]) -> Found:
+        def objective(hidden: Leaves, params: Leaves) -> tuple[Any, Any]:
+            loss, aux = loss_of(hidden, params)
+            return of(loss, aux), (loss, aux)
+
+        gradients, (loss, aux) = jax.grad(objective, argnums=(0, 1), has_aux=True)(hidden, moved)
+        (h_prefix,) = pull_back(gradients[0])
+        return loss, aux, in_one(h_prefix, gradients[1], in_suffix)
+
+    if not method.everywhere:
+        perturbed_loss, aux_there, h_suffix = gradient(at_hidden, moved, group)
+        h: Leaves = in_one(nothing, h_suffix, in_suffix)
+    elif method.descend is None:
+        perturbed_loss, aux_there, h = whole_gradient(lambda loss, aux: loss)
+    else:
+        weights = in_one(prefix_params, moved, in_suffix)
+        second = Second(whole_gradient, lambda: at_hidden(moved), weights)
+        perturbed_loss, aux_there, h = method.descend(aux, second)
+    g_all, w_all = (in_one(nothing, x, in_suffix) for x in (g, moved))
+    result = method.finish(g_all, h, w_all, loss, perturbed_loss)
     return Passes(perturbed_loss, aux_there, result) if loss is None else Passes(loss, aux, result)
 
 

@@ -8,7 +8,7 @@ layers="kernel")` is a layer-wise ASAM.
 from collections.abc import Callable
 from typing import Any
 
-from lsam_jax import arguments, combination, perturbation
+from lsam_jax import arguments, combination, descent, perturbation
 from lsam_jax.build import build
 from lsam_jax.layers import LayerSpec
 from lsam_jax.radii import Radius
@@ -115,6 +115,38 @@ def stable_sam(
       layers: how the parameters are cut into layers; see `layer_names`.
     """
     return build(rho=rho, combine=combination.same_norm, k=k, selection=selection, layers=layers)
+
+
+def functional_sam(
+    rho: Radius = 0.05, *, k: Any = None, selection: Any = "all", layers: LayerSpec = "array"
+) -> SamTransformation:
+    """Functional-SAM (Singh et al. 2025): the Jacobian there, the error here.
+
+    With F the network's outputs and l their loss, the direction is J_F(w')^T dl/dF(F(w)), where
+    w' = w + rho g / ||g||: only how the outputs depend on the weights is taken at the perturbed
+    weights. https://arxiv.org/abs/2502.02407
+
+    The loss must come in its two parts: `split_loss(outputs, loss)`, as the loss function of
+    `value_and_grad` or, `.at(batch)`, as `value_fn`.
+
+    Args:
+      rho: the radius; a number, a schedule, or `per_layer` radii.
+      k: how many layers, if the selection needs a number.
+      selection: which layers are perturbed, as for `layerwise_sam`.
+      layers: how the parameters are cut into layers; see `layer_names`.
+
+    Raises:
+      TypeError: when first used, if the loss is not in two parts.
+      ValueError: from `update`, if only a `grad_fn` is given.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> tx = lsam.functional_sam(0.1)
+    >>> loss_fn = lsam.split_loss(lambda w, x, y: x @ w, lambda out, x, y: jnp.mean((out - y) ** 2))
+    >>> w, x, y = jnp.ones(2), jnp.ones((3, 2)), jnp.zeros(3)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w), x, y)
+    """
+    return build(rho=rho, descend=descent.of_outputs, k=k, selection=selection, layers=layers)
 
 
 def _scaling(scaled: str | Callable[[str], bool]) -> Callable[[str, int], bool]:

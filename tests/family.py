@@ -71,6 +71,13 @@ TABLE = {
         lambda p, o: textbook.differences(p, RHO, 3, 1e-3, 7),
         grad_fn=False,
     ),
+    "esam": Row(
+        lambda: lsam.esam(RHO, 0.6, gamma=1), lambda p, o: textbook.part(p, RHO, 0.6, p.arrays)
+    ),
+    "esam_weights": Row(
+        lambda: lsam.esam(RHO, 0.6, gamma=1, weights=True, seed=5),
+        lambda p, o: textbook.part_of_weights(p, RHO, 0.6, 5),
+    ),
     "sl_sam": Row(
         lambda: lsam.sl_sam(RHO, 0.5, rate=0.1), lambda p, o: textbook.drawn(p, RHO, p.arrays)
     ),

@@ -197,3 +197,27 @@ def drawn(p, rho, layers):
         return mask * p.gradient(w + rho * unit(mask * p.gradient(w)))
 
     return step
+
+
+def part(p, rho, beta, layers):
+    """ESAM's perturbation by layers; the draws themselves are taken from the state."""
+
+    def step(w, count):
+        mask = sum((m for n, m in layers.items() if n in p.selected()), np.zeros_like(w, bool))
+        return p.gradient(w + rho / beta * unit(mask * p.gradient(w)))
+
+    return step
+
+
+def part_of_weights(p, rho, beta, seed):
+    """By weights, with the same draws: array n in step t is drawn from the key seed, t, n."""
+
+    def step(w, count):
+        key = jax.random.fold_in(jax.random.key(seed), count)
+        drawn = np.zeros_like(w)
+        for n, mask in enumerate(p.arrays.values()):
+            drawn[mask] = jax.random.uniform(jax.random.fold_in(key, n), (mask.sum(),)) < beta
+        assert 0.3 < drawn.mean() < 0.9
+        return p.gradient(w + rho / beta * drawn * unit(p.gradient(w)))
+
+    return step
