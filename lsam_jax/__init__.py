@@ -2,6 +2,7 @@
 
 from lsam_jax.bandit import bandit
 from lsam_jax.cheaper import adazo_sam, ae_sam, esam, look_sam, momentum_sam, sl_sam
+from lsam_jax.fisher import empirical_fisher, refresh_mask
 from lsam_jax.freezing import freeze_inactive
 from lsam_jax.inspection import Inspection, LayerCost, inspect
 from lsam_jax.layers import layer_names
@@ -21,7 +22,7 @@ from lsam_jax.selection import (
 )
 from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
-from lsam_jax.variants import asam, functional_sam, gsam, sam_on, stable_sam
+from lsam_jax.variants import asam, functional_sam, gsam, sam_on, sparse_sam, stable_sam
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "asam",
     "bandit",
     "budget",
+    "empirical_fisher",
     "esam",
     "everything",
     "fixed",
@@ -55,9 +57,11 @@ __all__ = [
     "per_layer",
     "per_sample",
     "random",
+    "refresh_mask",
     "sam",
     "sam_on",
     "sl_sam",
+    "sparse_sam",
     "split_loss",
     "stable_sam",
     "value_and_grad",

@@ -23,14 +23,15 @@ def check_real(
     value: Any,
     *,
     low: float = -math.inf,
+    above: float = -math.inf,
     below: float = math.inf,
     most: float = math.inf,
     infinite: bool = False,
 ) -> None:
     """Raises unless `value` is a schedule, a traced scalar, or a number within the bounds.
 
-    The bounds are low <= value < below and value <= most; the number must be finite unless
-    `infinite`.
+    The bounds are low <= value <= most and above < value < below; the number must be finite
+    unless `infinite`.
     """
     if callable(value):
         return
@@ -42,25 +43,20 @@ def check_real(
     number = float(value)
     if math.isnan(number) or (math.isinf(number) and not infinite):
         raise ValueError(f"{name} must be finite; got {name}={number}.")
-    if not (low <= number <= most and (number < below or math.isinf(below))):
-        limits = [
-            text
-            for bound, text in (
-                (low, f"at least {low:g}"),
-                (below, f"below {below:g}"),
-                (most, f"at most {most:g}"),
-            )
-            if math.isfinite(bound)
-        ]
-        bounds = " and ".join(limits)
+    limits = [
+        (low <= number, low, "at least"),
+        (number <= most, most, "at most"),
+        (above < number or math.isinf(above), above, "above"),
+        (number < below or math.isinf(below), below, "below"),
+    ]
+    if not all(holds for holds, _, _ in limits):
+        bounds = " and ".join(f"{word} {x:g}" for _, x, word in limits if math.isfinite(x))
         raise ValueError(f"{name} must be {bounds}; got {name}={number:g}.")
 
 
 def check_share(name: str, value: Any) -> None:
     """Raises unless `value` is a schedule, a traced scalar, or a number in (0, 1]."""
-    check_real(name, value, low=0.0, most=1.0)
-    if is_concrete(value) and not value > 0:
-        raise ValueError(f"{name} must be above 0; got {name}={float(value):g}.")
+    check_real(name, value, above=0.0, most=1.0)
 
 
 def check_count(name: str, value: Any, *, low: int) -> None:

@@ -207,9 +207,7 @@ def adazo_sam(
     arguments.check_count("probes", probes, low=1)
     if arguments.static_int(probes) is None:
         raise TypeError("probes decides what is compiled, so it must be a plain number.")
-    arguments.check_real("step", step, low=0.0)
-    if not step > 0:
-        raise ValueError(f"step must be above 0; got step={step}.")
+    arguments.check_real("step", step, above=0.0)
     ascend = ascent.two_point(int(probes), step, seed)
     return build(rho=rho, ascend=ascend, k=k, selection=selection, layers=layers)
 

@@ -26,11 +26,13 @@ class Perturbation(NamedTuple):
       move: `(g, w, at, now, memory) -> w'`.
       init: makes its memory from the layers and the leaves of the parameters.
       update: the memory after a step, from `(memory, g, at, now)`.
+      refresh: a new memory, from the layers and scores given from outside, one for each leaf.
     """
 
     move: Move
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
     update: Callable[[Any, Arrays, Moving, Now], Any] = lambda memory, g, at, now: memory
+    refresh: Callable[[Layers, Sequence[Any]], Any] | None = None
 
 
 def _plain(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:

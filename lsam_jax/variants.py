@@ -8,7 +8,7 @@ layers="kernel")` is a layer-wise ASAM.
 from collections.abc import Callable
 from typing import Any
 
-from lsam_jax import arguments, combination, descent, perturbation
+from lsam_jax import arguments, combination, descent, perturbation, sparse
 from lsam_jax.build import build
 from lsam_jax.layers import LayerSpec
 from lsam_jax.radii import Radius
@@ -115,6 +115,54 @@ def stable_sam(
       layers: how the parameters are cut into layers; see `layer_names`.
     """
     return build(rho=rho, combine=combination.same_norm, k=k, selection=selection, layers=layers)
+
+
+def sparse_sam(
+    rho: Radius = 0.05,
+    sparsity: float = 0.5,
+    *,
+    dynamic: bool = False,
+    every: Any = 100,
+    drop: arguments.Scalar = 0.5,
+    seed: int = 0,
+    layers: LayerSpec = "array",
+) -> SamTransformation:
+    """Sparse SAM (Mi et al. 2022): perturbs single weights, those that a mask has.
+
+    The direction is the gradient at w + rho m g / ||g||, the norm over all weights, with m a mask
+    whose share of ones is 1 - sparsity. At first it is random. Then, by `dynamic`:
+
+    - False (SSAM-F): the weights of the largest empirical Fisher information, whenever you say so,
+      e.g. every few epochs: `sam_state = refresh_mask(tx, sam_state, empirical_fisher(...))`.
+    - True (SSAM-D): every so many steps the share `drop` of the ones, those of smallest |g|, turns
+      to zeros, and as many zeros, drawn at random, to ones.
+
+    A mask saves nothing: a step costs what SAM costs. https://arxiv.org/abs/2210.05177
+
+    Args:
+      rho: the radius; a number, a schedule, or `per_layer` radii.
+      sparsity: the share of weights that are never moved, in [0, 1). 0 is SAM.
+      dynamic: how the mask changes.
+      every: with `dynamic`, steps between changes.
+      drop: with `dynamic`, that share; a number or a schedule (the authors' is
+        `optax.cosine_decay_schedule(0.5, steps)`).
+      seed: of what is random.
+      layers: how the parameters are cut into layers; the weights of all of them compete.
+
+    Returns:
+      A transformation whose state holds one bool for each weight.
+    """
+    arguments.check_real("sparsity", sparsity, low=0.0, below=1.0)
+    if not arguments.is_concrete(sparsity):
+        raise TypeError("sparsity decides the size of a mask, so it must be a plain number.")
+    arguments.check_count("every", every, low=1)
+    arguments.check_real("drop", drop, low=0.0, most=1.0)
+    perturb = (
+        sparse.drop_and_grow(sparsity, every, lambda count: arguments.resolve(drop, count), seed)
+        if dynamic
+        else sparse.masked(sparsity, seed)
+    )
+    return build(rho=rho, perturb=perturb, layers=layers)
 
 
 def functional_sam(

@@ -78,6 +78,13 @@ TABLE = {
         lambda: lsam.esam(RHO, 0.6, gamma=1, weights=True, seed=5),
         lambda p, o: textbook.part_of_weights(p, RHO, 0.6, 5),
     ),
+    "sparse_sam": Row(
+        lambda: lsam.sparse_sam(RHO, 0.7, seed=3), lambda p, o: textbook.sparse(p, RHO)
+    ),
+    "sparse_sam_dynamic": Row(
+        lambda: lsam.sparse_sam(RHO, 0.7, dynamic=True, every=4, drop=0.3),
+        lambda p, o: textbook.sparse(p, RHO),
+    ),
     "sl_sam": Row(
         lambda: lsam.sl_sam(RHO, 0.5, rate=0.1), lambda p, o: textbook.drawn(p, RHO, p.arrays)
     ),

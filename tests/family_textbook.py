@@ -20,6 +20,7 @@ class Problem(NamedTuple):
     arrays: dict  # the same for all arrays, in tree order
     order: tuple  # the names of the kernels in tree order
     selected: Any  # () -> the names of the layers that lsam_jax reports for this step
+    mask: Any  # () -> the weights that it may move in this step
 
 
 def norm(x):
@@ -221,3 +222,8 @@ def part_of_weights(p, rho, beta, seed):
         return p.gradient(w + rho / beta * drawn * unit(p.gradient(w)))
 
     return step
+
+
+def sparse(p, rho):
+    """The mask, whose own tests are elsewhere, is taken from the state before the step."""
+    return lambda w, count: p.gradient(w + rho * p.mask() * unit(p.gradient(w)))

@@ -128,3 +128,13 @@ def test_only_candidates_are_drawn_and_share_the_probability():
 def test_active_is_a_share(active):
     with pytest.raises(ValueError, match="active"):
         lsam.bandit(active)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.6, lambda count: 0.6 + 0 * count])
+def test_independent_draws_have_their_probability(p):
+    draw = lsam.independent(p, seed=4).draw
+    draws = np.asarray(jax.vmap(lambda c: draw(c, (), np.arange(L) > 0))(jnp.arange(3000)))
+    expected = 0.6 if callable(p) else p
+    assert np.all(np.abs(draws[:, 1:].mean(0) - expected) < 4 * np.sqrt(0.25 / 3000))
+    assert not draws[:, 0].any()
+    assert np.mean(draws[:, 3] & draws[:, 7]) == pytest.approx(expected**2, abs=0.036)

@@ -46,7 +46,7 @@ def of_network(name):
         lambda w, b: np.asarray(ravel_pytree(both(unravel(jnp.asarray(w)), b)[1])[0]), case.batches
     )
     layers, arrays = masks(case.params, case.order)
-    problem = Problem(loss, gradient, layers, arrays, lsam.layer_names(case.params), None)
+    problem = Problem(loss, gradient, layers, arrays, lsam.layer_names(case.params), None, None)
     return problem, case.params, lambda w, b: case.loss(w, b)[0], case.batches
 
 
@@ -63,7 +63,7 @@ def of_quadratic():
     order = ("deep/w", "join/w")
     layers, arrays = masks(params, order)
     loss = Batched(lambda w, b: 0.5 * w @ A @ w, [None])
-    problem = Problem(loss, Batched(lambda w, b: A @ w, [None]), layers, arrays, order, None)
+    problem = Problem(loss, Batched(lambda w, b: A @ w, [None]), layers, arrays, order, None, None)
 
     def value(w, batch):
         flat = ravel_pytree(w)[0]
@@ -111,10 +111,15 @@ def test_like_the_textbook(name, face, model):
     def selected():
         return {name for name, on in zip(names, state.selected, strict=True) if on}
 
-    want = row.want(problem._replace(selected=selected), order)
+    def mask():
+        moves = jax.tree.leaves(before.memory.perturbation.moves)
+        return np.concatenate([np.ravel(m) for m in moves])
+
+    want = row.want(problem._replace(selected=selected, mask=mask), order)
     for count in range(STEPS):
         problem.loss.count = problem.gradient.count = count
         at = unravel(jnp.asarray(w))
+        before = state
         loss, direction, state = step(at, state, batches[count % len(batches)])
         expected = want(w, count)
         assert relative_error(np.asarray(ravel_pytree(direction)[0]), expected) <= EXACT, count

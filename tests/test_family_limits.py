@@ -18,6 +18,7 @@ ARE_SAM = {
     "look_sam, every step": lambda: lsam.look_sam(RHO, every=1),
     "gsam, alpha 0": lambda: lsam.gsam(RHO, 0.0),
     "ae_sam, threshold -inf": lambda: lsam.ae_sam(RHO, -INF),
+    "ae_sam, threshold -inf, no memory": lambda: lsam.ae_sam(RHO, -INF, 0.0),
     "sl_sam, all active": lambda: lsam.sl_sam(RHO, 1.0),
     "generalized_sam, alpha 1": lambda: lsam.generalized_sam(RHO, 1.0),
     "sam_on, all": lambda: lsam.sam_on(RHO, layers="array"),
