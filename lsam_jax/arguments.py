@@ -18,8 +18,21 @@ def is_concrete(value: Any) -> bool:
     return not callable(value) and not isinstance(value, jax.core.Tracer)
 
 
-def check_real(name: str, value: Any, *, low: float = -math.inf, below: float = math.inf) -> None:
-    """Raises unless `value` is a schedule, a traced scalar, or a finite number in [low, below)."""
+def check_real(
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+    infinite: bool = False,
+) -> None:
+    """Raises unless `value` is a schedule, a traced scalar, or a number within the bounds.
+
+    The bounds are low <= value <= most and above < value < below; the number must be finite
+    unless `infinite`.
+    """
     if callable(value):
         return
     kind = getattr(value, "dtype", None) or np.asarray(value).dtype
@@ -28,11 +41,22 @@ def check_real(name: str, value: Any, *, low: float = -math.inf, below: float = 
     if isinstance(value, jax.core.Tracer):
         return
     number = float(value)
-    if not math.isfinite(number):
+    if math.isnan(number) or (math.isinf(number) and not infinite):
         raise ValueError(f"{name} must be finite; got {name}={number}.")
-    if not low <= number < below:
-        bounds = f"at least {low:g}" + ("" if math.isinf(below) else f" and below {below:g}")
+    limits = [
+        (low <= number, low, "at least"),
+        (number <= most, most, "at most"),
+        (above < number or math.isinf(above), above, "above"),
+        (number < below or math.isinf(below), below, "below"),
+    ]
+    if not all(holds for holds, _, _ in limits):
+        bounds = " and ".join(f"{word} {x:g}" for _, x, word in limits if math.isfinite(x))
         raise ValueError(f"{name} must be {bounds}; got {name}={number:g}.")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Raises unless `value` is a schedule, a traced scalar, or a number in (0, 1]."""
+    check_real(name, value, above=0.0, most=1.0)
 
 
 def check_count(name: str, value: Any, *, low: int) -> None:
@@ -55,6 +79,11 @@ def static_int(value: Any) -> int | None:
 def resolve(value: Scalar, count: jax.Array) -> Any:
     """The number that `value` stands for at step `count`."""
     return value(count) if callable(value) else value
+
+
+def equals(value: Any, number: float) -> bool:
+    """Whether `value` is this number, and known before the step is compiled."""
+    return isinstance(value, int | float | np.number) and float(value) == number
 
 
 def check_callable(name: str, value: Any, way_out: str) -> Callable[..., Any]:

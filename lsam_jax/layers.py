@@ -14,6 +14,11 @@ import numpy as np
 
 Params = Any
 Rule = tuple[str, str | None]
+NORMALISATION = re.compile(
+    r"norm(?![a-z])|normali[sz]ation|(^|[/_])(bn|ln|gn)(?![a-z])", re.IGNORECASE
+)
+"""Finds a normalisation layer in a path."""
+
 LayerSpec = str | Callable[[str], str | None] | Sequence[Rule]
 
 
@@ -24,15 +29,31 @@ class Layers(NamedTuple):
       names: the L names.
       of_leaf: for each leaf, the index of its layer, or -1.
       paths: for each leaf, its path, as in "block0/Conv_0/kernel".
+      treedef: the structure of the parameters.
     """
 
     names: tuple[str, ...]
     of_leaf: tuple[int, ...]
     paths: tuple[str, ...]
+    treedef: Any
 
-    def norms(self, leaves: Sequence[jax.Array]) -> jax.Array:
-        """The Euclidean norm of each layer, f32[L], accumulated in at least float32."""
-        squares = [sum_of_squares(x) if i >= 0 else None for i, x in zip(self.of_leaf, leaves)]
+    def tree(self, leaves: Sequence[Any]) -> Any:
+        """The tree of the parameters' structure with these leaves."""
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def leaves(self, tree: Any) -> list[Any]:
+        """The leaves of such a tree, one for each array of the parameters."""
+        return self.treedef.flatten_up_to(tree)
+
+    def norms(self, leaves: Sequence[jax.Array | None]) -> jax.Array:
+        """The Euclidean norm of each layer, f32[L], accumulated in at least float32.
+
+        None stands for zeros.
+        """
+        squares = [
+            sum_of_squares(x) if i >= 0 and x is not None else None
+            for i, x in zip(self.of_leaf, leaves)
+        ]
         return jnp.sqrt(jnp.stack(self._totals(squares))).astype(jnp.float32)
 
     def sizes(self, leaves: Sequence[jax.Array]) -> np.ndarray:
@@ -64,6 +85,8 @@ def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]
     Args:
       params: a pytree of arrays.
       layers: "kernel": every array of rank > 1 is a layer of its own (the paper's choice).
+        "array": every array is. "norm": every array of a normalisation layer is, going by the
+        names of its modules (`BatchNorm_0`, `layer_norm`, `bn1`, `ln_f`).
         "module": all arrays of one module (one parent in the pytree) are a layer.
         A function from a path such as "block0/Conv_0/kernel" to a layer's name, or to None
         for an array that is in no layer. Or ordered rules `(regex, name)`: the first whose
@@ -93,7 +116,7 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
     """Cuts `params` into layers; see `layer_names`."""
     if params is None:
         raise ValueError("params must be the parameters, got None: call update(..., params).")
-    with_paths = jax.tree_util.tree_leaves_with_path(params)
+    with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
     paths = tuple(_path_name(path) for path, _ in with_paths)
     for path, (_, leaf) in zip(paths, with_paths):
         _check_leaf(path, leaf)
@@ -110,7 +133,7 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
             f"layers={layers!r} puts no parameter in a layer, so nothing could be perturbed. "
             f"The paths are: {', '.join(paths) or '(none: params is empty)'}."
         )
-    return Layers(tuple(index), tuple(of_leaf), paths)
+    return Layers(tuple(index), tuple(of_leaf), paths, treedef)
 
 
 def _naming(layers: LayerSpec) -> Callable[[str, int], str | None]:
@@ -118,12 +141,16 @@ def _naming(layers: LayerSpec) -> Callable[[str, int], str | None]:
         return lambda path, rank: layers(path)
     if layers == "kernel":
         return lambda path, rank: path if rank > 1 else None
+    if layers == "array":
+        return lambda path, rank: path
+    if layers == "norm":
+        return lambda path, rank: path if NORMALISATION.search(path) else None
     if layers == "module":
         return lambda path, rank: path.rpartition("/")[0] or path
     if isinstance(layers, str):
         raise ValueError(
-            f'layers must be "kernel", "module", a function of a path, or a list of '
-            f"(regex, name) rules; got layers={layers!r}."
+            'layers must be "kernel", "array", "norm", "module", a function of a path, or a list '
+            f"of (regex, name) rules; got layers={layers!r}."
         )
     rules = [_compiled(rule) for rule in layers]
 

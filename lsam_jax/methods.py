@@ -2,19 +2,16 @@
 
 from typing import Any
 
-import jax
-import numpy as np
-
 from lsam_jax import arguments, combination, cuts, perturbation
-from lsam_jax import selection as selectors
+from lsam_jax.build import build
 from lsam_jax.layers import LayerSpec
-from lsam_jax.step import Recipe
+from lsam_jax.radii import Radius
 from lsam_jax.transform import SamTransformation
 
 
 def layerwise_sam(
     k: Any,
-    rho: arguments.Scalar,
+    rho: Radius,
     alpha: arguments.Scalar = 1.0,
     *,
     selection: Any = "high",
@@ -35,7 +32,7 @@ def layerwise_sam(
     Args:
       k: how many layers to perturb, 0 to L; a whole number or a schedule of the step count.
         Selections that need no number ("all", "none", a list) do not use it; it may be None.
-      rho: the radius, at least 0 (the paper's r); a number or a schedule.
+      rho: the radius, at least 0 (the paper's r); a number, a schedule, or `per_layer` radii.
       alpha: the weight of h; a number or a schedule. 1 is SAM's, the paper trains with 0.7, 0.8.
       selection: "high", "low", "random" (the paper, Table 3), "all", "none", a list of layer
         names, or a selector, e.g. `budget(0.1)`.
@@ -62,20 +59,26 @@ def layerwise_sam(
     >>> tx = layerwise_sam(k=4, rho=0.1, alpha=0.8)
     >>> optimizer = optax.chain(tx, optax.sgd(0.1, momentum=0.9))
     """
-    selector = selectors.as_selector(selection)
-    if k is None and selector.score is not None:
-        raise ValueError("k is None, but this selection needs a number of layers; pass k=4, say.")
-    return _build(
-        layers, selector, k, perturbation.by_name(normalize), rho, alpha, norm_decay, select_every,
-        cuts, gate,
-    )  # fmt: skip
+    return build(
+        rho=rho,
+        alpha=alpha,
+        selection=selection,
+        k=k,
+        layers=layers,
+        perturb=perturbation.by_name(normalize),
+        combine=_mixed(alpha),
+        norm_decay=norm_decay,
+        select_every=select_every,
+        where=cuts,
+        gate=gate,
+    )
 
 
 def generalized_sam(
-    rho: arguments.Scalar = 0.1,
+    rho: Radius = 0.1,
     alpha: arguments.Scalar = 0.8,
     *,
-    layers: LayerSpec = lambda path: path,
+    layers: LayerSpec = "array",
     normalize: bool | str = True,
 ) -> SamTransformation:
     """Generalized SAM, or gradient-norm penalty (Zhao et al. 2022): all layers, mixed by alpha.
@@ -84,70 +87,30 @@ def generalized_sam(
     at w + rho g with `normalize=False` (eq. 3).
 
     Args:
-      rho: the radius; a number or a schedule.
+      rho: the radius; a number, a schedule, or `per_layer` radii.
       alpha: the weight of h; a number or a schedule.
       layers: the parameters that are perturbed, and the layers whose norms are stored; by
         default every array is one.
       normalize: as for `layerwise_sam`.
     """
-    return _build(
-        layers, selectors.everything(), None, perturbation.by_name(normalize), rho, alpha, 0.0, 1,
-        "auto", None,
-    )  # fmt: skip
+    return build(
+        rho=rho,
+        alpha=alpha,
+        layers=layers,
+        perturb=perturbation.by_name(normalize),
+        combine=_mixed(alpha),
+    )
 
 
-def sam(
-    rho: arguments.Scalar = 0.05, *, layers: LayerSpec = lambda path: path
-) -> SamTransformation:
+def sam(rho: Radius = 0.05, *, layers: LayerSpec = "array") -> SamTransformation:
     """SAM (Foret et al. 2021, eq. 2 and 3): descends on the gradient at w + rho g / ||g||.
 
     Args:
-      rho: the radius; a number or a schedule.
+      rho: the radius; a number, a schedule, or `per_layer` radii.
       layers: as for `generalized_sam`.
     """
     return generalized_sam(rho, 1.0, layers=layers)
 
 
-def _build(
-    layers: LayerSpec,
-    selector: selectors.Selector,
-    k: Any,
-    perturb: perturbation.Perturbation,
-    rho: arguments.Scalar,
-    alpha: arguments.Scalar,
-    norm_decay: Any,
-    select_every: Any,
-    where: cuts.Cuts,
-    gate: bool | None,
-) -> SamTransformation:
-    if k is not None:
-        arguments.check_count("k", k, low=0)
-    arguments.check_real("rho", rho, low=0.0)
-    arguments.check_real("alpha", alpha)
-    arguments.check_real("norm_decay", norm_decay, low=0.0, below=1.0)
-    arguments.check_count("select_every", select_every, low=1)
-    cuts.check_cuts(where)
-    if gate not in (None, True, False):
-        raise ValueError(f"gate must be True, False or None (by platform); got gate={gate!r}.")
-    is_one = isinstance(alpha, int | float | np.number) and float(alpha) == 1.0
-    return SamTransformation(
-        Recipe(
-            layers=layers,
-            selector=selector,
-            k=k,
-            perturb=perturb,
-            rho=rho,
-            combine=combination.perturbed_only if is_one else combination.mix,
-            alpha=alpha,
-            norm_decay=norm_decay,
-            select_every=select_every,
-            cuts=where,
-            gate=_gate_by_platform() if gate is None else gate,
-        )
-    )
-
-
-def _gate_by_platform() -> bool:
-    # On a GPU a conditional is a round trip to the host, unless XLA captures it in a CUDA graph,
-    # which jax < 0.10 does not.
-    return jax.default_backend() != "gpu" or jax.__version_info__ >= (0, 10)
+def _mixed(alpha: arguments.Scalar) -> combination.Combination:
+    return combination.perturbed_only if arguments.equals(alpha, 1.0) else combination.mix

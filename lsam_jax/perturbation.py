@@ -1,43 +1,111 @@
 """How far the weights move uphill: from an ascent gradient to perturbed weights.
 
-A perturbation is a function `(g, w, group, rho) -> w'` of lists of arrays, one for each array
-that may move: the ascent gradients `g` (zero where a layer is not selected), the weights, the
-layer that each array belongs to, and the radius. A zero gradient moves nothing.
+`move` of a perturbation is a function `(g, w, at, now, memory) -> w'` of lists of arrays, one for
+each array that may move: the ascent gradients `g` (zero where a layer is not selected), the
+weights, and where they belong. A zero gradient moves nothing.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lsam_jax.layers import sum_of_squares
+from lsam_jax.arguments import resolve
+from lsam_jax.layers import Layers, sum_of_squares
+from lsam_jax.parts import Moving, Now, ratio, remember_nothing, square_of
 
-Perturbation = Callable[[Sequence[Any], Sequence[Any], Sequence[int], Any], list[Any]]
-
-
-def plain(g: Sequence[Any], w: Sequence[Any], group: Sequence[int], rho: Any) -> list[Any]:
-    """`w + rho g`: the paper's (eq. 6)."""
-    del group
-    return [_move(x, d, rho) for x, d in zip(w, g)]
+Arrays = Sequence[Any]
+Move = Callable[[Arrays, Arrays, Moving, Now, Any], list[Any]]
 
 
-def normalized(g: Sequence[Any], w: Sequence[Any], group: Sequence[int], rho: Any) -> list[Any]:
-    """`w + rho g / ||g||`, the norm over all selected layers (Foret et al. 2021, eq. 2)."""
-    del group
-    scale = _radius(rho, sum((sum_of_squares(d) for d in g), jnp.zeros(())))
-    return [_move(x, d, scale) for x, d in zip(w, g)]
+class Perturbation(NamedTuple):
+    """A pure function that moves weights, and its memory.
+
+    Attributes:
+      move: `(g, w, at, now, memory) -> w'`.
+      init: makes its memory from the layers and the leaves of the parameters.
+      update: the memory after a step, from `(memory, g, at, now)`.
+      refresh: a new memory, from the layers and scores given from outside, one for each leaf.
+    """
+
+    move: Move
+    init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
+    update: Callable[[Any, Arrays, Moving, Now], Any] = lambda memory, g, at, now: memory
+    refresh: Callable[[Layers, Sequence[Any]], Any] | None = None
 
 
-def normalized_by_layer(
-    g: Sequence[Any], w: Sequence[Any], group: Sequence[int], rho: Any
-) -> list[Any]:
-    """`w_i + rho g_i / ||g_i||`, each layer by its own norm."""
+def _plain(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+    return [_move(x, d, now.radius(i)) for i, x, d in zip(at.layer, w, g)]
+
+
+def _normalized(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+    scale = ratio(now.rho, square_of(g))
+    return _plain(g, w, at, now._replace(rho=scale), memory)
+
+
+def _normalized_by_layer(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
     squares: dict[int, jax.Array] = {}
-    for i, d in zip(group, g):
+    for i, d in zip(at.layer, g):
         squares[i] = squares.get(i, jnp.zeros(())) + sum_of_squares(d)
-    scale = {i: _radius(rho, square) for i, square in squares.items()}
-    return [_move(x, d, scale[i]) for i, x, d in zip(group, w, g)]
+    scale = {i: ratio(now.radius(i), square) for i, square in squares.items()}
+    return [_move(x, d, scale[i]) for i, x, d in zip(at.layer, w, g)]
+
+
+plain = Perturbation(_plain)
+"""`w + rho g`: the paper's (eq. 6)."""
+
+normalized = Perturbation(_normalized)
+"""`w + rho g / ||g||`, the norm over all selected layers (Foret et al. 2021, eq. 2)."""
+
+normalized_by_layer = Perturbation(_normalized_by_layer)
+"""`w_i + rho g_i / ||g_i||`, each layer by its own norm."""
+
+
+def adaptive(eta: Any, scaled: Callable[[str, int], bool]) -> Perturbation:
+    """`w + rho T^2 g / ||T g||`, T being `|w| + eta` or 1 (Kwon et al. 2021, eq. 9).
+
+    Args:
+      eta: a number.
+      scaled: from the path and the rank of an array to whether its T is `|w| + eta`.
+    """
+
+    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+        is_scaled = [scaled(now.layers.paths[n], x.ndim) for n, x in zip(at.leaf, w)]
+        size = [jnp.abs(x) + jnp.asarray(eta, x.dtype) for x in w]
+        once = [t * d if s else d for s, t, d in zip(is_scaled, size, g)]
+        twice = [t * d if s else d for s, t, d in zip(is_scaled, size, once)]
+        scale = ratio(now.rho, square_of(once))
+        return _plain(twice, w, at, now._replace(rho=scale), memory)
+
+    return Perturbation(move)
+
+
+def undiluted(share: Any) -> Perturbation:
+    """`w + (rho / share) g / ||g||`, to move as much as if not only a share were drawn (ESAM)."""
+
+    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+        rho = now.rho / resolve(share, now.count)
+        return _normalized(g, w, at, now._replace(rho=rho), memory)
+
+    return Perturbation(move)
+
+
+def some_weights(share: Any, seed: int) -> Perturbation:
+    """`w + (rho / share) m g / ||g||`, each weight's m being 1 with probability `share` (ESAM)."""
+
+    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+        p = resolve(share, now.count)
+        key = jax.random.fold_in(jax.random.key(seed), now.count)
+        keys = [jax.random.fold_in(key, n) for n in at.leaf]
+        masked = [
+            jnp.where(jax.random.uniform(k, d.shape) < p, d, jnp.zeros_like(d))
+            for k, d in zip(keys, g)
+        ]
+        scale = ratio(now.rho / p, square_of(g))
+        return _plain(masked, w, at, now._replace(rho=scale), memory)
+
+    return Perturbation(move)
 
 
 def by_name(normalize: bool | str) -> Perturbation:
@@ -56,13 +124,6 @@ def by_name(normalize: bool | str) -> Perturbation:
         "normalize must be False (the paper), True (by the norm over the selected layers) or "
         f'"layer" (each layer by its own norm); got normalize={normalize!r}.'
     )
-
-
-def _radius(rho: Any, square: jax.Array) -> jax.Array:
-    # The inner `where` keeps the unused division finite, so no NaN is born at a zero gradient.
-    positive = square > 0
-    norm = jnp.sqrt(jnp.where(positive, square, 1))
-    return jnp.where(positive, rho / norm, jnp.where(jnp.isnan(square), jnp.nan, 0))
 
 
 def _move(w: jax.Array, direction: jax.Array, scale: Any) -> jax.Array:

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arguments import check_real, is_concrete
+from lsam_jax.arguments import check_real, is_concrete, resolve
+from lsam_jax.layers import Layers
+from lsam_jax.parts import remember_nothing
 
 
 class Network(NamedTuple):
@@ -43,12 +45,20 @@ class Selector(NamedTuple):
       score: from the stored norms f32[L] and the step count to f32[L]; None takes every candidate.
       check: raises if the selector does not fit layers of these names.
       one_cut: whether the candidates are so near each other that "auto" is one cut.
+      draw: from the step count, the memory and the candidates to bool[L]: for a selector that
+        chooses by itself, instead of by scores and k.
+      init: makes its memory from the layers and the leaves of the parameters.
+      observe: the memory after a step, from `(memory, selected, norms, candidates)`, norms being
+        those of the ascent gradient, f32[L].
     """
 
     candidates: Callable[[Network], np.ndarray]
     score: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     check: Callable[[tuple[str, ...]], None] = lambda names: None
     one_cut: bool = False
+    draw: Callable[[jax.Array, Any, np.ndarray], jax.Array] | None = None
+    init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
+    observe: Callable[[Any, Any, jax.Array, np.ndarray], Any] = lambda memory, *_: memory
 
 
 def high() -> Selector:
@@ -72,6 +82,23 @@ def random(seed: int = 0) -> Selector:
         return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), count), norms.shape)
 
     return Selector(_all_layers, score)
+
+
+def independent(probability: Any, seed: int = 0) -> Selector:
+    """Draws each layer with a probability of its own, independently and anew each step (ESAM).
+
+    Args:
+      probability: of every layer; from 0 to 1, or a schedule.
+      seed: as for `random`.
+    """
+    check_real("probability", probability, low=0.0, most=1.0)
+
+    def draw(count: jax.Array, memory: Any, candidates: np.ndarray) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), count)
+        p = resolve(probability, count)
+        return (jax.random.uniform(key, candidates.shape) < p) & candidates
+
+    return Selector(_all_layers, draw=draw)
 
 
 def everything() -> Selector:
@@ -144,7 +171,7 @@ def budget(fraction: float, selection: Any = "high") -> Selector:
             )
         return affordable
 
-    return Selector(candidates, inner.score, inner.check, one_cut=True)
+    return inner._replace(candidates=candidates, one_cut=True)
 
 
 def as_selector(selection: Any) -> Selector:
@@ -174,6 +201,7 @@ def select(
     k: Any,
     static_k: int | None,
     count: jax.Array,
+    memory: Any = (),
 ) -> tuple[np.ndarray, np.ndarray | jax.Array]:
     """Chooses the layers of one step.
 
@@ -182,6 +210,8 @@ def select(
       known before the step is compiled, else a traced one.
     """
     candidates = selector.candidates(network)
+    if selector.draw is not None:
+        return candidates, selector.draw(count, memory, candidates)
     if selector.score is None or (static_k is not None and static_k >= candidates.sum()):
         return candidates, candidates
     if static_k == 0:

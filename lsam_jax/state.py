@@ -1,5 +1,6 @@
 """The state of a SAM transformation: made, checked, advanced."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -7,6 +8,24 @@ import jax.numpy as jnp
 import optax
 
 from lsam_jax.layers import Layers
+
+
+class Memory(NamedTuple):
+    """What the parts of a method remember; `()` for a part that remembers nothing.
+
+    Attributes:
+      selection: e.g. the probabilities of a bandit.
+      ascent: e.g. a momentum.
+      perturbation: e.g. a mask.
+      combination: e.g. LookSAM's direction.
+      cadence: e.g. AE-SAM's running mean and variance.
+    """
+
+    selection: Any = ()
+    ascent: Any = ()
+    perturbation: Any = ()
+    combination: Any = ()
+    cadence: Any = ()
 
 
 class SamState(NamedTuple):
@@ -18,8 +37,10 @@ class SamState(NamedTuple):
         mean); the next selection is made from these. Only finite values enter.
       selected: bool[L], the layers that the last step perturbed.
       perturbations: i32[L], how often each layer was perturbed (the paper's Figure 5).
-      sharpness: f32[], perturbed minus clean loss of the last step. Where no loss is known
-        (`grad_fn`), its first-order estimate, the inner product of gradient and perturbation.
+      sharpness: f32[], perturbed minus clean loss of the last step that perturbed. Where one of
+        the two is not known (`grad_fn`, Momentum-SAM), its first-order estimate, the inner
+        product of gradient and perturbation.
+      memory: a `Memory`, what the method itself remembers. Only finite steps enter.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as Optax's states do
@@ -27,9 +48,10 @@ class SamState(NamedTuple):
     selected: jax.Array
     perturbations: jax.Array
     sharpness: jax.Array
+    memory: Any = Memory()
 
 
-def initial_state(layers: Layers) -> SamState:
+def initial_state(layers: Layers, memory: Memory) -> SamState:
     """The state before the first step."""
     length = len(layers.names)
     return SamState(
@@ -38,11 +60,12 @@ def initial_state(layers: Layers) -> SamState:
         selected=jnp.zeros(length, bool),
         perturbations=jnp.zeros(length, jnp.int32),
         sharpness=jnp.zeros((), jnp.float32),
+        memory=memory,
     )
 
 
-def check_state(state: Any, layers: Layers) -> SamState:
-    """Raises unless `state` is one for these layers."""
+def check_state(state: Any, layers: Layers, memory: Any) -> SamState:
+    """Raises unless `state` is one for these layers and has a memory like `memory`."""
     if not isinstance(state, SamState):
         raise TypeError(
             f"state must be the SamState of this transformation; got {type(state).__name__}. "
@@ -54,11 +77,25 @@ def check_state(state: Any, layers: Layers) -> SamState:
             f"{len(layers.names)} ({', '.join(layers.names)}): it was made for other parameters. "
             "Make a new one with tx.init(params)."
         )
+    found: Any = jax.tree.structure(state.memory)
+    expected: Any = jax.tree.structure(memory)
+    if found != expected:
+        raise ValueError(
+            f"state remembers {found}, but this method remembers {expected}: it was made by "
+            "another method, or for other parameters. Make a new one with tx.init(params)."
+        )
     return state
 
 
 def advance(
-    state: SamState, *, selected: Any, norms: Any, decay: Any, sharpness: Any, finite: Any
+    state: SamState,
+    *,
+    selected: Any,
+    norms: Any,
+    decay: Any,
+    sharpness: Any,
+    finite: Any,
+    memory: Memory,
 ) -> SamState:
     """The state after a step.
 
@@ -69,7 +106,8 @@ def advance(
       decay: of the running mean of the norms.
       sharpness: f32[].
       finite: bool[], whether its losses are finite; if they or the norms are not, the old norms
-        stay, so that one bad batch does not decide later selections.
+        and memory stay, so that one bad batch does not decide later steps.
+      memory: what its parts would remember of it.
     """
     mean = jnp.where(jnp.any(state.norms > 0), decay * state.norms + (1 - decay) * norms, norms)
     finite = finite & jnp.all(jnp.isfinite(norms))
@@ -80,4 +118,9 @@ def advance(
         selected=selected,
         perturbations=state.perturbations + selected.astype(jnp.int32),
         sharpness=jnp.asarray(sharpness, jnp.float32),
+        memory=jax.tree.map(partial(_keep_unless, finite), state.memory, memory),
     )
+
+
+def _keep_unless(finite: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    return jnp.where(finite, new, old).astype(old.dtype)

@@ -6,8 +6,10 @@ from typing import Any
 import optax
 
 from lsam_jax import arguments
-from lsam_jax.state import SamState, initial_state
-from lsam_jax.step import Recipe, layers_of, step, step_by_gradient
+from lsam_jax.losses import PerSample, SplitLoss
+from lsam_jax.recipe import Recipe
+from lsam_jax.state import SamState
+from lsam_jax.step import start, step, step_by_gradient
 
 
 class SamTransformation(optax.GradientTransformationExtraArgs):
@@ -32,7 +34,7 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
         """Makes the pair of functions for `recipe`."""
 
         def init(params: Any) -> SamState:
-            return initial_state(layers_of(recipe, params))
+            return start(recipe, params)
 
         def update(
             updates: Any,
@@ -112,7 +114,10 @@ def value_and_grad(
         def of_params(params: Any) -> Any:
             return loss_fn(params, *args, **kwargs)
 
-        loss, aux, grads, new_state = step(tx.recipe, of_params, params, sam_state, has_aux)
+        function: Callable[[Any], Any] = of_params
+        if isinstance(loss_fn, SplitLoss | PerSample):  # whose parts a method may need
+            function = loss_fn.at(*args, **kwargs)
+        loss, aux, grads, new_state = step(tx.recipe, function, params, sam_state, has_aux)
         return ((loss, aux) if has_aux else loss), grads, new_state
 
     return wrapped

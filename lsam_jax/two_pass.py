@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.convolutions import canonical_convolutions, holds_convolution
+from lsam_jax.descent import Found, Second
 from lsam_jax.gating import gated_value_and_grad
 from lsam_jax.program import Program, cut
 
@@ -29,15 +30,13 @@ class Passes(NamedTuple):
     """What the engine computes.
 
     Attributes:
-      loss: the clean loss.
-      aux: the leaves of aux, from the clean pass.
-      perturbed_loss: the loss at the perturbed weights.
+      loss: the clean loss; that at the perturbed weights where there is no clean pass.
+      aux: the leaves of aux, from the same pass.
       result: what `finish` made of the two gradients.
     """
 
     loss: Any
     aux: list[Any]
-    perturbed_loss: Any
     result: Any
 
 
@@ -45,14 +44,24 @@ class Method(NamedTuple):
     """What the engine does not decide.
 
     Attributes:
-      perturb: from the ascent gradients, the weights and the layers of the arrays that may move
-        (three lists) to the weights moved.
-      finish: from the ascent gradients `g` and the descent gradients `h` of all arrays to any
-        pytree; `g` has None for an array that cannot move, and zeros for one that did not.
+      perturb: from the ascent gradients, the weights and the places among the leaves of the
+        arrays that may move (three lists) to the weights moved.
+      finish: from the ascent gradients `g` and the descent gradients `h` of all arrays, the
+        weights `w'`, and the clean (or None) and the perturbed loss to any pytree; `g` and `w'`
+        have None for an array that cannot move, and `g` zeros for one that did not. `h` has None
+        where nothing is asked for.
+      estimate: stands in for the gradient in the ascent: from a function that gives loss and aux,
+        the weights and their places to loss, aux (or None and None) and g.
+      everywhere: whether the descent gradient of layers that are not selected is asked for.
+      descend: stands in for the gradient of the loss in the second pass; from the leaves of the
+        clean aux and a `Second` to what that one's `gradient` gives.
     """
 
     perturb: Callable[[Leaves, Leaves, Sequence[int]], Leaves]
-    finish: Callable[[Leaves, Leaves], Any]
+    finish: Callable[[Leaves, Leaves, Leaves, Any, Any], Any]
+    estimate: Callable[[Callable[..., Any], Leaves, Sequence[int]], Any] | None = None
+    everywhere: bool = True
+    descend: Callable[[Leaves, Second], Found] | None = None
 
 
 def two_pass(
@@ -81,27 +90,33 @@ def two_pass(
     """
     if not candidates.any():
         (loss, aux), h = jax.value_and_grad(program.run, has_aux=True)(list(leaves))
-        return Passes(loss, aux, loss, method.finish([None] * len(leaves), h))
+        nowhere = [None] * len(leaves)
+        return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss))
 
     # A function from the arrays that may move to both passes, for a static first position.
-    def at(first: int, ascent: Callable[..., Any], wanted: Any, leaves: Leaves) -> Passes:
+    def at(first: int, gradient: Callable[..., Any], wanted: Any, leaves: Leaves) -> Passes:
         late = candidates & (position >= first)
         in_suffix = [i >= 0 and bool(late[i]) for i in of_leaf]
-        return _at_cut(program, leaves, of_leaf, in_suffix, partial(ascent, wanted), method)
+        return _at_cut(program, leaves, of_leaf, in_suffix, partial(gradient, wanted), method)
 
     if isinstance(selected, np.ndarray):
-        return at(0, _ascent, None, leaves)
-    slow_inside = jax.default_backend() == "cpu" and holds_convolution(program.closed.jaxpr)
-    in_conditional: Callable[[Any], Any] = canonical_convolutions if slow_inside else _as_it_is
+        return at(0, _gradient, None, leaves)
+    inside = in_conditional(program)
     places = list(cuts())
     if len(places) == 1:
-        ascent = partial(gated_value_and_grad, gate=gate, inside=in_conditional)
-        return at(places[0], ascent, selected, leaves)
-    ascent = partial(gated_value_and_grad, gate=gate, inside=_as_it_is)
-    branches = [in_conditional(partial(at, place, ascent)) for place in places]
+        gradient = partial(gated_value_and_grad, gate=gate, inside=inside)
+        return at(places[0], gradient, selected, leaves)
+    gradient = partial(gated_value_and_grad, gate=gate, inside=_as_it_is)
+    branches = [inside(partial(at, place, gradient)) for place in places]
     first_selected = jnp.min(jnp.where(selected, jnp.asarray(position), len(position)))
     branch = jnp.searchsorted(jnp.asarray(places), first_selected, side="right") - 1
     return jax.lax.switch(branch, branches, selected, list(leaves))
+
+
+def in_conditional(program: Program) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The transformation of what runs inside a conditional; see `convolutions`."""
+    slow = jax.default_backend() == "cpu" and holds_convolution(program.closed.jaxpr)
+    return canonical_convolutions if slow else _as_it_is
 
 
 def _at_cut(
@@ -109,32 +124,63 @@ def _at_cut(
     leaves: Leaves,
     of_leaf: Sequence[int],
     in_suffix: Sequence[bool],
-    ascent: Callable[..., tuple[Any, list[Any], list[Any]]],
+    gradient: Callable[..., tuple[Any, list[Any], list[Any]]],
     method: Method,
 ) -> Passes:
     """Both passes if only the suffix may be perturbed."""
-    prefix_params = [x for x, late in zip(leaves, in_suffix) if not late]
-    suffix_params = [x for x, late in zip(leaves, in_suffix) if late]
-    group = [i for i, late in zip(of_leaf, in_suffix) if late]
+    prefix_params, suffix_params = in_two(leaves, in_suffix)
+    index = [n for n, late in enumerate(in_suffix) if late]
+    group = [of_leaf[n] for n in index]
     prefix, suffix = cut(program, leaves, in_suffix)
     hidden, pull_back, fixed = jax.vjp(prefix, prefix_params, has_aux=True)
 
     def loss_of(hidden: Leaves, params: Leaves) -> tuple[Any, list[Any]]:
         return suffix(hidden, fixed, params)
 
-    loss, aux, g = ascent(partial(loss_of, hidden), suffix_params, group)
-    moved = method.perturb(g, suffix_params, group)
-    (perturbed_loss, _), (h_hidden, h_suffix) = jax.value_and_grad(
-        loss_of, argnums=(0, 1), has_aux=True
-    )(hidden, moved)
-    (h_prefix,) = pull_back(h_hidden)
-    g_of, h_of = iter(g), (iter(h_prefix), iter(h_suffix))
-    all_g = [next(g_of) if late else None for late in in_suffix]
-    all_h = [next(h_of[late]) for late in in_suffix]
-    return Passes(loss, aux, perturbed_loss, method.finish(all_g, all_h))
+    at_hidden = partial(loss_of, hidden)
+    if method.estimate is None:
+        loss, aux, g = gradient(at_hidden, suffix_params, group)
+    else:
+        loss, aux, g = method.estimate(at_hidden, suffix_params, index)
+    moved = method.perturb(g, suffix_params, index)
+    nothing = [None] * len(prefix_params)
+
+    def whole_gradient(of: Callable[[Any, list[Any]], Any]) -> Found:
+        def objective(hidden: Leaves, params: Leaves) -> tuple[Any, Any]:
+            loss, aux = loss_of(hidden, params)
+            return of(loss, aux), (loss, aux)
+
+        gradients, (loss, aux) = jax.grad(objective, argnums=(0, 1), has_aux=True)(hidden, moved)
+        (h_prefix,) = pull_back(gradients[0])
+        return loss, aux, in_one(h_prefix, gradients[1], in_suffix)
+
+    if not method.everywhere:
+        perturbed_loss, aux_there, h_suffix = gradient(at_hidden, moved, group)
+        h: Leaves = in_one(nothing, h_suffix, in_suffix)
+    elif method.descend is None:
+        perturbed_loss, aux_there, h = whole_gradient(lambda loss, aux: loss)
+    else:
+        weights = in_one(prefix_params, moved, in_suffix)
+        second = Second(whole_gradient, lambda: at_hidden(moved), weights)
+        perturbed_loss, aux_there, h = method.descend(aux, second)
+    g_all, w_all = (in_one(nothing, x, in_suffix) for x in (g, moved))
+    result = method.finish(g_all, h, w_all, loss, perturbed_loss)
+    return Passes(perturbed_loss, aux_there, result) if loss is None else Passes(loss, aux, result)
 
 
-def _ascent(
+def in_two(leaves: Leaves, in_suffix: Sequence[bool]) -> tuple[list[Any], list[Any]]:
+    """The leaves before the cut, and those behind it."""
+    early = [x for x, late in zip(leaves, in_suffix) if not late]
+    return early, [x for x, late in zip(leaves, in_suffix) if late]
+
+
+def in_one(early: Leaves, late: Leaves, in_suffix: Sequence[bool]) -> list[Any]:
+    """The inverse of `in_two`."""
+    parts = (iter(early), iter(late))
+    return [next(parts[is_late]) for is_late in in_suffix]
+
+
+def _gradient(
     wanted: None, loss_of: Callable[[Leaves], Any], params: Leaves, group: Sequence[int]
 ) -> tuple[Any, list[Any], list[Any]]:
     (loss, aux), g = jax.value_and_grad(loss_of, has_aux=True)(list(params))

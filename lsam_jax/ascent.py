@@ -1,0 +1,93 @@
+"""Uphill by what: the clean gradient, the momentum, or differences of the loss.
+
+The clean gradient is the engine's own, since it skips what nobody asks for. Any other ascent is a
+function that stands in for it, and makes the first backward pass unnecessary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lsam_jax.layers import Layers
+from lsam_jax.parts import Moving, Now, remember_nothing, zeros_like_layers
+
+Arrays = Sequence[Any]
+Loss = Callable[[Arrays], tuple[Any, list[Any]]]
+
+
+class Ascent(NamedTuple):
+    """Where the ascent direction comes from; without `estimate`, from the clean gradient.
+
+    Attributes:
+      estimate: `(loss_of, w, at, now, memory) -> (loss, aux, g)` for the arrays that may move;
+        `loss_of(w)` gives loss and aux. Loss and aux may be None: those of the perturbed pass are
+        then the step's.
+      uses_loss: whether `estimate` calls `loss_of`; if not, a gradient function is enough.
+      init: makes its memory from the layers and the leaves of the parameters.
+      update: the memory after a step, from `(memory, direction, now)`, direction for all arrays.
+    """
+
+    estimate: Callable[[Loss, Arrays, Moving, Now, Any], tuple[Any, Any, list[Any]]] | None = None
+    uses_loss: bool = True
+    init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
+    update: Callable[[Any, Arrays, Now], Any] = lambda memory, direction, now: memory
+
+
+gradient = Ascent()
+
+
+def momentum(decay: Any) -> Ascent:
+    """Against the momentum `m = decay m + h`: no first pass at all (Momentum-SAM)."""
+
+    def estimate(
+        loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any
+    ) -> tuple[Any, Any, list[Any]]:
+        del loss_of, w
+        m = now.layers.leaves(memory)
+        return None, None, [-m[n] for n in at.leaf]
+
+    def update(memory: Any, direction: Arrays, now: Now) -> Any:
+        def advance(m: Any, h: Any) -> Any:
+            return () if isinstance(m, tuple) else (decay * m + h).astype(m.dtype)
+
+        return now.layers.tree(list(map(advance, now.layers.leaves(memory), direction)))
+
+    return Ascent(estimate, False, zeros_like_layers, update)
+
+
+def two_point(probes: int, step: float, seed: int) -> Ascent:
+    """The mean over random probes u of `(L(w + c u) - L(w - c u)) / 2c u` (AdaZo-SAM).
+
+    Args:
+      probes: how many, each two forward passes.
+      step: c.
+      seed: u is a function of it, of the step count and of the array only.
+    """
+
+    def estimate(
+        loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any
+    ) -> tuple[Any, Any, list[Any]]:
+        loss, aux = loss_of(w)
+        key = jax.random.fold_in(jax.random.key(seed), now.count)
+        total = [jnp.zeros_like(x) for x in w]
+        for probe in range(probes):
+            u = _normal(jax.random.fold_in(key, probe), w, at)
+            ahead, behind = (
+                loss_of([(x + c * d).astype(x.dtype) for x, d in zip(w, u)])[0]
+                for c in (step, -step)
+            )
+            slope = (ahead - behind) / (2 * step * probes)
+            total = [(t + slope * d).astype(t.dtype) for t, d in zip(total, u)]
+        return loss, aux, total
+
+    return Ascent(estimate)
+
+
+def _normal(key: jax.Array, w: Arrays, at: Moving) -> list[Any]:
+    # A layer that is not selected does not move in the probes either.
+    draws = [
+        jax.random.normal(jax.random.fold_in(key, n), x.shape, x.dtype) for n, x in zip(at.leaf, w)
+    ]
+    return [u if c is True else jnp.where(c, u, 0) for u, c in zip(draws, at.chosen)]

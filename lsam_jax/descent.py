@@ -1,0 +1,127 @@
+"""What the second pass differentiates: the loss, or something else at the perturbed weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lsam_jax.losses import PerSample, SplitLoss
+from lsam_jax.parts import inner
+
+Leaves = Sequence[Any]
+Found = tuple[Any, list[Any], Leaves]
+"""The perturbed loss, the leaves of aux, and the gradient of all arrays."""
+
+
+class Second(NamedTuple):
+    """What the engine offers at the perturbed weights.
+
+    Attributes:
+      gradient: of a function of loss and aux; gives `Found`. What does not depend on the perturbed
+        layers is not computed again.
+      forward: gives loss and aux.
+      weights: all arrays.
+    """
+
+    gradient: Callable[[Callable[[Any, list[Any]], Any]], Found]
+    forward: Callable[[], tuple[Any, list[Any]]]
+    weights: Leaves
+
+
+class Descent(NamedTuple):
+    """What the second pass differentiates; without functions, the loss.
+
+    Attributes:
+      prepare: from the user's loss (a function of the parameters) and whether it has aux to a
+        loss with aux `(user's aux, what the second pass needs)`; raises if it cannot be done.
+      second: `(loss_fn, need, second) -> Found`: `need` takes the leaves of aux to what the second
+        pass needs; `second` is called with those of the clean pass.
+    """
+
+    prepare: Callable[[Any, bool], Callable[[Any], Any]] | None = None
+    second: Callable[[Any, Any, Callable[[Leaves], Any], Leaves, Second], Found] | None = None
+
+
+of_loss = Descent()
+"""The loss."""
+
+
+def _with_cotangent(loss_fn: Any, has_aux: bool) -> Callable[[Any], Any]:
+    if not isinstance(loss_fn, SplitLoss):
+        raise TypeError(
+            "functional_sam needs outputs and loss apart: pass lsam.split_loss(outputs, loss) as "
+            f"the loss function (or .at(batch) of it as value_fn); got {type(loss_fn).__name__}."
+        )
+
+    def prepared(params: Any) -> Any:
+        outputs = loss_fn.outputs(params)
+        out = loss_fn.loss(outputs)
+        loss, aux = out if has_aux else (out, None)
+
+        def of_outputs(outputs: Any) -> Any:
+            out = loss_fn.loss(outputs)
+            return out[0] if has_aux else out
+
+        cotangent = jax.grad(of_outputs, allow_int=True)(outputs)
+        return loss, (aux, (outputs, cotangent))
+
+    return prepared
+
+
+def _along_clean_cotangent(
+    loss_fn: Any, treedef: Any, need: Callable[[Leaves], Any], clean: Leaves, second: Second
+) -> Found:
+    cotangent = jax.tree.leaves(need(clean)[1])
+
+    def objective(loss: Any, aux: list[Any]) -> Any:
+        outputs = jax.tree.leaves(need(aux)[0])
+        pairs = [(o, c) for o, c in zip(outputs, cotangent) if jnp.issubdtype(o.dtype, jnp.inexact)]
+        return sum((inner([o], [c]) for o, c in pairs), jnp.zeros(()))
+
+    return second.gradient(objective)
+
+
+of_outputs = Descent(_with_cotangent, _along_clean_cotangent)
+"""The outputs, along the gradient of the loss at the clean ones: `J(w')^T dl/dF(w)`."""
+
+
+def of_samples(share: float) -> Descent:
+    """The mean loss of the share of samples whose loss rose most (ESAM)."""
+
+    def prepare(loss_fn: Any, has_aux: bool) -> Callable[[Any], Any]:
+        if not isinstance(loss_fn, PerSample):
+            raise TypeError(
+                f"esam(gamma={share:g}) chooses samples, so it needs the loss of each: pass "
+                "lsam.per_sample(losses) as the loss function (or .at(batch) of it as value_fn), "
+                f"or gamma=1; got {type(loss_fn).__name__}."
+            )
+
+        def prepared(params: Any) -> Any:
+            out = loss_fn.each(params)
+            losses, aux = out if has_aux else (out, None)
+            if jnp.ndim(losses) != 1:
+                raise TypeError(
+                    "per_sample needs a function that gives one loss for each sample, an array "
+                    f"[B]; got one of shape {jnp.shape(losses)}."
+                )
+            return jnp.mean(losses), (aux, losses)
+
+        return prepared
+
+    def second(
+        loss_fn: Any, treedef: Any, need: Callable[[Leaves], Any], clean: Leaves, second: Second
+    ) -> Found:
+        loss, aux = second.forward()
+        before, after = need(clean), need(aux)
+        count = max(1, round(share * len(after)))
+        _, worst = jax.lax.top_k(after - before, count)
+        chosen = loss_fn.of(worst)
+
+        def mean(leaves: Leaves) -> Any:
+            out = chosen.each(jax.tree.unflatten(treedef, leaves))
+            return jnp.mean(out[0] if isinstance(out, tuple) else out)
+
+        return loss, aux, jax.grad(mean)(list(second.weights))
+
+    return Descent(prepare, second)

@@ -1,0 +1,73 @@
+"""The empirical Fisher information, and the mask that Sparse SAM makes of it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lsam_jax.layers import partition
+from lsam_jax.losses import PerSample
+from lsam_jax.state import SamState
+from lsam_jax.transform import SamTransformation
+
+
+def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any) -> Any:
+    """The diagonal of the empirical Fisher: the mean over samples of the squared gradient.
+
+    One gradient for each sample, one after the other, in the memory of one.
+
+    Args:
+      loss_fn: the loss, made by `per_sample`.
+      params: the parameters.
+      *args: further arguments of the loss, the samples among them.
+      **kwargs: further keyword arguments of the loss.
+
+    Returns:
+      A tree like `params`.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> loss_fn = lsam.per_sample(lambda w, x: x @ w)
+    >>> empirical_fisher(loss_fn, jnp.ones(2), jnp.asarray([[1.0, 2.0], [3.0, 0.0]])).tolist()
+    [5.0, 2.0]
+    """
+    if not isinstance(loss_fn, PerSample):
+        raise TypeError(
+            "empirical_fisher needs the loss of each sample: pass lsam.per_sample(losses); got "
+            f"{type(loss_fn).__name__}."
+        )
+    batch = loss_fn.at(*args, **kwargs)
+    out = jax.eval_shape(batch.each, params)
+    count = (out[0] if isinstance(out, tuple) else out).shape[0]
+
+    def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
+        def loss(params: Any) -> Any:
+            out = batch.of(sample[None]).each(params)
+            return jnp.sum(out[0] if isinstance(out, tuple) else out)
+
+        g = jax.grad(loss)(params)
+        return jax.tree.map(lambda t, d: t + d * d / count, total, g), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add, zeros, jnp.arange(count))[0]
+
+
+def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> SamState:
+    """The state with a new mask: the weights of the largest scores are perturbed from now on.
+
+    Args:
+      tx: what `sparse_sam(...)` returns.
+      sam_state: its state.
+      scores: a tree like the parameters; `empirical_fisher` makes one.
+
+    Raises:
+      TypeError: if `tx` has no mask to be given.
+    """
+    refresh = tx.recipe.perturb.refresh if isinstance(tx, SamTransformation) else None
+    if refresh is None:
+        raise TypeError(
+            "tx must be what sparse_sam(...) returns, without dynamic: no other method has a mask "
+            f"to be given; got {type(tx).__name__}."
+        )
+    mask = refresh(partition(scores, tx.recipe.layers), jax.tree.leaves(scores))
+    return sam_state._replace(memory=sam_state.memory._replace(perturbation=mask))

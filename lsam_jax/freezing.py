@@ -1,0 +1,69 @@
+"""A wrapper for base optimizers that leaves inactive arrays alone, state and all."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lsam_jax.layers import partition
+
+
+class FrozenState(NamedTuple):
+    """State of `freeze_inactive`.
+
+    Attributes:
+      by_array: the base optimizer's state of each array, by its path.
+    """
+
+    by_array: dict[str, Any]
+
+
+def freeze_inactive(base: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The base optimizer, except that an array whose gradient is exactly 0 stays as it is.
+
+    Neither the array nor its part of the optimizer's state (moments, step counts, whatever it
+    holds) changes, and no weight decay is applied. This is how SL-SAM leaves the layers alone
+    that a step does not draw: `optax.chain(sl_sam(...), freeze_inactive(optax.adamw(1e-4)))`.
+
+    Each array has a state of its own, so a base that looks at all arrays together (a clipping by
+    the global norm) belongs in front of this wrapper, not into it. A schedule inside it counts an
+    array's own steps; to follow the training's, scale behind it
+    (`optax.scale_by_learning_rate(schedule)`).
+
+    Args:
+      base: any Optax optimizer.
+
+    >>> import optax
+    >>> import lsam_jax as lsam
+    >>> tx = optax.chain(lsam.sl_sam(rho=0.01), lsam.freeze_inactive(optax.adamw(1e-4)))
+    """
+    inner = optax.with_extra_args_support(base)
+
+    def alone(path: str, paths: tuple[str, ...], tree: Any) -> Any:
+        # The array in its place in the tree, so that masks and labels by path still work.
+        leaves, treedef = jax.tree.flatten(tree)
+        only = [x if p == path else optax.MaskedNode() for p, x in zip(paths, leaves)]
+        return jax.tree.unflatten(treedef, only)
+
+    def init(params: Any) -> FrozenState:
+        paths = partition(params, "array").paths
+        return FrozenState({path: inner.init(alone(path, paths, params)) for path in paths})
+
+    def update(
+        updates: Any, state: FrozenState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, FrozenState]:
+        paths = partition(updates, "array").paths
+        leaves, treedef = jax.tree.flatten(updates)
+        out, states = [], {}
+        for path, g in zip(paths, leaves):
+            own = None if params is None else alone(path, paths, params)
+            old = state.by_array[path]
+            step, new = inner.update(alone(path, paths, updates), old, own, **extra_args)
+            active = jnp.any(g != 0)
+            (moved,) = jax.tree.leaves(step)
+            out.append(jnp.where(active, moved, jnp.zeros_like(moved)))
+            states[path] = jax.tree.map(lambda a, b, on=active: jnp.where(on, a, b), new, old)
+        return jax.tree.unflatten(treedef, out), FrozenState(states)
+
+    return optax.GradientTransformationExtraArgs(init, update)

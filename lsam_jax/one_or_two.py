@@ -1,0 +1,64 @@
+"""The engine for a step that decides by its clean gradient whether it takes a second one.
+
+The clean gradient of everything is computed first, whatever comes; the perturbed pass is one
+branch of a conditional. What the two share is computed once: the layers in front of the first
+that may move run forward once, as in `two_pass`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from lsam_jax.outcome import Assembly, Outcome
+from lsam_jax.program import Program, cut
+from lsam_jax.two_pass import Passes, in_one, in_two
+
+Leaves = Sequence[Any]
+
+
+def one_or_two(
+    program: Program,
+    leaves: Leaves,
+    in_suffix: Sequence[bool],
+    assembly: Assembly,
+    inside: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> Passes:
+    """One step.
+
+    Args:
+      program: the loss.
+      leaves: the parameters.
+      in_suffix: which of them may move.
+      assembly: the method.
+      inside: a transformation of what runs inside a conditional.
+    """
+    early_params, late_params = in_two(leaves, in_suffix)
+    index = [n for n, late in enumerate(in_suffix) if late]
+    prefix, suffix = cut(program, leaves, in_suffix)
+    hidden, pull_back, fixed = jax.vjp(prefix, early_params, has_aux=True)
+
+    def gradient(late: Leaves) -> tuple[Any, list[Any], list[Any]]:
+        def loss_of(hidden: Leaves, params: Leaves) -> tuple[Any, list[Any]]:
+            return suffix(hidden, fixed, params)
+
+        both = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+        (loss, aux), (at_cut, of_late) = both(hidden, late)
+        return loss, aux, in_one(pull_back(at_cut)[0], of_late, in_suffix)
+
+    loss, aux, g = gradient(late_params)
+    called_for, memory = assembly.decide(g)
+
+    def twice(late: Leaves) -> Outcome:
+        up = assembly.masked([g[n] for n in index], index)
+        moved = assembly.perturb(up, late, index)
+        perturbed_loss, _, h = gradient(moved)
+        nothing = [None] * len(early_params)
+        g_late, w_late = (in_one(nothing, x, in_suffix) for x in (up, moved))
+        return assembly.finish(g_late, h, w_late, loss, perturbed_loss)
+
+    def once(late: Leaves) -> Outcome:
+        return assembly.alone(g, loss)
+
+    out = jax.lax.cond(called_for, inside(twice), once, late_params)
+    return Passes(loss, aux, assembly.decided(out, memory))

@@ -1,0 +1,157 @@
+"""What a step comes to: the parts of a method put together, whoever computes the gradients."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsam_jax.parts import Moving, Now, inner, square_of
+from lsam_jax.recipe import Recipe
+from lsam_jax.state import Memory, SamState, advance
+
+Leaves = Sequence[Any]
+
+
+class Outcome(NamedTuple):
+    """What a step comes to.
+
+    Attributes:
+      direction: of descent, one array for each leaf.
+      norms: f32[L], of the descent gradient.
+      selected: bool[L], the layers that were perturbed.
+      sharpness: f32[]; a first-order estimate, unless the losses are known.
+      finite: bool[], whether what is known of the losses is finite.
+      memory: what the parts would remember.
+    """
+
+    direction: list[Any]
+    norms: jax.Array
+    selected: jax.Array
+    sharpness: jax.Array
+    finite: jax.Array
+    memory: Memory
+
+
+class Assembly(NamedTuple):
+    """A method's parts at one step.
+
+    Attributes:
+      recipe: the parts.
+      now: the numbers of the step.
+      state: the state before it.
+      candidates: bool[L], static.
+      selected: bool[L]; static if a NumPy array.
+      leaves: the parameters.
+    """
+
+    recipe: Recipe
+    now: Now
+    state: SamState
+    candidates: np.ndarray
+    selected: Any
+    leaves: Leaves
+
+    def at(self, index: Sequence[int]) -> Moving:
+        """Where the arrays at these places belong."""
+        layer = [self.now.layers.of_leaf[n] for n in index]
+        known = isinstance(self.selected, np.ndarray)
+        return Moving(index, layer, [known or self.selected[i] for i in layer])
+
+    def masked(self, g: Leaves, index: Sequence[int]) -> list[Any]:
+        """`g`, with zeros for layers that are not selected."""
+        chosen = self.at(index).chosen
+        return [x if c is True else jnp.where(c, x, jnp.zeros_like(x)) for x, c in zip(g, chosen)]
+
+    def perturb(self, g: Leaves, w: Leaves, index: Sequence[int]) -> list[Any]:
+        """The weights moved."""
+        memory = self.state.memory.perturbation
+        return self.recipe.perturb.move(g, w, self.at(index), self.now, memory)
+
+    def estimate(self, loss_of: Any, w: Leaves, index: Sequence[int]) -> Any:
+        """Loss, aux and ascent direction, where that is not the gradient."""
+        estimate = self.recipe.ascent.estimate
+        assert estimate is not None
+        loss, aux, g = estimate(loss_of, w, self.at(index), self.now, self.state.memory.ascent)
+        return loss, aux, self.masked(g, index)
+
+    def finish(
+        self, g: Leaves, h: Leaves, w: Leaves, clean: Any = None, perturbed: Any = None
+    ) -> Outcome:
+        """The outcome of a step with both gradients; see `two_pass.Method`."""
+        recipe, now, memory = self.recipe, self.now, self.state.memory
+        index = [n for n, x in enumerate(g) if x is not None]
+        at = self.at(index)
+        g_in, h_in = [g[n] for n in index], [h[n] for n in index]
+        mixed, combination = recipe.combine.mix(g_in, h_in, at, now, memory.combination)
+        everywhere = recipe.combine.everywhere
+        direction = list(h) if everywhere else [jnp.zeros_like(x) for x in self.leaves]
+        for n, chosen, d in zip(index, at.chosen, mixed):
+            direction[n] = d if chosen is True else jnp.where(chosen, d, direction[n])
+        norms = now.layers.norms(h)
+        if not everywhere:
+            norms = jnp.where(jnp.asarray(self.selected), norms, self.state.norms)
+        observed = recipe.selector.observe(
+            memory.selection, self.selected, now.layers.norms(g), self.candidates
+        )
+        new = memory._replace(
+            selection=observed,
+            ascent=recipe.ascent.update(memory.ascent, direction, now),
+            perturbation=recipe.perturb.update(memory.perturbation, g_in, at, now),
+            combination=combination,
+        )
+        if clean is None:
+            slope = g_in if recipe.ascent.estimate is None else h_in
+            rise = inner(slope, [w[n] - self.leaves[n] for n in index])
+        else:
+            rise = perturbed - clean
+        return Outcome(
+            direction,
+            norms,
+            jnp.asarray(self.selected),
+            rise.astype(jnp.float32),
+            jnp.isfinite(rise),
+            _like(memory, new),
+        )
+
+    def alone(self, g: Leaves, loss: Any = 0.0) -> Outcome:
+        """The outcome of a step that perturbs nothing, with the clean gradient of all arrays."""
+        recipe, now, memory = self.recipe, self.now, self.state.memory
+        direction = list(recipe.combine.alone(g, now, memory.combination))
+        new = memory._replace(ascent=recipe.ascent.update(memory.ascent, direction, now))
+        return Outcome(
+            direction,
+            now.layers.norms(g),
+            jnp.zeros_like(self.state.selected),
+            self.state.sharpness,
+            jnp.isfinite(loss),
+            _like(memory, new),
+        )
+
+    def decide(self, g: Leaves) -> tuple[jax.Array, Any]:
+        """Whether the clean gradient calls for a perturbation, and the cadence's memory."""
+        decide = self.recipe.cadence.decide
+        assert decide is not None
+        of_layers = [x for x, i in zip(g, self.now.layers.of_leaf) if i >= 0]
+        return decide(square_of(of_layers), self.now.count, self.state.memory.cadence)
+
+    def decided(self, out: Outcome, memory: Any) -> Outcome:
+        """The outcome with the cadence's memory."""
+        return out._replace(memory=out.memory._replace(cadence=memory))
+
+    def advanced(self, out: Outcome) -> SamState:
+        """The state after the step."""
+        return advance(
+            self.state,
+            selected=out.selected,
+            norms=out.norms,
+            decay=self.recipe.norm_decay,
+            sharpness=out.sharpness,
+            finite=out.finite,
+            memory=out.memory,
+        )
+
+
+def _like(old: Any, new: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.asarray(b, a.dtype), old, new)

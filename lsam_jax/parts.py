@@ -1,0 +1,89 @@
+"""What the parts of a method are told, and what they may remember.
+
+A method is made of parts: a selection (which layers), an ascent (uphill by what), a perturbation
+(how far), a combination (what to descend) and a cadence (when). Each is a NamedTuple of pure
+functions in a file of its own. A part that learns from step to step has two more: `init` makes
+its memory, and the function that it is asked by returns the memory of the next step; the
+memories of a method's parts stand side by side in `SamState.memory`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lsam_jax.layers import Layers, sum_of_squares
+
+
+class Now(NamedTuple):
+    """What is the same for all arrays in one step.
+
+    Attributes:
+      count: i32[], steps taken before.
+      rho: the radius, a scalar or one for each layer, [L].
+      alpha: the weight that the combination uses.
+      layers: how the parameters are cut; static.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as Optax's states do
+    rho: Any
+    alpha: Any
+    layers: Layers
+
+    def radius(self, layer: int) -> Any:
+        """The radius of one layer."""
+        return self.rho if jnp.ndim(self.rho) == 0 else self.rho[layer]
+
+
+class Moving(NamedTuple):
+    """Which arrays are spoken of: those that may move. One entry for each.
+
+    Attributes:
+      leaf: its place among the leaves of the parameters.
+      layer: the layer that it belongs to.
+      chosen: whether that layer is selected: True if it is known to be, else bool[].
+    """
+
+    leaf: Sequence[int]
+    layer: Sequence[int]
+    chosen: Sequence[Any]
+
+
+def remember_nothing(layers: Layers, leaves: Sequence[Any]) -> tuple[()]:
+    """`init` of a part without memory."""
+    del layers, leaves
+    return ()
+
+
+def zeros_like_layers(layers: Layers, leaves: Sequence[Any]) -> Any:
+    """A tree like the parameters: zeros for an array of a layer, nothing for any other."""
+    return layers.tree(
+        [jnp.zeros_like(x) if i >= 0 else () for i, x in zip(layers.of_leaf, leaves)]
+    )
+
+
+def inner(a: Sequence[Any], b: Sequence[Any]) -> jax.Array:
+    """The inner product of two lists of arrays, in at least float32."""
+    return sum((_inner(x, y) for x, y in zip(a, b)), jnp.zeros(()))
+
+
+def square_of(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax.Array:
+    """The squared norm of a list of arrays, of those that are `chosen` if that is given."""
+    squares = [sum_of_squares(x) for x in arrays]
+    if chosen is not None:
+        squares = [s if c is True else jnp.where(c, s, 0) for s, c in zip(squares, chosen)]
+    return sum(squares, jnp.zeros(()))
+
+
+def ratio(numerator: Any, square: jax.Array) -> jax.Array:
+    """`numerator / sqrt(square)`, and 0 where `square` is 0."""
+    # The inner `where` keeps the unused division finite, so no NaN is born at a zero gradient.
+    positive = square > 0
+    norm = jnp.sqrt(jnp.where(positive, square, 1))
+    return jnp.where(positive, numerator / norm, jnp.where(jnp.isnan(square), jnp.nan, 0))
+
+
+def _inner(a: jax.Array, b: jax.Array) -> jax.Array:
+    wide = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
+    return jnp.sum(a.astype(wide) * b.astype(wide))

@@ -1,0 +1,109 @@
+"""The orthogonal choices that make a method, and what one step reads from them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsam_jax import arguments, selection
+from lsam_jax.ascent import Ascent
+from lsam_jax.cadence import Cadence
+from lsam_jax.combination import Combination
+from lsam_jax.cuts import Cuts, check_cut_names
+from lsam_jax.descent import Descent
+from lsam_jax.layers import Layers, LayerSpec, partition
+from lsam_jax.parts import Now
+from lsam_jax.perturbation import Perturbation
+from lsam_jax.radii import Radii, Radius
+from lsam_jax.state import Memory, SamState
+
+
+class Recipe(NamedTuple):
+    """The orthogonal choices that make a method; see `lsam_jax.methods`.
+
+    Attributes:
+      layers: how the parameters are cut into layers.
+      selector: which layers are perturbed.
+      k: how many; None if the selector needs no number.
+      ascent: uphill by what.
+      perturb: how far they move.
+      rho: the radius.
+      descent: what the second pass differentiates.
+      combine: what is descended.
+      alpha: the weight that the combination uses.
+      cadence: when a step perturbs.
+      norm_decay: of the running mean of the stored norms; 0 stores the last one.
+      select_every: steps between selections.
+      cuts: where the engine may cut.
+      gate: whether it skips weight gradients by conditionals.
+    """
+
+    layers: LayerSpec
+    selector: selection.Selector
+    k: Any
+    ascent: Ascent
+    perturb: Perturbation
+    rho: Radius
+    descent: Descent
+    combine: Combination
+    alpha: arguments.Scalar
+    cadence: Cadence
+    norm_decay: Any
+    select_every: Any
+    cuts: Cuts
+    gate: bool
+
+
+def layers_of(recipe: Recipe, params: Any) -> Layers:
+    """Cuts `params` into layers, and checks that the recipe fits them."""
+    layers = partition(params, recipe.layers)
+    recipe.selector.check(layers.names)
+    check_cut_names(recipe.cuts, layers.names)
+    if isinstance(recipe.rho, Radii):
+        recipe.rho.check(layers.names)
+    k = recipe.k
+    if k is not None and arguments.is_concrete(k) and int(k) > len(layers.names):
+        raise ValueError(
+            f"k={int(k)} is more than the {len(layers.names)} layers that there are "
+            f"({', '.join(layers.names)}); k must be at most {len(layers.names)}."
+        )
+    return layers
+
+
+def initial_memory(recipe: Recipe, layers: Layers, params: Any) -> Memory:
+    """What the parts of a method remember before the first step."""
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
+    return Memory(
+        selection=recipe.selector.init(layers, leaves),
+        ascent=recipe.ascent.init(layers, leaves),
+        perturbation=recipe.perturb.init(layers, leaves),
+        combination=recipe.combine.init(layers, leaves),
+        cadence=recipe.cadence.init(layers, leaves),
+    )
+
+
+def choose(
+    recipe: Recipe, network: selection.Network, state: SamState
+) -> tuple[np.ndarray, np.ndarray | jax.Array]:
+    """The candidates and the selected layers of a step; see `selection.select`."""
+    k = arguments.resolve(recipe.k, state.count)
+    static_k = arguments.static_int(recipe.k)
+    candidates, selected = selection.select(
+        recipe.selector, network, state.norms, k, static_k, state.count, state.memory.selection
+    )
+    if not isinstance(selected, np.ndarray) and arguments.static_int(recipe.select_every) != 1:
+        anew = state.count % recipe.select_every == 0
+        selected = jnp.where(anew, selected, state.selected)
+    return candidates, selected
+
+
+def numbers(recipe: Recipe, layers: Layers, state: SamState) -> Now:
+    """The numbers of a step."""
+    rho = recipe.rho
+    radius = (
+        rho.by_layer(layers.names, state.count)
+        if isinstance(rho, Radii)
+        else arguments.resolve(rho, state.count)
+    )
+    return Now(state.count, radius, arguments.resolve(recipe.alpha, state.count), layers)

@@ -1,0 +1,36 @@
+"""Every method costs what its definition says, within 2 %, in operations that XLA counts."""
+
+import pytest
+from counting import flops
+from family_costs import TABLE, counted, network, units
+
+import lsam_jax as lsam
+
+WITHIN = 0.02
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_cost_is_that_of_the_definition(name):
+    got, want = counted(name)
+    for found, expected in zip(got, want, strict=True):
+        assert found == pytest.approx(expected, abs=WITHIN * max(1, expected))
+
+
+def test_the_first_gradient_of_ae_sam_is_outside_of_its_conditional():
+    net, tx = network(), lsam.ae_sam(0.1)
+    whole = flops(lsam.value_and_grad(net.whole, tx), net.params, tx.init(net.params), net.batch)
+    plain = flops(
+        lsam.value_and_grad(net.whole, lsam.sam(0.0)),
+        net.params,
+        lsam.sam(0.0).init(net.params),
+        net.batch,
+    )
+    assert whole == pytest.approx(plain, rel=WITHIN)
+
+
+def test_the_units_differ():
+    """So that the tests above can fail."""
+    u = units()
+    assert 0.3 < u.forward < 0.4
+    assert 0.6 < u.scales < 0.8
+    assert u.late < 0.5 < u.drawn + u.before < 1
