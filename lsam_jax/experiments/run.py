@@ -182,9 +182,19 @@ def _read(file: Path) -> dict[str, Any]:
 def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What differs, each as `name=old there, new now`."""
     found = []
-    for part in ("config", "origin"):
-        for name in sorted(there[part].keys() | wanted[part].keys()):
-            old, new = there[part].get(name, "unset"), wanted[part].get(name, "unset")
-            if old != new:
-                found.append(f"{name}={old} there, {name}={new} now")
+    before, now = ({**_flat(x["config"]), **_flat(x["origin"])} for x in (there, wanted))
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name, "unset"), now.get(name, "unset")
+        if old != new:
+            found.append(f"{name}={old} there, {name}={new} now")
     return found
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dots in its keys."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat

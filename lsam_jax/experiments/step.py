@@ -149,7 +149,7 @@ def build(
     loss_fn = TrainingLoss(
         model, preprocess, config.label_smoothing, data.augment, config.accumulate
     )
-    gradient = method(config)
+    gradient = method(config.method, dict(config.options))
     optimizer = base_optimizer(config, steps_per_epoch)
     value_and_grad = gradient.value_and_grad(loss_fn)
 

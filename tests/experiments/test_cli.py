@@ -122,7 +122,8 @@ def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().err
     assert re.search(r"epoch 2/2: train loss .*validation accuracy .*images/s", printed)
     config = json.loads((out / "config.json").read_text())["config"]
-    assert (config["k"], config["rho"], config["alpha"], config["width"]) == (2, 0.1, 0.8, 4)
+    assert config["options"] == {"alpha": 0.8, "k": 2, "rho": 0.1}
+    assert config["width"] == 4
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [4, 8]
     assert next(iter(records[0]["layer_norms"])) == "stem/kernel"
@@ -195,8 +196,12 @@ def failing(error):
         (["train", "mnist"], "preset 'mnist'.*cifar10-resnet20"),
         (["train", "digits-resnet8", "--method", "adam"], "method='adam'"),
         (["train", "digits-resnet8", "--set", "k=99", "--out", "{directory}/a"], "k=99"),
-        (["train", "digits-resnet8", "--set", "speed=1"], "'speed' is not one of method, data"),
-        (["train", "digits-resnet8", "--set", "rho=far"], "'far' is not a number or none"),
+        (
+            ["train", "digits-resnet8", "--set", "speed=1"],
+            "speed=1 is not an option of method 'lsam'",
+        ),
+        (["train", "digits-resnet8", "--set", "rho=far"], "rho.*far"),
+        (["train", "digits-resnet8", "--set", "clip_norm=far"], "'far' is not a number or none"),
         (["train", "digits-resnet8", "--set", "rho"], "must read name=value"),
         (["train", "digits-resnet8", "--method", "sgd", "--set", "k=1"], "method 'sgd'"),
         (["train", "digits-resnet8", "--out", "{file}/below"], "cannot write into directory"),

@@ -20,6 +20,9 @@ RNG = np.random.default_rng(0)
 BATCH = Split(RNG.integers(0, 256, (12, 4, 4, 1), dtype=np.uint8), np.arange(12) % 3)
 
 
+OPTIONS = {"sgd": {}, "sam": {"rho": 0.3}, "lsam": {"rho": 0.3, "k": 1}}
+
+
 class Net(nn.Module):
     """Two dense layers in double precision, with or without what sees the batch."""
 
@@ -52,7 +55,7 @@ def prepared(**options):
 @pytest.mark.parametrize("parts", [2, 3, 6])
 def test_accumulation_equals_the_large_batch(name, parts):
     loss_fn, params, arguments = prepared()
-    chosen = method(Config(method=name, k=1, rho=0.3))
+    chosen = method(name, OPTIONS[name])
     results = []
     for each in (loss_fn, dataclasses.replace(loss_fn, accumulate=parts)):
         step = jax.jit(chosen.value_and_grad(each))

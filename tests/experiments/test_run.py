@@ -13,7 +13,7 @@ import pytest
 from tiny import STEPS, TINY
 
 from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.run import Run
+from lsam_jax.experiments.run import Run, configuration
 from lsam_jax.experiments.signals import Stopped
 from lsam_jax.experiments.training import NonFiniteLossError, Watcher, fit
 
@@ -80,7 +80,8 @@ def test_a_run_without_a_directory_stops_too(layerwise):
 def test_the_configuration_and_the_environment_stand_beside(tmp_path):
     with Run(tmp_path / "new" / "run", TINY, origin={"weights": "12ab"}) as run:
         written = json.loads((run.directory / "config.json").read_text())
-        assert Config(**{**written["config"], "decay_at": TINY.decay_at}) == TINY
+        assert Config.from_json(written["config"]) == TINY
+        assert configuration(run.directory) == TINY
         assert written["origin"] == {"weights": "12ab"}
         assert json.loads((run.directory / "environment.json").read_text())["jax"]
 
@@ -104,7 +105,7 @@ def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("change", "origin", "words"),
     [
-        ({"rho": 0.2}, {}, "rho=0.1 there, rho=0.2 now"),
+        ({"options": {"k": 3}}, {}, "options.k=2 there, options.k=3 now"),
         ({"epochs": 3, "seed": 1}, {}, "epochs=2 there, epochs=3 now; seed=0 there, seed=1 now"),
         ({"decay_at": (0.5,)}, {}, r"decay_at=\[.*\] there, decay_at=\[0.5\] now"),
         ({}, {"weights": "34cd"}, "weights=unset there, weights=34cd now"),
@@ -134,9 +135,9 @@ def test_two_runs_never_write_into_one_directory(tmp_path):
     program = f"""
 import sys
 from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.run import Run
+from lsam_jax.experiments.run import Run, configuration
 try:
-    Run({str(tmp_path)!r}, Config(**{TINY.to_json()!r}), resume=True)
+    Run({str(tmp_path)!r}, Config.from_json({TINY.to_json()!r}), resume=True)
 except OSError as error:
     sys.exit(str(error))
 """
