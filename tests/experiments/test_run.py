@@ -89,6 +89,7 @@ def test_the_configuration_and_the_environment_stand_beside(tmp_path):
 def test_another_environment_is_noticed(tmp_path):
     with Run(tmp_path, TINY) as run:
         assert run.environment_changes() == {}
+    (tmp_path / "checkpoints" / "4").mkdir()
     file = tmp_path / "environment.json"
     began = json.loads(file.read_text())
     file.write_text(json.dumps({**began, "jax": "0.7.2", "date": "long ago"}))
@@ -96,8 +97,21 @@ def test_another_environment_is_noticed(tmp_path):
         assert run.environment_changes() == {"jax": ("0.7.2", jax.__version__)}
 
 
+def begun(directory):
+    """A run that has saved something."""
+    Run(directory, TINY).close()
+    (directory / "checkpoints" / "4").mkdir()
+
+
+def test_a_run_that_saved_nothing_is_no_obstacle(tmp_path):
+    other = dataclasses.replace(TINY, epochs=3)
+    for config in (TINY, other):
+        Run(tmp_path, config).close()
+        assert configuration(tmp_path) == config
+
+
 def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
-    Run(tmp_path, TINY).close()
+    begun(tmp_path)
     with pytest.raises(ValueError, match=r"already holds a run; pass --resume .*or choose another"):
         Run(tmp_path, TINY)
 
@@ -112,7 +126,7 @@ def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
     ],
 )
 def test_another_configuration_is_not_resumed(tmp_path, change, origin, words):
-    Run(tmp_path, TINY).close()
+    begun(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=rf"has another configuration: {words}"):
         Run(tmp_path, dataclasses.replace(TINY, **change), resume=True, origin=origin)
