@@ -23,8 +23,10 @@ class StopAt(Watcher):
 
     def __init__(self, step):
         self._left = step
+        self.began = None
 
     def start(self, program, step, history):
+        self.began = step
         self._left -= step
 
     def step(self, metrics):
@@ -45,15 +47,19 @@ def assert_same_run(got, expected):
 
 @pytest.mark.parametrize("stops", [(1,), (3, 4), (2, 5, 7)])
 def test_a_stopped_run_goes_on_as_if_it_had_not(layerwise, layerwise_run, tmp_path, stops):
-    for step in stops:
+    for before, step in zip((0, *stops), stops):
+        watcher = StopAt(step)
         with Run(tmp_path, TINY, resume=True) as run:
             with pytest.raises(Stopped, match=f"SIGTERM after step {step}; everything is saved"):
-                fit(TINY, program=layerwise, run=run, watcher=StopAt(step))
+                fit(TINY, program=layerwise, run=run, watcher=watcher)
             assert run.checkpoints.steps[-1] == step
-    with Run(tmp_path, TINY, resume=True) as run:
-        assert_same_run(fit(TINY, program=layerwise, run=run), layerwise_run)
-    with Run(tmp_path, TINY, resume=True) as run:  # finished: nothing is left to do
-        assert_same_run(fit(TINY, program=layerwise, run=run, watcher=StopAt(99)), layerwise_run)
+        assert watcher.began == before  # it did go on, and not start anew
+    for before in (stops[-1], STEPS):  # the second time nothing is left to do
+        watcher = StopAt(99)
+        with Run(tmp_path, TINY, resume=True) as run:
+            result = fit(TINY, program=layerwise, run=run, watcher=watcher)
+        assert watcher.began == before
+        assert_same_run(result, layerwise_run)
 
 
 def test_checkpoints_come_after_every_epoch_and_as_often_as_asked(layerwise, tmp_path):
