@@ -85,6 +85,15 @@ selected_only = Combination(_perturbed_only, needs_clean=False, everywhere=False
 """`h` for the selected layers, and 0 for all others (SL-SAM)."""
 
 
+def _plus_penalty(g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any) -> tuple[list[Any], Any]:
+    weight = [now.alpha * now.radius(i) for i in at.layer]
+    return [(x + a * y).astype(y.dtype) for a, x, y in zip(weight, g, h)], memory
+
+
+plus_penalty = Combination(_plus_penalty)
+"""`g + alpha rho h`, h being the gradient of a penalty of weight alpha rho (GAM)."""
+
+
 class Kept(NamedTuple):
     """What LookSAM keeps of its last perturbed step.
 
