@@ -59,11 +59,30 @@ class Profile(NamedTuple):
       shared: extra cost of all cases with a cut at this layer: one forward pass and the error
         propagation from it on, before any weight gradient.
       full: extra cost if this layer and all behind it are perturbed.
+      again: of the forward pass from this layer on.
+      spent: f64[M], the cost of the backward pass in M parts.
+      serving: bool[M, L], which layers' gradients need each part.
     """
 
     first: np.ndarray
     shared: np.ndarray
     full: np.ndarray
+    again: np.ndarray
+    spent: np.ndarray
+    serving: np.ndarray
+
+    def of(self, selected: np.ndarray, cut: int) -> float:
+        """Extra cost of a step that perturbs some layers behind a cut, with gates.
+
+        Args:
+          selected: bool[L], by position.
+          cut: the position of the cut, at or before the first selected layer.
+        """
+        if not selected.any():
+            return 0.0
+        anyway = self.serving[:, cut:].sum(axis=1) > 1  # no gate can skip it
+        needed = (self.serving & selected).any(axis=1)
+        return float(self.again[cut] + self.spent[anyway | needed].sum())
 
 
 def profile(
@@ -110,13 +129,16 @@ def profile(
             for v in filter(jaxprs.is_variable, eqn.invars):
                 serves[v] = serves.get(v, 0) | served
     first, shared, full = again.copy(), again.copy(), again.copy()
-    for served, cost in spent.items():
-        places = np.flatnonzero([served >> p & 1 for p in range(layers)])
+    serving = np.zeros((len(spent), layers), bool)
+    for row, (served, cost) in zip(serving, spent.items()):
+        row[:] = [served >> p & 1 for p in range(layers)]
+        places = np.flatnonzero(row)
         first[places] += cost
         full[: places[-1] + 1] += cost  # of the layers from p on, it serves at least one
         shared[: places[-2] + 1 if len(places) > 1 else 0] += cost  # at least two
     plain = _total(jaxpr)
-    return Profile(first / plain, shared / plain, full / plain)
+    parts = np.array(list(spent.values())) / plain
+    return Profile(first / plain, shared / plain, full / plain, again / plain, parts, serving)
 
 
 def choose_cuts(cost: np.ndarray, latest: int, count: int) -> list[int]:

@@ -18,10 +18,12 @@ AUTOMATIC = 4
 
 def network_of(
     program: Program, leaves: Sequence[Any], layers: Layers
-) -> tuple[Network, Callable[[Cuts, np.ndarray, int | None], list[int]]]:
-    """The network of a loss, and a function that places cuts in it.
+) -> tuple[
+    Network, Callable[[Cuts, np.ndarray, int | None], list[int]], Callable[[], costs.Profile]
+]:
+    """The network of a loss, a function that places cuts in it, and one that counts its costs.
 
-    The function takes the argument `cuts`, the candidates, and k if it is static, and gives the
+    The second takes the argument `cuts`, the candidates, and k if it is static, and gives the
     positions, ascending. Costs are counted only if something asks for them.
     """
     position, reached = layer_order(program, leaves, layers.of_leaf, len(layers.names))
@@ -51,7 +53,7 @@ def network_of(
         at = {int(position[layers.names.index(name)]) for name in cuts}
         return sorted(at | {int(places[0])})
 
-    return network, place
+    return network, place, profile
 
 
 def check_cuts(cuts: Any) -> None:

@@ -1,11 +1,12 @@
 """What a step would cost, layer by layer, before anything is run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from lsam_jax.costs import Profile
 from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, network_of
 from lsam_jax.layers import LayerSpec, partition
 from lsam_jax.program import trace
@@ -36,10 +37,42 @@ class Inspection(NamedTuple):
     Attributes:
       layers: one `LayerCost` for each layer.
       cuts: the names of the layers in front of which the network is cut.
+      profile: the counts behind the costs, by position in the network.
     """
 
     layers: tuple[LayerCost, ...]
     cuts: tuple[str, ...]
+    profile: Profile
+
+    def cost(self, selected: Sequence[str]) -> float:
+        """Counted cost of a step, relative to a plain gradient.
+
+        Args:
+          selected: the names of the layers that it perturbs.
+
+        Returns:
+          The cost at the last of `cuts` in front of all of them; 1.0 if there are none.
+
+        Raises:
+          ValueError: if a name is not a layer.
+
+        >>> import jax.numpy as jnp
+        >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
+        >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
+        >>> round(inspect(loss_fn, params, jnp.ones((4, 8))).cost(["w1", "w3"]), 3)
+        1.801
+        """
+        names = [layer.name for layer in self.layers]
+        unknown = [name for name in selected if name not in names]
+        if unknown:
+            raise ValueError(
+                f"selected names the layer {unknown[0]!r}, which does not exist. The layers are: "
+                f"{', '.join(names)}."
+            )
+        chosen = np.isin(names, list(selected))
+        first = int(np.argmax(chosen))
+        cut = max((p for p in map(names.index, self.cuts) if p <= first), default=first)
+        return 1 + self.profile.of(chosen, cut)
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table, as text, without its header."""
@@ -149,7 +182,7 @@ def inspect(
         loss_of, params = loss_at(arrays)
         program = trace(loss_of, params, has_aux)
         leaves = jax.tree.leaves(params)
-        network, place = network_of(program, leaves, parts)
+        network, place, profile = network_of(program, leaves, parts)
         order = np.argsort(network.position)
         where = place(cuts, np.ones(len(order), bool), k)
         shapes_of = [[np.shape(x) for x, j in zip(leaves, parts.of_leaf) if j == i] for i in order]
@@ -160,7 +193,8 @@ def inspect(
             )
             for i, s in zip(order, shapes_of)
         ]
-        found.append(Inspection(tuple(rows), tuple(parts.names[order[p]] for p in where)))
+        where_names = tuple(parts.names[order[p]] for p in where)
+        found.append(Inspection(tuple(rows), where_names, profile()))
 
     # Under eval_shape, so that shapes are enough and nothing is computed.
     jax.eval_shape(look, arrays)

@@ -39,7 +39,7 @@ def step(
     prepare = recipe.descent.prepare
     prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
     program = trace(prepared, layers.tree(leaves), has_aux or prepare is not None)
-    network, place_cuts = network_of(program, leaves, layers)
+    network, place_cuts, _ = network_of(program, leaves, layers)
     candidates, selected = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)

@@ -44,6 +44,29 @@ def test_a_fixed_selection_costs_the_floor(name, selected):
     assert flops(fun, *args) == pytest.approx(floor(name, selected[0], selected), rel=WITHIN)
 
 
+@pytest.mark.parametrize(("name", "selected"), CASES)
+def test_inspection_prices_any_selection(name, selected):
+    net = network(name)
+    names = [f"{n}/w" for n in selected]
+    found = lsam.inspect(net.whole, net.params, net.batch, cuts=net.layers())
+    want = floor(name, selected[0], selected) / plain(name)
+    assert found.cost(names) == pytest.approx(want, abs=0.03)
+    assert found.cost([]) == 1.0
+    with pytest.raises(ValueError, match="selected names the layer 'x'"):
+        found.cost(["x"])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_inspection_prices_a_cut_that_comes_too_early(name):
+    net = network(name)
+    first, second = list(net.stages)[:2]
+    stem = flops(net.stages[first], net.params[first], net.batch[0])
+    early = lsam.inspect(net.whole, net.params, net.batch, cuts=1).cost([f"{second}/w"])
+    want = (floor(name, second, (second,)) + stem) / plain(name)
+    assert early == pytest.approx(want, abs=0.01)
+    assert stem > 0.015 * plain(name)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_textbook_costs_twice_as_much(name):
     """So that the tests above can fail: a mask saves nothing."""

@@ -7,6 +7,7 @@ nothing was chosen by the test split.
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,32 +17,53 @@ import numpy as np
 from tqdm import tqdm
 
 from lsam_jax.experiments import data as datasets
-from lsam_jax.experiments import output, plots, summary, timing, training
-from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.data import Split
+from lsam_jax.experiments import output, plots, summary, training
+from lsam_jax.experiments.config import METHODS, Config
 from lsam_jax.experiments.history import History
+from lsam_jax.experiments.presets import Preset
+from lsam_jax.experiments.settings import parse
 from lsam_jax.experiments.step import Program, State, build
+from lsam_jax.experiments.step_costs import time_steps
 
 SNAPSHOTS = 4
 
 
-def default_configs(base: Config, sam_rho: float | None = None) -> dict[str, Config]:
-    """SGD, SAM and layer-wise SAM under the same recipe.
+METHOD_OPTIONS = {"method", "seed", *itertools.chain(*METHODS.values())}
+LABELS = {"sgd": "SGD", "sam": "SAM", "gsam": "generalized SAM", "lsam": "layer-wise SAM"}
+DEFAULT = ("sgd", "sam", "lsam")
+
+
+def configurations(
+    preset: Preset, methods: Sequence[str] = DEFAULT, settings: Sequence[str] = ()
+) -> dict[str, Config]:
+    """A preset's methods under one recipe.
 
     Args:
-        base: Of layer-wise SAM.
-        sam_rho: Of SAM; None for its default.
+        preset: The recipe.
+        methods: SGD should be the first, to which costs are relative.
+        settings: Each ``name=value`` for all methods, or ``method.name=value`` for one of them.
 
     Returns:
-        For each method's name in the table its configuration, SGD first.
+        For each method's name in the table its configuration.
+
+    Raises:
+        ValueError: When a setting makes no sense, or a method is given twice.
     """
-    base = dataclasses.replace(base, method="lsam")
-    other = dataclasses.replace(base, method="sgd", rho=None, alpha=None)
-    return {
-        "SGD": other,
-        "SAM": dataclasses.replace(other, method="sam", rho=sam_rho),
-        "layer-wise SAM": base,
-    }
+    if len(set(methods)) != len(methods):
+        raise ValueError(f"methods={','.join(methods)} must name each method once")
+    shared = [text for text in settings if "." not in text.partition("=")[0]]
+    common = parse(shared)
+    configs = {}
+    for method in methods:
+        prefix = f"{method}."
+        own = parse([text.removeprefix(prefix) for text in settings if text.startswith(prefix)])
+        configs[LABELS.get(method, method)] = preset.configure(method, **{**common, **own})
+    stray = [
+        text for text in settings if text not in shared and text.partition(".")[0] not in methods
+    ]
+    if stray:
+        raise ValueError(f"--set {stray[0]} is for a method that is not compared")
+    return configs
 
 
 def compare(
@@ -50,6 +72,7 @@ def compare(
     out: str | Path,
     *,
     rounds: int = 100,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Trains every configuration with every seed, and writes what came of it into `out`.
 
@@ -60,6 +83,7 @@ def compare(
         out: The directory for ``compare.json``, ``learning_curves.png``,
             ``gradient_norm.png`` and ``perturbations.png``; old files of these names are replaced.
         rounds: Of the cost measurement.
+        data_dir: Where TFDS keeps prepared data; None for its default.
 
     Returns:
         What ``compare.json`` holds.
@@ -71,7 +95,7 @@ def compare(
     """
     _check(configs, seeds, rounds)
     directory = output.writable_directory(out)
-    data = datasets.load(next(iter(configs.values())).data)
+    data = datasets.load(next(iter(configs.values())).data, data_dir)
     programs = {name: build(config, data) for name, config in configs.items()}
     histories, snapshots = _train(programs, seeds)
     seconds = _measure(programs, snapshots, rounds)
@@ -96,7 +120,7 @@ def _check(configs: Mapping[str, Config], seeds: Sequence[int], rounds: int) -> 
     if any(
         recipe[name] != recipes[0][name]
         for recipe in recipes
-        for name in recipe.keys() - {"method", "k", "rho", "alpha", "normalize", "seed"}
+        for name in recipe.keys() - METHOD_OPTIONS
     ):
         raise ValueError("configs differ in more than the method and its own options")
 
@@ -108,7 +132,6 @@ def _train(
     histories: dict[str, list[History]] = {name: [] for name in programs}
     snapshots: dict[str, list[State]] = {name: [] for name in programs}
     epochs = next(iter(programs.values())).config.epochs
-    keep = {round(epochs * (i + 1) / SNAPSHOTS) for i in range(SNAPSHOTS)} - {0}
     with tqdm(
         total=len(programs) * len(seeds) * epochs, unit="epoch", dynamic_ncols=True, mininterval=0.5
     ) as bar:
@@ -116,24 +139,25 @@ def _train(
         for seed in seeds:
             for name, program in programs.items():
                 bar.set_description(f"{name}, seed {seed}")
-
-                def after(
-                    epoch: int,
-                    history: History,
-                    state: State,
-                    kept: list[State] | None = snapshots[name] if seed == seeds[0] else None,
-                ) -> None:
-                    if kept is not None and epoch in keep:
-                        kept.append(jax.tree.map(lambda x: x.copy(), state))
-                    bar.set_postfix(
-                        accuracy=f"{history.validation_accuracy[-1]:.3f}", refresh=False
-                    )
-                    bar.update()
-
+                watcher = _Snapshots(bar, epochs, snapshots[name] if seed == seeds[0] else None)
                 config = dataclasses.replace(program.config, seed=seed)
-                result = training.fit(config, program=program, on_epoch=after)
+                result = training.fit(config, program=program, watcher=watcher)
                 histories[name].append(result.history)
     return histories, snapshots
+
+
+class _Snapshots(training.Watcher):
+    """Moves the bar, and copies states from all over a run into a list, if there is one."""
+
+    def __init__(self, bar: Any, epochs: int, states: list[State] | None):
+        self._bar, self._states = bar, states
+        self._moments = {round(epochs * (i + 1) / SNAPSHOTS) for i in range(SNAPSHOTS)} - {0}
+
+    def epoch(self, state: State, history: History, timing: Any) -> None:
+        if self._states is not None and history.epochs in self._moments:
+            self._states.append(jax.tree.map(lambda x: x.copy(), state))
+        self._bar.set_postfix(accuracy=f"{history.validation_accuracy[-1]:.3f}", refresh=False)
+        self._bar.update()
 
 
 def _measure(
@@ -144,27 +168,6 @@ def _measure(
     The cost of a layer-wise step depends on the layers that it selects, and these change
     during training.
     """
-    some = next(iter(programs.values()))
-    batches = list(datasets.batches(some.data.train, some.config.batch_size, jax.random.key(0)))
-    parts = []
     moments = list(zip(*snapshots.values(), strict=True))
-    for states in moments:
-        steppers = {
-            name: _Stepper(program, state, batches)
-            for (name, program), state in zip(programs.items(), states, strict=True)
-        }
-        parts.append(timing.interleaved(steppers, max(1, rounds // len(moments))))
-    return np.concatenate(parts)
-
-
-class _Stepper:
-    """Goes on with a run, one step for each call."""
-
-    def __init__(self, program: Program, state: State, batches: Sequence[Split]):
-        self._step = program.step
-        self._state = state
-        self._batches = itertools.cycle(batches)
-
-    def __call__(self) -> State:
-        self._state, _ = self._step(self._state, next(self._batches))
-        return self._state
+    share = max(1, rounds // len(moments))
+    return np.concatenate([time_steps(programs.values(), states, share) for states in moments])

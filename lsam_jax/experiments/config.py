@@ -2,9 +2,19 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
-METHODS = ("sgd", "sam", "gsam", "lsam")
-"""Plain SGD, SAM (Foret 2021), generalized SAM (Zhao 2022), layer-wise SAM (Lee 2024)."""
+METHODS = {
+    "sgd": (),
+    "sam": ("rho",),
+    "gsam": ("rho", "alpha"),
+    "lsam": ("k", "rho", "alpha", "normalize"),
+}
+"""Plain SGD, SAM (Foret 2021), generalized SAM (Zhao 2022), layer-wise SAM (Lee 2024), each with
+the options that it reads."""
+
+DTYPES = ("float32", "bfloat16")
 
 _DEFAULT_RHO = {"sgd": 0.0, "sam": 0.05, "gsam": 0.1, "lsam": 0.1}
 _DEFAULT_ALPHA = {"sgd": 1.0, "sam": 1.0, "gsam": 0.8, "lsam": 0.8}
@@ -12,7 +22,7 @@ _DEFAULT_ALPHA = {"sgd": 1.0, "sam": 1.0, "gsam": 0.8, "lsam": 0.8}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One training run.
+    """One training run: all that decides its result, and nothing else.
 
     The optimizer is SGD with momentum 0.9 (not Nesterov); the learning rate falls by `decay`
     at each point of `decay_at`. The defaults of the optimizer and of the methods are those of
@@ -20,18 +30,23 @@ class Config:
 
     Args:
         method: One of `METHODS`.
-        data: Name of the data set, see `data.LOADERS` and `data.PREPARED`.
+        data: Name of the data set, see `data.load`.
         model: Name of the model, see `models.PRESETS`.
         width: Channels of the model's first stage; None for the model's own.
-        seed: Of the initial weights, the order of the batches and dropout.
+        dtype: Of the computation, "float32" or "bfloat16". Parameters, gradients, their norms
+            and the perturbation are float32 either way.
+        random_init: Whether a model whose backbone should be pretrained starts without.
+        seed: Of the initial weights, the order of the batches, augmentation and dropout.
         epochs: Passes over the training split.
         batch_size: Images in a batch; the last, partial batch of an epoch is left out.
+        accumulate: In how many parts, one after the other, the loss of a batch is computed.
         learning_rate: At the start.
         decay: What the learning rate is multiplied by.
         decay_at: When, as shares of the run.
         momentum: Of SGD.
         weight_decay: Coefficient on the weights, added to the gradient before momentum.
-        label_smoothing: Of the training loss; the test loss is not smoothed.
+        clip_norm: What the norm of the direction of descent is clipped to; None for no clipping.
+        label_smoothing: Of the training loss; the validation loss is not smoothed.
         k: How many layers layer-wise SAM perturbs.
         rho: How far the weights are perturbed; None for the method's default.
         alpha: Share of the perturbed gradient in the mix; None for the method's default.
@@ -47,14 +62,18 @@ class Config:
     data: str = "digits"
     model: str = "resnet8"
     width: int | None = None
+    dtype: str = "float32"
+    random_init: bool = False
     seed: int = 0
     epochs: int = 20
     batch_size: int = 64
+    accumulate: int = 1
     learning_rate: float = 0.1
     decay: float = 0.1
     decay_at: tuple[float, ...] = (2 / 3, 13 / 15)
     momentum: float = 0.9
     weight_decay: float = 2e-4
+    clip_norm: float | None = None
     label_smoothing: float = 0.1
     k: int = 2
     rho: float | None = None
@@ -62,18 +81,17 @@ class Config:
     normalize: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(
-                f"method={self.method!r} is not known; choose one of {', '.join(METHODS)}"
-            )
+        _check_choice("method", self.method, METHODS)
+        _check_choice("dtype", self.dtype, DTYPES)
         if self.rho is None:
             object.__setattr__(self, "rho", _DEFAULT_RHO[self.method])
         if self.alpha is None:
             object.__setattr__(self, "alpha", _DEFAULT_ALPHA[self.method])
-        for name, least in (("epochs", 1), ("batch_size", 2), ("k", 0), ("seed", 0), ("width", 1)):
+        least = {"epochs": 1, "batch_size": 2, "accumulate": 1, "k": 0, "seed": 0, "width": 1}
+        for name, bound in least.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+            if value is not None and value < bound:
+                raise ValueError(f"{name}={value} must be at least {bound}")
         for name in ("learning_rate", "rho", "weight_decay", "decay"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -84,5 +102,38 @@ class Config:
                 raise ValueError(f"{name}={value} must lie in [0, 1)")
         if not math.isfinite(self.alpha or 0.0):
             raise ValueError(f"alpha={self.alpha} must be a finite number")
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise ValueError(f"clip_norm={self.clip_norm} must be a finite number above zero")
         if not all(0 < share < 1 for share in self.decay_at):
             raise ValueError(f"decay_at={self.decay_at} must hold shares of the run, in (0, 1)")
+        if self.batch_size % self.accumulate or self.batch_size == self.accumulate:
+            raise ValueError(
+                f"accumulate={self.accumulate} must divide batch_size={self.batch_size} into equal "
+                "parts of at least two images"
+            )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Config":
+        """What `to_json` made a dictionary of.
+
+        Raises:
+            ValueError: When it did not.
+        """
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"not a configuration: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON gives it back."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(choices)}")

@@ -2,24 +2,21 @@
 
 A data set is two splits of uint8 images with int32 labels. Images stay uint8 until they are on
 the device, where `normalise` makes them float. A new data set is one more function that returns
-a `Dataset`.
+a `Dataset`, and its entry in `LOADERS`.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from lsam_jax.experiments import data_tfds
 from lsam_jax.experiments.augmentation import crop_and_flip, standardise
+from lsam_jax.experiments.data_tfds import DataDir
 
 Array = np.ndarray | jax.Array
-DataDir = str | os.PathLike[str] | None
 
 
 class Split(NamedTuple):
@@ -58,36 +55,31 @@ class Dataset(NamedTuple):
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
-def digits(test_fraction: float = 0.5, seed: int = 0) -> Dataset:
+def digits(data_dir: DataDir = None) -> Dataset:
     """Scikit-learn's bundled 1797 handwritten digits, 8x8 pixels of 0 ... 16.
 
-    Half of them are held out by default, as in scikit-learn's own examples: on this easy set a
-    small test split could not tell methods apart.
+    Half of them are held out, as in scikit-learn's own examples: on this easy set a small
+    validation split could not tell methods apart. All runs see one split.
 
     Args:
-        test_fraction: Share of the images that is held out, with equal shares of every class.
-        seed: Of the split. It is not the seed of a run: all runs see one split.
-
-    Returns:
-        The data set; nothing is downloaded.
+        data_dir: Where TFDS keeps prepared data; None for its default. The first call writes the
+            digits there, later ones read them; nothing is downloaded.
 
     Raises:
-        ValueError: When a split would be empty.
+        OSError: When the digits are neither there nor can be written.
     """
-    if not 0.0 < test_fraction < 1.0:
-        raise ValueError(f"test_fraction={test_fraction} must lie between 0 and 1")
-    bunch = load_digits()
-    images = bunch.images.astype(np.uint8)[..., None]
-    labels = bunch.target.astype(np.int32)
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        images, labels, test_size=test_fraction, random_state=seed, stratify=labels
+    from lsam_jax.experiments import data_digits  # noqa: PLC0415 (imports TFDS, which is slow)
+
+    data_digits.prepare(data_dir)
+    fitted, held_out = (
+        data_tfds.read("digits", [split], data_dir=data_dir) for split in data_digits.SPLITS
     )
-    pixels = train_images.reshape(-1, train_images.shape[-1]).astype(np.float64)
+    pixels = fitted.images.reshape(-1, fitted.images.shape[-1]).astype(np.float64)
     return Dataset(
         name="digits",
-        train=Split(train_images, train_labels),
-        validation=Split(test_images, test_labels),
-        num_classes=10,
+        train=Split(fitted.images, fitted.labels),
+        validation=Split(held_out.images, held_out.labels),
+        num_classes=fitted.num_classes,
         mean=tuple(pixels.mean(axis=0).tolist()),
         std=tuple(pixels.std(axis=0).tolist()),
     )
@@ -143,34 +135,29 @@ def _prepared(
     )
 
 
-LOADERS: Mapping[str, Callable[[], Dataset]] = {"digits": digits}
-"""Data sets that come with a package."""
-
-PREPARED: Mapping[str, Callable[[DataDir], Dataset]] = {
+LOADERS: Mapping[str, Callable[[DataDir], Dataset]] = {
+    "digits": digits,
     "cifar10": cifar10,
     "cifar100": cifar100,
     "oxford_flowers102": oxford_flowers102,
 }
-"""Data sets that TFDS has to prepare first."""
+"""What `load` knows."""
 
 
 def load(name: str, data_dir: DataDir = None) -> Dataset:
     """The data set called `name`.
 
     Args:
-        name: A key of `LOADERS` or `PREPARED`.
+        name: A key of `LOADERS`.
         data_dir: Where TFDS keeps prepared data; None for its default.
 
     Raises:
         ValueError: When there is no such data set.
-        FileNotFoundError: When it is not prepared.
+        OSError: When it is not prepared (FileNotFoundError), cannot be, or is damaged.
     """
-    if name in LOADERS:
-        return LOADERS[name]()
-    if name in PREPARED:
-        return PREPARED[name](data_dir)
-    names = ", ".join((*LOADERS, *PREPARED))
-    raise ValueError(f"data={name!r} is not known; choose one of {names}")
+    if name not in LOADERS:
+        raise ValueError(f"data={name!r} is not known; choose one of {', '.join(LOADERS)}")
+    return LOADERS[name](data_dir)
 
 
 def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
@@ -185,20 +172,3 @@ def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) ->
     if not mean:
         return standardise(images)
     return (jnp.asarray(images, jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
-
-
-def batches(split: Split, batch_size: int, key: jax.Array) -> Iterator[Split]:
-    """One epoch in an order drawn from `key`; the last, partial batch is left out.
-
-    Args:
-        split: What to draw from.
-        batch_size: Images in a batch.
-        key: Same key, same batches.
-
-    Yields:
-        Batches of exactly `batch_size` images.
-    """
-    order = np.asarray(jax.random.permutation(key, len(split.labels)))
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        yield Split(split.images[chosen], split.labels[chosen])

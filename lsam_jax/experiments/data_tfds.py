@@ -10,20 +10,22 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-CHUNK = 1000
+DataDir = str | os.PathLike[str] | None
+CHUNK = 100
 
 
 class Labelled(NamedTuple):
     """Images and labels of one or several splits in memory.
 
     Attributes:
-        images: uint8 [N, size, size, 3].
+        images: uint8 [N, H, W, C].
         labels: int32 [N].
         num_classes: Labels are 0 ... num_classes - 1.
     """
@@ -34,14 +36,15 @@ class Labelled(NamedTuple):
 
 
 def read(
-    name: str, splits: Sequence[str], size: int, data_dir: str | os.PathLike[str] | None = None
+    name: str, splits: Sequence[str], size: int | None = None, data_dir: DataDir = None
 ) -> Labelled:
     """All images of the splits, one split after the other.
 
     Args:
         name: Of the data set in TFDS.
         splits: Names of its splits.
-        size: Height and width of the result, see `fit_square`.
+        size: Height and width of the result, which has three channels, see `fit_square`. None
+            for a data set that stores arrays of one shape, to take them as they are.
         data_dir: Where TFDS keeps prepared data; None for the environment variable
             ``TFDS_DATA_DIR`` or else ``~/tensorflow_datasets``, as in TFDS.
 
@@ -54,44 +57,82 @@ def read(
         OSError: When its files are damaged.
         ValueError: When `size` makes no sense.
     """
-    if size < 1:
+    if size is not None and size < 1:
         raise ValueError(f"size={size} must be at least 1")
-    directory = prepared_directory(name, splits, data_dir)
-    import tensorflow_datasets as tfds  # noqa: PLC0415 (slow to import, and not needed for digits)
-
-    # From the directory, not by the name: so no code of the data set runs that might download.
-    builder = tfds.builder_from_directory(str(directory))
-    # Decoded here, so that a large JPEG can be decoded at a fraction of its size.
-    decoders = {"image": tfds.decode.SkipDecoding()}
     try:
-        sources = [builder.as_data_source(split, decoders=decoders) for split in splits]
-        images, labels = _materialise(sources, size)
+        opened = sources(name, splits, data_dir)
+        images, labels = _materialise(opened, size)
     except RuntimeError as error:  # what array_record raises
+        directory = prepared_directory(name, splits, data_dir)
         raise OSError(
             f"data={name!r} is damaged in {directory}: {str(error).splitlines()[0]}; delete the "
             "directory and prepare it again"
         ) from error
-    return Labelled(images, labels, builder.info.features["label"].num_classes)
+    return Labelled(images, labels, _features(opened)["label"].num_classes)
 
 
-def _materialise(sources: Sequence[Any], size: int) -> tuple[np.ndarray, np.ndarray]:
-    count = sum(len(source) for source in sources)
-    images = np.empty((count, size, size, 3), np.uint8)
+def sources(name: str, splits: Sequence[str], data_dir: DataDir) -> list[Any]:
+    """A TFDS data source for each split; what it gives as the image is encoded or an array.
+
+    Args:
+        name: As in `read`.
+        splits: As in `read`.
+        data_dir: As in `read`.
+    """
+    directory = prepared_directory(name, splits, data_dir)
+    import tensorflow_datasets as tfds  # noqa: PLC0415 (slow to import)
+
+    # From the directory, not by the name: so no code of the data set runs that might download.
+    builder = tfds.builder_from_directory(str(directory))
+    # Pictures are left to `_decode`, which decodes a large JPEG at a fraction of its size.
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return [builder.as_data_source(split, decoders=decoders) for split in splits]
+
+
+def _features(opened: Sequence[Any]) -> Any:
+    return opened[0].dataset_info.features
+
+
+def _materialise(opened: Sequence[Any], size: int | None) -> tuple[np.ndarray, np.ndarray]:
+    stored = _features(opened)["image"].shape
+    count = sum(len(source) for source in opened)
+    images = np.empty((count, *(stored if size is None else (size, size, 3))), np.uint8)
     labels = np.empty(count, np.int32)
-    position = 0
-    for source in sources:
-        for start in range(0, len(source), CHUNK):
-            indices = range(start, min(start + CHUNK, len(source)))
-            for example in source.__getitems__(list(indices)):
-                images[position] = _decode(example["image"], size)
-                labels[position] = example["label"]
-                position += 1
+
+    def fill(source: Any, start: int, offset: int) -> None:
+        indices = range(start, min(start + CHUNK, len(source)))
+        for row, example in enumerate(source.__getitems__(list(indices)), offset + start):
+            image = example["image"]
+            images[row] = image if size is None else _decode(image, size)
+            labels[row] = example["label"]
+
+    # Pillow decodes without Python's lock, which is worth threads where pictures are large. With
+    # those of CIFAR the time goes into Python itself, and threads only wait for one another.
+    threads = os.cpu_count() if stored[0] is None else 1
+    with ThreadPoolExecutor(threads) as pool:
+        offset = 0
+        pending = []
+        for source in opened:
+            starts = range(0, len(source), CHUNK)
+            pending += [pool.submit(fill, source, start, offset) for start in starts]
+            offset += len(source)
+        for future in pending:
+            future.result()
     return images, labels
 
 
-def prepared_directory(
-    name: str, splits: Sequence[str], data_dir: str | os.PathLike[str] | None = None
-) -> Path:
+def data_root(data_dir: DataDir = None) -> Path:
+    """The directory that holds prepared data sets.
+
+    Args:
+        data_dir: As in `read`.
+    """
+    if data_dir is None:
+        data_dir = os.environ.get("TFDS_DATA_DIR") or Path("~/tensorflow_datasets")
+    return Path(data_dir).expanduser()
+
+
+def prepared_directory(name: str, splits: Sequence[str], data_dir: DataDir = None) -> Path:
     """The directory of the newest prepared version of a data set.
 
     Args:
@@ -102,9 +143,7 @@ def prepared_directory(
     Raises:
         FileNotFoundError: When there is none; the message says how to prepare it.
     """
-    if data_dir is None:
-        data_dir = os.environ.get("TFDS_DATA_DIR") or Path("~/tensorflow_datasets")
-    root = Path(data_dir).expanduser()
+    root = data_root(data_dir)
     versions = sorted((root / name).glob("*.*.*/dataset_info.json"), key=_version)
     formats = {file: json.loads(file.read_text()).get("fileFormat") for file in versions}
     usable = [file.parent for file, kind in formats.items() if kind == "array_record"]
@@ -142,10 +181,13 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(_square(Image.fromarray(image), size))
 
 
-def _decode(encoded: bytes, size: int) -> np.ndarray:
-    with Image.open(io.BytesIO(encoded)) as image:
+def _decode(picture: bytes | np.ndarray, size: int) -> np.ndarray:
+    if isinstance(picture, np.ndarray):
+        return fit_square(picture, size)
+    with Image.open(io.BytesIO(picture)) as image:
         image.draft("RGB", (2 * size, 2 * size))  # JPEG alone; never below the size that is asked
-        return np.asarray(_square(image.convert("RGB"), size))
+        colours = image if image.mode == "RGB" else image.convert("RGB")
+        return np.asarray(_square(colours, size))
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:

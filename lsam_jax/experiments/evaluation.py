@@ -1,5 +1,6 @@
-"""What is measured between epochs: the test split, and the gradient of the training loss."""
+"""What is measured between epochs: the validation split, and the training loss's gradient."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,61 +9,77 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lsam_jax.experiments.data import Dataset, Split, normalise
-from lsam_jax.experiments.objective import TrainingLoss
+from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.objective import TrainingLoss, variables
 
 EVALUATION_BATCH = 512
 PROBE_IMAGES = 256
 
 
-def evaluate(model: Any, data: Dataset, params: Any, batch_stats: Any) -> tuple[float, float]:
-    """Mean cross-entropy and share of right answers on the test split, with running statistics.
+def evaluate(
+    model: Any,
+    preprocess: Callable[[Any], jax.Array],
+    split: Split,
+    params: Any,
+    batch_stats: Any,
+    frozen: Any,
+) -> tuple[float, float]:
+    """Mean cross-entropy and share of right answers, with running statistics.
 
     Every image counts once; the last batch is filled up with images that do not count, so that
     all batches have one shape.
+
+    Args:
+        model: A Flax module.
+        preprocess: uint8 images to the floats that it takes.
+        split: What to evaluate.
+        params: Trained parameters.
+        batch_stats: Running statistics.
+        frozen: Parameters that are not trained.
     """
-    count = len(data.validation.labels)
+    count = len(split.labels)
     size = min(EVALUATION_BATCH, count)
-    variables = {"params": params, "batch_stats": batch_stats}
     total = np.zeros(2)
     for start in range(0, count, size):
         chosen = np.arange(start, start + size)
-        batch = Split(*(part[chosen % count] for part in data.validation))
-        total += np.asarray(_sums(model, data.mean, data.std, variables, batch, chosen < count))
+        batch = Split(*(part[chosen % count] for part in split))
+        everything = variables(params, batch_stats, frozen)
+        total += np.asarray(_sums(model, preprocess, everything, batch, chosen < count))
     return float(total[0] / count), float(total[1] / count)
 
 
 def gradient_norms(
-    loss_fn: TrainingLoss, train: Split, params: Any, batch_stats: Any
+    loss_fn: TrainingLoss, train: Split, params: Any, batch_stats: Any, frozen: Any
 ) -> tuple[float, dict[str, float]]:
     """Norm of the plain training loss's gradient, over all parameters and of each array.
 
     The gradient is taken on the first images of the training split, the same in every call.
     """
     batch = Split(train.images[:PROBE_IMAGES], train.labels[:PROBE_IMAGES])
-    leaves = jax.tree_util.tree_leaves_with_path(_norms(loss_fn, params, batch_stats, batch))
+    norms = _norms(loss_fn, params, batch_stats, frozen, batch)
     by_path = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): float(norm) for path, norm in leaves
+        jax.tree_util.keystr(path, simple=True, separator="/"): float(norm)
+        for path, norm in jax.tree_util.tree_leaves_with_path(norms)
     }
     return float(np.linalg.norm(list(by_path.values()))), by_path
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def _sums(
     model: Any,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    variables: Any,
+    preprocess: Callable[[Any], jax.Array],
+    everything: Any,
     batch: Split,
     counts: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    logits = model.apply(variables, normalise(batch.images, mean, std))
+    logits = model.apply(everything, preprocess(batch.images))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     right = logits.argmax(axis=-1) == batch.labels
     return jnp.sum(losses, where=counts), jnp.sum(right, where=counts)
 
 
 @partial(jax.jit, static_argnums=0)
-def _norms(loss_fn: TrainingLoss, params: Any, batch_stats: Any, batch: Split) -> Any:
-    grads, _ = jax.grad(loss_fn, has_aux=True)(params, batch_stats, batch, jax.random.key(0))
+def _norms(loss_fn: TrainingLoss, params: Any, batch_stats: Any, frozen: Any, batch: Split) -> Any:
+    key = jax.random.key(0)
+    grads, _ = jax.grad(loss_fn, has_aux=True)(params, batch_stats, frozen, batch, key)
     return jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), grads)

@@ -8,6 +8,8 @@ import jax
 import lsam_jax as lsam
 from lsam_jax.experiments.config import Config
 
+LayerRule = str | Callable[[str], str | None]
+
 
 class Method(NamedTuple):
     """How a method differentiates a loss.
@@ -17,11 +19,13 @@ class Method(NamedTuple):
         value_and_grad: A loss that returns ``(loss, aux)`` to a function ``(params, state,
             *args) -> ((loss, aux), grads, state)``.
         layers: How the method cuts the parameters into layers; as `lsam.layer_names` takes it.
+        k: How many of them a step perturbs; None where no number is asked for.
     """
 
     init: Callable[[Any], lsam.SamState]
     value_and_grad: Callable[[Callable[..., Any]], Callable[..., Any]]
-    layers: str | Callable[[str], str | None]
+    layers: LayerRule
+    k: int | None = None
 
 
 def each_array(path: str) -> str:
@@ -40,25 +44,26 @@ def method(config: Config) -> Method:
         baseline of every cost ratio holds nothing of this library.
     """
     rho, alpha = cast(float, config.rho), cast(float, config.alpha)  # filled in by Config
-    if config.method == "sgd":
-        nothing = lsam.layerwise_sam(k=0, rho=0.0, selection="none")
-        return Method(nothing.init, _plain_value_and_grad, "kernel")
-    if config.method == "sam":
-        layers: str | Callable[[str], str | None] = each_array
-        tx = lsam.sam(rho=rho, layers=layers)
-    elif config.method == "gsam":
-        layers = each_array
-        tx = lsam.generalized_sam(rho=rho, alpha=alpha, layers=layers)
-    else:
-        layers = "kernel"
-        tx = lsam.layerwise_sam(
-            k=config.k,
-            rho=rho,
-            alpha=alpha,
-            layers=layers,
-            normalize=config.normalize,
-        )
-    return Method(tx.init, lambda loss_fn: lsam.value_and_grad(loss_fn, tx, has_aux=True), layers)
+    match config.method:
+        case "sgd":
+            nothing = lsam.layerwise_sam(k=0, rho=0.0, selection="none")
+            return Method(nothing.init, _plain_value_and_grad, "kernel")
+        case "sam":
+            return _of(lsam.sam(rho=rho, layers=each_array), each_array)
+        case "gsam":
+            mixed = lsam.generalized_sam(rho=rho, alpha=alpha, layers=each_array)
+            return _of(mixed, each_array)
+        case _:
+            tx = lsam.layerwise_sam(
+                k=config.k, rho=rho, alpha=alpha, layers="kernel", normalize=config.normalize
+            )
+            return _of(tx, "kernel", config.k)
+
+
+def _of(tx: lsam.SamTransformation, layers: LayerRule, k: int | None = None) -> Method:
+    return Method(
+        tx.init, lambda loss_fn: lsam.value_and_grad(loss_fn, tx, has_aux=True), layers, k
+    )
 
 
 def _plain_value_and_grad(loss_fn: Callable[..., Any]) -> Callable[..., Any]:

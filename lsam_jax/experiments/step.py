@@ -5,8 +5,9 @@ convolution inside a loop to scalar code, 50 to 100 times slower.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,23 +17,41 @@ import optax
 import lsam_jax as lsam
 from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import models
+from lsam_jax.experiments.batches import Batches
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.data import Dataset, Split
 from lsam_jax.experiments.evaluation import evaluate, gradient_norms
 from lsam_jax.experiments.gradients import Method, method
-from lsam_jax.experiments.objective import TrainingLoss, initial_variables
+from lsam_jax.experiments.objective import Normalise, TrainingLoss, initial_variables
+
+
+class Record(NamedTuple):
+    """What every step of an epoch reported; step i of an epoch writes entry i.
+
+    Attributes:
+        loss: f32[steps], of the weights before the step.
+        accuracy: f32[steps], of the training batch, likewise.
+        sharpness: f32[steps], perturbed minus clean loss.
+        selected: bool[steps, L], the layers that the method perturbed.
+    """
+
+    loss: jax.Array
+    accuracy: jax.Array
+    sharpness: jax.Array
+    selected: jax.Array
 
 
 class State(NamedTuple):
-    """Everything that a step reads and writes.
+    """Everything that a step reads and writes, and so everything that a run must keep.
 
     Attributes:
-        step: i32[], steps taken.
-        params: The network's parameters.
+        step: i32[], steps taken; the position in the data and in every random sequence.
+        params: The parameters that are trained.
         batch_stats: Running statistics of batch normalisation, of clean passes only.
         optimizer: The base optimizer's state.
         sam: The method's state.
         key: From which every random draw of the run is derived.
+        record: Of the epoch under way.
     """
 
     step: jax.Array
@@ -41,6 +60,7 @@ class State(NamedTuple):
     optimizer: Any
     sam: lsam.SamState
     key: jax.Array
+    record: Record
 
 
 class StepMetrics(NamedTuple):
@@ -48,11 +68,11 @@ class StepMetrics(NamedTuple):
 
     Attributes:
         loss: f32[], of the weights before the step.
-        sharpness: f32[], perturbed minus clean loss.
+        accuracy: f32[], of the training batch.
     """
 
     loss: jax.Array
-    sharpness: jax.Array
+    accuracy: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +83,14 @@ class Program:
         config: What it was built from.
         data: The data set.
         steps_per_epoch: Full batches in the training split.
-        layers: Names of the kernels in network order.
-        sizes: Number of parameters of every array, by path.
+        layers: Names of the trained kernels in network order.
+        sizes: Number of parameters of every trained array, by path.
         method: How gradients are taken.
+        inspection: The method's layers, in network order, and what perturbing them costs.
+        frozen: Number of parameters that are not trained.
         init: Seed to a fresh state.
         step: ``(state, batch) -> (state, metrics)``; the old state is donated.
-        evaluate: ``(params, batch_stats) -> (loss, accuracy)`` on the test split.
+        evaluate: ``(params, batch_stats) -> (loss, accuracy)`` on the validation split.
         probe: ``(params, batch_stats) -> (norm, {path: norm})`` of the training loss's gradient.
     """
 
@@ -78,89 +100,142 @@ class Program:
     layers: tuple[str, ...]
     sizes: dict[str, int]
     method: Method
+    inspection: lsam.Inspection
+    frozen: int
     init: Callable[[int], State]
     step: Callable[[State, Split], tuple[State, StepMetrics]]
     evaluate: Callable[[Any, Any], tuple[float, float]]
     probe: Callable[[Any, Any], tuple[float, dict[str, float]]]
 
+    def batches(self, seed: int) -> Batches:
+        """The training batches of a run, by step."""
+        return Batches(self.data.train, self.config.batch_size, seed)
 
-def build(config: Config, data: Dataset | None = None) -> Program:
+
+def build(
+    config: Config,
+    data: Dataset | None = None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> Program:
     """Makes the functions of a run; nothing is compiled or trained yet.
 
     Args:
         config: All but the seed is used.
         data: The data set; None loads the one that `config` names.
+        data_dir: Where TFDS keeps prepared data; None for its default.
+        weights: The checkpoint of a pretrained backbone, for a model that has one.
 
     Raises:
         ValueError: When the configuration does not fit the data or the model.
+        FileNotFoundError: When the data set is not prepared, or `weights` is not there.
     """
-    data = datasets.load(config.data) if data is None else data
+    architecture = models.preset(config.model)
+    architecture.check_weights(config, weights)
+    data = datasets.load(config.data, data_dir) if data is None else data
     steps_per_epoch = len(data.train.labels) // config.batch_size
     if steps_per_epoch == 0:
         raise ValueError(
             f"batch_size={config.batch_size} is more than the {len(data.train.labels)} training "
             f"images of {data.name}; make it smaller"
         )
-    options = {} if config.width is None else {"width": config.width}
-    model = models.preset(config.model)(num_classes=data.num_classes, **options)
+    options: dict[str, Any] = {} if config.width is None else {"width": config.width}
+    model = architecture(
+        num_classes=data.num_classes, dtype=jnp.dtype(config.dtype).type, **options
+    )
+    image_shape = data.train.images.shape[1:]
+    preprocess = architecture.preprocess or Normalise(data.mean, data.std)
+    loss_fn = TrainingLoss(
+        model, preprocess, config.label_smoothing, data.augment, config.accumulate
+    )
     gradient = method(config)
     optimizer = base_optimizer(config, steps_per_epoch)
-    loss_fn = TrainingLoss(model, data.mean, data.std, config.label_smoothing, data.augment)
     value_and_grad = gradient.value_and_grad(loss_fn)
 
+    shapes = jax.eval_shape(partial(initial_variables, model, image_shape), jax.random.key(0))
+    params, frozen = architecture.split(shapes["params"])
+    batch_stats = shapes.get("batch_stats", {})
+    sam = jax.eval_shape(gradient.init, params)  # complains about what does not fit the model
+    some = Split(*(part[: config.batch_size] for part in data.train))
+    arguments = (loss_fn, params, batch_stats, frozen, some, jax.random.key(0))
+    kernels = lsam.inspect(*arguments, has_aux=True).layers
+    inspection = lsam.inspect(
+        *arguments, layers=gradient.layers, k=max(1, gradient.k or 1), has_aux=True
+    )
+    loaded = None if weights is None else architecture.read(weights, frozen)
+
+    @cache
+    def backbone() -> Any:
+        if loaded is not None or not frozen:
+            return loaded or {}
+        with jax.ensure_compile_time_eval():  # kept, so it must not be a tracer
+            drawn = initial_variables(model, image_shape, jax.random.key(0))["params"]
+        return architecture.split(drawn)[1]
+
     @jax.jit
-    def fresh(variables: Any, key: jax.Array) -> State:
-        params = variables["params"]
+    def fresh(params: Any, batch_stats: Any, key: jax.Array) -> State:
+        steps = (steps_per_epoch,)
         return State(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            batch_stats=variables["batch_stats"],
+            batch_stats=batch_stats,
             optimizer=optimizer.init(params),
             sam=gradient.init(params),
             key=key,
+            record=Record(
+                loss=jnp.zeros(steps, jnp.float32),
+                accuracy=jnp.zeros(steps, jnp.float32),
+                sharpness=jnp.zeros(steps, jnp.float32),
+                selected=jnp.zeros(steps + sam.selected.shape, bool),
+            ),
         )
 
     def init(seed: int) -> State:
-        weights, draws = jax.random.split(jax.random.key(seed))
-        return fresh(initial_variables(model, data.train.images.shape[1:], weights), draws)
+        weights_key, draws = jax.random.split(jax.random.key(seed))
+        new = initial_variables(model, image_shape, weights_key)
+        trained, _ = architecture.split(new["params"])
+        return fresh(trained, new.get("batch_stats", {}), draws)
 
-    def step(state: State, batch: Split) -> tuple[State, StepMetrics]:
+    def step(state: State, frozen: Any, batch: Split) -> tuple[State, StepMetrics]:
         key = jax.random.fold_in(state.key, state.step)
-        (loss, batch_stats), grads, sam = value_and_grad(
-            state.params, state.sam, state.batch_stats, batch, key
+        (loss, aux), grads, sam = value_and_grad(
+            state.params, state.sam, state.batch_stats, frozen, batch, key
         )
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        entries = Record(loss, aux.accuracy, sam.sharpness, sam.selected)
+        now = state.step % steps_per_epoch
         new = State(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
+            batch_stats=aux.batch_stats,
             optimizer=optimizer_state,
             sam=sam,
             key=state.key,
+            record=jax.tree.map(lambda all, one: all.at[now].set(one), state.record, entries),
         )
-        return new, StepMetrics(loss, sam.sharpness)
+        return new, StepMetrics(loss, aux.accuracy)
 
-    variables = jax.eval_shape(
-        partial(initial_variables, model, data.train.images.shape[1:]), jax.random.key(0)
-    )
-    params = variables["params"]
-    jax.eval_shape(gradient.init, params)  # complains about what does not fit the model
-    batch_stats = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables["batch_stats"])
-    some = Split(*(part[: config.batch_size] for part in data.train))
-    rows = lsam.inspect(loss_fn, params, batch_stats, some, jax.random.key(0), has_aux=True).layers
+    compiled = jax.jit(step, donate_argnums=0)
+    probed = dataclasses.replace(loss_fn, accumulate=1)
     paths = jax.tree_util.tree_leaves_with_path(params)
-    sizes = {jax.tree_util.keystr(p, simple=True, separator="/"): x.size for p, x in paths}
     return Program(
         config=config,
         data=data,
         steps_per_epoch=steps_per_epoch,
-        layers=tuple(row.name for row in rows),
-        sizes=sizes,
+        layers=tuple(row.name for row in kernels),
+        sizes={jax.tree_util.keystr(p, simple=True, separator="/"): x.size for p, x in paths},
         method=gradient,
+        inspection=inspection,
+        frozen=sum(x.size for x in jax.tree.leaves(frozen)),
         init=init,
-        step=jax.jit(step, donate_argnums=0),
-        evaluate=partial(evaluate, model, data),
-        probe=partial(gradient_norms, loss_fn, data.train),
+        step=lambda state, batch: compiled(state, backbone(), batch),
+        evaluate=lambda params, batch_stats: evaluate(
+            model, preprocess, data.validation, params, batch_stats, backbone()
+        ),
+        probe=lambda params, batch_stats: gradient_norms(
+            probed, data.train, params, batch_stats, backbone()
+        ),
     )
 
 
@@ -170,7 +245,9 @@ def base_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
     schedule = optax.piecewise_constant_schedule(
         config.learning_rate, {round(share * steps): config.decay for share in config.decay_at}
     )
+    clip = () if config.clip_norm is None else (optax.clip_by_global_norm(config.clip_norm),)
     return optax.chain(
+        *clip,
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(schedule, momentum=config.momentum),
     )

@@ -1,18 +1,24 @@
 """The training loop: one for every method."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import signal
+from collections import deque
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import lsam_jax as lsam
-from lsam_jax.experiments import data as datasets
+from lsam_jax.experiments.clock import EpochClock
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.data import Dataset
 from lsam_jax.experiments.history import History
-from lsam_jax.experiments.step import Program, State, build
+from lsam_jax.experiments.recording import record_epoch
+from lsam_jax.experiments.run import Run
+from lsam_jax.experiments.signals import Stopped
+from lsam_jax.experiments.step import Program, State, StepMetrics, build
+
+AHEAD = 2
+"""Steps that are handed to the device before the first of them is waited for."""
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -34,12 +40,34 @@ class Result:
     state: State
 
 
+class Watcher:
+    """What looks on while a run goes; this one does nothing, and subclasses do."""
+
+    def start(self, program: Program, step: int, history: History) -> None:
+        """Before the first step; a resumed run has steps and a history behind it."""
+
+    def step(self, metrics: StepMetrics) -> None:
+        """After each step, whose arrays the device may still be computing."""
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """Around what is done between epochs."""
+        return contextlib.nullcontext()
+
+    def epoch(self, state: State, history: History, timing: dict[str, Any]) -> None:
+        """After each epoch; copy what should stay of the state, whose arrays are donated next."""
+
+    def stop(self) -> signal.Signals | None:
+        """The signal that asks the run to stop, if one has come."""
+        return None
+
+
 def fit(
     config: Config,
     data: Dataset | None = None,
     *,
     program: Program | None = None,
-    on_epoch: Callable[[int, History, State], None] | None = None,
+    run: Run | None = None,
+    watcher: Watcher | None = None,
 ) -> Result:
     """Trains, and records every epoch. Same configuration, same result, bit for bit.
 
@@ -48,8 +76,8 @@ def fit(
         data: The data set; None loads the one that `config` names.
         program: What `build` made of the same configuration with any seed, so that runs that
             differ in the seed alone compile once.
-        on_epoch: Called after every epoch with its number (from 1), the history so far and the
-            state, whose arrays the next step donates: copy what should stay.
+        run: Where to save everything after every epoch, and to go on from; None saves nothing.
+        watcher: What looks on.
 
     Returns:
         The history and the last state.
@@ -57,66 +85,84 @@ def fit(
     Raises:
         ValueError: When the configuration does not fit the data, the model or `program`.
         NonFiniteLossError: When a training loss is not finite.
+        CheckpointError: When the state cannot be saved or restored.
+        Stopped: When `watcher` asked for it; with a `run`, everything is saved.
     """
     program = build(config, data) if program is None else program
     if dataclasses.replace(program.config, seed=config.seed) != config:
         raise ValueError(f"program was built for {program.config}, which differs from {config}")
-    state = program.init(config.seed)
-    history = History(program.layers)
-    order = jax.random.key(config.seed)
-    counted = np.zeros(state.sam.perturbations.shape, np.int64)
-    for epoch in range(1, config.epochs + 1):
-        metrics = []
-        batches = datasets.batches(
-            program.data.train, config.batch_size, jax.random.fold_in(order, epoch)
-        )
-        for batch in batches:
-            state, reported = program.step(state, batch)
-            metrics.append(reported)
-        loss, sharpness = (np.asarray(jnp.stack(column)) for column in zip(*metrics, strict=True))
-        _check_finite(loss, first_step=(epoch - 1) * len(loss), config=config)
-        before, counted = counted, np.asarray(state.sam.perturbations, np.int64)
-        _record(program, history, state, loss, sharpness, counted - before)
-        if on_epoch is not None:
-            on_epoch(epoch, history, state)
+    watcher = Watcher() if watcher is None else watcher
+    state, history = program.init(config.seed), History(program.layers)
+    if run is not None:
+        state, history = run.restore(state, history)
+    watcher.start(program, int(state.step), history)
+    loop = _Loop(config, program, run, watcher)
+    while history.epochs < config.epochs:
+        state = loop.epoch(state, history)
     return Result(config, history, state)
 
 
-def _check_finite(loss: np.ndarray, first_step: int, config: Config) -> None:
-    """Stops a run that went wrong; the losses are those of one epoch."""
-    wrong = np.flatnonzero(~np.isfinite(loss))
-    if wrong.size:
-        raise NonFiniteLossError(
-            f"the training loss of {config.method} with seed {config.seed} is {loss[wrong[0]]} at "
-            f"step {first_step + wrong[0]}; lower learning_rate={config.learning_rate} or "
-            f"rho={config.rho}"
-        )
+class _Loop:
+    """Epochs of one run."""
 
+    def __init__(self, config: Config, program: Program, run: Run | None, watcher: Watcher):
+        self._config, self._program, self._run, self._watcher = config, program, run, watcher
+        self._batches = program.batches(config.seed)
+        self._clock = EpochClock()
+        self._pending: deque[tuple[int, StepMetrics]] = deque()
 
-def _record(
-    program: Program,
-    history: History,
-    state: State,
-    loss: np.ndarray,
-    sharpness: np.ndarray,
-    perturbed: np.ndarray,
-) -> None:
-    """Evaluates the state and appends an epoch; `perturbed` counts this epoch's steps."""
-    names = lsam.layer_names(state.params, program.method.layers)
-    total = dict(zip(names, np.asarray(state.sam.perturbations).tolist(), strict=True))
-    recent = dict(zip(names, perturbed.tolist(), strict=True))
-    steps = len(loss)
-    validation_loss, validation_accuracy = program.evaluate(state.params, state.batch_stats)
-    norm, norms = program.probe(state.params, state.batch_stats)
-    parameters = sum(recent[name] * program.sizes[name] for name in names)
-    history.append(
-        train_loss=loss.mean(),
-        validation_loss=validation_loss,
-        validation_accuracy=validation_accuracy,
-        gradient_norm=norm,
-        layer_norms=[norms[name] for name in program.layers],
-        perturbations=[total[name] for name in program.layers],
-        sharpness=sharpness.mean(),
-        perturbed_parameters=parameters / (steps * sum(program.sizes.values())),
-        perturbed_layers=sum(recent[n] for n in program.layers) / (steps * len(program.layers)),
-    )
+    def epoch(self, state: State, history: History) -> State:
+        """What is left of an epoch, and its record."""
+        program, clock = self._program, self._clock
+        first, last = int(state.step), (history.epochs + 1) * program.steps_per_epoch
+        with clock.training():
+            for step in range(first, last):
+                batch = self._batches[step]
+                with clock.waiting():
+                    state, metrics = program.step(state, batch)
+                    self._pending.append((step, metrics))
+                    self._catch_up(AHEAD)
+                self._watcher.step(metrics)
+                self._between_steps(state, history, step + 1, last)
+            with clock.waiting():
+                self._catch_up(0)
+        with clock.evaluation(), self._watcher.evaluating():
+            record_epoch(program, history, state)
+        timing = clock.read(history.epochs, (last - first) * self._config.batch_size)
+        self._watcher.epoch(state, history, timing)
+        if self._run is not None:
+            with self._watcher.evaluating():
+                self._run.save(state, history)
+        if history.epochs < self._config.epochs:
+            self._stop_if_asked(last)
+        return state
+
+    def _between_steps(self, state: State, history: History, step: int, last: int) -> None:
+        """Saves and stops within an epoch; its end has its own place for that."""
+        if step == last:
+            return
+        asked = self._watcher.stop()
+        if self._run is not None and (asked is not None or self._run.due(step)):
+            self._catch_up(0)
+            self._run.save(state, history)
+        self._stop_if_asked(step)
+
+    def _stop_if_asked(self, step: int) -> None:
+        asked = self._watcher.stop()
+        if asked is not None:
+            saved = "nothing was saved" if self._run is None else "everything is saved"
+            raise Stopped(f"stopped by {asked.name} after step {step}; {saved}", asked)
+
+    def _catch_up(self, ahead: int) -> None:
+        """Waits until so many steps are under way at most, and looks at their losses."""
+        while len(self._pending) > ahead:
+            step, metrics = self._pending.popleft()
+            loss = np.asarray(metrics.loss)
+            if not np.isfinite(loss):
+                config, run = self._config, self._run
+                good = "" if run is None else f"; {run.last_good()}"
+                raise NonFiniteLossError(
+                    f"the training loss of {config.method} with seed {config.seed} is {loss} at "
+                    f"step {step}; lower learning_rate={config.learning_rate} or "
+                    f"rho={config.rho}{good}"
+                )

@@ -13,6 +13,14 @@ from lsam_jax.experiments.step import build
 from lsam_jax.experiments.training import fit
 
 
+@pytest.fixture(scope="session", autouse=True)
+def prepared_data(tmp_path_factory):
+    """Nothing is written into a home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tensorflow_datasets")))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)

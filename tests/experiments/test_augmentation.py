@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from tiny import TINY
 
-from lsam_jax.experiments import augmentation, data, models
+from lsam_jax.experiments import augmentation, data, resnet
 from lsam_jax.experiments.gradients import method
-from lsam_jax.experiments.objective import TrainingLoss, initial_variables
+from lsam_jax.experiments.objective import Normalise, TrainingLoss, initial_variables
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (64, 10, 12, 3), dtype=np.uint8)
 
@@ -72,19 +72,19 @@ def test_standardise_is_image_by_image():
 
 
 def test_the_loss_augments_from_its_key_and_only_when_asked():
-    model = models.resnet8(width=4)
+    model = resnet.resnet8(width=4)
     variables = initial_variables(model, (10, 12, 3), jax.random.key(0))
     params, stats = variables["params"], variables["batch_stats"]
     batch = data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))
     key = jax.random.key(5)
-    plain = TrainingLoss(model, (), (), 0.1)
+    plain = TrainingLoss(model, Normalise((), ()), 0.1)
     augmented = dataclasses.replace(plain, augment=augmentation.crop_and_flip)
     _, draws = jax.random.split(key)
     images = augmentation.crop_and_flip(jnp.asarray(batch.images), draws)
-    loss = jax.jit(augmented)(params, stats, batch, key)[0]
-    by_hand_loss = plain(params, stats, batch._replace(images=images), key)[0]
+    loss = jax.jit(augmented)(params, stats, {}, batch, key)[0]
+    by_hand_loss = plain(params, stats, {}, batch._replace(images=images), key)[0]
     np.testing.assert_allclose(loss, by_hand_loss, rtol=1e-5)
-    without = [plain(params, stats, batch, jax.random.key(seed))[0] for seed in (5, 6)]
+    without = [plain(params, stats, {}, batch, jax.random.key(seed))[0] for seed in (5, 6)]
     assert without[0] == without[1]
     assert abs(loss - without[0]) > 1e-4
     assert hash(augmented) != hash(plain)  # it is a static argument of jit
@@ -92,16 +92,16 @@ def test_the_loss_augments_from_its_key_and_only_when_asked():
 
 def test_both_passes_of_a_step_see_the_same_images():
     # With rho = 0 the second loss is that of the same weights on the second pass's images.
-    model = models.resnet8(width=4)
+    model = resnet.resnet8(width=4)
     variables = initial_variables(model, (10, 12, 3), jax.random.key(0))
-    loss_fn = TrainingLoss(model, (), (), 0.1, augmentation.crop_and_flip)
+    loss_fn = TrainingLoss(model, Normalise((), ()), 0.1, augmentation.crop_and_flip)
     chosen = method(dataclasses.replace(TINY, rho=0.0))
     params, stats = variables["params"], variables["batch_stats"]
     batch = data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))
     step = jax.jit(chosen.value_and_grad(loss_fn))
     state = chosen.init(params)
     for seed in (0, 1):
-        (loss, _), _, state = step(params, state, stats, batch, jax.random.key(seed))
+        (loss, _), _, state = step(params, state, stats, {}, batch, jax.random.key(seed))
         assert abs(state.sharpness) < 1e-5
-        expected = loss_fn(params, stats, batch, jax.random.key(seed))[0]
+        expected = loss_fn(params, stats, {}, batch, jax.random.key(seed))[0]
         np.testing.assert_allclose(loss, expected, rtol=1e-5)

@@ -1,9 +1,11 @@
 """The command line, for real but small: tables, files, errors."""
 
 import dataclasses
+import importlib
 import json
 import math
 import re
+import signal
 import sys
 from functools import partial
 
@@ -20,15 +22,21 @@ from lsam_jax.experiments import (
     compare,
     data,
     models,
+    presets,
+    resnet,
+    signals,
     training,
 )
 from lsam_jax.experiments.training import NonFiniteLossError
 
-COMPARE = ["compare", "--epochs", "2", "--seeds", "2", "--width", "4", "--batch-size", "32"]
+SMALL = ["--epochs", "2", "--set", "width=4", "--set", "batch_size=32"]
+COMPARE = ["compare", *SMALL, "--seeds", "2"]
+
+SMALL_PRESET = dataclasses.replace(presets.preset("digits-resnet8"), config=TINY)
 
 
 def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(data.LOADERS, "digits", lambda: small)
+    monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
     out = tmp_path / "new" / "directory"
     assert cli.main([*COMPARE, "--rounds", "4", "--out", str(out)]) == 0
     names = ["SGD", "SAM", "layer-wise SAM"]
@@ -70,7 +78,8 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
 
 
 def test_bench_measures_every_program(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(models.PRESETS, "tiny", partial(models.ResNet, stages=(2,), width=4))
+    tiny = models.Architecture(partial(resnet.ResNet, stages=(2,), width=4))
+    monkeypatch.setitem(models.PRESETS, "tiny", tiny)
     file = tmp_path / "bench.json"
     arguments = ["--model", "tiny", "--batch", "4", "--image-size", "8", "--repeats", "1"]
     assert cli.main(["bench", *arguments, "--no-gate", "--out", str(file)]) == 0
@@ -90,7 +99,7 @@ def test_bench_measures_every_program(tmp_path, capsys, monkeypatch):
     assert all(program["compile_seconds"] > 0 for program in programs.values())
 
 
-@pytest.mark.parametrize("command", ["compare", "bench"])
+@pytest.mark.parametrize("command", ["compare", "bench", "train", "cost"])
 def test_help_suffices(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -99,6 +108,61 @@ def test_help_suffices(command, capsys):
     assert "--out" in text
     assert "default: " in text
     assert len(text.split("\n\n")[1]) > 200  # says what it does
+
+
+def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "digits-resnet8", "--method", "lsam", *SMALL, "--seed", "3"]
+    assert cli.main([*train, "--log", "json"]) == 0
+    out = tmp_path / "runs" / "digits-resnet8" / "lsam-seed3"
+    assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == [
+        "checkpoints", "config.json", "environment.json", "metrics.jsonl", "timing.jsonl",
+    ]  # fmt: skip
+    printed = capsys.readouterr().err
+    assert re.search(r"epoch 2/2: train loss .*validation accuracy .*images/s", printed)
+    config = json.loads((out / "config.json").read_text())["config"]
+    assert (config["k"], config["rho"], config["alpha"], config["width"]) == (2, 0.1, 0.8, 4)
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [4, 8]
+    assert next(iter(records[0]["layer_norms"])) == "stem/kernel"
+    assert records[0]["cost"] > 1
+    assert sum(records[1]["perturbations"].values()) == 2 * 8
+    assert cli.main(train) == 2
+    assert "already holds a run; pass --resume" in capsys.readouterr().err
+    before = (out / "metrics.jsonl").read_bytes()
+    assert cli.main([*train, "--resume"]) == 0
+    assert (out / "metrics.jsonl").read_bytes() == before
+    accuracy = records[-1]["validation_accuracy"]
+    assert f"validation accuracy {accuracy:.2%} after epoch 2" in capsys.readouterr().out
+    file = tmp_path / "cost.json"
+    assert cli.main(["cost", str(out), "--rounds", "2", "--out", str(file)]) == 0
+    assert re.search(r"lsam +8 +\d+\.\d +1\.00 \(1\.00-1\.00\)", capsys.readouterr().out)
+    (row,) = json.loads(file.read_text())["runs"].values()
+    assert (row["from_step"], row["cost"]["ratio"]) == (8, 1.0)
+
+
+def test_a_stopped_run_has_the_signals_status(capsys, monkeypatch, tmp_path):
+    stopped = signals.Stopped("stopped by SIGTERM after step 3; saved", signal.SIGTERM)
+    monkeypatch.setattr(training, "fit", failing(stopped))
+    assert cli.main([*COMPARE, "--out", str(tmp_path)]) == 143
+    assert "stopped by SIGTERM after step 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(presets.PRESETS))
+def test_every_preset_is_listed_and_can_be_inspected_without_data(
+    name, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["list"]) == 0
+    assert name in capsys.readouterr().out
+    assert cli.main(["inspect", name]) == 0
+    printed = capsys.readouterr().out
+    assert "head/kernel" in printed
+    assert "lsam" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert not (tmp_path / "nothing").exists()
 
 
 def failing(error):
@@ -114,12 +178,44 @@ def failing(error):
         (["compare", "--out", "{file}/below"], "cannot write into directory.*--out"),
         (["bench", "--out", "{file}/below/x.json"], "cannot write into directory.*--out"),
         (["bench", "--out", "{directory}"], "is a directory; --out must name a file"),
-        (["compare", "--k", "99", "--out", "{directory}"], "k.*99"),
-        (["compare", "--k", "-1", "--out", "{directory}"], "k=-1"),
+        (["compare", "--set", "lsam.k=99", "--out", "{directory}"], "k.*99"),
+        (["compare", "--set", "lsam.k=-1", "--out", "{directory}"], "k=-1"),
+        (["compare", "--set", "sgd.k=1", "--out", "{directory}"], "not an option of method 'sgd'"),
+        (["compare", "--set", "esam.k=1", "--out", "{directory}"], "not compared"),
+        (["compare", "--methods", "sgd,sgd", "--out", "{directory}"], "each method once"),
+        (["compare", "--methods", "sgd,adam", "--out", "{directory}"], "method='adam'"),
+        (
+            ["compare", "--preset", "mnist", "--out", "{directory}"],
+            "preset 'mnist'.*digits-resnet8",
+        ),
         (["compare", "--seeds", "0", "--out", "{directory}"], "--seeds=0"),
         (["compare", "--rounds", "1", "--out", "{directory}"], "rounds=1"),
-        (["compare", "--sam-rho", "-1", "--out", "{directory}"], "rho=-1"),
-        (["compare", "--model", "vgg", "--out", "{directory}"], "model='vgg'"),
+        (["compare", "--set", "sam.rho=-1", "--out", "{directory}"], "rho=-1"),
+        (["compare", "--set", "model=vgg", "--out", "{directory}"], "model='vgg'"),
+        (["train", "mnist"], "preset 'mnist'.*cifar10-resnet20"),
+        (["train", "digits-resnet8", "--method", "adam"], "method='adam'"),
+        (["train", "digits-resnet8", "--set", "k=99", "--out", "{directory}/a"], "k=99"),
+        (["train", "digits-resnet8", "--set", "speed=1"], "'speed' is not one of method, data"),
+        (["train", "digits-resnet8", "--set", "rho=far"], "'far' is not a number or none"),
+        (["train", "digits-resnet8", "--set", "rho"], "must read name=value"),
+        (["train", "digits-resnet8", "--method", "sgd", "--set", "k=1"], "method 'sgd'"),
+        (["train", "digits-resnet8", "--out", "{file}/below"], "cannot write into directory"),
+        (["train", "digits-resnet8", "--log", "csv", "--out", "{directory}/b"], "'csv'.*wandb"),
+        (
+            ["train", "digits-resnet8", "--weights", "{file}", "--out", "{directory}/c"],
+            "no pretrained part",
+        ),
+        (["train", "cifar100-vit-b16-head", "--out", "{directory}/d"], "--weights FILE.*--random"),
+        (["train", "cifar100-vit-b16-head", "--weights", "{directory}/no"], "not a file"),
+        (
+            ["train", "cifar10-resnet20", "--data-dir", "{directory}", "--out", "{directory}/e"],
+            "not prepared in",
+        ),
+        (["inspect", "mnist"], "preset 'mnist'"),
+        (["cost", "{directory}"], "holds no run"),
+        (["cost", "{directory}", "{directory}"], "must name each run once"),
+        (["cost", "{directory}", "--rounds", "0"], "--rounds=0"),
+        (["inspect", "digits-resnet8", "--set", "k=99"], "k=99"),
         (["bench", "--model", "vgg"], "model='vgg'"),
         (["bench", "--repeats", "0"], "repeats=0"),
     ],
@@ -147,29 +243,29 @@ def test_ctrl_c_and_a_run_that_went_wrong_have_their_own_codes(tmp_path, capsys,
 
 
 def test_a_missing_extra_is_one_line(tmp_path, capsys, monkeypatch):
+    kept = ("lsam_jax.experiments.cli", "lsam_jax.experiments.commands")
     for name in [name for name in sys.modules if name.startswith("lsam_jax.experiments.")]:
-        if name != "lsam_jax.experiments.cli":
+        if not name.startswith(kept):
             monkeypatch.delitem(sys.modules, name)
             monkeypatch.delattr(experiments, name.rpartition(".")[2])
     monkeypatch.setitem(sys.modules, "flax", None)
     monkeypatch.setitem(sys.modules, "flax.linen", None)
-    assert cli.main(["compare", "--epochs", "0", "--out", str(tmp_path)]) == 2
+    assert cli.main(["compare", "--out", str(tmp_path)]) == 2
     message = 'lsam-jax: error: flax is missing: pip install "lsam-jax[train]"\n'
     assert capsys.readouterr().err == message
 
 
 def test_a_bug_is_not_taken_for_a_missing_extra(monkeypatch):
-    monkeypatch.setattr(
-        cli.importlib, "import_module", failing(ModuleNotFoundError("no", name="lsam_jax.oops"))
-    )
+    bug = ModuleNotFoundError("no", name="lsam_jax.oops")
+    monkeypatch.setattr(importlib, "import_module", failing(bug))
     with pytest.raises(ModuleNotFoundError):
         cli.main(["compare"])
 
 
 def test_compare_refuses_recipes_that_differ(tmp_path):
-    configs = compare.default_configs(TINY)
+    configs = compare.configurations(SMALL_PRESET)
     configs["SAM"] = dataclasses.replace(configs["SAM"], epochs=3)
     with pytest.raises(ValueError, match="differ in more than the method"):
         compare.compare(configs, [0], tmp_path)
     with pytest.raises(ValueError, match=r"seeds=\[0, 0\]"):
-        compare.compare(compare.default_configs(TINY), [0, 0], tmp_path)
+        compare.compare(compare.configurations(SMALL_PRESET), [0, 0], tmp_path)

@@ -106,6 +106,24 @@ def test_flowers_train_on_the_test_split_and_hold_out_the_rest(prepared):
     assert by_size == (4, 32, 32, 3)
 
 
+@pytest.mark.parametrize("name", sorted(SPLITS))
+def test_the_order_is_that_of_tfds_one_split_after_the_other(prepared, name, monkeypatch):
+    monkeypatch.setattr(data_tfds, "CHUNK", 2)  # with threads for the flowers
+    splits = list(SPLITS[name])
+    got = data_tfds.read(name, splits, 32, prepared)
+    builder = tfds.builder_from_directory(str(prepared / name / "3.0.2"))
+    examples = [example for split in splits for example in builder.as_data_source(split)]
+    images = [data_tfds.fit_square(example["image"], 32) for example in examples]
+    np.testing.assert_array_equal(got.images, images)
+    np.testing.assert_array_equal(got.labels, [example["label"] for example in examples])
+
+
+def test_a_grey_picture_gets_three_channels():
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    got = data_tfds._decode(png(grey).read(), 8)
+    np.testing.assert_array_equal(got, np.stack([grey] * 3, axis=-1))
+
+
 @pytest.mark.parametrize("shape", [(40, 70), (70, 40)])
 def test_the_central_square_is_kept(shape):
     image = np.zeros((*shape, 3), np.uint8)

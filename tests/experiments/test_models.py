@@ -7,6 +7,7 @@ import pytest
 
 from lsam_jax.experiments import (
     models,
+    resnet,
 )
 from lsam_jax.experiments.objective import initial_variables
 
@@ -81,7 +82,7 @@ def test_a_new_block_is_its_shortcut():
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
 
     def change_by_the_residual_branches(zero_init):
-        model = models.resnet8(width=4, zero_init=zero_init)
+        model = resnet.resnet8(width=4, zero_init=zero_init)
         variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
         apply = jax.jit(model.apply)
         before = apply(variables, images)
@@ -94,7 +95,7 @@ def test_a_new_block_is_its_shortcut():
 
 
 def test_dropout_follows_its_key_and_is_off_in_evaluation():
-    model = models.resnet8(width=4, dropout=0.5, zero_init=False)
+    model = resnet.resnet8(width=4, dropout=0.5, zero_init=False)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
 
@@ -109,11 +110,11 @@ def test_dropout_follows_its_key_and_is_off_in_evaluation():
 
 
 def test_computation_in_bfloat16_keeps_parameters_and_logits_in_float32():
-    model = models.resnet8(width=4, dtype=jnp.bfloat16)
+    model = resnet.resnet8(width=4, dtype=jnp.bfloat16)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    low, high = model.apply(variables, images), models.resnet8(width=4).apply(variables, images)
+    low, high = model.apply(variables, images), resnet.resnet8(width=4).apply(variables, images)
     assert low.dtype == jnp.float32
     difference = np.abs(low - high).max()
     assert 0 < difference < 0.1

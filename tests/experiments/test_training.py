@@ -10,14 +10,16 @@ import optax
 import pytest
 from tiny import STEPS, TINY
 
+import lsam_jax as lsam
 from lsam_jax.experiments import (
     data,
     evaluation,
-    models,
+    resnet,
 )
+from lsam_jax.experiments.batches import Batches
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.gradients import method
-from lsam_jax.experiments.objective import TrainingLoss, initial_variables
+from lsam_jax.experiments.objective import Normalise, TrainingLoss, initial_variables
 from lsam_jax.experiments.step import build
 from lsam_jax.experiments.training import NonFiniteLossError, fit
 
@@ -36,6 +38,10 @@ from lsam_jax.experiments.training import NonFiniteLossError, fit
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
         ({"decay_at": (0.5, 1.5)}, "decay_at"),
+        ({"dtype": "float16"}, "dtype='float16'.*float32, bfloat16"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0.*above zero"),
+        ({"accumulate": 3}, "accumulate=3 must divide batch_size=64"),
+        ({"accumulate": 64}, "accumulate=64 must divide"),
     ],
 )
 def test_a_bad_configuration_is_named(values, words):
@@ -86,6 +92,36 @@ def test_perturbed_share_counts_parameters_of_the_perturbed_layers(layerwise, la
     )
 
 
+def test_cost_is_that_of_the_layers_that_were_perturbed(layerwise, layerwise_run, programs):
+    state = layerwise_run.state
+    names = lsam.layer_names(state.params)
+    rows = [[n for n, one in zip(names, row) if one] for row in np.asarray(state.record.selected)]
+    assert [len(row) for row in rows] == [TINY.k] * 4
+    expected = np.mean([layerwise.inspection.cost(row) for row in rows])
+    np.testing.assert_allclose(layerwise_run.history.cost[-1], expected)
+    assert all(1 < cost < 1.9 for cost in layerwise_run.history.cost)
+    costs = {n: fit(p.config, program=p).history.cost for n, p in programs.items()}
+    assert costs["sgd"] == [1.0, 1.0]
+    np.testing.assert_allclose(costs["sam"], 2.0, atol=0.02)
+
+
+def test_the_record_of_an_epoch_is_what_its_steps_reported(layerwise, layerwise_run):
+    state = layerwise.init(0)
+    reported = []
+    for step in range(STEPS):
+        state, metrics = layerwise.step(state, layerwise.batches(0)[step])
+        reported.append((float(metrics.loss), float(metrics.accuracy), float(state.sam.sharpness)))
+    by_epoch = np.reshape(reported, (2, 4, 3)).mean(axis=1).T
+    history = layerwise_run.history
+    for name, expected in zip(("train_loss", "train_accuracy", "sharpness"), by_epoch):
+        np.testing.assert_allclose(getattr(history, name), expected, rtol=1e-6)
+    assert history.step == [4, 8]
+    record = history.record(2)
+    assert record["epoch"] == 2
+    assert record["train_loss"] == history.train_loss[1]
+    assert record["perturbations"] == dict(zip(history.layers, history.perturbations[1]))
+
+
 def test_same_seed_same_result_bit_for_bit(layerwise, layerwise_run):
     again = fit(TINY, program=layerwise)
     assert again.history == layerwise_run.history
@@ -98,23 +134,22 @@ def test_same_seed_same_result_bit_for_bit(layerwise, layerwise_run):
 
 def test_sgd_is_the_loop_one_writes_by_hand(programs, small):
     result = fit(programs["sgd"].config, program=programs["sgd"])
-    model = models.resnet8(width=4)
-    loss_fn = TrainingLoss(model, small.mean, small.std, 0.1)
+    model = resnet.resnet8(width=4)
+    loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.1)
     weights, _ = jax.random.split(jax.random.key(0))
     variables = initial_variables(model, (8, 8, 1), weights)
     params, stats = variables["params"], variables["batch_stats"]
     velocity = jax.tree.map(jnp.zeros_like, params)
     gradient = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
-    losses, step = [], 0
-    for epoch in (1, 2):
-        key = jax.random.fold_in(jax.random.key(0), epoch)
-        for batch in data.batches(small.train, 32, key):
-            (loss, stats), grads = gradient(params, stats, batch, jax.random.key(0))
-            rate = 0.1 if step < 5 else 0.01 if step < 7 else 0.001
-            velocity = jax.tree.map(lambda v, g, w: 0.9 * v + g + 2e-4 * w, velocity, grads, params)
-            params = jax.tree.map(lambda w, v, rate=rate: w - rate * v, params, velocity)
-            losses.append(float(loss))
-            step += 1
+    losses = []
+    batches = Batches(small.train, 32, 0)
+    for step in range(STEPS):
+        (loss, aux), grads = gradient(params, stats, {}, batches[step], jax.random.key(0))
+        stats = aux.batch_stats
+        rate = 0.1 if step < 5 else 0.01 if step < 7 else 0.001
+        velocity = jax.tree.map(lambda v, g, w: 0.9 * v + g + 2e-4 * w, velocity, grads, params)
+        params = jax.tree.map(lambda w, v, rate=rate: w - rate * v, params, velocity)
+        losses.append(float(loss))
     np.testing.assert_allclose(
         result.history.train_loss, np.mean(np.reshape(losses, (2, 4)), axis=1), rtol=1e-5
     )
@@ -129,7 +164,7 @@ def test_sam_perturbs_everything_and_keeps_clean_statistics(programs, small):
     after = {name: p.step(p.init(0), batch) for name, p in programs.items()}
     (plain, plain_metrics), (sharp, sharp_metrics) = after["sgd"], after["sam"]
     np.testing.assert_allclose(sharp_metrics.loss, plain_metrics.loss, rtol=1e-6)
-    assert sharp_metrics.sharpness > 1e-3
+    assert sharp.sam.sharpness > 1e-3
     for a, b in zip(jax.tree.leaves(plain.batch_stats), jax.tree.leaves(sharp.batch_stats)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     difference = jax.tree.map(jnp.subtract, plain.params, sharp.params)
@@ -165,10 +200,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(small):
 
 def test_evaluation_counts_every_image_once(small, monkeypatch):
     monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 16)  # 50 images: the last batch has 2
-    model = models.resnet8(width=4)
+    model = resnet.resnet8(width=4)
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
+    preprocess = Normalise(small.mean, small.std)
     loss, accuracy = evaluation.evaluate(
-        model, small, variables["params"], variables["batch_stats"]
+        model, preprocess, small.validation, variables["params"], variables["batch_stats"], {}
     )
     logits = model.apply(variables, data.normalise(small.validation.images, small.mean, small.std))
     log_probability = np.asarray(jax.nn.log_softmax(logits), np.float64)
@@ -179,13 +215,13 @@ def test_evaluation_counts_every_image_once(small, monkeypatch):
 
 
 def test_gradient_norms_are_those_of_the_plain_loss(small):
-    model = models.resnet8(width=4)
-    loss_fn = TrainingLoss(model, small.mean, small.std, 0.1)
+    model = resnet.resnet8(width=4)
+    loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.1)
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
     params, stats = variables["params"], variables["batch_stats"]
-    norm, by_path = evaluation.gradient_norms(loss_fn, small.train, params, stats)
+    norm, by_path = evaluation.gradient_norms(loss_fn, small.train, params, stats, {})
     gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
-    grads, _ = gradient(params, stats, small.train, jax.random.key(0))
+    grads, _ = gradient(params, stats, {}, small.train, jax.random.key(0))
     np.testing.assert_allclose(norm, optax.tree.norm(grads), rtol=1e-5)
     np.testing.assert_allclose(
         by_path["block1/conv1/kernel"],

@@ -1,0 +1,82 @@
+"""The batches of a run, each by its number: where a run stands is one integer.
+
+The order comes from Grain, which gives every epoch a random generator of its own, so that any
+batch is found without drawing those before it. The images are in memory already, and a batch is
+one NumPy gather: Grain's own batching of examples spends more time in Python than a step on a
+fast device takes.
+"""
+
+import operator
+import sys
+
+import grain
+import numpy as np
+
+from lsam_jax.experiments.data import Split
+
+
+class Batches:
+    """Shuffled batches without end; every epoch has an order of its own.
+
+    Batch number `step` belongs to epoch ``step // steps_per_epoch``. An image appears at most
+    once in an epoch: what does not fill a batch is left out.
+
+    Args:
+        split: What to draw from.
+        batch_size: Images in a batch, over all shards.
+        seed: Same seed, same batches, in every process.
+        shard: Index and number of the shards. Each has the same share of every batch, and the
+            shards one after the other are the whole batch.
+
+    Attributes:
+        steps_per_epoch: Full batches in the split.
+
+    Raises:
+        ValueError: When an argument makes no sense for this split.
+    """
+
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, shard: tuple[int, int] = (0, 1)
+    ) -> None:
+        count = len(split.labels)
+        index, shards = shard
+        if not 1 <= batch_size <= count:
+            raise ValueError(
+                f"batch_size={batch_size} must lie between 1 and the {count} images of the split"
+            )
+        if seed < 0:
+            raise ValueError(f"seed={seed} must be zero or above")
+        if not 0 <= index < shards:
+            raise ValueError(f"shard={shard} must be an index from 0 and a number above it")
+        if batch_size % shards:
+            raise ValueError(f"batch_size={batch_size} must be a multiple of the {shards} shards")
+        self.steps_per_epoch = count // batch_size
+        self._images = np.asarray(split.images)
+        self._labels = np.asarray(split.labels)
+        self._batch_size = batch_size
+        share = batch_size // shards
+        self._shard = slice(index * share, (index + 1) * share)
+        epochs = grain.MapDataset.range(sys.maxsize).seed(seed)
+        self._orders = epochs.random_map(lambda _, generator: generator.permutation(count))
+        self._latest = (0, self._orders[0])
+
+    def __getitem__(self, step: int) -> Split:
+        """Batch number `step`, from 0; steps in order are the quickest.
+
+        Raises:
+            TypeError: When `step` is no integer.
+            ValueError: When it is negative.
+        """
+        if step < 0:
+            raise ValueError(f"step={step} must be zero or above")
+        epoch, position = divmod(operator.index(step), self.steps_per_epoch)
+        order = self._order(epoch)[position * self._batch_size :][: self._batch_size]
+        chosen = order[self._shard]
+        return Split(self._images[chosen], self._labels[chosen])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        known, order = self._latest
+        if epoch != known:
+            order = self._orders[epoch]
+            self._latest = (epoch, order)  # at once, for threads
+        return order

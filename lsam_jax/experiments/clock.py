@@ -1,0 +1,80 @@
+"""Where the time of an epoch goes."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class EpochClock:
+    """Measures an epoch: training, evaluation, and how busy the host was.
+
+    ```
+    with clock.training():
+        for batch in batches:
+            state, metrics = step(state, batch)
+            with clock.waiting():
+                jax.block_until_ready(earlier_metrics)
+        with clock.waiting():
+            jax.block_until_ready(metrics)
+    with clock.evaluation():
+        ...
+    timing = clock.read(epoch, images)
+    ```
+
+    Only what stands in `waiting` counts as time that the host left to the device; loading data,
+    dispatch and compilation are the host's. A host share near 1 says that the device may be
+    starved, provided the loop waits at all: it must wait for the last step before `training` ends.
+
+    Args:
+        clock: Seconds; replaced in tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
+        self._clear()
+
+    def training(self) -> contextlib.AbstractContextManager[None]:
+        """Measures the training part of an epoch, from the first batch to the last result."""
+        return self._measure("training")
+
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        """Measures waiting for the device; inside `training`."""
+        return self._measure("waiting")
+
+    def evaluation(self) -> contextlib.AbstractContextManager[None]:
+        """Measures what an epoch does beside training."""
+        return self._measure("evaluation")
+
+    def read(self, epoch: int, images: int) -> dict[str, Any]:
+        """The timing of the epoch, after which the next one starts at zero.
+
+        Args:
+            epoch: Its number.
+            images: How many it trained on while it was measured.
+
+        Returns:
+            "epoch", "seconds" (of training), "images_per_second", "host_share" (of these seconds,
+            that the host did not wait) and "evaluation_seconds"; shares of no time are None.
+        """
+        seconds = self._seconds["training"]
+        timing = {
+            "epoch": epoch,
+            "seconds": seconds,
+            "images_per_second": images / seconds if seconds else None,
+            "host_share": 1 - self._seconds["waiting"] / seconds if seconds else None,
+            "evaluation_seconds": self._seconds["evaluation"],
+        }
+        self._clear()
+        return timing
+
+    def _clear(self) -> None:
+        self._seconds = dict.fromkeys(("training", "waiting", "evaluation"), 0.0)
+
+    @contextlib.contextmanager
+    def _measure(self, part: str) -> Iterator[None]:
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._seconds[part] += self._clock() - start

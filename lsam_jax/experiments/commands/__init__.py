@@ -1,0 +1,1 @@
+"""The commands of ``lsam-jax``, one module each."""

@@ -1,0 +1,37 @@
+"""``lsam-jax cost``."""
+
+import argparse
+import importlib
+from functools import partial
+from typing import Any
+
+from lsam_jax.experiments.commands import options
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    parser = options.add_command(
+        commands,
+        "cost",
+        run,
+        "measure what a step of some runs costs, relative to the first of them",
+        "Takes up runs of lsam-jax train at their last checkpoints and times real training steps, "
+        "one of each in turn, so that a busy moment of the machine meets all of them. The runs "
+        "themselves stay as they are.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a directory; SGD's should be first")
+    option = partial(options.add_option, parser)
+    option("--rounds", type=int, default=15, metavar="N", help="steps of each that are timed")
+    options.add_data_dir(parser)
+    option("--out", metavar="FILE.json", help="store the numbers and the environment")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs it."""
+    costs = importlib.import_module("lsam_jax.experiments.step_costs")
+    report = costs.costs_of_runs(
+        arguments.runs, arguments.rounds, arguments.out, data_dir=arguments.data_dir
+    )
+    costs.print_costs(report)
+    if arguments.out is not None:
+        print(f"stored as {arguments.out}")

@@ -1,0 +1,55 @@
+"""``lsam-jax list`` and ``lsam-jax inspect``."""
+
+import argparse
+import dataclasses
+import importlib
+from typing import Any
+
+from lsam_jax.experiments.commands import options
+
+
+def add(commands: Any) -> None:
+    """Adds both commands."""
+    options.add_command(
+        commands,
+        "list",
+        show_all,
+        "list the presets",
+        "Lists the presets: data, network, recipe and where it is from.",
+    )
+    parser = options.add_command(
+        commands,
+        "inspect",
+        show_one,
+        "show a preset: its settings, its layers and what perturbing them costs",
+        "Shows a preset: its source, every setting with its value, the hyper-parameters of each "
+        "method, and the layers of its network in network order, with the cost of a step in which "
+        "each is the first that is perturbed. Nothing is computed, and no data is needed.",
+    )
+    parser.add_argument("preset", metavar="PRESET", help="see lsam-jax list")
+    options.add_set(parser, "model=wrn16_8")
+
+
+def show_all(arguments: argparse.Namespace) -> None:
+    """Lists them."""
+    presets = importlib.import_module("lsam_jax.experiments.presets")
+    listing = importlib.import_module("lsam_jax.experiments.listing")
+    listing.print_presets(presets.PRESETS.values())
+
+
+def show_one(arguments: argparse.Namespace) -> None:
+    """Shows one."""
+    listing = importlib.import_module("lsam_jax.experiments.listing")
+    presets = importlib.import_module("lsam_jax.experiments.presets")
+    settings = importlib.import_module("lsam_jax.experiments.settings")
+    outline = importlib.import_module("lsam_jax.experiments.outline")
+    preset = presets.preset(arguments.preset)
+    changed = settings.parse(arguments.settings)
+    config = preset.configure("lsam", **changed)
+    program = outline.outline(dataclasses.replace(config, random_init=True))
+    listing.print_inspection(
+        dataclasses.replace(preset, config=config),
+        program.inspection,
+        parameters=sum(program.sizes.values()) + program.frozen,
+        steps_per_epoch=program.steps_per_epoch,
+    )

@@ -1,0 +1,207 @@
+"""How far a run is: a bar in a terminal, a line for each epoch in a log."""
+
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self, TextIO
+
+from tqdm import tqdm
+
+INTERVAL = 0.5  # seconds between two redraws
+FADE = 0.9  # at each redraw: the shown means are over about the last ten
+BAR = "{desc} {percentage:3.0f}%|{bar}| {postfix[0]}"
+
+
+class Progress:
+    """Shows the progress of a run over all its steps.
+
+    Steps count when the device has finished them, not when they were dispatched. Time left is of
+    the whole run as it went so far, evaluations included; images per second are of training
+    alone, so evaluate inside `paused`. The first compilation counts for neither.
+
+    Args:
+        epochs: Of the whole run.
+        steps_per_epoch: Optimizer steps.
+        batch_size: Images in a step.
+        start_step: Steps that a restored run has behind it.
+        description: What is run: a line of its own at the start, as the bar's has no room.
+        file: Where to; None for standard error.
+        disable: True for lines, False for a bar; None for a bar if `file` is a terminal.
+        clock: Seconds; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        start_step: int = 0,
+        description: str = "",
+        file: TextIO | None = None,
+        disable: bool | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._batch_size = batch_size
+        self._first = self._finished = start_step
+        self._epoch = min(start_step // steps_per_epoch + 1, epochs)
+        self._file = sys.stderr if file is None else file
+        self._clock = clock
+        self._pending: deque[Any] = deque()
+        self._began: float | None = None
+        self._since: float | None = None  # up to when training time is counted; None while paused
+        self._drawn = clock()
+        self._speed, self._loss, self._accuracy = _Recent(), _Recent(), _Recent()
+        self._validated: float | None = None
+        self._bar: Any = None
+        if description:
+            print(description, file=self._file, flush=True)
+        if self._file.isatty() if disable is None else not disable:
+            self._bar = tqdm(
+                total=epochs * steps_per_epoch,
+                initial=start_step,
+                desc=self._describe(),
+                file=self._file,
+                bar_format=BAR,
+                postfix=["compiling"],
+                dynamic_ncols=True,
+            )
+
+    def step(self, metrics: Any) -> None:
+        """Counts a step; never waits for the device.
+
+        Args:
+            metrics: Has scalars `loss` and `accuracy`, of jax or NumPy, as the step returned them.
+        """
+        now = self._clock()
+        if self._began is None:
+            self._began = now
+            self._since = now
+        self._pending.append(metrics)
+        if now - self._drawn >= INTERVAL:
+            self._advance(now)
+            self._draw(now)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps what is done inside, evaluation say, out of the images per second."""
+        now = self._clock()
+        self._advance(now)
+        self._draw(now)
+        self._since = None
+        try:
+            yield
+        finally:
+            self._since = self._clock()
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Shows an epoch that is over, inside or after its `paused`.
+
+        Args:
+            record: Has "epoch"; "train_loss", "validation_loss" and "validation_accuracy" are
+                shown if it has them.
+        """
+        now = self._clock()
+        self._advance(now)
+        self._pending.clear()
+        self._finished = record["epoch"] * self._steps_per_epoch
+        if record.get("validation_accuracy") is not None:
+            self._validated = record["validation_accuracy"]
+        if self._bar is None:
+            print(self._line(record, now), file=self._file, flush=True)
+        self._epoch = min(record["epoch"] + 1, self._epochs)
+        self._draw(now)
+
+    def close(self) -> None:
+        """Ends the bar's line; also after an error, and more than once."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _advance(self, now: float) -> None:
+        """Takes in the steps that the device has finished, and reads the last of them."""
+        finished, last = 0, None
+        while self._pending and _is_ready(self._pending[0].loss):
+            last = self._pending.popleft()
+            finished += 1
+        self._finished += finished
+        if last is not None:
+            self._loss.add(float(last.loss), 1)
+            self._accuracy.add(float(last.accuracy), 1)
+        if self._since is not None:
+            self._speed.add(finished * self._batch_size, now - self._since)
+            self._since = now
+
+    def _draw(self, now: float) -> None:
+        self._drawn = now
+        if self._bar is not None:
+            self._bar.n = self._finished
+            self._bar.set_description_str(self._describe(), refresh=False)
+            self._bar.postfix[0] = ", ".join(self._recent(now))
+            self._bar.refresh()
+
+    def _describe(self) -> str:
+        return f"epoch {self._epoch}/{self._epochs}"
+
+    def _recent(self, now: float) -> Iterator[str]:
+        yield from self._left(now)
+        if self._loss.mean is not None:
+            yield f"loss {self._loss.mean:.3f}"
+        if self._validated is not None:
+            yield f"val acc {self._validated:.1%}"
+        elif self._accuracy.mean is not None:
+            yield f"train acc {self._accuracy.mean:.1%}"
+        yield from self._images_per_second()
+
+    def _images_per_second(self) -> Iterator[str]:
+        if self._speed.mean is not None:
+            yield f"{self._speed.mean:,.0f} images/s"
+
+    def _left(self, now: float) -> Iterator[str]:
+        done = self._finished - self._first
+        if self._began is not None and done > 0:
+            left = self._epochs * self._steps_per_epoch - self._finished
+            yield f"{tqdm.format_interval(left * (now - self._began) / done)} left"
+
+    def _line(self, record: Mapping[str, Any], now: float) -> str:
+        parts = [
+            f"{name.replace('_', ' ')} {record[name]:{form}}"
+            for name, form in (
+                ("train_loss", ".4f"),
+                ("validation_loss", ".4f"),
+                ("validation_accuracy", ".2%"),
+            )
+            if record.get(name) is not None
+        ]
+        parts += [*self._images_per_second(), *self._left(now)]
+        return f"epoch {record['epoch']}/{self._epochs}: {', '.join(parts)}"
+
+
+class _Recent:
+    """A weighted mean in which old values fade."""
+
+    def __init__(self) -> None:
+        self._sum = self._weight = 0.0
+
+    def add(self, value: float, weight: float) -> None:
+        """Adds `value`, which is a sum over `weight` units."""
+        self._sum = FADE * self._sum + value
+        self._weight = FADE * self._weight + weight
+
+    @property
+    def mean(self) -> float | None:
+        return self._sum / self._weight if self._weight else None
+
+
+def _is_ready(array: Any) -> bool:
+    # Every array of jax has the method, though the class jax.Array does not declare it.
+    return not hasattr(array, "is_ready") or array.is_ready()

@@ -1,0 +1,51 @@
+"""From the state after an epoch to its entry in the history."""
+
+from functools import cache
+
+import numpy as np
+
+import lsam_jax as lsam
+from lsam_jax.experiments.history import History
+from lsam_jax.experiments.step import Program, State
+
+
+def record_epoch(program: Program, history: History, state: State) -> None:
+    """Evaluates the state, and appends an epoch to the history.
+
+    Args:
+        program: Of the run.
+        history: Of the epochs before.
+        state: After the last step of the epoch.
+    """
+    loss, accuracy, sharpness, selected = (np.asarray(x) for x in state.record)
+    names = lsam.layer_names(state.params, program.method.layers)
+    chosen = dict(zip(names, selected.T, strict=True))
+    total = dict(zip(names, np.asarray(state.sam.perturbations).tolist(), strict=True))
+    sizes = np.array([program.sizes[name] for name in names])
+    validation_loss, validation_accuracy = program.evaluate(state.params, state.batch_stats)
+    norm, norms = program.probe(state.params, state.batch_stats)
+    history.append(
+        step=int(state.step),
+        train_loss=loss.astype(np.float64).mean(),
+        train_accuracy=accuracy.astype(np.float64).mean(),
+        validation_loss=validation_loss,
+        validation_accuracy=validation_accuracy,
+        gradient_norm=norm,
+        layer_norms=[norms[name] for name in program.layers],
+        perturbations=[total[name] for name in program.layers],
+        sharpness=sharpness.astype(np.float64).mean(),
+        cost=_mean_cost(program.inspection, names, selected),
+        perturbed_parameters=selected.mean(axis=0) @ sizes / sum(program.sizes.values()),
+        perturbed_layers=np.mean([chosen[name] for name in program.layers]),
+    )
+
+
+def _mean_cost(inspection: lsam.Inspection, names: tuple[str, ...], selected: np.ndarray) -> float:
+    """Of the steps whose layers are the rows of `selected`, relative to a plain gradient."""
+
+    @cache
+    def cost(row: bytes) -> float:
+        chosen = np.frombuffer(row, bool)
+        return inspection.cost([name for name, one in zip(names, chosen, strict=True) if one])
+
+    return float(np.mean([cost(row.tobytes()) for row in selected]))

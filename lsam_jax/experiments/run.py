@@ -1,0 +1,190 @@
+"""The directory of a run: one writer, one configuration, and what was saved last."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from filelock import FileLock, Timeout
+
+from lsam_jax.experiments import environment, output
+from lsam_jax.experiments.checkpoints import Checkpoints
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.history import History
+from lsam_jax.experiments.step import State
+
+CONFIG, ENVIRONMENT, CHECKPOINTS, LOCK = "config.json", "environment.json", "checkpoints", ".lock"
+
+
+class Run:
+    """An opened run directory; a context manager that holds its lock.
+
+    It has ``config.json`` (the exact configuration), ``environment.json``, ``checkpoints/``,
+    and what sinks write.
+
+    Args:
+        directory: Made where it is missing.
+        config: Of the run.
+        resume: Whether to go on with what is there; with nothing there, a run starts.
+        every: Steps between checkpoints, besides those after every epoch; None for no others.
+        origin: What else the result depends on, beside `config`: the fingerprint of pretrained
+            weights, say.
+
+    Raises:
+        OSError: When the directory cannot be written, or another run writes into it.
+        ValueError: When it holds a run and `resume` is not set, a run of another configuration,
+            or something else.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        config: Config,
+        *,
+        resume: bool = False,
+        every: int | None = None,
+        origin: Mapping[str, str] | None = None,
+    ):
+        if every is not None and every < 1:
+            raise ValueError(f"--checkpoint-every={every} must be at least 1")
+        self.directory = output.writable_directory(directory)
+        self.config = config
+        self._every = every
+        self._lock = FileLock(self.directory / LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OSError(
+                f"another run is writing into {str(self.directory)!r}; wait for it, or choose "
+                "another --out"
+            ) from error
+        try:
+            self._claim(resume, {"config": config.to_json(), "origin": dict(origin or {})})
+            self.checkpoints = Checkpoints(self.directory / CHECKPOINTS)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def restore(self, state: State, history: History) -> tuple[State, History]:
+        """What was saved last; `state` and `history`, a fresh run's, where nothing was.
+
+        Raises:
+            CheckpointError: When the last checkpoint cannot be read.
+        """
+        found = self.checkpoints.restore(state)
+        if found is None:
+            return state, history
+        restored, meta = found
+        return restored, History.from_json(meta["history"])
+
+    def environment_changes(self) -> dict[str, tuple[Any, Any]]:
+        """What decides rounding and differs from when the run began: before and now, by name."""
+        file = self.directory / ENVIRONMENT
+        began = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        now = environment.describe()
+        return {
+            name: (began.get(name), now[name])
+            for name in (*environment.PACKAGES, "device_kind", "cpu_model", "xla_flags")
+            if began and began.get(name) != now[name]
+        }
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint should be saved after so many steps within an epoch."""
+        return self._every is not None and step % self._every == 0
+
+    def save(self, state: State, history: History) -> None:
+        """Saves everything that a run needs to go on as if it had never stopped.
+
+        Raises:
+            CheckpointError: When it cannot be written; the last good checkpoint stays.
+            FloatingPointError: When a number of the state is not finite.
+        """
+        step = int(state.step)
+        if step in self.checkpoints.steps:
+            return
+        if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.params)):
+            raise FloatingPointError(
+                f"the parameters are not finite after step {step}; {self.last_good()}"
+            )
+        self.checkpoints.save(step, state, {"history": history.to_json()})
+
+    def last_good(self) -> str:
+        """What can be gone back to, as the end of a sentence."""
+        steps = self.checkpoints.steps
+        if not steps:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is that of step {steps[-1]} in {str(self.directory)!r}"
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        self.checkpoints.close()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _claim(self, resume: bool, wanted: dict[str, Any]) -> None:
+        """Makes the directory this run's, or finds that it is."""
+        file = self.directory / CONFIG
+        if not file.exists():
+            foreign = [
+                name for name in (CHECKPOINTS, "metrics.jsonl") if (file.parent / name).exists()
+            ]
+            if foreign:
+                raise ValueError(
+                    f"{str(self.directory)!r} has {foreign[0]} but no {CONFIG}, so it is not a run "
+                    "of lsam-jax; choose another --out"
+                )
+            output.write_json(self.directory / ENVIRONMENT, environment.describe())
+            output.write_json(file, wanted)
+            return
+        if not resume:
+            raise ValueError(
+                f"{str(self.directory)!r} already holds a run; pass --resume to go on with it, or "
+                "choose another --out"
+            )
+        differences = _differences(_read(file), wanted)
+        if differences:
+            raise ValueError(
+                f"the run in {str(self.directory)!r} has another configuration: "
+                f"{'; '.join(differences)}. Resume it with its own, or choose another --out"
+            )
+
+
+def configuration(directory: str | os.PathLike[str]) -> Config:
+    """The configuration of the run in a directory.
+
+    Raises:
+        ValueError: When there is no run.
+    """
+    file = Path(directory) / CONFIG
+    if not file.is_file():
+        raise ValueError(f"{str(directory)!r} holds no run; give the --out of lsam-jax train")
+    return Config.from_json(_read(file)["config"])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {"config": dict(found["config"]), "origin": dict(found["origin"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{str(file)!r} is not the configuration of a run; choose another --out"
+        ) from (error)
+
+
+def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What differs, each as `name=old there, new now`."""
+    found = []
+    for part in ("config", "origin"):
+        for name in sorted(there[part].keys() | wanted[part].keys()):
+            old, new = there[part].get(name, "unset"), wanted[part].get(name, "unset")
+            if old != new:
+                found.append(f"{name}={old} there, {name}={new} now")
+    return found

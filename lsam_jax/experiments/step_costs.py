@@ -1,0 +1,146 @@
+"""What a training step of each of several runs costs, relative to the first."""
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lsam_jax.experiments import data as datasets
+from lsam_jax.experiments import environment, output, timing
+from lsam_jax.experiments.checkpoints import Checkpoints
+from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.run import CHECKPOINTS, configuration
+from lsam_jax.experiments.step import Program, State, build
+
+BATCHES = 8
+
+
+def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int) -> np.ndarray:
+    """Seconds [rounds, runs] of real training steps, interleaved; see `timing.interleaved`.
+
+    Args:
+        programs: One for each run, on the same data.
+        states: Where each run is taken up; donated to its first step.
+        rounds: How many steps of each are timed, after one that is not.
+    """
+    programs = list(programs)
+    drawn = programs[0].batches(seed=0)
+    batches = [drawn[step] for step in range(min(BATCHES, programs[0].steps_per_epoch))]
+    steppers = {
+        str(number): _Stepper(program, state, batches)
+        for number, (program, state) in enumerate(zip(programs, states, strict=True))
+    }
+    return timing.interleaved(steppers, rounds)
+
+
+class _Stepper:
+    """Goes on with a run, one step for each call."""
+
+    def __init__(self, program: Program, state: State, batches: Sequence[Split]):
+        self._step = program.step
+        self._state = state
+        self._batches = itertools.cycle(batches)
+
+    def __call__(self) -> State:
+        self._state, _ = self._step(self._state, next(self._batches))
+        return self._state
+
+
+def costs_of_runs(
+    directories: Sequence[str | os.PathLike[str]],
+    rounds: int = 15,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Times real training steps of runs from their last checkpoints on; the runs stay as they are.
+
+    Args:
+        directories: Of runs on the same data with the same batch size; costs are relative to
+            the first.
+        rounds: How many steps of each are timed.
+        out: A JSON file to store the result in; None for none.
+        data_dir: Where TFDS keeps prepared data; None for its default.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        ValueError: When a directory holds no run, or the runs do not belong together.
+        OSError: When a checkpoint cannot be read, or `out` cannot be written.
+    """
+    if rounds < 1:
+        raise ValueError(f"--rounds={rounds} must be at least 1")
+    if len(set(map(str, directories))) < len(directories):
+        raise ValueError(f"runs={' '.join(map(str, directories))} must name each run once")
+    file = None if out is None else output.writable_file(out)
+    configs = [configuration(directory) for directory in directories]
+    first = configs[0]
+    for directory, config in zip(directories, configs, strict=True):
+        if (config.data, config.batch_size) != (first.data, first.batch_size):
+            raise ValueError(
+                f"{str(directory)!r} trains on {config.data} in batches of {config.batch_size}, "
+                f"but {str(directories[0])!r} on {first.data} in batches of {first.batch_size}"
+            )
+    data = datasets.load(first.data, data_dir)
+    programs = [build(config, data) for config in configs]
+    states, steps = [], []
+    for directory, program in zip(directories, programs, strict=True):
+        checkpoints = Checkpoints(Path(directory) / CHECKPOINTS)
+        found = checkpoints.restore(program.init(program.config.seed))
+        checkpoints.close()
+        if found is None:
+            raise ValueError(f"{str(directory)!r} has no checkpoint yet")
+        states.append(found[0])
+        steps.append(int(found[0].step))
+    names = tuple(Path(directory).name for directory in directories)
+    if len(set(names)) < len(names):
+        names = tuple(map(str, directories))
+    costs = timing.costs(names, time_steps(programs, states, rounds))
+    report = {
+        "runs": {
+            name: {"config": config.to_json(), "from_step": step, "cost": costs[name]._asdict()}
+            for name, config, step in zip(names, configs, steps, strict=True)
+        },
+        "rounds": rounds,
+        "environment": environment.describe(),
+    }
+    if file is not None:
+        output.write_json(file, report)
+    return report
+
+
+def print_costs(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints a report as a table.
+
+    Args:
+        report: What `costs_of_runs` returned.
+        console: Where to; None for standard output.
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=f"A whole training step from the run's last checkpoint on, {report['rounds']} "
+        "interleaved rounds: median (quartiles) of the ratio to the first run.",
+    )
+    table.add_column("run", overflow="fold")
+    table.add_column("method")
+    for heading in ("after step", "ms a step", "cost"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in report["runs"].items():
+        cost = row["cost"]
+        table.add_row(
+            name,
+            row["config"]["method"],
+            str(row["from_step"]),
+            f"{1000 * cost['seconds']:.1f}",
+            f"{cost['ratio']:.2f} ({cost['low']:.2f}-{cost['high']:.2f})",
+        )
+    (console or Console()).print(table)

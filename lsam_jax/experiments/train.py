@@ -1,0 +1,116 @@
+"""A run in a directory: opened, watched, and left in order whatever happens."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.history import History
+from lsam_jax.experiments.metrics import Sink, open_sinks
+from lsam_jax.experiments.progress import Progress
+from lsam_jax.experiments.run import Run
+from lsam_jax.experiments.signals import Stop, stop_requests
+from lsam_jax.experiments.step import Program, State, StepMetrics, build
+from lsam_jax.experiments.training import Result, Watcher, fit
+
+
+def train(
+    config: Config,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    checkpoint_every: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    log: Sequence[str] | None = None,
+) -> Result:
+    """Trains in a directory: `fit` with checkpoints, metrics, a progress bar and clean stops.
+
+    Args:
+        config: What to run.
+        out: The directory of the run.
+        resume: Whether to go on with the run that is there, if there is one.
+        checkpoint_every: Steps between checkpoints, besides those after every epoch.
+        data_dir: Where TFDS keeps prepared data; None for its default.
+        weights: The checkpoint of a pretrained backbone, for a model that has one.
+        log: Where metrics go besides JSON lines, see `metrics.open_sinks`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        OSError, ValueError: For what the user can put right, before anything is trained.
+        NonFiniteLossError, CheckpointError, Stopped: As `fit` does.
+    """
+    origin = {} if weights is None else {"weights": _digest(weights)}
+    with (
+        Run(out, config, resume=resume, every=checkpoint_every, origin=origin) as run,
+        contextlib.ExitStack() as stack,
+    ):
+        for what, (before, now) in run.environment_changes().items():
+            print(
+                f"note: this run began with {what} {before}, now it is {now}; its last digits may "
+                "differ from those of an unbroken run",
+                file=sys.stderr,
+            )
+        name = f"{config.model} on {config.data}, {config.method}, seed {config.seed}"
+        sinks = open_sinks(log, run.directory, config.to_json(), name)
+        for sink in sinks:
+            stack.callback(sink.close)
+        program = build(config, data_dir=data_dir, weights=weights)
+        stop = stack.enter_context(stop_requests())
+        reporter = _Reporter(name, sinks, stop, stack)
+        return fit(config, program=program, run=run, watcher=reporter)
+
+
+class _Reporter(Watcher):
+    """Shows a run, hands its metrics to the sinks, and passes on that it should stop."""
+
+    def __init__(self, name: str, sinks: Sequence[Sink], stop: Stop, stack: contextlib.ExitStack):
+        self._name, self._sinks, self._stop, self._stack = name, sinks, stop, stack
+        self._progress: Progress | None = None
+
+    def start(self, program: Program, step: int, history: History) -> None:
+        config = program.config
+        for sink in self._sinks:
+            sink.start([history.record(epoch) for epoch in range(1, history.epochs + 1)])
+        self._progress = self._stack.enter_context(
+            Progress(
+                config.epochs,
+                program.steps_per_epoch,
+                config.batch_size,
+                start_step=step,
+                description=self._name,
+            )
+        )
+
+    def step(self, metrics: StepMetrics) -> None:
+        if self._progress is not None:
+            self._progress.step(metrics)
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._progress is None else self._progress.paused()
+
+    def epoch(self, state: State, history: History, timing: dict[str, Any]) -> None:
+        record = history.record(history.epochs)
+        for sink in self._sinks:
+            sink.epoch(record, timing)
+        if self._progress is not None:
+            self._progress.epoch(record)
+
+    def stop(self) -> signal.Signals | None:
+        return self._stop.signal
+
+
+def _digest(weights: str | os.PathLike[str]) -> str:
+    """Of the bytes of a file, so that a run is not resumed with another one."""
+    file = Path(weights)
+    if not file.is_file():
+        raise FileNotFoundError(f"weights={str(file)!r} is not a file; give the checkpoint's path")
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,101 @@
+"""The digits: scikit-learn's images, written by TFDS once, by one process."""
+
+import socket
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from lsam_jax.experiments import data, data_digits
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often the digits were written, without a network."""
+    calls = []
+    write = data_digits._write
+
+    def counting(data_dir):
+        calls.append(data_dir)
+        write(data_dir)
+
+    def refuse(*_):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(data_digits, "_write", counting)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return calls
+
+
+def contents(directory):
+    return sorted(str(path.relative_to(directory)) for path in directory.glob("*/*"))
+
+
+def test_digits_are_those_of_scikit_learn_in_two_halves(tmp_path):
+    digits = data.load("digits", tmp_path)
+    bunch = load_digits()
+    train, validation = train_test_split(
+        np.arange(1797), test_size=0.5, random_state=0, stratify=bunch.target
+    )
+    for split, chosen in ((digits.train, train), (digits.validation, validation)):
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        np.testing.assert_array_equal(split.images[..., 0], bunch.images[chosen])
+        np.testing.assert_array_equal(split.labels, bunch.target[chosen])
+    assert np.bincount(digits.validation.labels).min() >= 87  # every class has its share
+    assert digits.num_classes == 10
+    assert digits.train.images.shape == (898, 8, 8, 1)
+    pixels = np.asarray(data.normalise(digits.train.images, digits.mean, digits.std))
+    assert abs(pixels.mean()) < 1e-5
+    assert abs(pixels.std() - 1) < 1e-5
+
+
+def test_they_are_written_once_quietly_and_read_afterwards(tmp_path, counted, capfd, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    data.load("digits")
+    assert contents(tmp_path) == ["digits/1.0.0"]
+    data.load("digits", tmp_path)
+    assert len(counted) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_tfds_reads_them_by_name(tmp_path):
+    data_digits.prepare(tmp_path)
+    source = tfds.data_source("digits", split="train", data_dir=tmp_path, download=False)
+    np.testing.assert_array_equal(source[5]["image"], data.digits(tmp_path).train.images[5])
+
+
+def test_who_is_second_takes_what_the_first_has_written(tmp_path, counted, monkeypatch):
+    write = data_digits._write
+
+    def overtaken(data_dir):
+        write(data_dir)
+        if len(counted) == 1:
+            data_digits.prepare(tmp_path)  # another process, from start to end
+
+    monkeypatch.setattr(data_digits, "_write", overtaken)
+    digits = data.load("digits", tmp_path)
+    assert len(counted) == 2
+    assert digits.train.images.shape == (898, 8, 8, 1)
+    assert contents(tmp_path) == ["digits/1.0.0"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, counted):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "data"
+    with pytest.raises(OSError, match=rf"data='digits' cannot .* in {place}: .*give a data_dir"):
+        data.load("digits", place)
+    assert not counted
+
+
+def test_a_broken_rest_is_named_and_left_alone(tmp_path):
+    rest = tmp_path / "digits" / "1.0.0"
+    rest.mkdir(parents=True)
+    (rest / "digits-train.array_record-00000-of-00001").write_text("half")
+    with pytest.raises(OSError, match=rf"not empty.*delete {rest}"):
+        data.load("digits", tmp_path)
+    assert contents(tmp_path) == ["digits/1.0.0"]
+    assert len(list(rest.iterdir())) == 1

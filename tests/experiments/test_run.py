@@ -1,0 +1,174 @@
+"""The directory of a run: one writer, one configuration, and a run that goes on as if unbroken."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import STEPS, TINY
+
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.run import Run
+from lsam_jax.experiments.signals import Stopped
+from lsam_jax.experiments.training import NonFiniteLossError, Watcher, fit
+
+
+class StopAt(Watcher):
+    """Asks a run to stop after some step."""
+
+    def __init__(self, step):
+        self._left = step
+
+    def start(self, program, step, history):
+        self._left -= step
+
+    def step(self, metrics):
+        self._left -= 1
+
+    def stop(self):
+        return signal.SIGTERM if self._left <= 0 else None
+
+
+def assert_same_run(got, expected):
+    assert got.history == expected.history
+    for a, b in zip(jax.tree.leaves(got.state), jax.tree.leaves(expected.state), strict=True):
+        assert a.dtype == b.dtype
+        is_key = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+        plain = jax.random.key_data if is_key else np.asarray
+        np.testing.assert_array_equal(plain(a), plain(b))
+
+
+@pytest.mark.parametrize("stops", [(1,), (3, 4), (2, 5, 7)])
+def test_a_stopped_run_goes_on_as_if_it_had_not(layerwise, layerwise_run, tmp_path, stops):
+    for step in stops:
+        with Run(tmp_path, TINY, resume=True) as run:
+            with pytest.raises(Stopped, match=f"SIGTERM after step {step}; everything is saved"):
+                fit(TINY, program=layerwise, run=run, watcher=StopAt(step))
+            assert run.checkpoints.steps[-1] == step
+    with Run(tmp_path, TINY, resume=True) as run:
+        assert_same_run(fit(TINY, program=layerwise, run=run), layerwise_run)
+    with Run(tmp_path, TINY, resume=True) as run:  # finished: nothing is left to do
+        assert_same_run(fit(TINY, program=layerwise, run=run, watcher=StopAt(99)), layerwise_run)
+
+
+def test_checkpoints_come_after_every_epoch_and_as_often_as_asked(layerwise, tmp_path):
+    class Seen(Watcher):
+        steps: list = []  # noqa: RUF012
+
+        def step(self, metrics):
+            self.steps.append(tuple(run.checkpoints.steps))
+
+    with Run(tmp_path / "epochs", TINY) as run:
+        fit(TINY, program=layerwise, run=run)
+        assert run.checkpoints.steps == [4, STEPS]
+    with Run(tmp_path / "often", TINY, every=3) as run:
+        fit(TINY, program=layerwise, run=run, watcher=Seen())
+        assert run.checkpoints.steps == [6, STEPS]
+    assert (3, 4) in Seen.steps
+
+
+def test_a_run_without_a_directory_stops_too(layerwise):
+    with pytest.raises(Stopped, match="after step 4; nothing was saved"):
+        fit(TINY, program=layerwise, watcher=StopAt(4))
+
+
+def test_the_configuration_and_the_environment_stand_beside(tmp_path):
+    with Run(tmp_path / "new" / "run", TINY, origin={"weights": "12ab"}) as run:
+        written = json.loads((run.directory / "config.json").read_text())
+        assert Config(**{**written["config"], "decay_at": TINY.decay_at}) == TINY
+        assert written["origin"] == {"weights": "12ab"}
+        assert json.loads((run.directory / "environment.json").read_text())["jax"]
+
+
+def test_another_environment_is_noticed(tmp_path):
+    with Run(tmp_path, TINY) as run:
+        assert run.environment_changes() == {}
+    file = tmp_path / "environment.json"
+    began = json.loads(file.read_text())
+    file.write_text(json.dumps({**began, "jax": "0.7.2", "date": "long ago"}))
+    with Run(tmp_path, TINY, resume=True) as run:
+        assert run.environment_changes() == {"jax": ("0.7.2", jax.__version__)}
+
+
+def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
+    Run(tmp_path, TINY).close()
+    with pytest.raises(ValueError, match=r"already holds a run; pass --resume .*or choose another"):
+        Run(tmp_path, TINY)
+
+
+@pytest.mark.parametrize(
+    ("change", "origin", "words"),
+    [
+        ({"rho": 0.2}, {}, "rho=0.1 there, rho=0.2 now"),
+        ({"epochs": 3, "seed": 1}, {}, "epochs=2 there, epochs=3 now; seed=0 there, seed=1 now"),
+        ({"decay_at": (0.5,)}, {}, r"decay_at=\[.*\] there, decay_at=\[0.5\] now"),
+        ({}, {"weights": "34cd"}, "weights=unset there, weights=34cd now"),
+    ],
+)
+def test_another_configuration_is_not_resumed(tmp_path, change, origin, words):
+    Run(tmp_path, TINY).close()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=rf"has another configuration: {words}"):
+        Run(tmp_path, dataclasses.replace(TINY, **change), resume=True, origin=origin)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    Run(tmp_path, TINY, resume=True).close()  # and the lock is free
+
+
+def test_what_is_not_a_run_is_left_alone(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"has checkpoints but no config.json.*another --out"):
+        Run(tmp_path, TINY, resume=True)
+    (tmp_path / "config.json").write_text('{"theirs": 1}')
+    with pytest.raises(ValueError, match=r"not the configuration of a run"):
+        Run(tmp_path, TINY, resume=True)
+    with pytest.raises(ValueError, match="--checkpoint-every=0"):
+        Run(tmp_path / "x", TINY, every=0)
+
+
+def test_two_runs_never_write_into_one_directory(tmp_path):
+    program = f"""
+import sys
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.run import Run
+try:
+    Run({str(tmp_path)!r}, Config(**{TINY.to_json()!r}), resume=True)
+except OSError as error:
+    sys.exit(str(error))
+"""
+    with Run(tmp_path, TINY):
+        with pytest.raises(OSError, match="another run is writing into"):
+            Run(tmp_path, TINY, resume=True)
+        other = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+        assert other.returncode == 1
+        assert "another run is writing into" in other.stderr
+    Run(tmp_path, TINY, resume=True).close()
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(layerwise, tmp_path):
+    def step(state, batch):
+        after, metrics = layerwise.step(state, batch)
+        late = after.step > 4
+        return after, metrics._replace(loss=jnp.where(late, jnp.nan, metrics.loss))
+
+    broken = dataclasses.replace(layerwise, step=step)
+    with Run(tmp_path, TINY) as run:
+        words = r"is nan at step 4; lower .*; the last good checkpoint is that of step 4 in '"
+        with pytest.raises(NonFiniteLossError, match=words):
+            fit(TINY, program=broken, run=run)
+        assert run.checkpoints.steps == [4]
+
+
+def test_parameters_that_are_not_finite_are_not_saved(layerwise, tmp_path):
+    state = layerwise.init(0)
+    state.params["head"]["bias"] = state.params["head"]["bias"].at[0].set(jnp.inf)
+    with Run(tmp_path, TINY) as run:
+        with pytest.raises(FloatingPointError, match="not finite after step 0; there is no check"):
+            run.save(state, None)
+        assert run.checkpoints.steps == []
