@@ -22,7 +22,7 @@ from lsam_jax.selection import (
     nothing,
     random,
 )
-from lsam_jax.state import SamState
+from lsam_jax.state import Memory, SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
 from lsam_jax.variants import asam, functional_sam, gam, gsam, sam_on, sparse_sam, stable_sam
 
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Inspection",
     "LayerCost",
+    "Memory",
     "SamState",
     "SamTransformation",
     "Selector",
