@@ -1,5 +1,6 @@
 """Layer-wise sharpness-aware minimization for JAX, at close to the price of SGD."""
 
+from lsam_jax import presets
 from lsam_jax.bandit import bandit
 from lsam_jax.cheaper import adazo_sam, ae_sam, esam, look_sam, momentum_sam, sl_sam
 from lsam_jax.fisher import empirical_fisher, refresh_mask
@@ -9,6 +10,7 @@ from lsam_jax.layers import layer_names
 from lsam_jax.losses import per_sample, split_loss
 from lsam_jax.methods import generalized_sam, layerwise_sam, sam
 from lsam_jax.radii import per_layer
+from lsam_jax.rounding import perturbation_survival
 from lsam_jax.selection import (
     Selector,
     budget,
@@ -20,15 +22,16 @@ from lsam_jax.selection import (
     nothing,
     random,
 )
-from lsam_jax.state import SamState
+from lsam_jax.state import Memory, SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
-from lsam_jax.variants import asam, functional_sam, gsam, sam_on, sparse_sam, stable_sam
+from lsam_jax.variants import asam, functional_sam, gam, gsam, sam_on, sparse_sam, stable_sam
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Inspection",
     "LayerCost",
+    "Memory",
     "SamState",
     "SamTransformation",
     "Selector",
@@ -43,6 +46,7 @@ __all__ = [
     "fixed",
     "freeze_inactive",
     "functional_sam",
+    "gam",
     "generalized_sam",
     "gsam",
     "high",
@@ -56,6 +60,8 @@ __all__ = [
     "nothing",
     "per_layer",
     "per_sample",
+    "perturbation_survival",
+    "presets",
     "random",
     "refresh_mask",
     "sam",

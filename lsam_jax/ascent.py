@@ -11,25 +11,27 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.layers import Layers
-from lsam_jax.parts import Moving, Now, remember_nothing, zeros_like_layers
+from lsam_jax.parts import Moving, Now, along, remember_nothing, zeros_like_layers
 
 Arrays = Sequence[Any]
 Loss = Callable[[Arrays], tuple[Any, list[Any]]]
+Estimate = tuple[Any, Any, Arrays, Arrays]
 
 
 class Ascent(NamedTuple):
     """Where the ascent direction comes from; without `estimate`, from the clean gradient.
 
     Attributes:
-      estimate: `(loss_of, w, at, now, memory) -> (loss, aux, g)` for the arrays that may move;
-        `loss_of(w)` gives loss and aux. Loss and aux may be None: those of the perturbed pass are
-        then the step's.
+      estimate: `(loss_of, w, at, now, memory) -> (loss, aux, uphill, g)` for the arrays that may
+        move; `loss_of(w)` gives loss and aux. Loss and aux may be None: those of the perturbed
+        pass are then the step's. g is what the combination gets, the clean gradient if it is
+        known.
       uses_loss: whether `estimate` calls `loss_of`; if not, a gradient function is enough.
       init: makes its memory from the layers and the leaves of the parameters.
       update: the memory after a step, from `(memory, direction, now)`, direction for all arrays.
     """
 
-    estimate: Callable[[Loss, Arrays, Moving, Now, Any], tuple[Any, Any, list[Any]]] | None = None
+    estimate: Callable[[Loss, Arrays, Moving, Now, Any], Estimate] | None = None
     uses_loss: bool = True
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
     update: Callable[[Any, Arrays, Now], Any] = lambda memory, direction, now: memory
@@ -41,12 +43,11 @@ gradient = Ascent()
 def momentum(decay: Any) -> Ascent:
     """Against the momentum `m = decay m + h`: no first pass at all (Momentum-SAM)."""
 
-    def estimate(
-        loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any
-    ) -> tuple[Any, Any, list[Any]]:
+    def estimate(loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any) -> Estimate:
         del loss_of, w
         m = now.layers.leaves(memory)
-        return None, None, [-m[n] for n in at.leaf]
+        uphill = [-m[n] for n in at.leaf]
+        return None, None, uphill, uphill
 
     def update(memory: Any, direction: Arrays, now: Now) -> Any:
         def advance(m: Any, h: Any) -> Any:
@@ -66,9 +67,7 @@ def two_point(probes: int, step: float, seed: int) -> Ascent:
       seed: u is a function of it, of the step count and of the array only.
     """
 
-    def estimate(
-        loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any
-    ) -> tuple[Any, Any, list[Any]]:
+    def estimate(loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any) -> Estimate:
         loss, aux = loss_of(w)
         key = jax.random.fold_in(jax.random.key(seed), now.count)
         total = [jnp.zeros_like(x) for x in w]
@@ -80,7 +79,24 @@ def two_point(probes: int, step: float, seed: int) -> Ascent:
             )
             slope = (ahead - behind) / (2 * step * probes)
             total = [(t + slope * d).astype(t.dtype) for t, d in zip(total, u)]
-        return loss, aux, total
+        return loss, aux, total, total
+
+    return Ascent(estimate)
+
+
+def gradient_norm(step: float) -> Ascent:
+    """The gradient of the gradient's norm, by a difference of gradients (GAM).
+
+    With u = g / ||g||, that is the product of the Hessian and u: `(grad L(w + c u) - g) / c`, c
+    being `step`.
+    """
+
+    def estimate(loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any) -> Estimate:
+        del at, memory
+        both = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, aux), g = both(list(w))
+        _, ahead = both(along(w, g, step))
+        return loss, aux, [((a - d) / step).astype(d.dtype) for a, d in zip(ahead, g)], g
 
     return Ascent(estimate)
 

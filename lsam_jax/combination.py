@@ -33,14 +33,12 @@ class Combination(NamedTuple):
       mix: `(g, h, at, now, memory) -> (direction, memory)`.
       alone: `(g, now, memory) -> direction`, for all arrays, in a step without perturbation.
       init: makes its memory from the layers and the leaves of the parameters.
-      needs_clean: whether it uses `g`, so that the ascent must have computed it.
       everywhere: whether arrays of layers that are not selected descend at all.
     """
 
     mix: Callable[[Arrays, Arrays, Moving, Now, Any], tuple[list[Any], Any]]
     alone: Callable[[Arrays, Now, Any], Arrays] = lambda g, now, memory: g
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
-    needs_clean: bool = True
     everywhere: bool = True
 
 
@@ -72,7 +70,7 @@ def _same_norm(g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any) -> tuple
 mix = Combination(_mix)
 """`(1 - alpha) g + alpha h` (the paper, eq. 6; Zhao et al. 2022, eq. 2)."""
 
-perturbed_only = Combination(_perturbed_only, needs_clean=False)
+perturbed_only = Combination(_perturbed_only)
 """`h`: SAM's choice, alpha = 1, without a multiplication that rounds or turns inf to NaN."""
 
 surrogate_gap = Combination(_surrogate_gap)
@@ -81,8 +79,17 @@ surrogate_gap = Combination(_surrogate_gap)
 same_norm = Combination(_same_norm)
 """`h ||g|| / ||h||` (Stable SAM)."""
 
-selected_only = Combination(_perturbed_only, needs_clean=False, everywhere=False)
+selected_only = Combination(_perturbed_only, everywhere=False)
 """`h` for the selected layers, and 0 for all others (SL-SAM)."""
+
+
+def _plus_penalty(g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any) -> tuple[list[Any], Any]:
+    weight = [now.alpha * now.radius(i) for i in at.layer]
+    return [(x + a * y).astype(y.dtype) for a, x, y in zip(weight, g, h)], memory
+
+
+plus_penalty = Combination(_plus_penalty)
+"""`g + alpha rho h`, h being the gradient of a penalty of weight alpha rho (GAM)."""
 
 
 class Kept(NamedTuple):

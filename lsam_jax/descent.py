@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.losses import PerSample, SplitLoss
-from lsam_jax.parts import inner
+from lsam_jax.parts import along, inner
 
 Leaves = Sequence[Any]
 Found = tuple[Any, list[Any], Leaves]
@@ -84,6 +84,26 @@ def _along_clean_cotangent(
 
 of_outputs = Descent(_with_cotangent, _along_clean_cotangent)
 """The outputs, along the gradient of the loss at the clean ones: `J(w')^T dl/dF(w)`."""
+
+
+def of_gradient_norm(step: float) -> Descent:
+    """The norm of the gradient, by a difference of gradients (GAM).
+
+    With h the gradient at w' and u = h / ||h||: `(grad L(w' + c u) - h) / c`, c being `step`.
+    """
+
+    def second(
+        loss_fn: Any, treedef: Any, need: Callable[[Leaves], Any], clean: Leaves, second: Second
+    ) -> Found:
+        def loss_of(leaves: Leaves) -> Any:
+            out = loss_fn(jax.tree.unflatten(treedef, leaves))
+            return out[0] if isinstance(out, tuple) else out
+
+        loss, aux, h = second.gradient(lambda loss, aux: loss)
+        ahead = jax.grad(loss_of)(along(second.weights, h, step))
+        return loss, aux, [((a - d) / step).astype(d.dtype) for a, d in zip(ahead, h)]
+
+    return Descent(second=second)
 
 
 def of_samples(share: float) -> Descent:

@@ -70,11 +70,12 @@ class Assembly(NamedTuple):
         return self.recipe.perturb.move(g, w, self.at(index), self.now, memory)
 
     def estimate(self, loss_of: Any, w: Leaves, index: Sequence[int]) -> Any:
-        """Loss, aux and ascent direction, where that is not the gradient."""
+        """Loss, aux, ascent direction and clean gradient, where the two are not the same."""
         estimate = self.recipe.ascent.estimate
         assert estimate is not None
-        loss, aux, g = estimate(loss_of, w, self.at(index), self.now, self.state.memory.ascent)
-        return loss, aux, self.masked(g, index)
+        at, memory = self.at(index), self.state.memory.ascent
+        loss, aux, uphill, g = estimate(loss_of, w, at, self.now, memory)
+        return loss, aux, self.masked(uphill, index), self.masked(g, index)
 
     def finish(
         self, g: Leaves, h: Leaves, w: Leaves, clean: Any = None, perturbed: Any = None

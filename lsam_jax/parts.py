@@ -76,6 +76,12 @@ def square_of(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax
     return sum(squares, jnp.zeros(()))
 
 
+def along(w: Sequence[Any], d: Sequence[Any], length: Any) -> list[Any]:
+    """`w + length d / ||d||`."""
+    scale = ratio(length, square_of(d))
+    return [(x + scale * y).astype(x.dtype) for x, y in zip(w, d)]
+
+
 def ratio(numerator: Any, square: jax.Array) -> jax.Array:
     """`numerator / sqrt(square)`, and 0 where `square` is 0."""
     # The inner `where` keeps the unused division finite, so no NaN is born at a zero gradient.

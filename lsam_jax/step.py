@@ -98,7 +98,8 @@ def step_by_gradient(
     layers, state = _checked(recipe, params, state)
     if recipe.ascent.estimate is not None and recipe.ascent.uses_loss:
         raise ValueError(
-            "grad_fn was given, but this method climbs by differences of the loss: pass value_fn."
+            "grad_fn was given, but this method climbs by differences of the loss or of its "
+            "gradients: pass value_fn."
         )
     if recipe.descent.second is not None:
         raise ValueError(
@@ -119,10 +120,10 @@ def step_by_gradient(
     def perturbed(leaves: Sequence[Any]) -> Outcome:
         inside = [leaves[n] for n in index]
         if recipe.ascent.estimate is None:
-            g = assembly.masked([clean[n] for n in index], index)
+            uphill = g = assembly.masked([clean[n] for n in index], index)
         else:
-            _, _, g = assembly.estimate(None, inside, index)
-        moved = assembly.perturb(g, inside, index)
+            _, _, uphill, g = assembly.estimate(None, inside, index)
+        moved = assembly.perturb(uphill, inside, index)
         there = grad_fn(layers.tree(_put(leaves, index, moved)), *extra)
         h = _leaves_like(there, layers, "the result of grad_fn")
         nowhere = [None] * len(leaves)

@@ -51,7 +51,7 @@ class Method(NamedTuple):
         have None for an array that cannot move, and `g` zeros for one that did not. `h` has None
         where nothing is asked for.
       estimate: stands in for the gradient in the ascent: from a function that gives loss and aux,
-        the weights and their places to loss, aux (or None and None) and g.
+        the weights and their places to loss, aux (or None and None), the ascent direction and g.
       everywhere: whether the descent gradient of layers that are not selected is asked for.
       descend: stands in for the gradient of the loss in the second pass; from the leaves of the
         clean aux and a `Second` to what that one's `gradient` gives.
@@ -140,9 +140,10 @@ def _at_cut(
     at_hidden = partial(loss_of, hidden)
     if method.estimate is None:
         loss, aux, g = gradient(at_hidden, suffix_params, group)
+        uphill = g
     else:
-        loss, aux, g = method.estimate(at_hidden, suffix_params, index)
-    moved = method.perturb(g, suffix_params, index)
+        loss, aux, uphill, g = method.estimate(at_hidden, suffix_params, index)
+    moved = method.perturb(uphill, suffix_params, index)
     nothing = [None] * len(prefix_params)
 
     def whole_gradient(of: Callable[[Any, list[Any]], Any]) -> Found:

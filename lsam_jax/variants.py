@@ -8,7 +8,7 @@ layers="kernel")` is a layer-wise ASAM.
 from collections.abc import Callable
 from typing import Any
 
-from lsam_jax import arguments, combination, descent, perturbation, sparse
+from lsam_jax import arguments, ascent, combination, descent, perturbation, sparse
 from lsam_jax.build import build
 from lsam_jax.layers import LayerSpec
 from lsam_jax.radii import Radius
@@ -115,6 +115,34 @@ def stable_sam(
       layers: how the parameters are cut into layers; see `layer_names`.
     """
     return build(rho=rho, combine=combination.same_norm, k=k, selection=selection, layers=layers)
+
+
+def gam(
+    rho: Radius = 0.1, alpha: arguments.Scalar = 0.3, *, step: float = 0.01
+) -> SamTransformation:
+    """GAM (Zhang et al. 2023): penalises the largest gradient norm nearby, rho max ||grad L||.
+
+    The norm grows along f, the product of the Hessian and g / ||g||. With w' = w + rho f / ||f||
+    and h the gradient of ||grad L|| there, the direction is g + alpha rho h. Both products with a
+    Hessian are differences of two gradients, so a step costs four gradients.
+    https://arxiv.org/abs/2303.03108
+
+    Args:
+      rho: the radius; a number, a schedule, or `per_layer` radii.
+      alpha: the weight of the penalty; a number or a schedule. 0 is the plain gradient.
+      step: how far apart the two gradients of a difference are, above 0.
+
+    Raises:
+      ValueError: from `update`, if only a `grad_fn` is given.
+    """
+    arguments.check_real("step", step, above=0.0)
+    return build(
+        rho=rho,
+        alpha=alpha,
+        ascend=ascent.gradient_norm(step),
+        descend=descent.of_gradient_norm(step),
+        combine=combination.plus_penalty,
+    )
 
 
 def sparse_sam(

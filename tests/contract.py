@@ -84,6 +84,7 @@ METHODS = {
     "esam": Method(lsam.esam, {}, loss="per_sample", grad_fn=False, static=("gamma",)),
     "esam_weights": Method(lsam.esam, {"gamma": 1.0, "weights": True}, static=("gamma",)),
     "adazo_sam": Method(lsam.adazo_sam, {}, grad_fn=False, static=("probes",)),
+    "gam": Method(lsam.gam, {}, grad_fn=False),
     "sl_sam": Method(lsam.sl_sam, {"active": 0.5}),
 }
 

@@ -85,6 +85,11 @@ TABLE = {
         lambda: lsam.sparse_sam(RHO, 0.7, dynamic=True, every=4, drop=0.3),
         lambda p, o: textbook.sparse(p, RHO),
     ),
+    "gam": Row(
+        lambda: lsam.gam(RHO, 0.5, step=0.02),
+        lambda p, o: textbook.gam(p, RHO, 0.5, 0.02),
+        grad_fn=False,
+    ),
     "sl_sam": Row(
         lambda: lsam.sl_sam(RHO, 0.5, rate=0.1), lambda p, o: textbook.drawn(p, RHO, p.arrays)
     ),

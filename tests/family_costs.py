@@ -150,6 +150,7 @@ TABLE = {
     "Functional-SAM": Row(lambda: lsam.functional_sam(RHO), lambda u: (2,), loss=SPLIT),
     "SAM": Row(lambda: lsam.sam(RHO), lambda u: (2,)),
     "generalized SAM": Row(lambda: lsam.generalized_sam(RHO, 0.8), lambda u: (2,)),
+    "GAM": Row(lambda: lsam.gam(RHO), lambda u: (4,)),
     "ASAM": Row(lambda: lsam.asam(RHO), lambda u: (2,)),
     "GSAM": Row(lambda: lsam.gsam(RHO), lambda u: (2,)),
     "Stable SAM": Row(lambda: lsam.stable_sam(RHO), lambda u: (2,)),

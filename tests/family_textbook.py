@@ -227,3 +227,15 @@ def part_of_weights(p, rho, beta, seed):
 def sparse(p, rho):
     """The mask, whose own tests are elsewhere, is taken from the state before the step."""
     return lambda w, count: p.gradient(w + rho * p.mask() * unit(p.gradient(w)))
+
+
+def gam(p, rho, alpha, c):
+    def hessian_times_unit_gradient(w):
+        g = p.gradient(w)
+        return (p.gradient(w + c * unit(g)) - g) / c
+
+    def step(w, count):
+        ahead = w + rho * unit(hessian_times_unit_gradient(w))
+        return p.gradient(w) + alpha * rho * hessian_times_unit_gradient(ahead)
+
+    return step

@@ -72,7 +72,7 @@ def of_quadratic():
     return problem, params, value, [np.zeros(())]
 
 
-def steps_of(tx, value, params, face):
+def steps_of(tx, value, face):
     """`(params, state, batch) -> (loss, direction, state)`, jitted."""
     if face == "value_and_grad":
         return jax.jit(lsam.value_and_grad(value, tx))
@@ -102,7 +102,7 @@ def test_like_the_textbook(name, face, model):
     problem, params, value, batches = of_quadratic() if model == "quadratic" else of_network(model)
     row = family.TABLE[name]
     tx = row.make()
-    step = steps_of(tx, value, params, face)
+    step = steps_of(tx, value, face)
     order = tuple(problem.layers) if face != "grad_fn" else problem.order
     w, unravel = ravel_pytree(params)
     w, state = np.asarray(w), tx.init(params)

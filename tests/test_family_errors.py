@@ -8,7 +8,7 @@ import lsam_jax as lsam
 
 METHODS = (
     lsam.asam, lsam.gsam, lsam.stable_sam, lsam.sam_on, lsam.sparse_sam, lsam.functional_sam,
-    lsam.look_sam, lsam.ae_sam, lsam.momentum_sam, lsam.esam, lsam.adazo_sam, lsam.sl_sam,
+    lsam.look_sam, lsam.ae_sam, lsam.momentum_sam, lsam.esam, lsam.adazo_sam, lsam.sl_sam, lsam.gam,
 )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ ARGUMENTS = [
     (lsam.sparse_sam, {"drop": 1.5}, ValueError, ["drop", "1.5"]),
     (lsam.adazo_sam, {"probes": 0}, ValueError, ["probes", "0"]),
     (lsam.adazo_sam, {"probes": lambda count: 1}, TypeError, ["probes", "plain number"]),
+    (lsam.gam, {"step": 0.0}, ValueError, ["step", "0", "above 0"]),
     (lsam.adazo_sam, {"step": 0.0}, ValueError, ["step", "0", "above 0"]),
     (lsam.sl_sam, {"active": 0.0}, ValueError, ["active", "0"]),
     (lsam.sl_sam, {"rate": -1.0}, ValueError, ["rate", "-1"]),

@@ -27,14 +27,23 @@ ARE_SAM = {
 }
 ARE_PLAIN = {
     "ae_sam, threshold inf": lambda: lsam.ae_sam(RHO, INF),
+    "gam, alpha 0": lambda: lsam.gam(RHO, 0.0),
     "generalized_sam, alpha 0": lambda: lsam.generalized_sam(RHO, 0.0),
     "look_sam, no radius": lambda: lsam.look_sam(0.0, 2),
     "momentum_sam, no momentum": lambda: lsam.momentum_sam(0.0),
     **{
         f"{method.__name__}, no radius": lambda method=method: method(0.0)
-        for method in (lsam.sam, lsam.asam, lsam.gsam, lsam.stable_sam, lsam.adazo_sam, lsam.ae_sam)
+        for method in (
+            lsam.sam,
+            lsam.asam,
+            lsam.gsam,
+            lsam.stable_sam,
+            lsam.adazo_sam,
+            lsam.ae_sam,
+            lsam.gam,
+        )
     },
-}
+}  # fmt: skip
 
 
 def directions(tx, case, batches):

@@ -86,5 +86,6 @@ def test_dynamic_drops_the_smallest_gradients_and_grows_others():
         assert set(gone) == set(np.flatnonzero(before)[np.argsort(np.abs(g[before]))[:n]])
         assert after.sum() == 40
         grown.append(np.flatnonzero(after & ~before))
+        assert grown[-1].size == n
+        assert not np.array_equal(grown[-1], np.flatnonzero(~before)[:n])  # not just the first
     assert len(grown) == 2
-    assert not np.array_equal(np.sort(grown[0]), np.sort(grown[1]))

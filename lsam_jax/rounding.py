@@ -1,0 +1,68 @@
+"""How much of a perturbation survives the rounding of the weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsam_jax.outcome import Assembly
+from lsam_jax.parts import square_of
+from lsam_jax.recipe import layers_of, numbers
+from lsam_jax.state import SamState
+from lsam_jax.transform import SamTransformation
+
+
+def perturbation_survival(
+    tx: SamTransformation, params: Any, gradient: Any, sam_state: SamState
+) -> jax.Array:
+    """How much of the intended perturbation survives rounding to the type of the weights.
+
+    A small radius over many bfloat16 weights rounds away: most weights do not move at all, and SAM
+    is silently off. This is 1 - ||done - intended|| / ||intended||, at least 0, where `intended`
+    is the perturbation in float32 and `done` what the weights have moved by.
+
+    Args:
+      tx: what a method returns.
+      params: the parameters.
+      gradient: their gradient, or whatever the method climbs along.
+      sam_state: the state of `tx`; the layers that its last step perturbed are looked at, or all
+        layers if there are none.
+
+    Returns:
+      f32[], from 0 (nothing survives) to 1; 1 too if nothing was to be moved. Below 0.9, use a
+      larger radius, or keep the weights in float32.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w = jnp.ones(10000, jnp.bfloat16)
+    >>> for rho in (0.01, 10.0):
+    ...     tx = lsam.sam(rho)
+    ...     print(round(float(perturbation_survival(tx, w, w, tx.init(w))), 2))
+    0.0
+    0.98
+    """
+    recipe, layers = tx.recipe, layers_of(tx.recipe, params)
+    now = numbers(recipe, layers, sam_state)
+    selected = sam_state.selected | ~sam_state.selected.any()
+    every = np.ones(len(layers.names), bool)
+    index = [n for n, i in enumerate(layers.of_leaf) if i >= 0]
+
+    def moves(wide: bool) -> list[jax.Array]:
+        def cast(tree: Any) -> list[jax.Array]:
+            arrays = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+            return [
+                x.astype(jnp.promote_types(x.dtype, jnp.float32)) if wide else x for x in arrays
+            ]
+
+        w, g = cast(params), cast(gradient)
+        assembly = Assembly(recipe, now, sam_state, every, selected, w)
+        start = [w[n] for n in index]
+        there = assembly.perturb(assembly.masked([g[n] for n in index], index), start, index)
+        return [x.astype(jnp.float32) - y.astype(jnp.float32) for x, y in zip(there, start)]
+
+    intended, done = moves(True), moves(False)
+    lost = square_of([a - b for a, b in zip(done, intended)])
+    size = square_of(intended)
+    share = 1 - jnp.sqrt(lost / jnp.where(size > 0, size, 1))
+    return jnp.where(size > 0, jnp.maximum(share, 0), 1).astype(jnp.float32)

@@ -1,0 +1,63 @@
+"""Methods that decide at run time, on a convolutional network.
+
+XLA:CPU is slow for convolutions inside conditionals unless they are in canonical order, into which
+they are brought: that must be exact, and must have happened.
+"""
+
+import family
+import jax
+import numpy as np
+import pytest
+import zoo
+from counting import conditionals
+from jax.extend.core.primitives import conv_general_dilated_p
+from jax.flatten_util import ravel_pytree
+from test_family import of_network, steps_of
+from textbook import relative_error
+from training import EXACT
+
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
+
+CANONICAL = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+
+
+def convolutions(jaxpr):
+    for eqn in jaxpr.eqns:
+        if eqn.primitive is conv_general_dilated_p:
+            yield tuple(map(tuple, eqn.params["dimension_numbers"]))
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from convolutions(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize("name", ["look_sam", "layerwise_look_sam", "ae_sam", "sl_sam_kernels"])
+def test_exact_and_in_canonical_order(name):
+    problem, params, value, batches = of_network("convolutions")
+    row = family.TABLE[name]
+    tx = row.make()
+    step = steps_of(tx, value, "value_and_grad")
+    w, unravel = ravel_pytree(params)
+    w, state = np.asarray(w), tx.init(params)
+    layers = zoo.build("convolutions").order if "sl" not in name else problem.order
+
+    def selected():
+        return {n for n, on in zip(problem.order, state.selected, strict=True) if on}
+
+    want = row.want(problem._replace(selected=selected), layers)
+    for count in range(4):
+        problem.loss.count = problem.gradient.count = count
+        _, direction, state = step(unravel(w), state, batches[count])
+        expected = want(w, count)
+        assert relative_error(np.asarray(ravel_pytree(direction)[0]), expected) <= EXACT
+        w = w - 0.1 * expected
+
+    jaxpr = jax.make_jaxpr(step)(params, state, batches[0]).jaxpr
+    found = [
+        order
+        for conditional in conditionals(jaxpr)
+        for branch in conditional.params["branches"]
+        for order in convolutions(branch.jaxpr)
+    ]
+    assert len(found) > 3
+    assert set(found) == {CANONICAL}

@@ -1,0 +1,95 @@
+"""A method on several devices does what it does on one with the whole batch.
+
+Those that are only other distances or directions stand for each other: GSAM for all of them.
+"""
+
+import contract
+import jax
+import numpy as np
+import pytest
+from contract import LOSSES, METHODS
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import lsam_jax as lsam
+
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
+
+STEPS = 3
+
+
+def mesh():
+    return Mesh(np.array(jax.devices()[:4]), ("batch",))
+
+
+def run(step, place, tx, batches):
+    params = place(contract.parameters())
+    state = place(tx.init(params))
+    for batch in batches:
+        loss, direction, state = step(params, state, *batch)
+        yield loss, direction, state
+
+
+def assert_equal(got, want):
+    for some, other in zip(got, want, strict=True):
+        for x, y in zip(*map(jax.tree.leaves, (some, other)), strict=True):
+            x, y = np.asarray(x), np.asarray(y)  # noqa: PLW2901
+            tolerance = 1e-9 if x.dtype == np.float64 else 1e-6
+            np.testing.assert_allclose(x, y, rtol=tolerance, atol=1e-10)
+
+
+ON_DEVICES = [
+    "gsam",
+    "layerwise_sam",
+    "functional_sam",
+    "look_sam",
+    "layerwise_look_sam",
+    "ae_sam",
+    "momentum_sam",
+    "esam",
+    "adazo_sam",
+    "sl_sam",
+]
+
+
+@pytest.mark.parametrize("name", ON_DEVICES)
+def test_a_sharded_batch_under_jit(name):
+    method = METHODS[name]
+    tx = method()
+    step = jax.jit(lsam.value_and_grad(LOSSES[method.loss], tx))
+    batches = [contract.batch(i, size=8) for i in range(STEPS)]
+    want = run(step, lambda tree: tree, tx, batches)
+    rows, same = NamedSharding(mesh(), P("batch")), NamedSharding(mesh(), P())
+    got = run(
+        step,
+        lambda tree: jax.device_put(tree, same),
+        tx,
+        [jax.device_put(batch, rows) for batch in batches],
+    )
+    assert_equal(got, want)
+
+
+# The loss of a sample and the outputs are each device's own: what is to be reduced there is not
+# known, so a loss in parts is for `jit` over sharded arrays.
+REDUCED = [name for name in ON_DEVICES if METHODS[name].loss == "plain"]
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_shard_map_with_a_reduced_loss(name):
+    tx = METHODS[name]()
+
+    def reduced(params, x, y):
+        return jax.lax.pmean(contract.loss(params, x, y), "batch")
+
+    step = jax.jit(
+        jax.shard_map(
+            lsam.value_and_grad(reduced, tx),
+            mesh=mesh(),
+            in_specs=(P(), P(), P("batch"), P("batch")),
+            out_specs=P(),
+        )
+    )
+    whole = jax.jit(lsam.value_and_grad(contract.loss, tx))
+    batches = [contract.batch(i, size=8) for i in range(STEPS)]
+    got, want = (run(s, lambda tree: tree, tx, batches) for s in (step, whole))
+    assert_equal(got, want)

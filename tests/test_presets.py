@@ -1,0 +1,112 @@
+"""The presets are what papers and public code say, in the words of this test."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+from textbook import choose, named, norm, relative_error
+from training import EXACT, textbook_gradient
+
+import lsam_jax as lsam
+from lsam_jax import presets
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+RHO = 0.1
+
+
+def perturbed(case, eps_of):
+    """The gradient at w + eps, eps by path of weights and gradients."""
+    params, batch = case.params, case.batches[0]
+    gradient = textbook_gradient(case.loss)
+    w, g = named(params), named(gradient(params, batch)[1])
+    eps = eps_of(w, g)
+    there = [jnp.asarray(w[n] + eps.get(n, 0)) for n in w]
+    return g, named(gradient(jax.tree.unflatten(jax.tree.structure(params), there), batch)[1])
+
+
+def kernels(w):
+    return [n for n in w if w[n].ndim > 1]
+
+
+def scaled(w, g, names, rho, of=None):
+    size = norm(*[g[n] for n in of or names])
+    return {n: rho * g[n] / size for n in names}
+
+
+def adaptive(w, g, weights):
+    T = {n: np.abs(w[n]) + 0.01 if n in weights else np.ones_like(w[n]) for n in w}
+    size = norm(*[T[n] * g[n] for n in w])
+    return {n: RHO * T[n] ** 2 * g[n] / size for n in w}
+
+
+def last(case, w):
+    """The two kernels nearest the output, which a first step perturbs."""
+    return choose(dict.fromkeys(case.order, 0.0), 2, case.order)
+
+
+CASES = {
+    "layerwise_sam_paper": (
+        lambda: presets.layerwise_sam_paper(2, RHO, 0.8),
+        lambda c, w, g: {n: RHO * g[n] for n in last(c, w)},
+        lambda c, w: dict.fromkeys(last(c, w), 0.8),
+    ),
+    "layerwise_sam_code": (
+        lambda: presets.layerwise_sam_code(2, RHO, 0.8),
+        lambda c, w, g: scaled(w, g, last(c, w), RHO),
+        lambda c, w: dict.fromkeys(last(c, w), 0.8),
+    ),
+    "generalized_sam_code": (
+        lambda: presets.generalized_sam_code(RHO, 0.8),
+        lambda c, w, g: scaled(w, g, kernels(w), RHO),
+        lambda c, w: dict.fromkeys(kernels(w), 0.8),
+    ),
+    "sam_foret": (
+        lambda: presets.sam_foret(RHO),
+        lambda c, w, g: scaled(w, g, list(w), RHO),
+        lambda c, w: {},
+    ),
+    "asam_code": (
+        lambda: presets.asam_code(RHO),
+        lambda c, w, g: adaptive(w, g, [n for n in w if not n.endswith("/b")]),
+        lambda c, w: {},
+    ),
+    "asam_kernels": (
+        lambda: presets.asam_kernels(RHO),
+        lambda c, w, g: adaptive(w, g, kernels(w)),
+        lambda c, w: {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("model", ["branches", "shared"])
+def test_first_step(name, model):
+    """`shared` has a scale, which is neither a kernel nor a bias."""
+    case, (make, eps, alphas) = zoo.build(model), CASES[name]
+    w = named(case.params)
+    g, h = perturbed(case, lambda w, g: eps(case, w, g))
+    alpha = alphas(case, w)
+    tx = make()
+    step = jax.jit(lsam.value_and_grad(case.loss, tx, has_aux=True))
+    _, direction, _ = step(case.params, tx.init(case.params), case.batches[0])
+    for n, got in named(direction).items():
+        a = alpha.get(n, 1.0)
+        assert relative_error(got, (1 - a) * g[n] + a * h[n]) <= EXACT, n
+
+
+def test_the_others_are_made_with_the_arguments_that_they_name():
+    """Their methods are tested elsewhere; here, that two presets of one method differ."""
+    params = {"w": jnp.ones((4, 4)), "v": jnp.ones((4, 4))}
+    drawn, weights = presets.esam_code(gamma=1.0).recipe, presets.esam_paper(gamma=1.0).recipe
+    assert drawn.selector.draw is not None
+    assert weights.selector.draw is None
+    chosen, norms, every = np.ones(2, bool), jnp.asarray([1.0, 3.0]), np.ones(2, bool)
+    moved = []
+    for make in (presets.sl_sam_code, presets.sl_sam_scale_free):
+        tx = make(active=0.5)
+        memory = tx.init(params).memory.selection
+        found = [tx.recipe.selector.observe(memory, chosen, s * norms, every) for s in (1, 10)]
+        moved.append(np.allclose(*(f.probability for f in found)))
+    assert moved == [False, True]

@@ -1,0 +1,48 @@
+"""How much of a perturbation is left in half precision."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import lsam_jax as lsam
+
+pytestmark = pytest.mark.core
+
+
+def weights(dtype):
+    rng = np.random.default_rng(0)
+    return {n: jnp.asarray(rng.normal(size=(60, 50)), dtype) for n in "ab"}
+
+
+@pytest.mark.parametrize("rho", [0.005, 0.05, 0.5, 5.0])
+def test_like_numpy(rho):
+    w, g = weights("bfloat16"), jax.tree.map(jnp.sin, weights("bfloat16"))
+    tx = lsam.sam(rho)
+    got = jax.jit(lambda: lsam.perturbation_survival(tx, w, g, tx.init(w)))()
+    flat = lambda t: np.concatenate([np.float32(x).ravel() for x in jax.tree.leaves(t)])  # noqa: E731
+    w, g = flat(w), flat(g)
+    intended = rho * g / np.linalg.norm(g)
+    done = np.float32((w + intended).astype(ml_dtypes.bfloat16)) - w
+    lost = np.linalg.norm(done - intended) / np.linalg.norm(intended)
+    assert float(got) == pytest.approx(max(0, 1 - lost), abs=2e-3)
+    assert (got < 0.9) == (rho < 1)
+
+
+def test_single_precision_keeps_all_and_nothing_is_all_of_nothing():
+    w = weights("float32")
+    tx = lsam.sam(0.05)
+    assert lsam.perturbation_survival(tx, w, w, tx.init(w)) > 0.99
+    zero = jax.tree.map(jnp.zeros_like, w)
+    assert lsam.perturbation_survival(tx, w, zero, tx.init(w)) == 1
+
+
+def test_only_the_layers_that_were_perturbed():
+    w = {"a": jnp.ones((50, 50), jnp.bfloat16), "b": jnp.full((50, 50), 1e-3, jnp.bfloat16)}
+    tx = lsam.layerwise_sam(1, 0.01, normalize=True)
+    state = tx.init(w)._replace(selected=jnp.asarray([False, True]))
+    survives = lsam.perturbation_survival(tx, w, w, state)
+    lost = lsam.perturbation_survival(tx, w, w, state._replace(selected=jnp.asarray([True, False])))
+    assert lost == 0
+    assert survives > 0.9
