@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -59,12 +60,15 @@ class Method(NamedTuple):
             *args) -> ((loss, aux), grads, state)``.
         layers: How the method cuts the parameters into layers; as `lsam.layer_names` takes it.
         k: How many of them a step perturbs; None where no number is asked for.
+        survival: ``(params, gradient, state)`` to the share of the perturbation that is not
+            rounded away, see `lsam.perturbation_survival`.
     """
 
     init: Callable[[Any], lsam.SamState]
     value_and_grad: Callable[[Callable[..., Any]], Callable[..., Any]]
     layers: LayerSpec
     k: int | None
+    survival: Callable[[Any, Any, lsam.SamState], jax.Array]
 
 
 def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +110,8 @@ def method(name: str, options: Mapping[str, Any]) -> Method:
         def differentiate(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
             return lsam.value_and_grad(loss_fn, tx, has_aux=True)
 
-    return Method(tx.init, differentiate, tx.recipe.layers, tx.recipe.k)
+    survival = jax.jit(partial(lsam.perturbation_survival, tx))
+    return Method(tx.init, differentiate, tx.recipe.layers, tx.recipe.k, survival)
 
 
 def _plain_value_and_grad(loss_fn: Callable[..., Any]) -> Callable[..., Any]:

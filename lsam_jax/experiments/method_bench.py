@@ -33,6 +33,7 @@ class MethodSettings:
         batch_size: Images in a batch.
         image_size: Their height and width; they have three channels.
         rounds: Steps of each method.
+        methods: Their names in `steps_of`; empty for all. SGD is always there.
 
     Raises:
         ValueError: When a value makes no sense.
@@ -42,6 +43,7 @@ class MethodSettings:
     batch_size: int = 128
     image_size: int = 32
     rounds: int = 15
+    methods: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         models.preset(self.model)
@@ -142,11 +144,16 @@ def bench_methods(settings: MethodSettings, out: str | Path | None = None) -> di
     model = models.preset(settings.model)(num_classes=CLASSES)
     images, labels = random_batch(settings.batch_size, settings.image_size)
     variables = jax.jit(model.init)(jax.random.key(0), images[:1])
+    known = steps_of(Classifier(model))
+    for name in settings.methods:
+        if name not in known:
+            raise ValueError(f"method={name!r} is not known; choose from {'; '.join(known)}")
     params = variables["params"]
     args = (variables["batch_stats"], images, labels, jax.random.key(1))
     steppers = {
         name: _stepper(tx, loss, params, args)
-        for name, (tx, loss) in steps_of(Classifier(model)).items()
+        for name, (tx, loss) in known.items()
+        if name == SGD or not settings.methods or name in settings.methods
     }
     seconds = timing.interleaved(steppers, settings.rounds)
     ratios = seconds / np.median(seconds[:, 0])

@@ -15,12 +15,14 @@ import pytest
 from matplotlib.image import imread
 from tiny import TINY
 
+import lsam_jax as lsam
 from lsam_jax import experiments
 from lsam_jax.experiments import (
     bench,
     cli,
     compare,
     data,
+    method_bench,
     models,
     presets,
     resnet,
@@ -99,7 +101,28 @@ def test_bench_measures_every_program(tmp_path, capsys, monkeypatch):
     assert all(program["compile_seconds"] > 0 for program in programs.values())
 
 
-@pytest.mark.parametrize("command", ["compare", "bench", "train", "cost"])
+def test_bench_methods_measures_what_is_asked_for(tmp_path, capsys, monkeypatch):
+    tiny = models.Architecture(partial(resnet.ResNet, stages=(1,), width=2))
+    monkeypatch.setitem(models.PRESETS, "tiny", tiny)
+    file = tmp_path / "methods.json"
+    arguments = ["--model", "tiny", "--batch", "4", "--image-size", "8", "--rounds", "2"]
+    some = "layerwise_sam, k=4;esam;functional_sam"
+    assert cli.main(["bench-methods", *arguments, "--methods", some, "--out", str(file)]) == 0
+    costs = json.loads(file.read_text())["costs"]
+    printed = capsys.readouterr().out
+    assert list(costs) == ["SGD", *some.split(";")]
+    assert all(cost["mean"] > 0 and name in printed for name, cost in costs.items())
+    assert cli.main(["bench-methods", *arguments, "--methods", "adam"]) == 2
+    assert "method='adam' is not known; choose from SGD; sam;" in capsys.readouterr().err
+
+
+def test_bench_methods_knows_every_method():
+    known = method_bench.steps_of(method_bench.Classifier(None))
+    public = {name for name in lsam.__all__ if name.endswith(("sam", "gam", "sam_on"))}
+    assert public == {name.partition(",")[0].partition(" ")[0] for name in known} - {"SGD"}
+
+
+@pytest.mark.parametrize("command", ["compare", "bench", "bench-methods", "train", "cost"])
 def test_help_suffices(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -141,6 +164,15 @@ def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
     assert re.search(r"lsam +8 +\d+\.\d +1\.00 \(1\.00-1\.00\)", capsys.readouterr().out)
     (row,) = json.loads(file.read_text())["runs"].values()
     assert (row["from_step"], row["cost"]["ratio"]) == (8, 1.0)
+
+
+def test_a_perturbation_that_is_rounded_away_is_warned_of(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
+    train = ["train", "digits-resnet8", "--method", "sam", *SMALL, "--log", "json"]
+    assert cli.main([*train, "--set", "rho=1e-7", "--out", str(tmp_path / "small")]) == 0
+    printed = capsys.readouterr().err
+    assert len(re.findall(r"^warning: \d+% of the perturbation survives", printed, re.M)) == 1
+    assert "warning" not in (tmp_path / "small" / "metrics.jsonl").read_text()
 
 
 def test_a_stopped_run_has_the_signals_status(capsys, monkeypatch, tmp_path):

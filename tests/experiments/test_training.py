@@ -101,6 +101,7 @@ def test_cost_is_that_of_the_layers_that_were_perturbed(layerwise, layerwise_run
     expected = np.mean([layerwise.inspection.cost(row) for row in rows])
     np.testing.assert_allclose(layerwise_run.history.cost[-1], expected)
     assert all(1 < cost < 1.9 for cost in layerwise_run.history.cost)
+    assert all(share > 0.99 for share in layerwise_run.history.perturbation_survival)
     costs = {n: fit(p.config, program=p).history.cost for n, p in programs.items()}
     assert costs["sgd"] == [1.0, 1.0]
     np.testing.assert_allclose(costs["sam"], 2.0, atol=0.02)
@@ -219,7 +220,7 @@ def test_gradient_norms_are_those_of_the_plain_loss(small):
     loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.1)
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
     params, stats = variables["params"], variables["batch_stats"]
-    norm, by_path = evaluation.gradient_norms(loss_fn, small.train, params, stats, {})
+    _, norm, by_path = evaluation.probe(loss_fn, small.train, params, stats, {})
     gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
     grads, _ = gradient(params, stats, {}, small.train, jax.random.key(0))
     np.testing.assert_allclose(norm, optax.tree.norm(grads), rtol=1e-5)

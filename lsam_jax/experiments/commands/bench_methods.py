@@ -16,13 +16,15 @@ def add(commands: Any) -> None:
         run,
         "measure what a step of every method of the library costs, relative to SGD",
         "Times one gradient step of every method in turn on random images, with the method's own "
-        "defaults. With the default model about ten minutes on two cores, half of them to compile.",
+        "defaults. States go on from step to step, so methods that perturb now and then, or draw "
+        "what they perturb, are measured as they run, and their mean is what counts. With the default model about ten minutes on two cores, half of them to compile.",
     )
     option = partial(options.add_option, parser)
     option("--model", default="resnet20", metavar="NAME", help="resnet8, resnet20 or wrn28_10")
     option("--batch", type=int, default=128, metavar="N", help="images in a batch")
     option("--image-size", type=int, default=32, metavar="N", help="height and width, 3 channels")
     option("--rounds", type=int, default=15, metavar="N", help="steps of each method")
+    option("--methods", metavar="A;B", help="some of them, by name (default: all)")
     option("--out", metavar="FILE.json", help="store the numbers and the environment")
 
 
@@ -34,6 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch,
         image_size=arguments.image_size,
         rounds=arguments.rounds,
+        methods=tuple(arguments.methods.split(";")) if arguments.methods else (),
     )
     report = bench.bench_methods(settings, arguments.out)
     bench.print_methods(report)
