@@ -17,7 +17,8 @@ def add(commands: Any) -> None:
         "measure what a step of every method of the library costs, relative to SGD",
         "Times one gradient step of every method in turn on random images, with the method's own "
         "defaults. States go on from step to step, so methods that perturb now and then, or draw "
-        "what they perturb, are measured as they run, and their mean is what counts. With the default model about ten minutes on two cores, half of them to compile.",
+        "what they perturb, are measured as they run, and their mean is what counts. With the "
+        "default model about ten minutes on two cores, half of them to compile.",
     )
     option = partial(options.add_option, parser)
     option("--model", default="resnet20", metavar="NAME", help="resnet8, resnet20 or wrn28_10")
