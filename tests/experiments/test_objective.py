@@ -137,9 +137,8 @@ def test_bfloat16_computes_in_half_and_keeps_everything_in_single(small):
 
 
 def test_every_step_draws_anew_and_the_same_step_the_same():
-    config = dataclasses.replace(
-        TINY, method="sgd", data="cifar10", batch_size=4, learning_rate=0.0
-    )
+    still = dataclasses.replace(TINY, method="sgd", options={}, learning_rate=0.0)
+    config = dataclasses.replace(still, data="cifar10", batch_size=4)
     program = build(config, mocked("cifar10", 4))
     batch = program.batches(0)[0]
 
