@@ -1,7 +1,5 @@
 """The presets: the paper's numbers, real steps on data of the right shapes, full size by shape."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,8 +143,8 @@ def test_pretrained_weights_are_asked_for_and_random_ones_must_be_meant():
     vit = presets.preset("cifar100-vit-b16-head")
     mock = mocked("cifar100", 4)
     with pytest.raises(ValueError, match=r"'vit_b16' .*no weights.*--weights FILE.*--random-init"):
-        build(dataclasses.replace(vit.config, batch_size=2), mock)
+        build(vit.configure("lsam", batch_size=2), mock)
     with pytest.raises(ValueError, match="exclude each other"):
-        build(dataclasses.replace(vit.config, random_init=True), mock, weights="x.npz")
+        build(vit.configure("lsam", batch_size=2, random_init=True), mock, weights="x.npz")
     with pytest.raises(FileNotFoundError, match=r"x\.npz"):
-        build(dataclasses.replace(vit.config, batch_size=2), mock, weights="x.npz")
+        build(vit.configure("lsam", batch_size=2), mock, weights="x.npz")
