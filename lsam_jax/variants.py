@@ -106,7 +106,7 @@ def stable_sam(
 
     With g the gradient at w and h the one at w + rho g / ||g||, the direction is
     h ||g|| / ||h||, so that the learning rate means what it means without SAM.
-    https://arxiv.org/abs/2403.16102
+    https://arxiv.org/abs/2401.07250
 
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
