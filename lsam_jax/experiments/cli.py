@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from lsam_jax.experiments.commands import bench, compare, cost, presets, train
+from lsam_jax.experiments.commands import bench, bench_methods, compare, cost, presets, train
 from lsam_jax.experiments.signals import Stopped
 
 EXTRAS = {
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog='Needs the extra "train": pip install "lsam-jax[train]".',
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (compare, train, cost, presets, bench):
+    for command in (compare, train, cost, presets, bench, bench_methods):
         command.add(commands)
     return parser
 

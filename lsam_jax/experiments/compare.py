@@ -6,7 +6,6 @@ nothing was chosen by the test split.
 """
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from tqdm import tqdm
 
 from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import output, plots, summary, training
-from lsam_jax.experiments.config import METHODS, Config
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.gradients import METHODS
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.presets import Preset
 from lsam_jax.experiments.settings import parse
@@ -28,8 +28,6 @@ from lsam_jax.experiments.step_costs import time_steps
 SNAPSHOTS = 4
 
 
-METHOD_OPTIONS = {"method", "seed", *itertools.chain(*METHODS.values())}
-LABELS = {"sgd": "SGD", "sam": "SAM", "gsam": "generalized SAM", "lsam": "layer-wise SAM"}
 DEFAULT = ("sgd", "sam", "lsam")
 
 
@@ -57,7 +55,8 @@ def configurations(
     for method in methods:
         prefix = f"{method}."
         own = parse([text.removeprefix(prefix) for text in settings if text.startswith(prefix)])
-        configs[LABELS.get(method, method)] = preset.configure(method, **{**common, **own})
+        label = METHODS[method].label if method in METHODS else method
+        configs[label] = preset.configure(method, **{**common, **own})
     stray = [
         text for text in settings if text not in shared and text.partition(".")[0] not in methods
     ]
@@ -103,7 +102,7 @@ def compare(
     output.write_json(directory / "compare.json", report)
     plots.learning_curves(histories, directory / "learning_curves.png")
     plots.gradient_norms(histories, directory / "gradient_norm.png")
-    choosing = {name: histories[name] for name in configs if configs[name].method == "lsam"}
+    choosing = {name: histories[name] for name in configs if "k" in dict(configs[name].options)}
     steps = next(iter(programs.values())).steps_per_epoch * report["epochs"]
     plots.perturbations(choosing or histories, steps, directory / "perturbations.png")
     return report
@@ -120,7 +119,7 @@ def _check(configs: Mapping[str, Config], seeds: Sequence[int], rounds: int) -> 
     if any(
         recipe[name] != recipes[0][name]
         for recipe in recipes
-        for name in recipe.keys() - METHOD_OPTIONS
+        for name in recipe.keys() - {"method", "options", "seed"}
     ):
         raise ValueError("configs differ in more than the method and its own options")
 

@@ -5,19 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-METHODS = {
-    "sgd": (),
-    "sam": ("rho",),
-    "gsam": ("rho", "alpha"),
-    "lsam": ("k", "rho", "alpha", "normalize"),
-}
-"""Plain SGD, SAM (Foret 2021), generalized SAM (Zhao 2022), layer-wise SAM (Lee 2024), each with
-the options that it reads."""
+from lsam_jax.experiments.gradients import complete
 
+Options = Mapping[str, Any] | tuple[tuple[str, Any], ...]
 DTYPES = ("float32", "bfloat16")
-
-_DEFAULT_RHO = {"sgd": 0.0, "sam": 0.05, "gsam": 0.1, "lsam": 0.1}
-_DEFAULT_ALPHA = {"sgd": 1.0, "sam": 1.0, "gsam": 0.8, "lsam": 0.8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +16,14 @@ class Config:
     """One training run: all that decides its result, and nothing else.
 
     The optimizer is SGD with momentum 0.9 (not Nesterov); the learning rate falls by `decay`
-    at each point of `decay_at`. The defaults of the optimizer and of the methods are those of
-    the layer-wise SAM paper's CIFAR-10 recipe.
+    at each point of `decay_at`. The defaults are those of the layer-wise SAM paper's CIFAR-10
+    recipe.
 
     Args:
-        method: One of `METHODS`.
+        method: One of `gradients.METHODS`.
+        options: Of the method: arguments of its function in `lsam_jax`, by name, as a mapping or as
+            pairs. What is not given is filled in from `gradients.METHODS`; they are kept as sorted
+            pairs.
         data: Name of the data set, see `data.load`.
         model: Name of the model, see `models.PRESETS`.
         width: Channels of the model's first stage; None for the model's own.
@@ -47,11 +41,6 @@ class Config:
         weight_decay: Coefficient on the weights, added to the gradient before momentum.
         clip_norm: What the norm of the direction of descent is clipped to; None for no clipping.
         label_smoothing: Of the training loss; the validation loss is not smoothed.
-        k: How many layers layer-wise SAM perturbs.
-        rho: How far the weights are perturbed; None for the method's default.
-        alpha: Share of the perturbed gradient in the mix; None for the method's default.
-        normalize: Whether layer-wise SAM divides its ascent gradient by the norm over the
-            perturbed layers. The paper does not; SAM and generalized SAM always do.
 
     Raises:
         ValueError: When a value makes no sense. What depends on the model (`k` above the
@@ -59,6 +48,7 @@ class Config:
     """
 
     method: str = "lsam"
+    options: Options = ()
     data: str = "digits"
     model: str = "resnet8"
     width: int | None = None
@@ -75,24 +65,20 @@ class Config:
     weight_decay: float = 2e-4
     clip_norm: float | None = None
     label_smoothing: float = 0.1
-    k: int = 2
-    rho: float | None = None
-    alpha: float | None = None
-    normalize: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("method", self.method, METHODS)
-        _check_choice("dtype", self.dtype, DTYPES)
-        if self.rho is None:
-            object.__setattr__(self, "rho", _DEFAULT_RHO[self.method])
-        if self.alpha is None:
-            object.__setattr__(self, "alpha", _DEFAULT_ALPHA[self.method])
-        least = {"epochs": 1, "batch_size": 2, "accumulate": 1, "k": 0, "seed": 0, "width": 1}
+        full = complete(self.method, dict(self.options))
+        object.__setattr__(self, "options", tuple(sorted(full.items())))
+        if self.dtype not in DTYPES:
+            raise ValueError(
+                f"dtype={self.dtype!r} is not known; choose one of {', '.join(DTYPES)}"
+            )
+        least = {"epochs": 1, "batch_size": 2, "accumulate": 1, "seed": 0, "width": 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name}={value} must be at least {bound}")
-        for name in ("learning_rate", "rho", "weight_decay", "decay"):
+        for name in ("learning_rate", "weight_decay", "decay"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}={value} must be a finite number, zero or above")
@@ -100,8 +86,6 @@ class Config:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={value} must lie in [0, 1)")
-        if not math.isfinite(self.alpha or 0.0):
-            raise ValueError(f"alpha={self.alpha} must be a finite number")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm={self.clip_norm} must be a finite number above zero")
         if not all(0 < share < 1 for share in self.decay_at):
@@ -130,10 +114,5 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON gives it back."""
-        values = dataclasses.asdict(self)
+        values = {**dataclasses.asdict(self), "options": dict(self.options)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(choices)}")

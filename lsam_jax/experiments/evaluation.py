@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,20 +48,29 @@ def evaluate(
     return float(total[0] / count), float(total[1] / count)
 
 
-def gradient_norms(
-    loss_fn: TrainingLoss, train: Split, params: Any, batch_stats: Any, frozen: Any
-) -> tuple[float, dict[str, float]]:
-    """Norm of the plain training loss's gradient, over all parameters and of each array.
+class Probe(NamedTuple):
+    """The gradient of the plain training loss.
 
-    The gradient is taken on the first images of the training split, the same in every call.
+    Attributes:
+        gradient: A pytree like the trained parameters.
+        norm: Over all of them.
+        norms: Of each array, by path.
     """
+
+    gradient: Any
+    norm: float
+    norms: dict[str, float]
+
+
+def probe(loss_fn: TrainingLoss, train: Split, params: Any, batch_stats: Any, frozen: Any) -> Probe:
+    """The gradient on the first images of the training split, the same in every call."""
     batch = Split(train.images[:PROBE_IMAGES], train.labels[:PROBE_IMAGES])
-    norms = _norms(loss_fn, params, batch_stats, frozen, batch)
+    gradient, norms = _gradient(loss_fn, params, batch_stats, frozen, batch)
     by_path = {
         jax.tree_util.keystr(path, simple=True, separator="/"): float(norm)
         for path, norm in jax.tree_util.tree_leaves_with_path(norms)
     }
-    return float(np.linalg.norm(list(by_path.values()))), by_path
+    return Probe(gradient, float(np.linalg.norm(list(by_path.values()))), by_path)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -79,7 +88,9 @@ def _sums(
 
 
 @partial(jax.jit, static_argnums=0)
-def _norms(loss_fn: TrainingLoss, params: Any, batch_stats: Any, frozen: Any, batch: Split) -> Any:
+def _gradient(
+    loss_fn: TrainingLoss, params: Any, batch_stats: Any, frozen: Any, batch: Split
+) -> tuple[Any, Any]:
     key = jax.random.key(0)
     grads, _ = jax.grad(loss_fn, has_aux=True)(params, batch_stats, frozen, batch, key)
-    return jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), grads)
+    return grads, jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), grads)

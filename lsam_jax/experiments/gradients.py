@@ -1,14 +1,54 @@
-"""The gradient function of a method: the one thing in which training runs differ."""
+"""The methods by name, and how each differentiates a loss: all in which training runs differ."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 
 import lsam_jax as lsam
-from lsam_jax.experiments.config import Config
+from lsam_jax.layers import LayerSpec
 
-LayerRule = str | Callable[[str], str | None]
+
+class Family(NamedTuple):
+    """A method of the library as experiments use it.
+
+    Attributes:
+        label: What tables call it.
+        make: Options to the transformation.
+        defaults: Options, where a configuration says nothing.
+    """
+
+    label: str
+    make: Callable[..., lsam.SamTransformation]
+    defaults: Mapping[str, Any]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of what can be set."""
+        return tuple(inspect.signature(self.make).parameters)
+
+
+def _no_ascent() -> lsam.SamTransformation:
+    return lsam.layerwise_sam(None, 0.0, selection="none")
+
+
+METHODS: Mapping[str, Family] = {
+    "sgd": Family("SGD", _no_ascent, {}),
+    "sam": Family("SAM", lsam.sam, {"rho": 0.05}),
+    "gsam": Family("generalized SAM", lsam.generalized_sam, {"rho": 0.1, "alpha": 0.8}),
+    "lsam": Family("layer-wise SAM", lsam.layerwise_sam, {"k": 4, "rho": 0.1, "alpha": 0.8}),
+    "looksam": Family("LookSAM", lsam.look_sam, {"rho": 0.1, "every": 3, "alpha": 0.8}),
+    "asam": Family("ASAM", lsam.asam, {"rho": 0.5}),
+    "stable_sam": Family("Stable SAM", lsam.stable_sam, {"rho": 0.05}),
+    "ae_sam": Family("AE-SAM", lsam.ae_sam, {"rho": 0.05}),
+    "momentum_sam": Family("Momentum-SAM", lsam.momentum_sam, {"rho": 0.3}),
+    "sam_on": Family("SAM-ON", lsam.sam_on, {"rho": 0.5}),
+}
+"""By the name on the command line. What is called gsam here is the generalized SAM of Zhao et al.
+(2022), as in the layer-wise SAM paper; `lsam_jax.gsam` is another method, of Zhuang et al. (2022).
+"""
 
 
 class Method(NamedTuple):
@@ -20,50 +60,58 @@ class Method(NamedTuple):
             *args) -> ((loss, aux), grads, state)``.
         layers: How the method cuts the parameters into layers; as `lsam.layer_names` takes it.
         k: How many of them a step perturbs; None where no number is asked for.
+        survival: ``(params, gradient, state)`` to the share of the perturbation that is not
+            rounded away, see `lsam.perturbation_survival`.
     """
 
     init: Callable[[Any], lsam.SamState]
     value_and_grad: Callable[[Callable[..., Any]], Callable[..., Any]]
-    layers: LayerRule
-    k: int | None = None
+    layers: LayerSpec
+    k: int | None
+    survival: Callable[[Any, Any, lsam.SamState], jax.Array]
 
 
-def each_array(path: str) -> str:
-    """A layer rule under which every parameter array is a layer of its own."""
-    return path
-
-
-def method(config: Config) -> Method:
-    """The method that `config` asks for.
+def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a method with its defaults filled in.
 
     Args:
-        config: Its `method`, `rho`, `alpha`, `k` and `normalize` are read.
+        name: One of `METHODS`.
+        options: Arguments of its function in `lsam_jax`.
+
+    Raises:
+        ValueError, TypeError: When there is no such method or option, or a value makes no sense.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method={name!r} is not known; choose one of {', '.join(METHODS)}")
+    family = METHODS[name]
+    for option in options:
+        if option not in family.options:
+            raise ValueError(
+                f"{option}={options[option]} is not an option of method {name!r}, which has "
+                f"{', '.join(family.options) or 'none'}"
+            )
+    full = {**family.defaults, **options}
+    family.make(**full)
+    return full
+
+
+def method(name: str, options: Mapping[str, Any]) -> Method:
+    """A method with its options, see `complete`.
 
     Returns:
         The method. SGD is `jax.value_and_grad` itself with a state that stays as it is, so the
         baseline of every cost ratio holds nothing of this library.
     """
-    rho, alpha = cast(float, config.rho), cast(float, config.alpha)  # filled in by Config
-    match config.method:
-        case "sgd":
-            nothing = lsam.layerwise_sam(k=0, rho=0.0, selection="none")
-            return Method(nothing.init, _plain_value_and_grad, "kernel")
-        case "sam":
-            return _of(lsam.sam(rho=rho, layers=each_array), each_array)
-        case "gsam":
-            mixed = lsam.generalized_sam(rho=rho, alpha=alpha, layers=each_array)
-            return _of(mixed, each_array)
-        case _:
-            tx = lsam.layerwise_sam(
-                k=config.k, rho=rho, alpha=alpha, layers="kernel", normalize=config.normalize
-            )
-            return _of(tx, "kernel", config.k)
+    tx = METHODS[name].make(**options)
+    if name == "sgd":
+        differentiate: Callable[..., Any] = _plain_value_and_grad
+    else:
 
+        def differentiate(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
+            return lsam.value_and_grad(loss_fn, tx, has_aux=True)
 
-def _of(tx: lsam.SamTransformation, layers: LayerRule, k: int | None = None) -> Method:
-    return Method(
-        tx.init, lambda loss_fn: lsam.value_and_grad(loss_fn, tx, has_aux=True), layers, k
-    )
+    survival = jax.jit(partial(lsam.perturbation_survival, tx))
+    return Method(tx.init, differentiate, tx.recipe.layers, tx.recipe.k, survival)
 
 
 def _plain_value_and_grad(loss_fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,6 +26,9 @@ class History:
         layer_norms: [L] in each epoch.
         perturbations: [L] in each epoch: how often each kernel has been perturbed so far.
         sharpness: Perturbed minus clean loss, mean over the epoch's steps.
+        perturbation_survival: Share of the perturbation that is not rounded away by the type of
+            the parameters, for the layers of the epoch's last step
+            (`lsam.perturbation_survival`); 1 where they are float32.
         cost: Of a gradient relative to a plain one, counted in floating-point operations, for the
             layers that each step perturbed (`lsam.Inspection.cost`); mean over the epoch.
         perturbed_parameters: Share of the parameters that a step perturbed, mean over the epoch.
@@ -42,6 +45,7 @@ class History:
     layer_norms: list[list[float]] = dataclasses.field(default_factory=list)
     perturbations: list[list[int]] = dataclasses.field(default_factory=list)
     sharpness: list[float] = dataclasses.field(default_factory=list)
+    perturbation_survival: list[float] = dataclasses.field(default_factory=list)
     cost: list[float] = dataclasses.field(default_factory=list)
     perturbed_parameters: list[float] = dataclasses.field(default_factory=list)
     perturbed_layers: list[float] = dataclasses.field(default_factory=list)

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lsam_jax.experiments.config import METHODS
 from lsam_jax.experiments.presets import Preset
 from lsam_jax.inspection import Inspection
 
@@ -69,12 +68,11 @@ def print_inspection(
 
 def _config(preset: Preset) -> Table:
     """The configuration, but for what depends on the method."""
-    own = {"method", *(option for options in METHODS.values() for option in options)}
     table = _table()
     table.add_column("configuration", no_wrap=True)
     table.add_column("", overflow="fold")
     for name, value in preset.config.to_json().items():
-        if name not in own:
+        if name not in ("method", "options"):
             table.add_row(name, escape(_text(value)))
     return table
 

@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lsam_jax.experiments.config import METHODS, Config
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.settings import FIELDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +22,8 @@ class Preset:
         name: On the command line.
         source: Where the recipe is from.
         config: The recipe of all methods.
-        methods: What each method changes in it: the paper's hyper-parameters by method. SAM is
-            not in its table and keeps its own paper's radius; of LookSAM the interval is kept,
-            though the method itself is not there yet.
+        methods: The options of each method: the paper's hyper-parameters. SAM is not in its table
+            and keeps its own paper's radius.
         published: Validation accuracy in the paper, in %, by method. Not measured here.
         assumed: What the source does not say and this preset chose.
     """
@@ -39,30 +39,26 @@ class Preset:
         """The configuration of a run.
 
         Args:
-            method: One of `config.METHODS`.
-            **settings: Fields of `Config` that differ from the preset's.
+            method: One of `gradients.METHODS`.
+            **settings: Fields of `Config`, and options of the method, that differ from the
+                preset's.
 
         Raises:
-            ValueError: When a value makes no sense, or is an option that `method` does not read.
+            ValueError, TypeError: When a value makes no sense, or a name is neither a field nor an
+                option of `method`.
         """
-        options = METHODS.get(method)
-        unread = {name for options in METHODS.values() for name in options} - {*(options or ())}
-        for name in settings if options is not None else ():
-            if name in unread:
-                raise ValueError(
-                    f"{name}={settings[name]} is not an option of method {method!r}, which has "
-                    f"{', '.join(options or ()) or 'none'}"
-                )
-        own = {"rho": None, "alpha": None, **self.methods.get(method, {})}
-        return dataclasses.replace(self.config, method=method, **{**own, **settings})
+        fields = {name: value for name, value in settings.items() if name in FIELDS}
+        options = {name: value for name, value in settings.items() if name not in FIELDS}
+        own = {**self.methods.get(method, {}), **options}
+        return dataclasses.replace(self.config, method=method, options=own, **fields)
 
 
 _PAPER = "Lee, KDD 2024"
 
 
-def _methods(k: int, interval: int | None = None, alpha: float = 0.8) -> dict[str, dict[str, Any]]:
+def _methods(k: int, every: int | None = None, alpha: float = 0.8) -> dict[str, dict[str, Any]]:
     """The hyper-parameters of section 4.2, where only these differ between the benchmarks."""
-    look_sam = {} if interval is None else {"looksam": {"interval": interval}}
+    look_sam = {} if every is None else {"looksam": {"every": every, "rho": 0.1, "alpha": alpha}}
     return {
         "sgd": {},
         "sam": {"rho": 0.05},
@@ -94,7 +90,7 @@ PRESETS: Mapping[str, Preset] = {
                 decay_at=(100 / 150, 130 / 150),
                 weight_decay=2e-4,
             ),
-            methods=_methods(k=4, interval=3),
+            methods=_methods(k=4, every=3),
             published={"sgd": 91.96, "gsam": 92.64, "looksam": 92.14, "lsam": 92.81},
         ),
         Preset(
@@ -109,7 +105,7 @@ PRESETS: Mapping[str, Preset] = {
                 decay_at=(150 / 200, 180 / 200),
                 weight_decay=1e-3,
             ),
-            methods=_methods(k=4, interval=2),
+            methods=_methods(k=4, every=2),
             published={"sgd": 79.41, "gsam": 80.83, "looksam": 80.13, "lsam": 81.25},
         ),
         Preset(
@@ -124,7 +120,7 @@ PRESETS: Mapping[str, Preset] = {
                 decay_at=(0.75, 0.9),
                 weight_decay=1e-3,
             ),
-            methods=_methods(k=2, interval=3, alpha=0.7),
+            methods=_methods(k=2, every=3, alpha=0.7),
             published={"sgd": 69.82, "gsam": 74.77, "looksam": 73.53, "lsam": 75.56},
             assumed=(
                 "images of 32x32 pixels",
@@ -145,7 +141,7 @@ PRESETS: Mapping[str, Preset] = {
                 decay_at=(),
                 weight_decay=0.0,
             ),
-            methods=_methods(k=1, interval=2),
+            methods=_methods(k=1, every=2),
             published={"sgd": 90.73, "gsam": 91.46, "looksam": 91.15, "lsam": 91.36},
             assumed=(
                 "weight_decay=0, a constant learning rate, SGD with momentum",

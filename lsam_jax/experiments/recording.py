@@ -21,22 +21,26 @@ def record_epoch(program: Program, history: History, state: State) -> None:
     names = lsam.layer_names(state.params, program.method.layers)
     chosen = dict(zip(names, selected.T, strict=True))
     total = dict(zip(names, np.asarray(state.sam.perturbations).tolist(), strict=True))
-    sizes = np.array([program.sizes[name] for name in names])
+    size_of = {layer.name: layer.parameters for layer in program.inspection.layers}
+    sizes = np.array([size_of[name] for name in names])
+    never = np.zeros(len(selected), bool)
     validation_loss, validation_accuracy = program.evaluate(state.params, state.batch_stats)
-    norm, norms = program.probe(state.params, state.batch_stats)
+    probe = program.probe(state.params, state.batch_stats)
+    survival = program.method.survival(state.params, probe.gradient, state.sam)
     history.append(
         step=int(state.step),
         train_loss=loss.astype(np.float64).mean(),
         train_accuracy=accuracy.astype(np.float64).mean(),
         validation_loss=validation_loss,
         validation_accuracy=validation_accuracy,
-        gradient_norm=norm,
-        layer_norms=[norms[name] for name in program.layers],
-        perturbations=[total[name] for name in program.layers],
+        gradient_norm=probe.norm,
+        layer_norms=[probe.norms[name] for name in program.layers],
+        perturbations=[total.get(name, 0) for name in program.layers],
         sharpness=sharpness.astype(np.float64).mean(),
+        perturbation_survival=float(survival),
         cost=_mean_cost(program.inspection, names, selected),
         perturbed_parameters=selected.mean(axis=0) @ sizes / sum(program.sizes.values()),
-        perturbed_layers=np.mean([chosen[name] for name in program.layers]),
+        perturbed_layers=np.mean([chosen.get(name, never) for name in program.layers]),
     )
 
 

@@ -16,7 +16,8 @@ from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.step import State
 
-CONFIG, ENVIRONMENT, CHECKPOINTS, LOCK = "config.json", "environment.json", "checkpoints", ".lock"
+CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
 
 class Run:
@@ -28,7 +29,7 @@ class Run:
     Args:
         directory: Made where it is missing.
         config: Of the run.
-        resume: Whether to go on with what is there; with nothing there, a run starts.
+        resume: Whether to go on with what is there; where nothing was saved yet, a run starts.
         every: Steps between checkpoints, besides those after every epoch; None for no others.
         origin: What else the result depends on, beside `config`: the fingerprint of pretrained
             weights, say.
@@ -131,26 +132,23 @@ class Run:
 
     def _claim(self, resume: bool, wanted: dict[str, Any]) -> None:
         """Makes the directory this run's, or finds that it is."""
-        file = self.directory / CONFIG
-        if not file.exists():
-            foreign = [
-                name for name in (CHECKPOINTS, "metrics.jsonl") if (file.parent / name).exists()
-            ]
-            if foreign:
-                raise ValueError(
-                    f"{str(self.directory)!r} has {foreign[0]} but no {CONFIG}, so it is not a run "
-                    "of lsam-jax; choose another --out"
-                )
+        file, checkpoints = self.directory / CONFIG, self.directory / CHECKPOINTS
+        there = _read(file) if file.exists() else None
+        foreign = [path.name for path in (checkpoints, self.directory / METRICS) if path.exists()]
+        if there is None and foreign:
+            raise ValueError(
+                f"{str(self.directory)!r} has {foreign[0]} but no {CONFIG}, so it is not a run "
+                "of lsam-jax; choose another --out"
+            )
+        if there is None or not (checkpoints.is_dir() and any(checkpoints.iterdir())):
             output.write_json(self.directory / ENVIRONMENT, environment.describe())
             output.write_json(file, wanted)
-            return
-        if not resume:
+        elif not resume:
             raise ValueError(
                 f"{str(self.directory)!r} already holds a run; pass --resume to go on with it, or "
                 "choose another --out"
             )
-        differences = _differences(_read(file), wanted)
-        if differences:
+        elif differences := _differences(there, wanted):
             raise ValueError(
                 f"the run in {str(self.directory)!r} has another configuration: "
                 f"{'; '.join(differences)}. Resume it with its own, or choose another --out"
@@ -182,9 +180,19 @@ def _read(file: Path) -> dict[str, Any]:
 def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What differs, each as `name=old there, new now`."""
     found = []
-    for part in ("config", "origin"):
-        for name in sorted(there[part].keys() | wanted[part].keys()):
-            old, new = there[part].get(name, "unset"), wanted[part].get(name, "unset")
-            if old != new:
-                found.append(f"{name}={old} there, {name}={new} now")
+    before, now = ({**_flat(x["config"]), **_flat(x["origin"])} for x in (there, wanted))
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name, "unset"), now.get(name, "unset")
+        if old != new:
+            found.append(f"{name}={old} there, {name}={new} now")
     return found
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dots in its keys."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat

@@ -1,4 +1,7 @@
-"""Reads ``name=value`` as the command line gives it, by the types of `Config`."""
+"""Reads ``name=value`` as the command line gives it, by the types of `Config`.
+
+A name that is not a field of `Config` is an option of the method, whose value is read by its looks.
+"""
 
 import types
 import typing
@@ -10,35 +13,49 @@ from lsam_jax.experiments.config import Config
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
+FIELDS = {name: hint for name, hint in typing.get_type_hints(Config).items() if name != "options"}
+
+
 def parse(assignments: Sequence[str]) -> dict[str, Any]:
-    """Values for fields of `Config`.
+    """Values for fields of `Config`, and for options of a method.
 
     Args:
         assignments: Texts such as ``"rho=0.2"``, ``"normalize=true"``, ``"width=none"`` or
             ``"decay_at=0.5,0.75"``; the last one of a name counts.
 
     Raises:
-        ValueError: When there is no such field, or the text is not of its type.
+        ValueError: When a text is not an assignment, or not of its field's type.
 
     Example:
         >>> parse(["rho=0.2", "decay_at=0.5,0.75", "width=none"])
         {'rho': 0.2, 'decay_at': (0.5, 0.75), 'width': None}
     """
-    hints = typing.get_type_hints(Config)
     values = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        if not equals:
+        if not (equals and name.isidentifier()):
             raise ValueError(f"--set {assignment} must read name=value, for example rho=0.2")
-        if name not in hints:
-            raise ValueError(f"--set {assignment}: {name!r} is not one of {', '.join(hints)}")
+        if name not in FIELDS:
+            values[name] = _guess(text)
+            continue
         try:
-            values[name] = _read(hints[name], text)
+            values[name] = _read(FIELDS[name], text)
         except ValueError as error:
-            raise ValueError(f"--set {assignment}: {text!r} is not {_expected(hints[name])}") from (
-                error
-            )
+            raise ValueError(
+                f"--set {assignment}: {text!r} is not {_expected(FIELDS[name])}"
+            ) from error
     return values
+
+
+def _guess(text: str) -> Any:
+    """A truth, none, a number, or else the text."""
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            pass
+    words = {"true": True, "false": False, "none": None}
+    return words.get(text.lower(), text)
 
 
 def _read(hint: Any, text: str) -> Any:

@@ -20,7 +20,7 @@ from lsam_jax.experiments import models
 from lsam_jax.experiments.batches import Batches
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.data import Dataset, Split
-from lsam_jax.experiments.evaluation import evaluate, gradient_norms
+from lsam_jax.experiments.evaluation import Probe, evaluate, probe
 from lsam_jax.experiments.gradients import Method, method
 from lsam_jax.experiments.objective import Normalise, TrainingLoss, initial_variables
 
@@ -91,7 +91,7 @@ class Program:
         init: Seed to a fresh state.
         step: ``(state, batch) -> (state, metrics)``; the old state is donated.
         evaluate: ``(params, batch_stats) -> (loss, accuracy)`` on the validation split.
-        probe: ``(params, batch_stats) -> (norm, {path: norm})`` of the training loss's gradient.
+        probe: ``(params, batch_stats) -> Probe`` of the training loss's gradient.
     """
 
     config: Config
@@ -105,7 +105,7 @@ class Program:
     init: Callable[[int], State]
     step: Callable[[State, Split], tuple[State, StepMetrics]]
     evaluate: Callable[[Any, Any], tuple[float, float]]
-    probe: Callable[[Any, Any], tuple[float, dict[str, float]]]
+    probe: Callable[[Any, Any], Probe]
 
     def batches(self, seed: int) -> Batches:
         """The training batches of a run, by step."""
@@ -149,7 +149,7 @@ def build(
     loss_fn = TrainingLoss(
         model, preprocess, config.label_smoothing, data.augment, config.accumulate
     )
-    gradient = method(config)
+    gradient = method(config.method, dict(config.options))
     optimizer = base_optimizer(config, steps_per_epoch)
     value_and_grad = gradient.value_and_grad(loss_fn)
 
@@ -233,7 +233,7 @@ def build(
         evaluate=lambda params, batch_stats: evaluate(
             model, preprocess, data.validation, params, batch_stats, backbone()
         ),
-        probe=lambda params, batch_stats: gradient_norms(
+        probe=lambda params, batch_stats: probe(
             probed, data.train, params, batch_stats, backbone()
         ),
     )

@@ -36,7 +36,7 @@ def report(
     costs = timing.costs(tuple(configs), seconds)
     methods = {
         name: {
-            "config": dataclasses.asdict(dataclasses.replace(configs[name], seed=0)),
+            "config": dataclasses.replace(configs[name], seed=0).to_json(),
             "validation_accuracy": _over_seeds([h.validation_accuracy[-1] for h in runs]),
             "validation_loss": _over_seeds([h.validation_loss[-1] for h in runs]),
             "train_loss": _over_seeds([h.train_loss[-1] for h in runs]),

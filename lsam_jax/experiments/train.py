@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.metrics import Sink, open_sinks
@@ -17,6 +19,9 @@ from lsam_jax.experiments.run import Run
 from lsam_jax.experiments.signals import Stop, stop_requests
 from lsam_jax.experiments.step import Program, State, StepMetrics, build
 from lsam_jax.experiments.training import Result, Watcher, fit
+
+SURVIVAL = 0.9
+"""Share of the perturbation below which a run warns."""
 
 
 def train(
@@ -74,6 +79,7 @@ class _Reporter(Watcher):
     def __init__(self, name: str, sinks: Sequence[Sink], stop: Stop, stack: contextlib.ExitStack):
         self._name, self._sinks, self._stop, self._stack = name, sinks, stop, stack
         self._progress: Progress | None = None
+        self._warned = False
 
     def start(self, program: Program, step: int, history: History) -> None:
         config = program.config
@@ -102,6 +108,14 @@ class _Reporter(Watcher):
             sink.epoch(record, timing)
         if self._progress is not None:
             self._progress.epoch(record)
+        survival = record["perturbation_survival"]
+        if survival < SURVIVAL and not self._warned:
+            self._warned = True
+            tqdm.write(
+                f"warning: {survival:.0%} of the perturbation survives rounding; a larger rho is "
+                "needed for it to have its effect",
+                file=sys.stderr,
+            )
 
     def stop(self) -> signal.Signals | None:
         return self._stop.signal

@@ -160,9 +160,10 @@ class _Loop:
             loss = np.asarray(metrics.loss)
             if not np.isfinite(loss):
                 config, run = self._config, self._run
+                rho = dict(config.options).get("rho")
+                radius = "" if rho is None else f" or rho={rho}"
                 good = "" if run is None else f"; {run.last_good()}"
                 raise NonFiniteLossError(
                     f"the training loss of {config.method} with seed {config.seed} is {loss} at "
-                    f"step {step}; lower learning_rate={config.learning_rate} or "
-                    f"rho={config.rho}{good}"
+                    f"step {step}; lower learning_rate={config.learning_rate}{radius}{good}"
                 )

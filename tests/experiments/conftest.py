@@ -38,7 +38,9 @@ def small():
 
 @pytest.fixture(scope="module")
 def programs(small):
-    return {m: build(dataclasses.replace(TINY, method=m, rho=None), small) for m in ("sgd", "sam")}
+    return {
+        m: build(dataclasses.replace(TINY, method=m, options={}), small) for m in ("sgd", "sam")
+    }
 
 
 @pytest.fixture(scope="module")

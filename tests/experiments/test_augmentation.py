@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny import TINY
 
 from lsam_jax.experiments import augmentation, data, resnet
 from lsam_jax.experiments.gradients import method
@@ -95,7 +94,7 @@ def test_both_passes_of_a_step_see_the_same_images():
     model = resnet.resnet8(width=4)
     variables = initial_variables(model, (10, 12, 3), jax.random.key(0))
     loss_fn = TrainingLoss(model, Normalise((), ()), 0.1, augmentation.crop_and_flip)
-    chosen = method(dataclasses.replace(TINY, rho=0.0))
+    chosen = method("lsam", {"k": 2, "rho": 0.0})
     params, stats = variables["params"], variables["batch_stats"]
     batch = data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))
     step = jax.jit(chosen.value_and_grad(loss_fn))

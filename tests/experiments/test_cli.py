@@ -10,17 +10,20 @@ import sys
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from tiny import TINY
 
+import lsam_jax as lsam
 from lsam_jax import experiments
 from lsam_jax.experiments import (
     bench,
     cli,
     compare,
     data,
+    method_bench,
     models,
     presets,
     resnet,
@@ -99,7 +102,28 @@ def test_bench_measures_every_program(tmp_path, capsys, monkeypatch):
     assert all(program["compile_seconds"] > 0 for program in programs.values())
 
 
-@pytest.mark.parametrize("command", ["compare", "bench", "train", "cost"])
+def test_bench_methods_measures_what_is_asked_for(tmp_path, capsys, monkeypatch):
+    tiny = models.Architecture(partial(resnet.ResNet, stages=(1,), width=2))
+    monkeypatch.setitem(models.PRESETS, "tiny", tiny)
+    file = tmp_path / "methods.json"
+    arguments = ["--model", "tiny", "--batch", "4", "--image-size", "8", "--rounds", "2"]
+    some = "layerwise_sam, k=4;esam;functional_sam"
+    assert cli.main(["bench-methods", *arguments, "--methods", some, "--out", str(file)]) == 0
+    costs = json.loads(file.read_text())["costs"]
+    printed = capsys.readouterr().out
+    assert list(costs) == ["SGD", *some.split(";")]
+    assert all(cost["mean"] > 0 and name in printed for name, cost in costs.items())
+    assert cli.main(["bench-methods", *arguments, "--methods", "adam"]) == 2
+    assert "method='adam' is not known; choose from SGD; sam;" in capsys.readouterr().err
+
+
+def test_bench_methods_knows_every_method():
+    known = method_bench.steps_of(method_bench.Classifier(None))
+    public = {name for name in lsam.__all__ if name.endswith(("sam", "gam", "sam_on"))}
+    assert public == {name.partition(",")[0].partition(" ")[0] for name in known} - {"SGD"}
+
+
+@pytest.mark.parametrize("command", ["compare", "bench", "bench-methods", "train", "cost"])
 def test_help_suffices(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -122,7 +146,8 @@ def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().err
     assert re.search(r"epoch 2/2: train loss .*validation accuracy .*images/s", printed)
     config = json.loads((out / "config.json").read_text())["config"]
-    assert (config["k"], config["rho"], config["alpha"], config["width"]) == (2, 0.1, 0.8, 4)
+    assert config["options"] == {"alpha": 0.8, "k": 2, "rho": 0.1}
+    assert config["width"] == 4
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [4, 8]
     assert next(iter(records[0]["layer_norms"])) == "stem/kernel"
@@ -140,6 +165,18 @@ def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
     assert re.search(r"lsam +8 +\d+\.\d +1\.00 \(1\.00-1\.00\)", capsys.readouterr().out)
     (row,) = json.loads(file.read_text())["runs"].values()
     assert (row["from_step"], row["cost"]["ratio"]) == (8, 1.0)
+
+
+def test_a_perturbation_that_is_rounded_away_is_warned_of_once(
+    small, tmp_path, capsys, monkeypatch
+):
+    # Parameters are float32 here, so nothing is: only narrower ones could lose it.
+    monkeypatch.setattr(lsam, "perturbation_survival", lambda *args: jnp.float32(0.25))
+    monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
+    train = ["train", "digits-resnet8", "--method", "sgd", *SMALL, "--log", "json"]
+    assert cli.main([*train, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().err
+    assert re.findall(r"^warning: (\d+)% of the perturbation survives", printed, re.M) == ["25"]
 
 
 def test_a_stopped_run_has_the_signals_status(capsys, monkeypatch, tmp_path):
@@ -195,8 +232,12 @@ def failing(error):
         (["train", "mnist"], "preset 'mnist'.*cifar10-resnet20"),
         (["train", "digits-resnet8", "--method", "adam"], "method='adam'"),
         (["train", "digits-resnet8", "--set", "k=99", "--out", "{directory}/a"], "k=99"),
-        (["train", "digits-resnet8", "--set", "speed=1"], "'speed' is not one of method, data"),
-        (["train", "digits-resnet8", "--set", "rho=far"], "'far' is not a number or none"),
+        (
+            ["train", "digits-resnet8", "--set", "speed=1"],
+            "speed=1 is not an option of method 'lsam'",
+        ),
+        (["train", "digits-resnet8", "--set", "rho=far"], "rho.*far"),
+        (["train", "digits-resnet8", "--set", "clip_norm=far"], "'far' is not a number or none"),
         (["train", "digits-resnet8", "--set", "rho"], "must read name=value"),
         (["train", "digits-resnet8", "--method", "sgd", "--set", "k=1"], "method 'sgd'"),
         (["train", "digits-resnet8", "--out", "{file}/below"], "cannot write into directory"),

@@ -20,6 +20,9 @@ RNG = np.random.default_rng(0)
 BATCH = Split(RNG.integers(0, 256, (12, 4, 4, 1), dtype=np.uint8), np.arange(12) % 3)
 
 
+OPTIONS = {"sgd": {}, "sam": {"rho": 0.3}, "lsam": {"rho": 0.3, "k": 1}}
+
+
 class Net(nn.Module):
     """Two dense layers in double precision, with or without what sees the batch."""
 
@@ -52,7 +55,7 @@ def prepared(**options):
 @pytest.mark.parametrize("parts", [2, 3, 6])
 def test_accumulation_equals_the_large_batch(name, parts):
     loss_fn, params, arguments = prepared()
-    chosen = method(Config(method=name, k=1, rho=0.3))
+    chosen = method(name, OPTIONS[name])
     results = []
     for each in (loss_fn, dataclasses.replace(loss_fn, accumulate=parts)):
         step = jax.jit(chosen.value_and_grad(each))
@@ -134,9 +137,8 @@ def test_bfloat16_computes_in_half_and_keeps_everything_in_single(small):
 
 
 def test_every_step_draws_anew_and_the_same_step_the_same():
-    config = dataclasses.replace(
-        TINY, method="sgd", data="cifar10", batch_size=4, learning_rate=0.0
-    )
+    still = dataclasses.replace(TINY, method="sgd", options={}, learning_rate=0.0)
+    config = dataclasses.replace(still, data="cifar10", batch_size=4)
     program = build(config, mocked("cifar10", 4))
     batch = program.batches(0)[0]
 

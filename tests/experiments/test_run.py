@@ -13,7 +13,7 @@ import pytest
 from tiny import STEPS, TINY
 
 from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.run import Run
+from lsam_jax.experiments.run import Run, configuration
 from lsam_jax.experiments.signals import Stopped
 from lsam_jax.experiments.training import NonFiniteLossError, Watcher, fit
 
@@ -23,8 +23,10 @@ class StopAt(Watcher):
 
     def __init__(self, step):
         self._left = step
+        self.began = None
 
     def start(self, program, step, history):
+        self.began = step
         self._left -= step
 
     def step(self, metrics):
@@ -45,15 +47,19 @@ def assert_same_run(got, expected):
 
 @pytest.mark.parametrize("stops", [(1,), (3, 4), (2, 5, 7)])
 def test_a_stopped_run_goes_on_as_if_it_had_not(layerwise, layerwise_run, tmp_path, stops):
-    for step in stops:
+    for before, step in zip((0, *stops), stops):
+        watcher = StopAt(step)
         with Run(tmp_path, TINY, resume=True) as run:
             with pytest.raises(Stopped, match=f"SIGTERM after step {step}; everything is saved"):
-                fit(TINY, program=layerwise, run=run, watcher=StopAt(step))
+                fit(TINY, program=layerwise, run=run, watcher=watcher)
             assert run.checkpoints.steps[-1] == step
-    with Run(tmp_path, TINY, resume=True) as run:
-        assert_same_run(fit(TINY, program=layerwise, run=run), layerwise_run)
-    with Run(tmp_path, TINY, resume=True) as run:  # finished: nothing is left to do
-        assert_same_run(fit(TINY, program=layerwise, run=run, watcher=StopAt(99)), layerwise_run)
+        assert watcher.began == before  # it did go on, and not start anew
+    for before in (stops[-1], STEPS):  # the second time nothing is left to do
+        watcher = StopAt(99)
+        with Run(tmp_path, TINY, resume=True) as run:
+            result = fit(TINY, program=layerwise, run=run, watcher=watcher)
+        assert watcher.began == before
+        assert_same_run(result, layerwise_run)
 
 
 def test_checkpoints_come_after_every_epoch_and_as_often_as_asked(layerwise, tmp_path):
@@ -80,7 +86,8 @@ def test_a_run_without_a_directory_stops_too(layerwise):
 def test_the_configuration_and_the_environment_stand_beside(tmp_path):
     with Run(tmp_path / "new" / "run", TINY, origin={"weights": "12ab"}) as run:
         written = json.loads((run.directory / "config.json").read_text())
-        assert Config(**{**written["config"], "decay_at": TINY.decay_at}) == TINY
+        assert Config.from_json(written["config"]) == TINY
+        assert configuration(run.directory) == TINY
         assert written["origin"] == {"weights": "12ab"}
         assert json.loads((run.directory / "environment.json").read_text())["jax"]
 
@@ -88,15 +95,29 @@ def test_the_configuration_and_the_environment_stand_beside(tmp_path):
 def test_another_environment_is_noticed(tmp_path):
     with Run(tmp_path, TINY) as run:
         assert run.environment_changes() == {}
+    (tmp_path / "checkpoints" / "4").mkdir()
     file = tmp_path / "environment.json"
     began = json.loads(file.read_text())
-    file.write_text(json.dumps({**began, "jax": "0.7.2", "date": "long ago"}))
+    file.write_text(json.dumps({**began, "jax": "0.0.1", "date": "long ago"}))
     with Run(tmp_path, TINY, resume=True) as run:
-        assert run.environment_changes() == {"jax": ("0.7.2", jax.__version__)}
+        assert run.environment_changes() == {"jax": ("0.0.1", jax.__version__)}
+
+
+def begun(directory):
+    """A run that has saved something."""
+    Run(directory, TINY).close()
+    (directory / "checkpoints" / "4").mkdir()
+
+
+def test_a_run_that_saved_nothing_is_no_obstacle(tmp_path):
+    other = dataclasses.replace(TINY, epochs=3)
+    for config in (TINY, other):
+        Run(tmp_path, config).close()
+        assert configuration(tmp_path) == config
 
 
 def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
-    Run(tmp_path, TINY).close()
+    begun(tmp_path)
     with pytest.raises(ValueError, match=r"already holds a run; pass --resume .*or choose another"):
         Run(tmp_path, TINY)
 
@@ -104,14 +125,14 @@ def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("change", "origin", "words"),
     [
-        ({"rho": 0.2}, {}, "rho=0.1 there, rho=0.2 now"),
+        ({"options": {"k": 3}}, {}, "options.k=2 there, options.k=3 now"),
         ({"epochs": 3, "seed": 1}, {}, "epochs=2 there, epochs=3 now; seed=0 there, seed=1 now"),
         ({"decay_at": (0.5,)}, {}, r"decay_at=\[.*\] there, decay_at=\[0.5\] now"),
         ({}, {"weights": "34cd"}, "weights=unset there, weights=34cd now"),
     ],
 )
 def test_another_configuration_is_not_resumed(tmp_path, change, origin, words):
-    Run(tmp_path, TINY).close()
+    begun(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=rf"has another configuration: {words}"):
         Run(tmp_path, dataclasses.replace(TINY, **change), resume=True, origin=origin)
@@ -134,9 +155,9 @@ def test_two_runs_never_write_into_one_directory(tmp_path):
     program = f"""
 import sys
 from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.run import Run
+from lsam_jax.experiments.run import Run, configuration
 try:
-    Run({str(tmp_path)!r}, Config(**{TINY.to_json()!r}), resume=True)
+    Run({str(tmp_path)!r}, Config.from_json({TINY.to_json()!r}), resume=True)
 except OSError as error:
     sys.exit(str(error))
 """

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import STEPS, TINY
+from tiny import STEPS, TINY, K
 
 import lsam_jax as lsam
 from lsam_jax.experiments import (
@@ -30,10 +30,11 @@ from lsam_jax.experiments.training import NonFiniteLossError, fit
         ({"method": "adam"}, "method='adam'.*sgd, sam, gsam, lsam"),
         ({"epochs": 0}, "epochs=0.*at least 1"),
         ({"batch_size": 1}, "batch_size=1.*at least 2"),
-        ({"k": -1}, "k=-1.*at least 0"),
-        ({"rho": -0.1}, "rho=-0.1.*zero or above"),
-        ({"rho": math.nan}, "rho=nan.*finite"),
-        ({"alpha": math.inf}, "alpha=inf.*finite"),
+        ({"options": {"k": -1}}, "k.*-1"),
+        ({"options": {"rho": -0.1}}, "rho.*-0.1"),
+        ({"options": {"rho": math.nan}}, "rho.*nan"),
+        ({"options": {"alpha": math.inf}}, "alpha.*inf"),
+        ({"options": {"beta": 1}}, "beta=1 is not an option of method 'lsam', which has k, rho"),
         ({"learning_rate": math.inf}, "learning_rate=inf.*finite"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
@@ -53,7 +54,7 @@ def test_a_bad_configuration_is_named(values, words):
     ("values", "words"),
     [
         ({"batch_size": 131}, "batch_size=131.*130 training images"),
-        ({"k": 12}, "k.*12"),
+        ({"options": {"k": 12}}, "k.*12"),
         ({"model": "resnet9"}, "model='resnet9'.*resnet8"),
     ],
 )
@@ -70,9 +71,9 @@ def test_a_run_learns_and_records_every_epoch(layerwise_run):
     for name, values in history.to_json().items():
         assert len(values) == (11 if name == "layers" else 2), name
     np.testing.assert_allclose(
-        [sum(counts) for counts in history.perturbations], [TINY.k * 4, TINY.k * STEPS]
+        [sum(counts) for counts in history.perturbations], [K * 4, K * STEPS]
     )
-    np.testing.assert_allclose(history.perturbed_layers, TINY.k / 11)
+    np.testing.assert_allclose(history.perturbed_layers, K / 11)
     assert 0 < history.perturbed_parameters[0] < 1
     assert all(0 <= accuracy <= 1 for accuracy in history.validation_accuracy)
     assert int(layerwise_run.state.step) == STEPS
@@ -96,10 +97,11 @@ def test_cost_is_that_of_the_layers_that_were_perturbed(layerwise, layerwise_run
     state = layerwise_run.state
     names = lsam.layer_names(state.params)
     rows = [[n for n, one in zip(names, row) if one] for row in np.asarray(state.record.selected)]
-    assert [len(row) for row in rows] == [TINY.k] * 4
+    assert [len(row) for row in rows] == [K] * 4
     expected = np.mean([layerwise.inspection.cost(row) for row in rows])
     np.testing.assert_allclose(layerwise_run.history.cost[-1], expected)
     assert all(1 < cost < 1.9 for cost in layerwise_run.history.cost)
+    assert all(share > 0.99 for share in layerwise_run.history.perturbation_survival)
     costs = {n: fit(p.config, program=p).history.cost for n, p in programs.items()}
     assert costs["sgd"] == [1.0, 1.0]
     np.testing.assert_allclose(costs["sam"], 2.0, atol=0.02)
@@ -178,8 +180,7 @@ def test_gsam_mixes_both_gradients():
     def loss_fn(params):
         return 0.5 * jnp.sum(params["w"] ** 2), None
 
-    config = Config(method="gsam", rho=0.5, alpha=0.25)
-    chosen = method(config)
+    chosen = method("gsam", {"rho": 0.5, "alpha": 0.25})
     params = {"w": jnp.array([[3.0, 4.0]])}
     _, grads, _ = chosen.value_and_grad(loss_fn)(params, chosen.init(params))
     # g = w, h = w + 0.5 w / |w|; the mix is w (1 + 0.25 * 0.5 / 5).
@@ -188,12 +189,12 @@ def test_gsam_mixes_both_gradients():
 
 def test_a_program_of_another_configuration_is_refused(layerwise):
     with pytest.raises(ValueError, match="program was built for"):
-        fit(dataclasses.replace(TINY, rho=0.2), program=layerwise)
+        fit(dataclasses.replace(TINY, options={"k": 3}), program=layerwise)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(small):
-    config = dataclasses.replace(TINY, method="sgd", rho=None, learning_rate=1e30)
-    words = r"is (nan|inf) at step [1-3]; lower learning_rate=1e\+30"
+    config = dataclasses.replace(TINY, method="sgd", options={}, learning_rate=1e30)
+    words = r"is (nan|inf) at step [1-3]; lower learning_rate=1e\+30$"
     with pytest.raises(NonFiniteLossError, match=words):
         fit(config, small)
 
@@ -219,7 +220,7 @@ def test_gradient_norms_are_those_of_the_plain_loss(small):
     loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.1)
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
     params, stats = variables["params"], variables["batch_stats"]
-    norm, by_path = evaluation.gradient_norms(loss_fn, small.train, params, stats, {})
+    _, norm, by_path = evaluation.probe(loss_fn, small.train, params, stats, {})
     gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
     grads, _ = gradient(params, stats, {}, small.train, jax.random.key(0))
     np.testing.assert_allclose(norm, optax.tree.norm(grads), rtol=1e-5)
@@ -228,3 +229,19 @@ def test_gradient_norms_are_those_of_the_plain_loss(small):
         np.linalg.norm(np.ravel(grads["block1"]["conv1"]["kernel"])),
         rtol=1e-4,
     )
+
+
+@pytest.mark.parametrize("name", ["looksam", "ae_sam", "momentum_sam", "sam_on"])
+def test_other_methods_train_and_record(small, name):
+    config = dataclasses.replace(TINY, method=name, options={}, epochs=1)
+    history = fit(config, small).history
+    record = history.record(1)
+    assert np.isfinite(list(record["layer_norms"].values())).all()
+    assert 0 <= record["perturbed_layers"] <= 1
+    assert 0 <= record["perturbed_parameters"] <= 1
+    expected = {"looksam": 1 + 2 / 4, "momentum_sam": 2.0}  # two of four steps perturb
+    if name in expected:
+        np.testing.assert_allclose(record["cost"], expected[name], atol=0.02)
+    if name == "sam_on":
+        assert sum(record["perturbations"].values()) == 0  # no kernel
+        assert 0 < record["perturbed_parameters"] < 0.1

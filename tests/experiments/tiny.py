@@ -2,5 +2,6 @@
 
 from lsam_jax.experiments.config import Config
 
-TINY = Config(width=4, epochs=2, batch_size=32, k=2)
+K = 2
+TINY = Config(width=4, epochs=2, batch_size=32, options={"k": K})
 STEPS = 2 * 4  # of the small data set

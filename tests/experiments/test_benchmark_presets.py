@@ -1,7 +1,5 @@
 """The presets: the paper's numbers, real steps on data of the right shapes, full size by shape."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +31,12 @@ def test_the_papers_numbers(name):
         config = preset.configure(method)
         assert (config.batch_size, config.learning_rate, config.epochs) == (batch, rate, epochs)
         assert (config.momentum, config.label_smoothing, config.decay) == (0.9, 0.1, 0.1)
-    for method in ("gsam", "lsam"):
-        config = preset.configure(method)
-        assert (config.rho, config.alpha, config.normalize) == (rho, alpha, False)
-    assert preset.configure("lsam").k == k
-    assert preset.configure("sam").rho == 0.05
-    assert preset.methods["looksam"]["interval"] == interval
+    for method in ("gsam", "looksam", "lsam"):
+        options = dict(preset.configure(method).options)
+        assert (options["rho"], options["alpha"]) == (rho, alpha)
+    assert dict(preset.configure("lsam").options) == {"k": k, "rho": rho, "alpha": alpha}
+    assert preset.configure("sam").options == (("rho", 0.05),)
+    assert dict(preset.configure("looksam").options)["every"] == interval
     assert tuple(preset.published[m] for m in ("sgd", "gsam", "looksam", "lsam")) == published
     steps = epochs * outline.OUTLINES[preset.config.data].images // batch
     drops = [round(share * steps) / steps * epochs for share in preset.config.decay_at]
@@ -49,17 +47,21 @@ def test_the_papers_numbers(name):
 
 
 def test_settings_are_read_by_type():
-    values = settings.parse(
-        ["k=3", "rho=1e-2", "alpha=none", "normalize=yes", "decay_at=", "model=wrn16_8", "k=5"]
-    )
+    texts = "k=3 rho=1e-2 normalize=true decay_at= width=none model=wrn16_8 k=5 selection=low"
+    values = settings.parse(texts.split())
     assert values == {
-        "k": 5, "rho": 0.01, "alpha": None, "normalize": True, "decay_at": (), "model": "wrn16_8",
+        "k": 5, "rho": 0.01, "normalize": True, "decay_at": (), "width": None, "model": "wrn16_8",
+        "selection": "low",
     }  # fmt: skip
     config = presets.preset("flowers102-wrn16-2").configure("lsam", **values)
-    assert (config.k, config.rho, config.alpha, config.model) == (5, 0.01, 0.8, "wrn16_8")
-    for text, words in (("k=1.5", "whole number"), ("normalize=maybe", "true or false"),
-                        ("decay_at=a", "numbers"), ("rho=", "a number or none")):  # fmt: skip
-        with pytest.raises(ValueError, match=rf"--set {text}: .*{words}"):
+    assert (config.model, config.decay_at, config.batch_size) == ("wrn16_8", (), 40)
+    assert dict(config.options) == {
+        "k": 5, "rho": 0.01, "alpha": 0.7, "normalize": True, "selection": "low",
+    }  # fmt: skip
+    for text, words in (("epochs=1.5", "whole number"), ("random_init=maybe", "true or false"),
+                        ("decay_at=a", "numbers"), ("clip_norm=", "a number or none"),
+                        ("rho", "must read name=value"), ("a b=1", "must read")):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"--set {text}.*{words}"):
             settings.parse([text])
 
 
@@ -82,7 +84,7 @@ def test_real_steps_on_mock_data(name):
     assert min(jax.tree.leaves(moved)) >= 0
     assert moved["head"]["kernel"] > 0
     record = result.history.record(1)
-    assert sum(record["perturbations"].values()) == 2 * config.k
+    assert sum(record["perturbations"].values()) == 2 * dict(config.options)["k"]
     assert 1 < record["cost"] < 2.01
     assert np.isfinite(record["sharpness"])
     again = fit(config, program=program)
@@ -141,8 +143,8 @@ def test_pretrained_weights_are_asked_for_and_random_ones_must_be_meant():
     vit = presets.preset("cifar100-vit-b16-head")
     mock = mocked("cifar100", 4)
     with pytest.raises(ValueError, match=r"'vit_b16' .*no weights.*--weights FILE.*--random-init"):
-        build(dataclasses.replace(vit.config, batch_size=2), mock)
+        build(vit.configure("lsam", batch_size=2), mock)
     with pytest.raises(ValueError, match="exclude each other"):
-        build(dataclasses.replace(vit.config, random_init=True), mock, weights="x.npz")
+        build(vit.configure("lsam", batch_size=2, random_init=True), mock, weights="x.npz")
     with pytest.raises(FileNotFoundError, match=r"x\.npz"):
-        build(dataclasses.replace(vit.config, batch_size=2), mock, weights="x.npz")
+        build(vit.configure("lsam", batch_size=2), mock, weights="x.npz")
