@@ -194,7 +194,8 @@ def adazo_sam(
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
       probes: how many, at least 1.
-      step: c, above 0. Too small a number drowns in the rounding of the loss.
+      step: c, above 0. Too small a number drowns in the rounding of the loss, or of weights in half
+        precision.
       seed: the probes are a function of it and of the step count only.
       k: how many layers, if the selection needs a number.
       selection: which layers are perturbed (and probed), as for `layerwise_sam`; if they are near

@@ -1,4 +1,4 @@
-"""The engine for a step that decides by its clean gradient whether it takes a second one.
+"""The engine for a step that has its clean gradient and may take a second one.
 
 The clean gradient of everything is computed first, whatever comes; the perturbed pass is one
 branch of a conditional. What the two share is computed once: the layers in front of the first

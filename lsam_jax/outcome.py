@@ -131,11 +131,13 @@ class Assembly(NamedTuple):
         )
 
     def decide(self, g: Leaves) -> tuple[jax.Array, Any]:
-        """Whether the clean gradient calls for a perturbation, and the cadence's memory."""
-        decide = self.recipe.cadence.decide
-        assert decide is not None
+        """Whether the step, given its clean gradient, perturbs; and the cadence's memory."""
+        cadence, memory = self.recipe.cadence, self.state.memory.cadence
+        if cadence.due is not None:
+            return cadence.due(self.now.count), memory
+        assert cadence.decide is not None
         of_layers = [x for x, i in zip(g, self.now.layers.of_leaf) if i >= 0]
-        return decide(square_of(of_layers), self.now.count, self.state.memory.cadence)
+        return cadence.decide(square_of(of_layers), self.now.count, memory)
 
     def decided(self, out: Outcome, memory: Any) -> Outcome:
         """The outcome with the cadence's memory."""

@@ -78,11 +78,13 @@ def step(
         return Passes(loss, aux, assembly.alone(g, loss))
 
     inside = in_conditional(program)
-    if cadence.due is not None:
-        passes = jax.lax.cond(cadence.due(state.count), inside(perturbed), inside(alone), leaves)
-    elif cadence.decide is not None and candidates.any():
-        in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
+    in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
+    # Where everything moves, the ascent needs the whole clean gradient, as a step without one does.
+    same_first_pass = isinstance(selected, np.ndarray) and all(in_suffix)
+    if candidates.any() and (cadence.decide or (cadence.due and same_first_pass)):
         passes = one_or_two(program, leaves, in_suffix, assembly, inside)
+    elif cadence.due is not None:
+        passes = jax.lax.cond(cadence.due(state.count), inside(perturbed), inside(alone), leaves)
     else:
         passes = perturbed(leaves)
     direction = layers.tree(passes.result.direction)
@@ -132,9 +134,7 @@ def step_by_gradient(
     def alone(leaves: Sequence[Any]) -> Outcome:
         return assembly.alone(clean)
 
-    if recipe.cadence.due is not None:
-        out = jax.lax.cond(recipe.cadence.due(state.count), perturbed, alone, leaves)
-    elif recipe.cadence.decide is not None:
+    if recipe.cadence.due is not None or recipe.cadence.decide is not None:
         called_for, memory = assembly.decide(clean)
         out = assembly.decided(jax.lax.cond(called_for, perturbed, alone, leaves), memory)
     else:

@@ -22,7 +22,7 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
     - `grad_fn(params) -> gradient`, any gradient function: `updates` is the gradient at `params`
       and serves as the ascent gradient; `grad_fn` is called once, at the perturbed weights, and
       nothing is skipped. `grad_fn` goes first if both are there. It may take a second argument,
-      as in `optax.contrib.sam`, and is then given 0.
+      as in `optax.contrib.sam`, and is then given 0. Methods that need the loss itself refuse it.
 
     Other keyword arguments are accepted and ignored. It returns the direction of descent
     (which the base optimizer, next in the chain, scales and negates) and the new state.
@@ -80,7 +80,8 @@ def value_and_grad(
     random is the same in both passes. Call it under `jax.jit`.
 
     Args:
-      loss_fn: `loss_fn(params, *args, **kwargs)`, a real scalar, or `(loss, aux)`.
+      loss_fn: `loss_fn(params, *args, **kwargs)`, a real scalar, or `(loss, aux)`; some methods
+        need it in parts, made by `split_loss` or `per_sample`.
       tx: what `layerwise_sam` or another method returns (not a chain).
       has_aux: whether `loss_fn` returns `(loss, aux)`.
 

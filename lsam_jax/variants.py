@@ -106,7 +106,7 @@ def stable_sam(
 
     With g the gradient at w and h the one at w + rho g / ||g||, the direction is
     h ||g|| / ||h||, so that the learning rate means what it means without SAM.
-    https://arxiv.org/abs/2403.16102
+    https://arxiv.org/abs/2401.07250
 
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
@@ -130,7 +130,8 @@ def gam(
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
       alpha: the weight of the penalty; a number or a schedule. 0 is the plain gradient.
-      step: how far apart the two gradients of a difference are, above 0.
+      step: how far apart the two gradients of a difference are, above 0. Weights in half precision
+        need a larger one, or their rounding eats it.
 
     Raises:
       ValueError: from `update`, if only a `grad_fn` is given.
