@@ -60,6 +60,7 @@ class Method(NamedTuple):
             *args) -> ((loss, aux), grads, state)``.
         layers: How the method cuts the parameters into layers; as `lsam.layer_names` takes it.
         k: How many of them a step perturbs; None where no number is asked for.
+        cuts: Where the engine may cut the network; as `lsam.inspect` takes it.
         survival: ``(params, gradient, state)`` to the share of the perturbation that is not
             rounded away, see `lsam.perturbation_survival`.
     """
@@ -68,6 +69,7 @@ class Method(NamedTuple):
     value_and_grad: Callable[[Callable[..., Any]], Callable[..., Any]]
     layers: LayerSpec
     k: int | None
+    cuts: Any
     survival: Callable[[Any, Any, lsam.SamState], jax.Array]
 
 
@@ -111,7 +113,7 @@ def method(name: str, options: Mapping[str, Any]) -> Method:
             return lsam.value_and_grad(loss_fn, tx, has_aux=True)
 
     survival = jax.jit(partial(lsam.perturbation_survival, tx))
-    return Method(tx.init, differentiate, tx.recipe.layers, tx.recipe.k, survival)
+    return Method(tx.init, differentiate, tx.recipe.layers, tx.recipe.k, tx.recipe.cuts, survival)
 
 
 def _plain_value_and_grad(loss_fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -161,7 +161,11 @@ def build(
     arguments = (loss_fn, params, batch_stats, frozen, some, jax.random.key(0))
     kernels = lsam.inspect(*arguments, has_aux=True).layers
     inspection = lsam.inspect(
-        *arguments, layers=gradient.layers, k=max(1, gradient.k or 1), has_aux=True
+        *arguments,
+        layers=gradient.layers,
+        cuts=gradient.cuts,
+        k=max(1, gradient.k or 1),
+        has_aux=True,
     )
     loaded = None if weights is None else architecture.read(weights, frozen)
 

@@ -125,7 +125,9 @@ def test_the_optimizer_clips_decays_and_steps():
 
 
 def test_bfloat16_computes_in_half_and_keeps_everything_in_single(small):
-    program = build(dataclasses.replace(TINY, dtype="bfloat16"), small)
+    config = dataclasses.replace(TINY, dtype="bfloat16", options={"k": 2, "cuts": 1})
+    program = build(config, small)
+    assert program.inspection.cuts == (program.layers[0],)
     state, metrics = program.step(program.init(0), program.batches(0)[0])
     floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
