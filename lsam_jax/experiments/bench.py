@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, models, output, peers, timing, workload
-from lsam_jax.experiments.workload import Workload
+from lsam_jax.experiments import environment, output, peers, timing, workload
+from lsam_jax.experiments.workload import Size, Workload
 
 SGD, LAYERWISE, STATIC = "SGD", "layer-wise SAM", "static cut"
 TEXTBOOK, OPTAX = "textbook mask", "optax.contrib.sam"
@@ -27,13 +27,10 @@ FROZEN = "frozen backbone, 2 dense layers"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to measure.
+class Settings(Size):
+    """What to measure, on what; see `workload.Size`.
 
     Args:
-        model: Name of the model, see `models.PRESETS`.
-        batch_size: Images in a batch.
-        image_size: Their height and width; they have three channels.
         repeats: Interleaved rounds for each row.
         gate: Whether weight gradients of unselected layers are skipped at run time; None: by
             platform.
@@ -43,18 +40,13 @@ class Settings:
         ValueError: When a value makes no sense.
     """
 
-    model: str = "resnet20"
-    batch_size: int = 128
-    image_size: int = 32
     repeats: int = 7
     gate: bool | None = None
     rho: float = 0.1
 
     def __post_init__(self) -> None:
-        models.preset(self.model)
-        for name, least in (("batch_size", 2), ("image_size", 8), ("repeats", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        super().__post_init__()
+        self._at_least(repeats=1)
 
 
 class Compiled(NamedTuple):

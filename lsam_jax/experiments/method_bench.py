@@ -19,19 +19,16 @@ from rich.table import Table
 
 import lsam_jax as lsam
 from lsam_jax.experiments import environment, models, output, timing
-from lsam_jax.experiments.workload import CLASSES, random_batch
+from lsam_jax.experiments.workload import CLASSES, Size, random_batch
 
 SGD = "SGD"
 
 
 @dataclasses.dataclass(frozen=True)
-class MethodSettings:
-    """What to measure.
+class MethodSettings(Size):
+    """What to measure, on what; see `workload.Size`.
 
     Args:
-        model: Name of the model, see `models.PRESETS`.
-        batch_size: Images in a batch.
-        image_size: Their height and width; they have three channels.
         rounds: Steps of each method.
         methods: Their names in `steps_of`; empty for all. SGD is always there.
 
@@ -39,17 +36,12 @@ class MethodSettings:
         ValueError: When a value makes no sense.
     """
 
-    model: str = "resnet20"
-    batch_size: int = 128
-    image_size: int = 32
     rounds: int = 15
     methods: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        models.preset(self.model)
-        for name, least in (("batch_size", 2), ("image_size", 8), ("rounds", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        super().__post_init__()
+        self._at_least(rounds=1)
 
 
 @dataclasses.dataclass(frozen=True)

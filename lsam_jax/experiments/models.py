@@ -77,7 +77,7 @@ PRESETS: Mapping[str, Architecture] = {
     "wrn16_2": Architecture(resnet.wrn16_2),
     "wrn16_8": Architecture(resnet.wrn16_8),
     "vit_b16": Architecture(
-        vit.vit_b16, preprocess=vit.to_signed, frozen=("backbone", pretrained.load_vit)
+        vit.vit_b16, preprocess=vit.to_signed, frozen=(*vit.FROZEN, pretrained.load_vit)
     ),
 }
 

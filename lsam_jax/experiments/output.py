@@ -53,15 +53,21 @@ def write_json(path: Path, value: Any) -> None:
         value: Dictionaries, lists, strings and numbers. Numbers that are not finite become
             null, as JSON has none.
     """
-    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    text = json.dumps(finite(value), indent=2, allow_nan=False)
+    replace(path, f"{text}\n".encode())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file in one move, so that a kill leaves the old or the new one."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
+    partial.write_bytes(content)
     partial.replace(path)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Nested dictionaries and lists with None for every number that is not finite."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

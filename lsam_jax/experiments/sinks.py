@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lsam_jax.experiments import output
+
 Record = Mapping[str, Any]
 
 
@@ -32,12 +34,12 @@ class JsonLines:
     def start(self, records: Sequence[Record]) -> None:
         """Makes the metrics those of the restored epochs, whatever a killed process left."""
         with _naming(self._metrics):
-            _replace(self._metrics, b"".join(_line(record) for record in records))
+            output.replace(self._metrics, b"".join(_line(record) for record in records))
         with _naming(self._timing):
             if self._timing.exists():
                 written = self._timing.read_bytes()
                 if not written.endswith(b"\n"):
-                    _replace(self._timing, written[: written.rfind(b"\n") + 1])
+                    output.replace(self._timing, written[: written.rfind(b"\n") + 1])
 
     def epoch(self, record: Record, timing: Record) -> None:
         """Adds a line to each file; it is out of this process when this returns."""
@@ -148,7 +150,7 @@ class WandB:
             ) from error
         if known is None:
             with _naming(file):
-                _replace(file, f"{self._run.id}\n".encode())
+                output.replace(file, f"{self._run.id}\n".encode())
             for record in records:
                 self.epoch(record, {})
 
@@ -184,15 +186,7 @@ def scalars(record: Record, timing: Record) -> dict[str, float]:
 
 def _line(values: Record) -> bytes:
     """One line of JSON; what is not finite becomes null, as JSON has no such numbers."""
-    finite = json.loads(json.dumps(values), parse_constant=lambda name: None)
-    return json.dumps(finite, allow_nan=False).encode() + b"\n"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file in one move, so that a kill leaves the old or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    return json.dumps(output.finite(values), allow_nan=False).encode() + b"\n"
 
 
 @contextlib.contextmanager

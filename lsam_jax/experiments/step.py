@@ -159,7 +159,6 @@ def build(
     sam = jax.eval_shape(gradient.init, params)  # complains about what does not fit the model
     some = Split(*(part[: config.batch_size] for part in data.train))
     arguments = (loss_fn, params, batch_stats, frozen, some, jax.random.key(0))
-    kernels = lsam.inspect(*arguments, has_aux=True).layers
     inspection = lsam.inspect(
         *arguments,
         layers=gradient.layers,
@@ -167,6 +166,9 @@ def build(
         k=max(1, gradient.k or 1),
         has_aux=True,
     )
+    kernels = inspection
+    if gradient.layers != "kernel":
+        kernels = lsam.inspect(*arguments, has_aux=True)
     loaded = None if weights is None else architecture.read(weights, frozen)
 
     @cache
@@ -227,7 +229,7 @@ def build(
         config=config,
         data=data,
         steps_per_epoch=steps_per_epoch,
-        layers=tuple(row.name for row in kernels),
+        layers=tuple(row.name for row in kernels.layers),
         sizes={jax.tree_util.keystr(p, simple=True, separator="/"): x.size for p, x in paths},
         method=gradient,
         inspection=inspection,

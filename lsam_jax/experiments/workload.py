@@ -1,5 +1,6 @@
 """What the benchmark differentiates, and which layers it perturbs."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,33 @@ import optax
 from lsam_jax.experiments import models
 
 CLASSES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What a benchmark runs on.
+
+    Args:
+        model: Name of the model, see `models.PRESETS`.
+        batch_size: Images in a batch.
+        image_size: Their height and width; they have three channels.
+
+    Raises:
+        ValueError: When a value makes no sense.
+    """
+
+    model: str = "resnet20"
+    batch_size: int = 128
+    image_size: int = 32
+
+    def __post_init__(self) -> None:
+        models.preset(self.model)
+        self._at_least(batch_size=2, image_size=8)
+
+    def _at_least(self, **bounds: int) -> None:
+        for name, least in bounds.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
 
 
 class Workload(NamedTuple):

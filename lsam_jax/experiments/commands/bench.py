@@ -23,9 +23,7 @@ def add(commands: Any) -> None:
         "about five minutes on two cores.",
     )
     option = partial(options.add_option, parser)
-    option("--model", default="resnet20", metavar="NAME", help="resnet8, resnet20 or wrn28_10")
-    option("--batch", type=int, default=128, metavar="N", help="images in a batch")
-    option("--image-size", type=int, default=32, metavar="N", help="height and width, 3 channels")
+    options.add_size(parser)
     option("--repeats", type=int, default=7, metavar="N", help="interleaved rounds for each set")
     option(
         "--gate",

@@ -21,9 +21,7 @@ def add(commands: Any) -> None:
         "default model about ten minutes on two cores, half of them to compile.",
     )
     option = partial(options.add_option, parser)
-    option("--model", default="resnet20", metavar="NAME", help="resnet8, resnet20 or wrn28_10")
-    option("--batch", type=int, default=128, metavar="N", help="images in a batch")
-    option("--image-size", type=int, default=32, metavar="N", help="height and width, 3 channels")
+    options.add_size(parser)
     option("--rounds", type=int, default=15, metavar="N", help="steps of each method")
     option("--methods", metavar="A;B", help="some of them, by name (default: all)")
     option("--out", metavar="FILE.json", help="store the numbers and the environment")
