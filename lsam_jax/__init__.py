@@ -2,7 +2,10 @@
 
 from lsam_jax import presets
 from lsam_jax.bandit import bandit
-from lsam_jax.cheaper import adazo_sam, ae_sam, esam, look_sam, momentum_sam, sl_sam
+from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
+from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
+from lsam_jax.distances import asam, sam_on, sparse_sam
+from lsam_jax.drawn import esam, sl_sam
 from lsam_jax.fisher import empirical_fisher, refresh_mask
 from lsam_jax.freezing import freeze_inactive
 from lsam_jax.inspection import Inspection, LayerCost, inspect
@@ -24,7 +27,6 @@ from lsam_jax.selection import (
 )
 from lsam_jax.state import Memory, SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
-from lsam_jax.variants import asam, functional_sam, gam, gsam, sam_on, sparse_sam, stable_sam
 
 __version__ = "0.1.0"
 

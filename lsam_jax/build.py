@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from lsam_jax import arguments, ascent, cadence, combination, cuts, descent, perturbation
+from lsam_jax import arguments, ascent, cadence, combination, cuts, descent, parallel, perturbation
 from lsam_jax import selection as selectors
 from lsam_jax.layers import LayerSpec
 from lsam_jax.radii import Radii, Radius
@@ -28,6 +28,8 @@ def build(
     select_every: Any = 1,
     where: cuts.Cuts = "auto",
     gate: bool | None = None,
+    axis_name: parallel.AxisName = None,
+    perturbation_sync: parallel.PerturbationSync = "global",
 ) -> SamTransformation:
     """The method of these parts; without arguments but `rho`, SAM.
 
@@ -63,6 +65,7 @@ def build(
             select_every=select_every,
             cuts=where,
             gate=_gate_by_platform() if gate is None else gate,
+            axes=parallel.axes(axis_name, perturbation_sync),
         )
     )
 

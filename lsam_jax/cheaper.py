@@ -1,18 +1,16 @@
 """Methods that save the second gradient: now and then, or always.
 
-As in `variants`, `k`, `selection` and `layers` say which layers are perturbed; by default all
+`k`, `selection` and `layers` say which layers are perturbed, as in `layerwise_sam`; by default all
 arrays are.
 """
 
 from typing import Any
 
-from lsam_jax import arguments, ascent, cadence, combination, descent, perturbation
-from lsam_jax.bandit import bandit
+from lsam_jax import arguments, ascent, cadence, combination
 from lsam_jax.build import build
 from lsam_jax.layers import LayerSpec
+from lsam_jax.parallel import AxisName, PerturbationSync
 from lsam_jax.radii import Radius
-from lsam_jax.selection import budget as within
-from lsam_jax.selection import independent
 from lsam_jax.transform import SamTransformation
 
 
@@ -24,6 +22,8 @@ def look_sam(
     k: Any = None,
     selection: Any = "all",
     layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
 ) -> SamTransformation:
     """LookSAM (Liu et al. 2022, algorithm 1): SAM in the first of every few steps.
 
@@ -40,6 +40,8 @@ def look_sam(
       selection: which layers are perturbed, as for `layerwise_sam`. Layers that the last
         perturbed step did not choose descend on g until the next.
       layers: how the parameters are cut into layers; see `layer_names`.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
 
     Returns:
       A transformation whose state is about as large as the parameters, for g_v.
@@ -60,6 +62,8 @@ def look_sam(
         k=k,
         selection=selection,
         layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
     )
 
 
@@ -71,6 +75,8 @@ def ae_sam(
     k: Any = None,
     selection: Any = "all",
     layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
 ) -> SamTransformation:
     """AE-SAM (Jiang et al. 2023): SAM in the steps whose gradient is large, SGD in the others.
 
@@ -87,14 +93,21 @@ def ae_sam(
       k: how many layers, if the selection needs a number.
       selection: which layers are perturbed, as for `layerwise_sam`.
       layers: how the parameters are cut into layers; ||g|| is over all of them.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
 
-    Data-parallel training must reduce the gradient before it gets here (as `jit` with shardings
-    does), or devices would decide differently.
+    Where devices perturb apart, the mean of their ||g||^2 decides, so that all do the same.
     """
     arguments.check_real("threshold", threshold, infinite=True)
     arguments.check_real("decay", decay, low=0.0, below=1.0)
     return build(
-        rho=rho, when=cadence.above_usual(threshold, decay), k=k, selection=selection, layers=layers
+        rho=rho,
+        when=cadence.above_usual(threshold, decay),
+        k=k,
+        selection=selection,
+        layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
     )
 
 
@@ -105,6 +118,8 @@ def momentum_sam(
     k: Any = None,
     selection: Any = "all",
     layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
 ) -> SamTransformation:
     """Momentum-SAM (Becker et al. 2024, algorithm 1): uphill is against the momentum.
 
@@ -118,60 +133,18 @@ def momentum_sam(
       k: how many layers, if the selection needs a number.
       selection: which layers are perturbed, as for `layerwise_sam`.
       layers: how the parameters are cut into layers; see `layer_names`.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
     """
     arguments.check_real("momentum", momentum, low=0.0, below=1.0)
-    return build(rho=rho, ascend=ascent.momentum(momentum), k=k, selection=selection, layers=layers)
-
-
-def esam(
-    rho: Radius = 0.05,
-    beta: arguments.Scalar = 0.6,
-    gamma: float = 0.5,
-    *,
-    weights: bool = False,
-    seed: int = 0,
-    layers: LayerSpec = "array",
-) -> SamTransformation:
-    """ESAM (Du et al. 2022): a random part of the network, and the samples that it hurts.
-
-    Each layer is drawn with probability beta and moved by (rho / beta) g / ||g||, the norm over
-    the drawn ones; the direction is the gradient there of the mean loss of the gamma share of
-    samples whose loss rose most. What the draw does not need is not computed, and the backward
-    pass there is over the chosen samples alone. https://arxiv.org/abs/2110.03141
-
-    Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
-      beta: the probability, in (0, 1]; a number or a schedule.
-      gamma: the share of samples, in (0, 1]. Below 1 the loss must be that of samples: pass
-        `per_sample(losses)` as the loss function of `value_and_grad` or, `.at(batch)`, as
-        `value_fn`. Whatever is random in the loss is drawn anew for the chosen samples.
-      weights: draws each weight instead of each layer (the paper, where the authors' code draws
-        arrays), with the norm over all weights; this saves nothing.
-      seed: of the draws.
-      layers: how the parameters are cut into layers; see `layer_names`.
-
-    Raises:
-      ValueError, TypeError: for an argument out of its range, naming it; when first used, if gamma
-        is below 1 and the loss is not that of samples.
-
-    >>> import jax.numpy as jnp
-    >>> import lsam_jax as lsam
-    >>> tx = lsam.esam(0.1, beta=0.6, gamma=0.5)
-    >>> loss_fn = lsam.per_sample(lambda w, x, y: (x @ w - y) ** 2, argnums=(1, 2))
-    >>> w, x, y = jnp.ones(2), jnp.ones((4, 2)), jnp.arange(4.0)
-    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w), x, y)
-    """
-    arguments.check_share("beta", beta)
-    arguments.check_share("gamma", gamma)
-    if not arguments.is_concrete(gamma):
-        raise TypeError("gamma decides what is compiled, so it must be a plain number.")
-    everything = weights or arguments.equals(beta, 1.0)
     return build(
         rho=rho,
-        selection="all" if everything else independent(beta, seed),
-        perturb=perturbation.some_weights(beta, seed) if weights else perturbation.undiluted(beta),
-        descend=descent.of_loss if gamma == 1 else descent.of_samples(float(gamma)),
+        ascend=ascent.momentum(momentum),
+        k=k,
+        selection=selection,
         layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
     )
 
 
@@ -184,6 +157,8 @@ def adazo_sam(
     k: Any = None,
     selection: Any = "all",
     layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
 ) -> SamTransformation:
     """AdaZo-SAM (LORENZA, 2025): uphill by differences of the loss, without a first backward pass.
 
@@ -201,6 +176,8 @@ def adazo_sam(
       selection: which layers are perturbed (and probed), as for `layerwise_sam`; if they are near
         the output, so is what the forward passes compute.
       layers: how the parameters are cut into layers; see `layer_names`.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
 
     Raises:
       ValueError: from `update`, if only a `grad_fn` is given: differences need the loss.
@@ -210,45 +187,12 @@ def adazo_sam(
         raise TypeError("probes decides what is compiled, so it must be a plain number.")
     arguments.check_real("step", step, above=0.0)
     ascend = ascent.two_point(int(probes), step, seed)
-    return build(rho=rho, ascend=ascend, k=k, selection=selection, layers=layers)
-
-
-def sl_sam(
-    rho: Radius = 0.01,
-    active: float = 0.2,
-    *,
-    rate: float = 1e-3,
-    scale_free: bool = False,
-    budget: float | None = None,
-    seed: int = 0,
-    layers: LayerSpec = "array",
-) -> SamTransformation:
-    """SL-SAM (2026): a bandit draws the layers that a step perturbs, and that alone descend.
-
-    With S the layers drawn, g the gradient at w and h the one at w + rho g / ||g|| on S, the
-    direction is h on S and 0 elsewhere; see `bandit` for the draws. What neither pass needs is
-    not computed: nothing in front of the first drawn layer is differentiated. Put
-    `freeze_inactive` around the base optimizer, or its momentum and weight decay go on moving
-    what was not drawn. https://arxiv.org/abs/2602.09395
-
-    Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
-      active: the mean share of layers that are drawn, in (0, 1]. 1 is SAM.
-      rate: how fast the probabilities learn.
-      scale_free: whether they learn from norms relative to each other; see `bandit`.
-      budget: draws only layers whose extra cost stays within this share of a plain gradient; see
-        the selection `budget`. The others are never trained.
-      seed: of the draws.
-      layers: how the parameters are cut into layers; an array in no layer is never trained.
-
-    >>> import optax
-    >>> import lsam_jax as lsam
-    >>> tx = optax.chain(lsam.sl_sam(rho=0.01), lsam.freeze_inactive(optax.adamw(1e-4)))
-    """
-    drawn = bandit(active, rate, scale_free=scale_free, seed=seed)
     return build(
         rho=rho,
-        combine=combination.selected_only,
-        selection=drawn if budget is None else within(budget, drawn),
+        ascend=ascend,
+        k=k,
+        selection=selection,
         layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
     )

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import jaxprs
+from lsam_jax import jaxprs, parallel
 from lsam_jax.program import Program
 
 
@@ -96,8 +95,8 @@ def profile(
         loss, pullback = jax.vjp(lambda leaves: opened.run(leaves)[0], leaves)
         return loss, pullback(cotangent)[0]
 
-    dtype = opened.closed.out_avals[0].dtype
-    closed = jax.make_jaxpr(gradient)(list(leaves), jnp.ones((), dtype))
+    cotangent = parallel.zeros_like_type(opened.closed.out_avals[0])
+    closed = jax.make_jaxpr(gradient)(list(leaves), cotangent)
     jaxpr = closed.jaxpr
     forward, backward = jaxprs.split(jaxpr.eqns, jaxpr.invars[-1:])
     layers = len(position)

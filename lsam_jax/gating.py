@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lsam_jax import costs, jaxprs
+from lsam_jax import costs, jaxprs, parallel
 
 WORTH_GATING = 0.0005
 """Share of a gradient's cost below which a conditional costs more than it can save."""
@@ -86,7 +86,7 @@ def _by_group(
     owner: list[set[int | None]] = []
     for eqn in reversed(jaxpr.eqns):
         groups: set[int | None] = set().union(*(serves.get(v, ()) for v in eqn.outvars))
-        if eqn.effects:
+        if not parallel.is_only_collective(eqn.effects):
             groups.add(None)
         owner.append(groups)
         for v in filter(jaxprs.is_variable, eqn.invars):
@@ -109,4 +109,4 @@ def _by_group(
 
 
 def _zeros(avals: Sequence[Any], *_: Any) -> list[jax.Array]:
-    return [jnp.zeros(a.shape, a.dtype) for a in avals]
+    return [parallel.zeros_like_type(a) for a in avals]

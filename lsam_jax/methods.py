@@ -5,6 +5,7 @@ from typing import Any
 from lsam_jax import arguments, combination, cuts, perturbation
 from lsam_jax.build import build
 from lsam_jax.layers import LayerSpec
+from lsam_jax.parallel import AxisName, PerturbationSync
 from lsam_jax.radii import Radius
 from lsam_jax.transform import SamTransformation
 
@@ -21,6 +22,8 @@ def layerwise_sam(
     select_every: int = 1,
     cuts: cuts.Cuts = "auto",
     gate: bool | None = None,
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
 ) -> SamTransformation:
     """Layer-wise SAM (Lee, KDD 2024, Algorithm 1): perturbs the k layers of largest gradient norm.
 
@@ -47,6 +50,17 @@ def layerwise_sam(
         many), or a list of layer names (the first layer is added: any may be selected).
       gate: whether the weight gradients of unselected layers are skipped by a conditional each;
         None does so except on a GPU with a JAX older than 0.10, which waits for each one.
+      axis_name: the axis (or axes) of devices over which loss and gradients are averaged, under
+        `jax.pmap` or `jax.shard_map` (checked or not) or `jax.vmap`: the loss function is that of
+        one device's part of the batch, and what comes back is that of the whole (aux is each
+        device's own). Nothing is left to average. Leave it out under `jax.jit` with sharded
+        arrays, where the loss is that of the whole batch already; see `data_parallel`.
+      perturbation_sync: which devices share a perturbation. "global": all; the ascent gradient is
+        averaged, as in the paper's implementation. "replica": none; each perturbs by the gradient
+        of its own part of the batch (m-sharpness: Foret et al. 2021, section 4.1), nothing is sent
+        in the first pass, and directions, norms and sharpness are averaged at the end. A number
+        m: groups of m neighbours along the axis. A name, or names, of axes: devices that differ
+        only along these. All select by the same, averaged, norms.
 
     Returns:
       An Optax transformation, to be chained in front of a base optimizer or to be given to
@@ -71,6 +85,8 @@ def layerwise_sam(
         select_every=select_every,
         where=cuts,
         gate=gate,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
     )
 
 
@@ -80,6 +96,8 @@ def generalized_sam(
     *,
     layers: LayerSpec = "array",
     normalize: bool | str = True,
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
 ) -> SamTransformation:
     """Generalized SAM, or gradient-norm penalty (Zhao et al. 2022): all layers, mixed by alpha.
 
@@ -92,6 +110,8 @@ def generalized_sam(
       layers: the parameters that are perturbed, and the layers whose norms are stored; by
         default every array is one.
       normalize: as for `layerwise_sam`.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
     """
     return build(
         rho=rho,
@@ -99,17 +119,33 @@ def generalized_sam(
         layers=layers,
         perturb=perturbation.by_name(normalize),
         combine=_mixed(alpha),
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
     )
 
 
-def sam(rho: Radius = 0.05, *, layers: LayerSpec = "array") -> SamTransformation:
+def sam(
+    rho: Radius = 0.05,
+    *,
+    layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
+) -> SamTransformation:
     """SAM (Foret et al. 2021, eq. 2 and 3): descends on the gradient at w + rho g / ||g||.
 
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
       layers: as for `generalized_sam`.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
     """
-    return generalized_sam(rho, 1.0, layers=layers)
+    return generalized_sam(
+        rho,
+        1.0,
+        layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
+    )
 
 
 def _mixed(alpha: arguments.Scalar) -> combination.Combination:

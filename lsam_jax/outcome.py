@@ -15,7 +15,7 @@ Leaves = Sequence[Any]
 
 
 class Outcome(NamedTuple):
-    """What a step comes to.
+    """What a step comes to, on all devices together.
 
     Attributes:
       direction: of descent, one array for each leaf.
@@ -82,6 +82,7 @@ class Assembly(NamedTuple):
     ) -> Outcome:
         """The outcome of a step with both gradients; see `two_pass.Method`."""
         recipe, now, memory = self.recipe, self.now, self.state.memory
+        average = recipe.axes.average
         index = [n for n, x in enumerate(g) if x is not None]
         at = self.at(index)
         g_in, h_in = [g[n] for n in index], [h[n] for n in index]
@@ -90,11 +91,12 @@ class Assembly(NamedTuple):
         direction = list(h) if everywhere else [jnp.zeros_like(x) for x in self.leaves]
         for n, chosen, d in zip(index, at.chosen, mixed):
             direction[n] = d if chosen is True else jnp.where(chosen, d, direction[n])
-        norms = now.layers.norms(h)
+        direction, combination = average(direction), average(combination)
+        norms = average(now.layers.norms(h))
         if not everywhere:
             norms = jnp.where(jnp.asarray(self.selected), norms, self.state.norms)
         observed = recipe.selector.observe(
-            memory.selection, self.selected, now.layers.norms(g), self.candidates
+            memory.selection, self.selected, average(now.layers.norms(g)), self.candidates
         )
         new = memory._replace(
             selection=observed,
@@ -107,6 +109,7 @@ class Assembly(NamedTuple):
             rise = inner(slope, [w[n] - self.leaves[n] for n in index])
         else:
             rise = perturbed - clean
+        rise = average(rise)
         return Outcome(
             direction,
             norms,
@@ -119,14 +122,15 @@ class Assembly(NamedTuple):
     def alone(self, g: Leaves, loss: Any = 0.0) -> Outcome:
         """The outcome of a step that perturbs nothing, with the clean gradient of all arrays."""
         recipe, now, memory = self.recipe, self.now, self.state.memory
-        direction = list(recipe.combine.alone(g, now, memory.combination))
+        average = recipe.axes.average
+        direction = average(list(recipe.combine.alone(g, now, memory.combination)))
         new = memory._replace(ascent=recipe.ascent.update(memory.ascent, direction, now))
         return Outcome(
             direction,
-            now.layers.norms(g),
+            average(now.layers.norms(g)),
             jnp.zeros_like(self.state.selected),
             self.state.sharpness,
-            jnp.isfinite(loss),
+            jnp.isfinite(average(jnp.asarray(loss))),
             _like(memory, new),
         )
 
@@ -137,7 +141,8 @@ class Assembly(NamedTuple):
             return cadence.due(self.now.count), memory
         assert cadence.decide is not None
         of_layers = [x for x, i in zip(g, self.now.layers.of_leaf) if i >= 0]
-        return cadence.decide(square_of(of_layers), self.now.count, memory)
+        square = self.recipe.axes.average(square_of(of_layers))  # so that all devices agree
+        return cadence.decide(square, self.now.count, memory)
 
     def decided(self, out: Outcome, memory: Any) -> Outcome:
         """The outcome with the cadence's memory."""

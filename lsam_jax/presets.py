@@ -15,7 +15,7 @@ method itself could not do.
 
 from typing import Any
 
-from lsam_jax import cheaper, methods, variants
+from lsam_jax import distances, drawn, methods
 from lsam_jax.transform import SamTransformation
 
 
@@ -41,33 +41,33 @@ def sam_foret(rho: Any = 0.05) -> SamTransformation:
 
 def asam_code(rho: Any = 0.5, eta: Any = 0.01) -> SamTransformation:
     """ASAM as its authors' code has it: T = |w| + eta for all arrays but the biases."""
-    return variants.asam(rho, eta, scaled="weights")
+    return distances.asam(rho, eta, scaled="weights")
 
 
 def asam_kernels(rho: Any = 0.5, eta: Any = 0.01) -> SamTransformation:
     """ASAM that scales kernels only: normalisation layers are treated like biases."""
-    return variants.asam(rho, eta, scaled="kernels")
+    return distances.asam(rho, eta, scaled="kernels")
 
 
 def esam_paper(
     rho: Any = 0.05, beta: Any = 0.6, gamma: float = 0.5, seed: int = 0
 ) -> SamTransformation:
     """ESAM as the paper writes it: single weights are drawn."""
-    return cheaper.esam(rho, beta, gamma, weights=True, seed=seed)
+    return drawn.esam(rho, beta, gamma, weights=True, seed=seed)
 
 
 def esam_code(
     rho: Any = 0.05, beta: Any = 0.6, gamma: float = 0.5, seed: int = 0
 ) -> SamTransformation:
     """ESAM as its authors' code has it: arrays are drawn, and the norm is over those drawn."""
-    return cheaper.esam(rho, beta, gamma, seed=seed)
+    return drawn.esam(rho, beta, gamma, seed=seed)
 
 
 def sl_sam_code(rho: Any = 0.01, active: float = 0.2, seed: int = 0) -> SamTransformation:
     """SL-SAM as its authors' code has it: the bandit learns from the norms as they are."""
-    return cheaper.sl_sam(rho, active, rate=1e-3, scale_free=False, seed=seed)
+    return drawn.sl_sam(rho, active, rate=1e-3, scale_free=False, seed=seed)
 
 
 def sl_sam_scale_free(rho: Any = 0.01, active: float = 0.2, seed: int = 0) -> SamTransformation:
     """SL-SAM whose bandit learns from norms relative to each other, whatever the loss's scale."""
-    return cheaper.sl_sam(rho, active, rate=1e-3, scale_free=True, seed=seed)
+    return drawn.sl_sam(rho, active, rate=1e-3, scale_free=True, seed=seed)

@@ -27,6 +27,15 @@ class Program(NamedTuple):
         loss, *aux = jex.jaxpr_as_fun(self.closed)(*leaves)
         return loss, aux
 
+    def of_loss(self, change: Callable[[Any], Any], leaves: Sequence[Any]) -> "Program":
+        """The same with its loss changed, for leaves like these."""
+
+        def changed(*leaves: Any) -> list[Any]:
+            loss, aux = self.run(leaves)
+            return [change(loss), *aux]
+
+        return self._replace(closed=jax.make_jaxpr(changed)(*leaves))
+
 
 class Cut(NamedTuple):
     """A program in two parts, of which only the second depends on the suffix parameters.

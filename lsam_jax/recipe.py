@@ -13,6 +13,7 @@ from lsam_jax.combination import Combination
 from lsam_jax.cuts import Cuts, check_cut_names
 from lsam_jax.descent import Descent
 from lsam_jax.layers import Layers, LayerSpec, partition
+from lsam_jax.parallel import Axes
 from lsam_jax.parts import Now
 from lsam_jax.perturbation import Perturbation
 from lsam_jax.radii import Radii, Radius
@@ -37,6 +38,7 @@ class Recipe(NamedTuple):
       select_every: steps between selections.
       cuts: where the engine may cut.
       gate: whether it skips weight gradients by conditionals.
+      axes: of the devices that take a step together.
     """
 
     layers: LayerSpec
@@ -53,6 +55,7 @@ class Recipe(NamedTuple):
     select_every: Any
     cuts: Cuts
     gate: bool
+    axes: Axes
 
 
 def layers_of(recipe: Recipe, params: Any) -> Layers:

@@ -16,8 +16,10 @@ from lsam_jax import arguments, selection
 from lsam_jax.cuts import network_of
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
+from lsam_jax.losses import of_changed
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly, Outcome
+from lsam_jax.parallel import check_loss
 from lsam_jax.program import trace
 from lsam_jax.recipe import Recipe, choose, initial_memory, layers_of, numbers
 from lsam_jax.state import SamState, check_state, initial_state
@@ -35,10 +37,14 @@ def step(
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by the engine: clean loss, aux, direction of descent, new state."""
     layers, state = _checked(recipe, params, state)
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
-    prepare = recipe.descent.prepare
+    axes, prepare = recipe.axes, recipe.descent.prepare
+    leaves = axes.own([jnp.asarray(x) for x in jax.tree.leaves(params)])
+    loss_fn = of_changed(loss_fn, axes.enter) if axes.shares else loss_fn
     prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
     program = trace(prepared, layers.tree(leaves), has_aux or prepare is not None)
+    check_loss(program.closed.out_avals[0], leaves, axes.names)
+    if axes.shares:
+        program = program.of_loss(axes.leave, leaves)
     network, place_cuts, _ = network_of(program, leaves, layers)
     candidates, selected = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
@@ -90,7 +96,7 @@ def step(
     direction = layers.tree(passes.result.direction)
     aux = program.aux.unflatten(passes.aux)
     aux = aux if prepare is None else aux[0]
-    return passes.loss, aux, direction, assembly.advanced(passes.result)
+    return axes.average(passes.loss), aux, direction, assembly.advanced(passes.result)
 
 
 def step_by_gradient(
@@ -108,13 +114,20 @@ def step_by_gradient(
             "grad_fn was given, but this method needs a part of the loss (see split_loss and "
             "per_sample): pass value_fn."
         )
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
+    axes = recipe.axes
+    leaves = axes.own([jnp.asarray(x) for x in jax.tree.leaves(params)])
     network = selection.in_tree_order(layers.names)
     candidates, selected = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)
-    clean = _leaves_like(updates, layers, "updates")
     extra = () if _takes_one_argument(grad_fn) else (0,)
+
+    def gradient(leaves: Sequence[Any]) -> list[Any]:
+        there = grad_fn(layers.tree(axes.local(leaves)), *extra)
+        return axes.mean(_leaves_like(there, layers, "the result of grad_fn"))
+
+    clean = _leaves_like(updates, layers, "updates")
+    clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
     # As the engine does: None for an array that cannot move, zeros for one that does not.
     known = isinstance(selected, np.ndarray)
     index = [n for n, i in enumerate(layers.of_leaf) if i >= 0 and (not known or bool(selected[i]))]
@@ -126,8 +139,7 @@ def step_by_gradient(
         else:
             _, _, uphill, g = assembly.estimate(None, inside, index)
         moved = assembly.perturb(uphill, inside, index)
-        there = grad_fn(layers.tree(_put(leaves, index, moved)), *extra)
-        h = _leaves_like(there, layers, "the result of grad_fn")
+        h = gradient(_put(leaves, index, moved))
         nowhere = [None] * len(leaves)
         return assembly.finish(_put(nowhere, index, g), h, _put(nowhere, index, moved))
 
@@ -143,6 +155,7 @@ def step_by_gradient(
 
 
 def _checked(recipe: Recipe, params: Any, state: Any) -> tuple[Layers, SamState]:
+    recipe.axes.check_bound()
     layers = layers_of(recipe, params)
     memory = jax.eval_shape(lambda: initial_memory(recipe, layers, params))
     return layers, check_state(state, layers, memory)

@@ -1,12 +1,13 @@
 """The two faces of a method: an Optax transformation, and `value_and_grad`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optax
 
 from lsam_jax import arguments
 from lsam_jax.losses import PerSample, SplitLoss
+from lsam_jax.micro_batches import check_micro_batches, in_micro_batches
 from lsam_jax.recipe import Recipe
 from lsam_jax.state import SamState
 from lsam_jax.step import start, step, step_by_gradient
@@ -71,7 +72,12 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
 
 
 def value_and_grad(
-    loss_fn: Callable[..., Any], tx: SamTransformation, has_aux: bool = False
+    loss_fn: Callable[..., Any],
+    tx: SamTransformation,
+    has_aux: bool = False,
+    *,
+    m: int | None = None,
+    batch_argnums: int | Sequence[int] = 1,
 ) -> Callable[..., Any]:
     """Like `jax.value_and_grad`, for the direction of descent that `tx` defines.
 
@@ -84,6 +90,12 @@ def value_and_grad(
         need it in parts, made by `split_loss` or `per_sample`.
       tx: what `layerwise_sam` or another method returns (not a chain).
       has_aux: whether `loss_fn` returns `(loss, aux)`.
+      m: m-sharpness (Foret et al. 2021, section 4.1): every m samples of the batch get a
+        perturbation of their own, and the directions there are averaged. The parts run side by
+        side (`jax.vmap`, axis "micro_batch"), each with perturbed weights of its own; the loss is
+        then the mean over the parts, and aux gets a leading axis of parts.
+      batch_argnums: with m, the positions of the arguments of `loss_fn` (0 is params) whose arrays
+        have the samples along their first axis.
 
     Returns:
       A function `(params, sam_state, *args, **kwargs)` that returns `(loss, grads, sam_state)`,
@@ -92,7 +104,7 @@ def value_and_grad(
     Raises:
       TypeError: if `tx` is not a SAM transformation, the loss is not a real scalar, or a
         parameter is not of a real floating type.
-      ValueError: if the state belongs to other parameters.
+      ValueError: if the state belongs to other parameters, or m does not divide the batch.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import lsam_jax as lsam
@@ -111,14 +123,28 @@ def value_and_grad(
             "transformation apart from the base optimizer: chain nothing to it here."
         )
 
-    def wrapped(params: Any, sam_state: Any, /, *args: Any, **kwargs: Any) -> Any:
+    places = () if m is None else check_micro_batches(m, batch_argnums)
+    recipe = tx.recipe
+    if m is not None:
+        recipe = recipe._replace(axes=recipe.axes.with_micro_batches())
+
+    def part(params: Any, sam_state: Any, args: Any, kwargs: Any) -> Any:
         def of_params(params: Any) -> Any:
             return loss_fn(params, *args, **kwargs)
 
         function: Callable[[Any], Any] = of_params
         if isinstance(loss_fn, SplitLoss | PerSample):  # whose parts a method may need
             function = loss_fn.at(*args, **kwargs)
-        loss, aux, grads, new_state = step(tx.recipe, function, params, sam_state, has_aux)
+        loss, aux, grads, new_state = step(recipe, function, params, sam_state, has_aux)
+        return aux, (loss, grads, new_state)
+
+    def wrapped(params: Any, sam_state: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if m is None:
+            aux, (loss, grads, new_state) = part(params, sam_state, args, kwargs)
+        else:
+            aux, (loss, grads, new_state) = in_micro_batches(
+                lambda *args: part(params, sam_state, args, kwargs), m, places, args
+            )
         return ((loss, aux) if has_aux else loss), grads, new_state
 
     return wrapped

@@ -1,0 +1,60 @@
+"""m-sharpness on one device: parts of a batch, each with a perturbation of its own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lsam_jax.parallel import MICRO_BATCH
+
+
+def check_micro_batches(m: Any, argnums: Any) -> tuple[int, ...]:
+    """The positions of the arguments that hold samples.
+
+    Raises:
+      ValueError: unless `m` is a whole number of at least 1, and these are positions from 1 on.
+    """
+    if isinstance(m, bool) or not isinstance(m, int | np.integer) or m < 1:
+        raise ValueError(f"m must be a number of samples, at least 1; got m={m!r}.")
+    places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not places or not all(isinstance(n, int) and n >= 1 for n in places):
+        raise ValueError(
+            f"batch_argnums must be positions from 1 on (0 is that of params); got "
+            f"batch_argnums={argnums!r}."
+        )
+    return places
+
+
+def in_micro_batches(
+    step: Callable[..., Any], m: int, places: Sequence[int], args: Sequence[Any]
+) -> Any:
+    """Runs `step(*args)` on parts of m samples, side by side along the axis `MICRO_BATCH`.
+
+    Args:
+      step: gives aux, and what is the same for all parts.
+      m: samples in a part.
+      places: where among `args` (counted from 1) samples are, along the first axis of each array.
+      args: the arguments.
+
+    Returns:
+      Aux with a leading axis of parts, and the rest.
+    """
+    if max(places) > len(args):
+        raise ValueError(
+            f"batch_argnums={max(places)} is beyond the {len(args)} arguments behind params; pass "
+            "the batch by position."
+        )
+
+    def part(x: Any) -> Any:
+        if not np.ndim(x) or len(x) % m:
+            raise ValueError(
+                f"m={m} does not divide an array of shape {np.shape(x)} in the batch into parts of "
+                "equal size; choose a divisor of the number of samples, or see batch_argnums."
+            )
+        return x.reshape(len(x) // m, m, *x.shape[1:])
+
+    split = [jax.tree.map(part, x) if n in places else x for n, x in enumerate(args, 1)]
+    along = [0 if n in places else None for n in range(1, len(args) + 1)]
+    mapped = jax.vmap(step, in_axes=along, out_axes=(0, None), axis_name=MICRO_BATCH)
+    return mapped(*split)
