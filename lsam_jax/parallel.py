@@ -47,7 +47,12 @@ class Axes(NamedTuple):
     @property
     def apart(self) -> bool:
         """Whether devices may perturb differently."""
-        return self.group is not None or self.shared != self.names
+        return bool(self.separate)
+
+    @property
+    def separate(self) -> tuple[str, ...]:
+        """The axes along which they may."""
+        return tuple(name for name in self.names if name not in self.shared)
 
     @property
     def shares(self) -> bool:
@@ -59,7 +64,7 @@ class Axes(NamedTuple):
         return self._replace(names=(*self.names, MICRO_BATCH))
 
     def check_bound(self) -> None:
-        """Raises unless the axes exist where this is called."""
+        """Raises unless the axes exist where this is called, and JAX can average over them."""
         for name in self.names:
             try:
                 size = lax.axis_size(name)
@@ -74,10 +79,16 @@ class Axes(NamedTuple):
                     f"perturbation_sync={self.group} does not divide the {size} devices of the "
                     f"axis {name!r} into groups."
                 )
+            if MICRO_BATCH in self.names and _is_checked(name):
+                raise ValueError(
+                    "m=... needs an average over parts of the batch, and JAX has none of a vmapped "
+                    "axis inside jax.shard_map(check_vma=True): pass check_vma=False, or use "
+                    "jax.jit with a sharded batch."
+                )
 
     def own(self, leaves: Sequence[Any]) -> list[Any]:
         """The parameters of this step: each device's own, where devices perturb apart."""
-        return self.local(leaves) if self.apart else list(leaves)
+        return [_varying(x, self.separate) for x in leaves]
 
     def local(self, leaves: Sequence[Any]) -> list[Any]:
         """The parameters as each device's own: gradients with respect to them are, too."""
@@ -113,8 +124,7 @@ class Axes(NamedTuple):
             return tree
         leaves, treedef = jax.tree.flatten(tree)
         index = [n for n, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
-        names = self.names if self.group else tuple(n for n in self.names if n not in self.shared)
-        for n, x in zip(index, lax.pmean([leaves[n] for n in index], names)):
+        for n, x in zip(index, lax.pmean([leaves[n] for n in index], self.separate)):
             leaves[n] = x
         return jax.tree.unflatten(treedef, leaves)
 
@@ -188,10 +198,10 @@ def is_only_collective(effects: Any) -> bool:
 
 
 def _names(argument: str, value: Any) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(name, str) for name in names):
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{argument} must be a name or names of axes; got {argument}={value!r}.")
-    return names
+    return tuple(names)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -69,27 +69,20 @@ def test_a_sharded_batch_under_jit(name):
     assert_equal(got, want)
 
 
-# The loss of a sample and the outputs are each device's own: what is to be reduced there is not
-# known, so a loss in parts is for `jit` over sharded arrays.
-REDUCED = [name for name in ON_DEVICES if METHODS[name].loss == "plain"]
-
-
-@pytest.mark.parametrize("name", REDUCED)
-def test_shard_map_with_a_reduced_loss(name):
-    tx = METHODS[name]()
-
-    def reduced(params, x, y):
-        return jax.lax.pmean(contract.loss(params, x, y), "batch")
-
+@pytest.mark.parametrize("name", [name for name in ON_DEVICES if name != "esam"])
+def test_shard_map(name):
+    """ESAM chooses among the samples of each device: see test_parallel.py."""
+    method = METHODS[name]
+    alone, tx = method(), method.make(rho=0.1, axis_name="batch", **method.options)
     step = jax.jit(
         jax.shard_map(
-            lsam.value_and_grad(reduced, tx),
+            lsam.value_and_grad(LOSSES[method.loss], tx),
             mesh=mesh(),
             in_specs=(P(), P(), P("batch"), P("batch")),
             out_specs=P(),
         )
     )
-    whole = jax.jit(lsam.value_and_grad(contract.loss, tx))
+    whole = jax.jit(lsam.value_and_grad(LOSSES[method.loss], alone))
     batches = [contract.batch(i, size=8) for i in range(STEPS)]
-    got, want = (run(s, lambda tree: tree, tx, batches) for s in (step, whole))
+    got, want = (run(s, lambda tree: tree, alone, batches) for s in (step, whole))
     assert_equal(got, want)
