@@ -26,8 +26,9 @@ class Family(NamedTuple):
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of what can be set."""
-        return tuple(inspect.signature(self.make).parameters)
+        """Names of what can be set; a run has no named axes, see `step.build`."""
+        names = inspect.signature(self.make).parameters
+        return tuple(name for name in names if name not in ("axis_name", "perturbation_sync"))
 
 
 def _no_ascent() -> lsam.SamTransformation:
