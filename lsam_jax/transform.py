@@ -27,6 +27,18 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
 
     Other keyword arguments are accepted and ignored. It returns the direction of descent
     (which the base optimizer, next in the chain, scales and negates) and the new state.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> optimizer = optax.chain(lsam.sam(rho=2.5), optax.sgd(1.0))
+    >>> state = optimizer.init(w)
+    >>> updates, _ = optimizer.update(w, state, w, value_fn=loss_fn)
+    >>> updates.tolist()
+    [-4.5, -6.0]
+    >>> updates, _ = optimizer.update(w, state, w, grad_fn=jax.grad(loss_fn))
+    >>> updates.tolist()
+    [-4.5, -6.0]
     """
 
     recipe: Recipe
