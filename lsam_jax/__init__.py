@@ -36,10 +36,10 @@ Or put a method in a chain, `optax.chain(sam, sgd)`, and hand `update` the loss:
 **Price.** `inspect` shows what perturbing each layer would cost, as an `Inspection` of
 `LayerCost` rows.
 
-**Methods at less than two gradients.** `layerwise_sam`, `look_sam`, `ae_sam`, `momentum_sam`,
+**Methods, fewer than two gradients a step.** `layerwise_sam`, `look_sam`, `ae_sam`, `momentum_sam`,
 `sl_sam`, `esam`, `sam_on`, `adazo_sam`.
 
-**Methods at two gradients, or more.** `sam`, `generalized_sam`, `asam`, `gsam`, `stable_sam`,
+**Methods, two gradients a step or more.** `sam`, `generalized_sam`, `asam`, `gsam`, `stable_sam`,
 `sparse_sam`, `functional_sam`, `gam`. Where papers and their code differ: `lsam_jax.presets`.
 
 **Which layers** (`selection=`). `high`, `low`, `random`, `independent`, `everything`, `nothing`,

@@ -32,8 +32,8 @@ def layerwise_sam_paper(k: Any = 4, rho: Any = 0.1, alpha: Any = 0.8) -> SamTran
     """Lee 2024, eq. 6 and its CIFAR recipe: kernels, eps = rho g, not normalised.
 
     Args:
-      k: how many layers, as for `layerwise_sam`.
-      rho: the radius, as for `layerwise_sam`.
+      k: how many layers, as for `lsam_jax.layerwise_sam`.
+      rho: the radius, as for `lsam_jax.layerwise_sam`.
       alpha: the weight of the perturbed gradient, likewise.
 
     >>> import jax.numpy as jnp
@@ -51,8 +51,8 @@ def layerwise_sam_code(k: Any = 4, rho: Any = 0.1, alpha: Any = 0.8) -> SamTrans
     """The same, normalised as in the author's related code: by the norm over what is selected.
 
     Args:
-      k: how many layers, as for `layerwise_sam`.
-      rho: the radius, as for `layerwise_sam`.
+      k: how many layers, as for `lsam_jax.layerwise_sam`.
+      rho: the radius, as for `lsam_jax.layerwise_sam`.
       alpha: the weight of the perturbed gradient, likewise.
 
     >>> import jax.numpy as jnp
@@ -70,7 +70,7 @@ def generalized_sam_code(rho: Any = 0.1, alpha: Any = 0.8) -> SamTransformation:
     """Generalized SAM of the author's related code: kernels only, by the norm over all of them.
 
     Args:
-      rho: the radius, as for `generalized_sam`.
+      rho: the radius, as for `lsam_jax.generalized_sam`.
       alpha: the weight of the perturbed gradient, likewise.
 
     >>> import jax.numpy as jnp
@@ -89,7 +89,7 @@ def sam_foret(rho: Any = 0.05) -> SamTransformation:
     """SAM as Foret et al. run it: every array, by the global norm.
 
     Args:
-      rho: the radius, as for `sam`.
+      rho: the radius, as for `lsam_jax.sam`.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
@@ -106,7 +106,7 @@ def asam_code(rho: Any = 0.5, eta: Any = 0.01) -> SamTransformation:
     """ASAM as its authors' code has it: T = |w| + eta for all arrays but the biases.
 
     Args:
-      rho: the radius, as for `asam`.
+      rho: the radius, as for `lsam_jax.asam`.
       eta: added to |w|, likewise.
 
     >>> import jax.numpy as jnp
@@ -124,7 +124,7 @@ def asam_kernels(rho: Any = 0.5, eta: Any = 0.01) -> SamTransformation:
     """ASAM that scales kernels only: normalisation layers are treated like biases.
 
     Args:
-      rho: the radius, as for `asam`.
+      rho: the radius, as for `lsam_jax.asam`.
       eta: added to |w|, likewise.
 
     >>> import jax.numpy as jnp
@@ -144,7 +144,7 @@ def esam_paper(
     """ESAM as the paper writes it: single weights are drawn.
 
     Args:
-      rho: the radius, as for `esam`.
+      rho: the radius, as for `lsam_jax.esam`.
       beta: the probability of each weight, likewise.
       gamma: the share of samples, likewise.
       seed: of the draws.
@@ -166,7 +166,7 @@ def esam_code(
     """ESAM as its authors' code has it: arrays are drawn, and the norm is over those drawn.
 
     Args:
-      rho: the radius, as for `esam`.
+      rho: the radius, as for `lsam_jax.esam`.
       beta: the probability of each array, likewise.
       gamma: the share of samples, likewise.
       seed: of the draws.
@@ -186,14 +186,16 @@ def sl_sam_code(rho: Any = 0.01, active: float = 0.2, seed: int = 0) -> SamTrans
     """SL-SAM as its authors' code has it: the bandit learns from the norms as they are.
 
     Args:
-      rho: the radius, as for `sl_sam`.
+      rho: the radius, as for `lsam_jax.sl_sam`.
       active: the mean share of layers that are drawn, likewise.
       seed: of the draws.
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> import lsam_jax as lsam
-    >>> w, tx = [1.0 + jnp.arange(1.0 + n) for n in range(4)], lsam.presets.sl_sam_code(active=0.9)
-    >>> def learned(scale):  # from gradients this many times as large
+    >>> tx = lsam.presets.sl_sam_code(active=0.9)
+    >>> w = [jnp.asarray(x) for x in (1.0, 2.0, 3.0, 4.0)]
+    >>> @jax.jit
+    ... def learned(scale):  # from gradients this many times as large
     ...     g = [scale * x for x in w]
     ...     sam_state = tx.update(g, tx.init(w), w, grad_fn=lambda w: g)[1]
     ...     return sam_state.memory.selection.probability
@@ -207,14 +209,16 @@ def sl_sam_scale_free(rho: Any = 0.01, active: float = 0.2, seed: int = 0) -> Sa
     """SL-SAM whose bandit learns from norms relative to each other, whatever the loss's scale.
 
     Args:
-      rho: the radius, as for `sl_sam`.
+      rho: the radius, as for `lsam_jax.sl_sam`.
       active: the mean share of layers that are drawn, likewise.
       seed: of the draws.
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> import lsam_jax as lsam
-    >>> w, tx = [1.0 + jnp.arange(1.0 + n) for n in range(4)], lsam.presets.sl_sam_scale_free(active=0.9)
-    >>> def learned(scale):  # from gradients this many times as large
+    >>> tx = lsam.presets.sl_sam_scale_free(active=0.9)
+    >>> w = [jnp.asarray(x) for x in (1.0, 2.0, 3.0, 4.0)]
+    >>> @jax.jit
+    ... def learned(scale):  # from gradients this many times as large
     ...     g = [scale * x for x in w]
     ...     sam_state = tx.update(g, tx.init(w), w, grad_fn=lambda w: g)[1]
     ...     return sam_state.memory.selection.probability

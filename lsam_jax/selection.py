@@ -41,7 +41,11 @@ class Selector(NamedTuple):
     """A pair of pure functions (and a check) that choose layers.
 
     Attributes:
-      candidates: from a `Network` to bool[L], static: the layers that can ever be chosen.
+      candidates: from what is known of the network to bool[L], static: the layers that can ever be
+        chosen. Known are, in the order of `layer_names`: `names`; `position`, i64[L], the place
+        between input (0) and output (L - 1); `reached`, bool[L], whether the loss depends on it;
+        `price()`, f64[L], the extra cost, relative to a plain gradient, of perturbing the layer
+        and all nearer the output; `first()`, that of perturbing it alone.
       score: from the stored norms f32[L] and the step count to f32[L]; None takes every candidate.
       check: raises if the selector does not fit layers of these names.
       one_cut: whether the candidates are so near each other that "auto" is one cut.

@@ -14,8 +14,9 @@ from lsam_jax.step import start, step, step_by_gradient
 
 
 class SamTransformation(optax.GradientTransformationExtraArgs):
-    """An Optax transformation (`init`, `update`) that also carries its `recipe`.
+    """An Optax transformation, `(init, update)`, that also carries its `recipe`; methods make it.
 
+    `init(params)` gives a `SamState`.
     `update(updates, state, params, *, value_fn=None, grad_fn=None)` takes one of:
 
     - `value_fn(params) -> loss`: the engine computes both gradients; `updates` is not used (and

@@ -3,6 +3,7 @@
 What a docstring says of each argument stands under "Args" (functions) or "Attributes" (tuples).
 """
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -82,4 +83,5 @@ def test_the_front_page_names_everything():
 
 def body(function: types.FunctionType) -> str:
     """The source without the docstring."""
-    return inspect.getsource(function).replace(function.__doc__, "")
+    (definition,) = ast.parse(inspect.getsource(function)).body
+    return "\n".join(map(ast.unparse, definition.body[1:]))
