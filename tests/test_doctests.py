@@ -9,7 +9,6 @@ import importlib
 import inspect
 import pathlib
 import re
-import types
 
 import pytest
 
@@ -26,6 +25,8 @@ FUNCTIONS = {
     },
 }
 PUBLIC = {"lsam_jax": lsam_jax, "presets": lsam_jax.presets, **FUNCTIONS}
+# Methods make SamTransformation: its docstring describes `update`, not how to call it.
+CALLED = [name for name in FUNCTIONS if name != "SamTransformation"]
 
 
 def section(member, name):
@@ -46,6 +47,12 @@ def arguments(member):
     return [stars.get(parameter.kind, "") + parameter.name for parameter in parameters]
 
 
+def body(function):
+    """The source without the docstring."""
+    (definition,) = ast.parse(inspect.getsource(function)).body
+    return "\n".join(map(ast.unparse, definition.body[1:]))
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_examples(module):
     result = doctest.testmod(importlib.import_module(module))
@@ -58,11 +65,9 @@ def test_every_public_name_has_an_example(name):
     assert any(example.want for example in found.examples), "an example shows what comes out"
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_argument_is_described_once_and_in_order(name):
+@pytest.mark.parametrize("name", CALLED)
+def test_every_argument_is_described_in_order(name):
     member = FUNCTIONS[name]
-    if member is lsam_jax.SamTransformation:  # made by the methods; it describes `update`
-        return
     attributes = getattr(member, "_fields", None)
     described = section(member, "Args" if attributes is None else "Attributes")
     assert list(described) == list(attributes or arguments(member))
@@ -73,15 +78,9 @@ def test_every_argument_is_described_once_and_in_order(name):
 def test_functions_that_refuse_arguments_say_so(name):
     # What builds a method or a selector checks what it is given.
     refuses = re.search(r"\b(raise|build|bandit)\b|\bcheck_\w+\(", body(FUNCTIONS[name]))
-    assert bool(section(FUNCTIONS[name], "Raises")) >= bool(refuses)
+    assert section(FUNCTIONS[name], "Raises") or not refuses
 
 
 def test_the_front_page_names_everything():
     named = set(re.findall(r"`([\w.]+)`", lsam_jax.__doc__))
     assert named >= {n for n in lsam_jax.__all__ if n != "presets"} | {"lsam_jax.presets"}
-
-
-def body(function: types.FunctionType) -> str:
-    """The source without the docstring."""
-    (definition,) = ast.parse(inspect.getsource(function)).body
-    return "\n".join(map(ast.unparse, definition.body[1:]))
