@@ -54,10 +54,12 @@ def assert_exact(case, run, chosen, normalize):
 
 
 SMALL = ["shared", "branches", "recurrent", "stacked", "decay_first", "entangled", "remat"]
+CORE = ("recurrent", "entangled")  # on other versions of jax, test_exactness has all models
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize(
+    "model", [pytest.param(model, marks=[pytest.mark.core] * (model in CORE)) for model in SMALL]
+)
 def test_every_cut_and_every_subset(model):
     case = zoo.build(model)
     run = forced_step(case, cuts=list(case.order), normalize=True)

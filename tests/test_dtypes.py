@@ -15,6 +15,16 @@ pytestmark = pytest.mark.core
 RHO = 0.1
 
 
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+ALPHAS = (1.0, 0.8, optax.linear_schedule(0.5, 1.0, 4))
+SELECTIONS = ("high", "random", "all", "none")
+CASES = [  # each alpha with each type, and with each selection
+    (dtype, alpha, SELECTIONS[(d + a) % 4])
+    for d, dtype in enumerate(DTYPES)
+    for a, alpha in enumerate(ALPHAS)
+]
+
+
 def network(dtype):
     rng = np.random.default_rng(0)
     shapes = {"m_in": (5, 6), "z_mid": (6, 6), "bias": (6,), "a_head": (6, 3)}
@@ -37,9 +47,7 @@ def types(shapes):
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), shapes)
 
 
-@pytest.mark.parametrize("selection", ["high", "random", "all", "none"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("alpha", [1.0, 0.8, optax.linear_schedule(0.5, 1.0, 4)])
+@pytest.mark.parametrize(("dtype", "alpha", "selection"), CASES)
 def test_types_and_shapes_are_stable(request, dtype, selection, alpha):
     """Nothing that goes in comes out as something else; a scan over steps demands it."""
     if dtype == "float64":
