@@ -84,6 +84,8 @@ def poison(kind):
         bad = batch["spoil"]
         if kind in ("nan", "inf"):
             value = value * jnp.where(bad, float(kind), 1.0)
+        elif kind == "loss":
+            value = value + jnp.where(bad, jnp.inf, 0.0)
         elif kind == "gradient":  # d sqrt(x) / dx at 0
             value = value + jnp.sqrt(jnp.where(bad, 0 * jnp.sum(head**2), 1.0))
         elif kind == "perturbed":
@@ -99,6 +101,7 @@ def poison(kind):
 KINDS = {  # what is not finite: loss, ascent gradient, descent gradient
     "nan": (True, True),
     "inf": (True, True),
+    "loss": (True, False),
     "gradient": (False, True),
     "perturbed": (False, True),
     "perturbed gradient": (False, True),
@@ -110,6 +113,7 @@ KINDS = {  # what is not finite: loss, ascent gradient, descent gradient
     [
         pytest.param("nan", 0.8, marks=pytest.mark.core),
         ("inf", 1.0),
+        ("loss", 0.8),
         ("gradient", 0.8),
         ("gradient", 1.0),
         ("perturbed", 0.8),
