@@ -42,7 +42,7 @@ def test_one_program_without_a_switch(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "fraction"), [("convolutional", 0.1), ("convolutional", 0.6), ("dense", 0.3)]
+    ("name", "fraction"), [("convolutional", 0.6), ("dense", 0.1), ("dense", 0.3)]
 )
 def test_a_budget_holds(name, fraction):
     """Even with all gates open; and the next layer would not have fitted."""
