@@ -77,7 +77,11 @@ def test_parameters_are_flat(face):
     with pytest.raises(TypeError) as caught:
         tx.update(parameters(), tx.init(parameters()), parameters(), **{face: fun})
     shown = "".join(traceback.format_exception(caught.value))
-    for words in ("one vector of 15 numbers", "optax.flatten", "chain(layerwise_sam(...), optax.fl"):
+    for words in (
+        "one vector of 15 numbers",
+        "optax.flatten",
+        "chain(layerwise_sam(...), optax.fl",
+    ):
         assert words in shown
     with pytest.raises(ValueError, match="no parameter in a layer") as caught:
         optax.flatten(lsam.layerwise_sam(1, RHO)).init(parameters())

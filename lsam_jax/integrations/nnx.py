@@ -18,8 +18,8 @@ def make_value_fn(
 ) -> Callable[[Any], Any]:
     """The loss as a function of the parameters: what `nnx.Optimizer.update` passes on to Optax.
 
-    It holds the model as it is now. Make it before the model runs on the batch, and its dropout
-    masks are those of that run.
+    It holds the model as it is now, whatever becomes of the model. Make it before the model runs
+    on the batch, and its dropout masks are those of that run.
 
     Args:
       model: the model; neither this nor the function returned changes it.
@@ -41,6 +41,7 @@ def make_value_fn(
     >>> _ = optimizer.update(model, grads, value_fn=value_fn)
     """
     graphdef, _, rest = nnx.split(model, wrt, ...)
+    rest = jax.tree.map(lambda x: x, rest)  # else these are the model's own, which go on changing
 
     def value_fn(params: Any) -> Any:
         out = loss_fn(nnx.merge(graphdef, params, rest, copy=True), *args, **kwargs)
