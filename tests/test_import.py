@@ -12,7 +12,8 @@ PACKAGE = pathlib.Path(lsam_jax.__file__).parent
 PROGRAM = """
 import importlib.abc, sys
 
-BLOCKED = {"flax", "equinox", "haiku", "rich", "tqdm", "matplotlib", "sklearn", "chex", "pandas", "orbax", "grain"}
+BLOCKED = {"flax", "rich", "tqdm", "matplotlib", "sklearn", "chex", "pandas", "orbax", "grain"}
+BLOCKED |= {"equinox", "haiku"}
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
