@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the core."""
+"""The examples in the docstrings of the core and of the integrations."""
 
 import doctest
 import importlib
@@ -8,10 +8,12 @@ import pytest
 
 import lsam_jax
 
-MODULES = sorted(path.stem for path in pathlib.Path(lsam_jax.__file__).parent.glob("*.py"))
+PACKAGE = pathlib.Path(lsam_jax.__file__).parent
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+INTEGRATIONS = [f"integrations.{name}" for name in ("linen", "nnx")]
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m != "__init__"])
+@pytest.mark.parametrize("module", [*(m for m in MODULES if m != "__init__"), *INTEGRATIONS])
 def test_examples(module):
     result = doctest.testmod(importlib.import_module(f"lsam_jax.{module}"))
     assert result.failed == 0
