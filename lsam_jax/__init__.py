@@ -3,6 +3,7 @@
 from lsam_jax import presets
 from lsam_jax.bandit import bandit
 from lsam_jax.cheaper import adazo_sam, ae_sam, esam, look_sam, momentum_sam, sl_sam
+from lsam_jax.data_parallel import data_parallel
 from lsam_jax.fisher import empirical_fisher, refresh_mask
 from lsam_jax.freezing import freeze_inactive
 from lsam_jax.inspection import Inspection, LayerCost, inspect
@@ -40,6 +41,7 @@ __all__ = [
     "asam",
     "bandit",
     "budget",
+    "data_parallel",
     "empirical_fisher",
     "esam",
     "everything",
