@@ -122,9 +122,7 @@ class DataParallel:
 
     def _prepare(self, args: tuple[Any, ...]) -> tuple[list[Any], Callable[..., Any]]:
         batches = _within(self._batches, len(args))
-        placed = [
-            self.shard(x) if i in batches else self.replicate(x) for i, x in enumerate(args)
-        ]
+        placed = [self.shard(x) if i in batches else self.replicate(x) for i, x in enumerate(args)]
         leaves, structure = jax.tree.flatten(placed)
         # Places decide those of the results, and so the program; `jit` looks after shapes.
         key = structure, tuple(getattr(x, "sharding", None) for x in leaves)

@@ -51,6 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
+        status = _status(arguments)
+    except BaseException:
+        if arguments.leave is not None:
+            traceback.print_exc()
+            arguments.leave(FAILED)
+        raise
+    if arguments.leave is not None:
+        arguments.leave(status)
+    return status
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    """Runs the command; the exit status."""
+    try:
         arguments.run(arguments)
     except KeyboardInterrupt:
         print("lsam-jax: interrupted; what was not saved before is lost", file=sys.stderr)
