@@ -92,7 +92,7 @@ def emulate(devices: int, processes: int) -> None:
     It must come before JAX's first use; where that is past, what there is stays.
     """
     share = max(1, devices // processes)
-    if jax.config.read("jax_num_cpu_devices") < share:
+    if jax.config.jax_num_cpu_devices < share:  # type: ignore[attr-defined]  # declared at run time
         # Where it is too late there may be enough of them; if not, that is said later.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", share)

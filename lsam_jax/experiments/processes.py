@@ -49,8 +49,12 @@ class Membership:
         )
         assert self._filter.stdin is not None  # for the type checker: it is a pipe
         sys.stderr.flush()
+        sys.stdout.flush()
         self.terminal = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding)
-        os.dup2(self._filter.stdin.fileno(), 2)
+        # What Python prints goes where it did; Gloo's greetings, from C++, do not.
+        sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding)
+        for descriptor in (1, 2):
+            os.dup2(self._filter.stdin.fileno(), descriptor)
         self._filter.stdin.close()
 
     def leave(self, status: int) -> None:
@@ -82,7 +86,8 @@ class Membership:
         if self._filter is not None:
             # What JAX has to say from here on is about the end that is wanted.
             silent = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silent, 2)
+            for descriptor in (1, 2):
+                os.dup2(silent, descriptor)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._filter.wait(1)
 

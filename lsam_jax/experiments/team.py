@@ -104,10 +104,18 @@ class Team:
         """
         if self.count == 1:
             return number
-        rows = NamedSharding(Mesh(np.array(jax.devices()), ("all",)), PartitionSpec("all"))
-        own = np.full(jax.local_device_count(), number, np.int32)
-        self._said.append(_largest(jax.make_array_from_process_local_data(rows, own)))
+        self._said.append(self._largest(number))
         return int(np.asarray(self._said.popleft())) if len(self._said) > ahead else 0
+
+    def meet(self) -> None:
+        """Waits for all, and links their devices.
+
+        Links that are there wait for a process as long as it lives, but to make them Gloo allows
+        30 seconds; the first step, behind a compilation that takes each process its own time,
+        would be too late for that.
+        """
+        if self.count > 1:
+            self._largest(0).block_until_ready()
 
     def spread(self, arrays: Any) -> Any:
         """A pytree of NumPy arrays as process 0 has it; others give one of the same shapes."""
@@ -128,6 +136,11 @@ class Team:
             if self.count > 1 and TRACES_OF_LOSS.search(str(error)):
                 raise LostError(LOST) from error
             raise
+
+    def _largest(self, number: int) -> jax.Array:
+        rows = NamedSharding(Mesh(np.array(jax.devices()), ("all",)), PartitionSpec("all"))
+        own = np.full(jax.local_device_count(), number, np.int32)
+        return _largest(jax.make_array_from_process_local_data(rows, own))
 
     def _gather(self, value: Any) -> list[Any]:
         """The values of all processes, in their order."""

@@ -107,6 +107,7 @@ def fit(
         state, history = run.restore(state, history)
     team = Team()
     with team.noticing_losses():
+        team.meet()
         if team.count > 1:
             state = to_device(team.spread(to_host(state)), state)
         state = program.layout.everywhere(state)
