@@ -1,9 +1,9 @@
-"""What every test starts from: four emulated devices; double precision where it is asked for."""
+"""What every test starts from: eight emulated devices; double precision where it is asked for."""
 
 import jax
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture

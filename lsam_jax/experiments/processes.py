@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import jax
 
 from lsam_jax.experiments import stderr_filter
+from lsam_jax.experiments.lost import LOST, STATUS
 
 TIMEOUT = 100
 """Seconds after which a process that does not come up, or is not heard of, counts as lost."""
@@ -19,14 +20,6 @@ GRACE = 10
 """Seconds to wait for the others when leaving; they leave at the same step."""
 MARGIN = 30
 """Seconds that JAX is given beyond the time after which this module gives up by itself."""
-LOST = (
-    "another process of this run has ended or is not heard of any more; the last checkpoint is "
-    "whole: start all of them again with --resume, or one alone"
-)
-
-
-class LostError(OSError):
-    """Another process of the run is gone."""
 
 
 class Membership:
@@ -58,16 +51,17 @@ class Membership:
         self._filter.stdin.close()
 
     def leave(self, status: int) -> None:
-        """Ends this process, with the others if they leave too.
+        """Ends this process, with the others if they leave too and none is lost.
 
         The interpreter's own end is skipped: there JAX waits for the other processes, which may be
         gone, for minutes, and then aborts. A collective that waits for them cannot be ended either.
         """
         try:
-            waiting = threading.Thread(target=_shut_down, daemon=True)
-            waiting.start()
-            waiting.join(GRACE)
-            self._flush()
+            if status != STATUS:
+                waiting = threading.Thread(target=_shut_down, daemon=True)
+                waiting.start()
+                waiting.join(GRACE)
+            self.abandon(status)
         finally:
             os._exit(status)
 

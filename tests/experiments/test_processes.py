@@ -1,6 +1,5 @@
 """Several processes, for real: a pair of them trains as one does, stops, and survives a loss."""
 
-import dataclasses
 import json
 import os
 import re
@@ -14,9 +13,8 @@ import jax
 import mini
 import numpy as np
 import pytest
-from test_run import assert_same_run
 
-from lsam_jax.experiments import presets, shared_run, stderr_filter
+from lsam_jax.experiments import presets
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.run import Run
 from lsam_jax.experiments.training import fit
@@ -149,6 +147,8 @@ def test_a_stopped_run_goes_on_and_a_lost_process_ends_it(tmp_path, installed):
 
 
 def assert_one_line(text, words):
-    lines = [line for line in text.splitlines() if not line.startswith(("epoch", "resnet8", "note"))]
+    lines = [
+        line for line in text.splitlines() if not line.startswith(("epoch", "resnet8", "note"))
+    ]
     assert len(lines) == 1, text
     assert re.search(rf"^lsam-jax: error: .*{words}", lines[0])
