@@ -2,7 +2,8 @@
 
 from lsam_jax import presets
 from lsam_jax.bandit import bandit
-from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
+from lsam_jax.cheaper import adazo_sam, ae_sam, esam, look_sam, momentum_sam, sl_sam
+from lsam_jax.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
 from lsam_jax.distances import asam, sam_on, sparse_sam
 from lsam_jax.drawn import esam, sl_sam
@@ -42,6 +43,7 @@ __all__ = [
     "asam",
     "bandit",
     "budget",
+    "data_parallel",
     "empirical_fisher",
     "esam",
     "everything",
