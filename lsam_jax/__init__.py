@@ -22,6 +22,7 @@ from lsam_jax.selection import (
     nothing,
     random,
 )
+from lsam_jax.stacks import stacked
 from lsam_jax.state import Memory, SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
 from lsam_jax.variants import asam, functional_sam, gam, gsam, sam_on, sparse_sam, stable_sam
@@ -70,5 +71,6 @@ __all__ = [
     "sparse_sam",
     "split_loss",
     "stable_sam",
+    "stacked",
     "value_and_grad",
 ]

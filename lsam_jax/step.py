@@ -35,10 +35,12 @@ def step(
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by the engine: clean loss, aux, direction of descent, new state."""
     layers, state = _checked(recipe, params, state)
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
+    leaves = [jnp.asarray(x) for x in layers.leaves(params)]
     prepare = recipe.descent.prepare
     prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
-    program = trace(prepared, layers.tree(leaves), has_aux or prepare is not None)
+    program = trace(
+        lambda leaves: prepared(layers.tree(leaves)), leaves, has_aux or prepare is not None
+    )
     network, place_cuts, _ = network_of(program, leaves, layers)
     candidates, selected = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
@@ -49,7 +51,7 @@ def step(
     def descend(clean: Sequence[Any], second: Second) -> Found:
         assert recipe.descent.second is not None
         return recipe.descent.second(
-            loss_fn, layers.treedef, lambda aux: program.aux.unflatten(aux)[1], clean, second
+            loss_fn, layers.tree, lambda aux: program.aux.unflatten(aux)[1], clean, second
         )
 
     method = Method(
@@ -108,7 +110,7 @@ def step_by_gradient(
             "grad_fn was given, but this method needs a part of the loss (see split_loss and "
             "per_sample): pass value_fn."
         )
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
+    leaves = [jnp.asarray(x) for x in layers.leaves(params)]
     network = selection.in_tree_order(layers.names)
     candidates, selected = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
@@ -156,10 +158,10 @@ def _put(leaves: Sequence[Any], index: Sequence[int], new: Sequence[Any]) -> lis
 
 
 def _leaves_like(tree: Any, layers: Layers, what: str) -> list[Any]:
-    leaves, found = jax.tree.flatten(tree)
+    found: Any = jax.tree.structure(tree)
     if found != layers.treedef:
         raise ValueError(f"{what} must be a pytree like params: {layers.treedef}; got {found}.")
-    return leaves
+    return layers.leaves(tree)
 
 
 def _takes_one_argument(fun: Callable[..., Any]) -> bool:
