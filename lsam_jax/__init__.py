@@ -2,7 +2,7 @@
 
 from lsam_jax import presets
 from lsam_jax.bandit import bandit
-from lsam_jax.cheaper import adazo_sam, ae_sam, esam, look_sam, momentum_sam, sl_sam
+from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
 from lsam_jax.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
 from lsam_jax.distances import asam, sam_on, sparse_sam
@@ -26,6 +26,7 @@ from lsam_jax.selection import (
     nothing,
     random,
 )
+from lsam_jax.stacks import stacked
 from lsam_jax.state import Memory, SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
 
@@ -74,5 +75,6 @@ __all__ = [
     "sparse_sam",
     "split_loss",
     "stable_sam",
+    "stacked",
     "value_and_grad",
 ]
