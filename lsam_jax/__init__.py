@@ -31,7 +31,8 @@ Or put a method in a chain, `optax.chain(sam, sgd)`, and hand `update` the loss:
 `SamTransformation`.
 
 **Train.** `value_and_grad`; the state `SamState` with its `Memory`; `layer_names`;
-`freeze_inactive`; `perturbation_survival`, for half precision.
+`freeze_inactive`; `perturbation_survival`, for half precision; `data_parallel`, for several
+devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 
 **Price.** `inspect` shows what perturbing each layer would cost, as an `Inspection` of
 `LayerCost` rows.
@@ -41,6 +42,8 @@ Or put a method in a chain, `optax.chain(sam, sgd)`, and hand `update` the loss:
 
 **Methods, two gradients a step or more.** `sam`, `generalized_sam`, `asam`, `gsam`, `stable_sam`,
 `sparse_sam`, `functional_sam`, `gam`. Where papers and their code differ: `lsam_jax.presets`.
+
+**What a layer is** (`layers=`). See `layer_names`; `stacked`, for models that scan over blocks.
 
 **Which layers** (`selection=`). `high`, `low`, `random`, `independent`, `everything`, `nothing`,
 `fixed`, `budget`, `bandit`; a `Selector` of your own.
@@ -62,6 +65,7 @@ from lsam_jax import presets
 from lsam_jax.affordable import budget
 from lsam_jax.bandit import bandit
 from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
+from lsam_jax.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
 from lsam_jax.distances import asam, sam_on, sparse_sam
 from lsam_jax.drawn import esam, sl_sam
@@ -83,6 +87,7 @@ from lsam_jax.selection import (
     nothing,
     random,
 )
+from lsam_jax.stacks import stacked
 from lsam_jax.state import Memory, SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
 
@@ -100,6 +105,7 @@ __all__ = [
     "asam",
     "bandit",
     "budget",
+    "data_parallel",
     "empirical_fisher",
     "esam",
     "everything",
@@ -130,5 +136,6 @@ __all__ = [
     "sparse_sam",
     "split_loss",
     "stable_sam",
+    "stacked",
     "value_and_grad",
 ]

@@ -35,7 +35,8 @@ class Descent(NamedTuple):
     Attributes:
       prepare: from the user's loss (a function of the parameters) and whether it has aux to a
         loss with aux `(user's aux, what the second pass needs)`; raises if it cannot be done.
-      second: `(loss_fn, need, second) -> Found`: `need` takes the leaves of aux to what the second
+      second: `(loss_fn, tree_of, need, clean, second) -> Found`: `tree_of` gives the parameters
+        of leaves; `need` takes the leaves of aux to what the second
         pass needs; `second` is called with those of the clean pass.
     """
 
@@ -70,7 +71,11 @@ def _with_cotangent(loss_fn: Any, has_aux: bool) -> Callable[[Any], Any]:
 
 
 def _along_clean_cotangent(
-    loss_fn: Any, treedef: Any, need: Callable[[Leaves], Any], clean: Leaves, second: Second
+    loss_fn: Any,
+    tree_of: Callable[[Leaves], Any],
+    need: Callable[[Leaves], Any],
+    clean: Leaves,
+    second: Second,
 ) -> Found:
     cotangent = jax.tree.leaves(need(clean)[1])
 
@@ -93,10 +98,14 @@ def of_gradient_norm(step: float) -> Descent:
     """
 
     def second(
-        loss_fn: Any, treedef: Any, need: Callable[[Leaves], Any], clean: Leaves, second: Second
+        loss_fn: Any,
+        tree_of: Callable[[Leaves], Any],
+        need: Callable[[Leaves], Any],
+        clean: Leaves,
+        second: Second,
     ) -> Found:
         def loss_of(leaves: Leaves) -> Any:
-            out = loss_fn(jax.tree.unflatten(treedef, leaves))
+            out = loss_fn(tree_of(leaves))
             return out[0] if isinstance(out, tuple) else out
 
         loss, aux, h = second.gradient(lambda loss, aux: loss)
@@ -130,7 +139,11 @@ def of_samples(share: float) -> Descent:
         return prepared
 
     def second(
-        loss_fn: Any, treedef: Any, need: Callable[[Leaves], Any], clean: Leaves, second: Second
+        loss_fn: Any,
+        tree_of: Callable[[Leaves], Any],
+        need: Callable[[Leaves], Any],
+        clean: Leaves,
+        second: Second,
     ) -> Found:
         loss, aux = second.forward()
         before, after = need(clean), need(aux)
@@ -139,7 +152,7 @@ def of_samples(share: float) -> Descent:
         chosen = loss_fn.of(worst)
 
         def mean(leaves: Leaves) -> Any:
-            out = chosen.each(jax.tree.unflatten(treedef, leaves))
+            out = chosen.each(tree_of(leaves))
             return jnp.mean(out[0] if isinstance(out, tuple) else out)
 
         return loss, aux, jax.grad(mean)(list(second.weights))

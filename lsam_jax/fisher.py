@@ -83,5 +83,6 @@ def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> Sam
             "tx must be what sparse_sam(...) returns, without dynamic: no other method has a mask "
             f"to be given; got {type(tx).__name__}."
         )
-    mask = refresh(partition(scores, tx.recipe.layers), jax.tree.leaves(scores))
+    layers = partition(scores, tx.recipe.layers)
+    mask = refresh(layers, layers.leaves(scores))
     return sam_state._replace(memory=sam_state.memory._replace(perturbation=mask))

@@ -179,7 +179,7 @@ def inspect(
     arrays = {
         n: jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.result_type(x))
         for n, x in enumerate(leaves)
-        if hasattr(x, "dtype") or n < len(parts.paths)
+        if hasattr(x, "dtype") or n < parts.treedef.num_leaves
     }
 
     def loss_at(arrays: dict[int, Any]) -> tuple[Callable[[Any], Any], Any]:
@@ -199,8 +199,8 @@ def inspect(
 
     def look(arrays: dict[int, Any]) -> None:
         loss_of, params = loss_at(arrays)
-        program = trace(loss_of, params, has_aux)
-        leaves = jax.tree.leaves(params)
+        leaves = parts.leaves(params)
+        program = trace(lambda leaves: loss_of(parts.tree(leaves)), leaves, has_aux)
         network, place, profile = network_of(program, leaves, parts)
         order = np.argsort(network.position)
         where = place(cuts, np.ones(len(order), bool), k)

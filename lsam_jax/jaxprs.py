@@ -94,6 +94,17 @@ def rewrite(closed: jex.ClosedJaxpr, args: Sequence[Any], rule: Rule) -> jex.Clo
     return jax.make_jaxpr(lambda *args: evaluate(closed.jaxpr, closed.consts, args, rule))(*args)
 
 
+def prune(jaxpr: jex.Jaxpr) -> jex.Jaxpr:
+    """The program without equations that nothing depends on."""
+    needed = {v for v in jaxpr.outvars if is_variable(v)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or any(v in needed for v in eqn.outvars):
+            kept.append(eqn)
+            needed.update(v for v in eqn.invars if is_variable(v))
+    return jaxpr.replace(eqns=kept[::-1])
+
+
 def open_jit(eqn: Any) -> Callable[..., list[Any]] | None:
     """Rule: the equations of a nested `jit` stand where the call stood.
 

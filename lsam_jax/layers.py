@@ -5,12 +5,14 @@ then never ranked, perturbed or mixed, and simply descends.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from lsam_jax import stacks
 
 Params = Any
 Rule = tuple[str, str | None]
@@ -19,31 +21,35 @@ NORMALISATION = re.compile(
 )
 """Finds a normalisation layer in a path."""
 
-LayerSpec = str | Callable[[str], str | None] | Sequence[Rule]
+LayerSpec = str | Callable[[str], str | None] | Sequence[Rule] | stacks.Stacked
 
 
 class Layers(NamedTuple):
     """The layers of one parameter pytree; static.
+
+    A leaf is an array of the parameters or, where they are stacked, a slice of one.
 
     Attributes:
       names: the L names.
       of_leaf: for each leaf, the index of its layer, or -1.
       paths: for each leaf, its path, as in "block0/Conv_0/kernel".
       treedef: the structure of the parameters.
+      lengths: for each array of the parameters, how many slices it has; 0 if it is not stacked.
     """
 
     names: tuple[str, ...]
     of_leaf: tuple[int, ...]
     paths: tuple[str, ...]
     treedef: Any
+    lengths: tuple[int, ...]
 
     def tree(self, leaves: Sequence[Any]) -> Any:
         """The tree of the parameters' structure with these leaves."""
-        return jax.tree.unflatten(self.treedef, leaves)
+        return jax.tree.unflatten(self.treedef, stacks.joined(leaves, self.lengths))
 
     def leaves(self, tree: Any) -> list[Any]:
-        """The leaves of such a tree, one for each array of the parameters."""
-        return self.treedef.flatten_up_to(tree)
+        """The leaves of such a tree."""
+        return stacks.sliced(self.treedef.flatten_up_to(tree), self.lengths)
 
     def norms(self, leaves: Sequence[jax.Array | None]) -> jax.Array:
         """The Euclidean norm of each layer, f32[L], accumulated in at least float32.
@@ -91,6 +97,7 @@ def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]
         A function from a path such as "block0/Conv_0/kernel" to a layer's name, or to None
         for an array that is in no layer. Or ordered rules `(regex, name)`: the first whose
         regex is found in the path decides; the name may refer to groups (`\1`) or be None.
+        Or `stacked(...)`, for a model that scans over its layers.
 
     Returns:
       L names, in the order of `jax.tree.leaves`.
@@ -120,20 +127,40 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
     paths = tuple(_path_name(path) for path, _ in with_paths)
     for path, (_, leaf) in zip(paths, with_paths):
         _check_leaf(path, leaf)
-    name_of = _naming(layers)
+    found = stacks.find(layers, paths, [leaf for _, leaf in with_paths])
+    rule = layers.layers if isinstance(layers, stacks.Stacked) else layers
+    by_slice = isinstance(layers, stacks.Stacked) and rule == "slice"
+    name_of = _naming("module" if by_slice else rule)
     index: dict[str, int] = {}
-    of_leaf = []
-    for path, (_, leaf) in zip(paths, with_paths):
-        name = name_of(path, np.ndim(leaf))
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"layers must give a str or None; got {name!r} for the path {path!r}.")
-        of_leaf.append(-1 if name is None else index.setdefault(name, len(index)))
+    of_leaf, leaf_paths = [], []
+    for path, (_, leaf), stack in zip(paths, with_paths, found):
+        for slice_name, path, rank in _parts(path, np.ndim(leaf), stack):
+            name = slice_name if by_slice and stack else name_of(path, rank)
+            if name is not None and not isinstance(name, str):
+                raise TypeError(
+                    f"layers must give a str or None; got {name!r} for the path {path!r}."
+                )
+            leaf_paths.append(path)
+            of_leaf.append(-1 if name is None else index.setdefault(name, len(index)))
     if not index:
         raise ValueError(
             f"layers={layers!r} puts no parameter in a layer, so nothing could be perturbed. "
             f"The paths are: {', '.join(paths) or '(none: params is empty)'}."
         )
-    return Layers(tuple(index), tuple(of_leaf), paths, treedef)
+    lengths = tuple(stack.length if stack else 0 for stack in found)
+    return Layers(tuple(index), tuple(of_leaf), tuple(leaf_paths), treedef, lengths)
+
+
+def _parts(
+    path: str, rank: int, stack: stacks.Stack | None
+) -> Iterator[tuple[str | None, str, int]]:
+    """For an array, or each of its slices: the name of the slice, the path and the rank."""
+    if stack is None:
+        yield None, path, rank
+        return
+    for i in range(stack.length):
+        name = f"{stack.name}/{i}" if stack.name else str(i)
+        yield name, name + stack.rest, rank - 1
 
 
 def _naming(layers: LayerSpec) -> Callable[[str, int], str | None]:

@@ -89,17 +89,6 @@ class PerSample:
         return dataclasses.replace(self, args=tuple(args))
 
 
-def of_changed(loss_fn: Callable[[Any], Any], change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same loss, in the same parts, of changed parameters; it is a function of these alone."""
-    if isinstance(loss_fn, SplitLoss):
-        outputs = loss_fn.outputs
-        return SplitLoss(lambda params: outputs(change(params)), loss_fn.loss)
-    if isinstance(loss_fn, PerSample):
-        losses = loss_fn.losses
-        return dataclasses.replace(loss_fn, losses=lambda p, *a, **kw: losses(change(p), *a, **kw))
-    return lambda params: loss_fn(change(params))
-
-
 def per_sample(losses: Callable[..., Any], argnums: int | tuple[int, ...] = 1) -> PerSample:
     """A loss that is the mean over samples, of which a method may take some alone.
 

@@ -99,9 +99,9 @@ class Axes(NamedTuple):
         names = [name for name in self.names if _is_checked(name)]
         return all(name in _varies_over(x) for name in names for x in gradients)
 
-    def enter(self, params: Any) -> Any:
+    def enter(self, leaves: Sequence[Any]) -> list[Any]:
         """The parameters as a loss takes them: a gradient with respect to them is the mean."""
-        return jax.tree.map(partial(_enter, self), params)
+        return [_enter(self, x) for x in leaves] if self.shares else list(leaves)
 
     def leave(self, loss: Any) -> Any:
         """The mean of the loss over the devices that share a perturbation."""

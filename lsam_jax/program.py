@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from lsam_jax import jaxprs
+from lsam_jax import jaxprs, scans
 
 
 class Program(NamedTuple):
@@ -82,7 +82,9 @@ def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> C
     """Cuts the program before the first equation that depends on a suffix parameter."""
     inputs = program.closed.jaxpr.invars
     sources = [v for v, late in zip(inputs, in_suffix) if late]
-    closed = jaxprs.split_checkpoints(program.closed, leaves, sources)
+    closed = scans.split(program.closed, leaves, scans.where_it_differs, sources)
+    sources = [v for v, late in zip(closed.jaxpr.invars, in_suffix) if late]
+    closed = jaxprs.split_checkpoints(closed, leaves, sources)
     jaxpr, consts = closed.jaxpr, closed.consts
     suffix_vars = [v for v, late in zip(jaxpr.invars, in_suffix) if late]
     prefix_vars = [v for v, late in zip(jaxpr.invars, in_suffix) if not late]
@@ -125,7 +127,8 @@ def layer_order(
       position, i64[L], 0 being nearest the input; and reached, bool[L]: whether the loss
       depends on the layer.
     """
-    jaxpr = jaxprs.rewrite(program.closed, leaves, jaxprs.open_all).jaxpr
+    opened = jaxprs.rewrite(program.closed, leaves, jaxprs.open_all)
+    jaxpr = scans.split(opened, leaves, scans.one_by_one).jaxpr
     made_of = {v: frozenset([i]) for v, i in zip(jaxpr.invars, of_leaf)}
     meets, reads = _first_times(jaxpr, made_of)
     never = (len(jaxpr.eqns),)

@@ -76,7 +76,7 @@ def layers_of(recipe: Recipe, params: Any) -> Layers:
 
 def initial_memory(recipe: Recipe, layers: Layers, params: Any) -> Memory:
     """What the parts of a method remember before the first step."""
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
+    leaves = [jnp.asarray(x) for x in layers.leaves(params)]
     return Memory(
         selection=recipe.selector.init(layers, leaves),
         ascent=recipe.ascent.init(layers, leaves),

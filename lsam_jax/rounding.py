@@ -50,7 +50,7 @@ def perturbation_survival(
 
     def moves(wide: bool) -> list[jax.Array]:
         def cast(tree: Any) -> list[jax.Array]:
-            arrays = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+            arrays = [jnp.asarray(x) for x in layers.leaves(tree)]
             return [
                 x.astype(jnp.promote_types(x.dtype, jnp.float32)) if wide else x for x in arrays
             ]

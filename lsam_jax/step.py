@@ -16,7 +16,6 @@ from lsam_jax import arguments, selection
 from lsam_jax.cuts import network_of
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
-from lsam_jax.losses import of_changed
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly, Outcome
 from lsam_jax.parallel import check_loss
@@ -38,10 +37,13 @@ def step(
     """One step by the engine: clean loss, aux, direction of descent, new state."""
     layers, state = _checked(recipe, params, state)
     axes, prepare = recipe.axes, recipe.descent.prepare
-    leaves = axes.own([jnp.asarray(x) for x in jax.tree.leaves(params)])
-    loss_fn = of_changed(loss_fn, axes.enter) if axes.shares else loss_fn
+    leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
+
+    def tree(leaves: Sequence[Any]) -> Any:
+        return layers.tree(axes.enter(leaves))
+
     prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
-    program = trace(prepared, layers.tree(leaves), has_aux or prepare is not None)
+    program = trace(lambda leaves: prepared(tree(leaves)), leaves, has_aux or prepare is not None)
     check_loss(program.closed.out_avals[0], leaves, axes.names)
     if axes.shares:
         program = program.of_loss(axes.leave, leaves)
@@ -55,7 +57,7 @@ def step(
     def descend(clean: Sequence[Any], second: Second) -> Found:
         assert recipe.descent.second is not None
         return recipe.descent.second(
-            loss_fn, layers.treedef, lambda aux: program.aux.unflatten(aux)[1], clean, second
+            loss_fn, tree, lambda aux: program.aux.unflatten(aux)[1], clean, second
         )
 
     method = Method(
@@ -115,7 +117,7 @@ def step_by_gradient(
             "per_sample): pass value_fn."
         )
     axes = recipe.axes
-    leaves = axes.own([jnp.asarray(x) for x in jax.tree.leaves(params)])
+    leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
     network = selection.in_tree_order(layers.names)
     candidates, selected = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
@@ -169,10 +171,10 @@ def _put(leaves: Sequence[Any], index: Sequence[int], new: Sequence[Any]) -> lis
 
 
 def _leaves_like(tree: Any, layers: Layers, what: str) -> list[Any]:
-    leaves, found = jax.tree.flatten(tree)
+    found: Any = jax.tree.structure(tree)
     if found != layers.treedef:
         raise ValueError(f"{what} must be a pytree like params: {layers.treedef}; got {found}.")
-    return leaves
+    return layers.leaves(tree)
 
 
 def _takes_one_argument(fun: Callable[..., Any]) -> bool:

@@ -8,6 +8,7 @@ import optax
 from lsam_jax import arguments
 from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.micro_batches import check_micro_batches, in_micro_batches
+from lsam_jax.placement import MISSING, check_placement, explained
 from lsam_jax.recipe import Recipe
 from lsam_jax.state import SamState
 from lsam_jax.step import start, step, step_by_gradient
@@ -48,7 +49,9 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
         """Makes the pair of functions for `recipe`."""
 
         def init(params: Any) -> SamState:
-            return start(recipe, params)
+            check_placement(params)
+            with explained(params):
+                return start(recipe, params)
 
         def update(
             updates: Any,
@@ -65,18 +68,16 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
                     "params is None, but the perturbation starts from the parameters: call "
                     "update(updates, state, params, value_fn=...)."
                 )
+            check_placement(params)
             if grad_fn is not None:
                 arguments.check_callable("grad_fn", grad_fn, "Pass grad_fn=gradient_of_params.")
-                return step_by_gradient(recipe, updates, state, params, grad_fn)
+                with explained(params):
+                    return step_by_gradient(recipe, updates, state, params, grad_fn)
             if value_fn is None:
-                raise ValueError(
-                    "Neither value_fn nor grad_fn was given, so the loss at the perturbed weights "
-                    "cannot be had. Call update(grads, state, params, value_fn=lambda p: "
-                    "loss(p, batch)). Flax's TrainState.apply_gradients does not hand it on: "
-                    "call state.tx.update yourself."
-                )
+                raise ValueError(MISSING)
             arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
-            _, _, direction, new_state = step(recipe, value_fn, params, state, has_aux=False)
+            with explained(params):
+                _, _, direction, new_state = step(recipe, value_fn, params, state, has_aux=False)
             return direction, new_state
 
         self = super().__new__(cls, init, update)

@@ -11,6 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 import lsam_jax as lsam
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 DEVICES = 8
 SHAPES = {"a": (6, 7), "b": (7, 8), "c": (8, 9), "d": (9, 10)}
 SIZE = {name: rows * columns for name, (rows, columns) in SHAPES.items()}

@@ -54,10 +54,12 @@ def assert_exact(case, run, chosen, normalize):
 
 
 SMALL = ["shared", "branches", "recurrent", "stacked", "decay_first", "entangled", "remat"]
+CORE = ("recurrent", "entangled")  # on other versions of jax, test_exactness has all models
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize(
+    "model", [pytest.param(model, marks=[pytest.mark.core] * (model in CORE)) for model in SMALL]
+)
 def test_every_cut_and_every_subset(model):
     case = zoo.build(model)
     run = forced_step(case, cuts=list(case.order), normalize=True)
@@ -77,8 +79,13 @@ def test_every_first_layer(model, every):
         assert_exact(case, run, set(case.order[i:]), normalize=False)
 
 
-@pytest.mark.parametrize("gate", [True, False])
-@pytest.mark.parametrize("cuts", [1, 2, 3, 100, ["join/w"], ["deep/0/w", "left/w"]])
+@pytest.mark.parametrize(
+    ("cuts", "gate"),
+    [
+        (1, True), (1, False), (2, False), (100, False), (["join/w"], True),
+        (["deep/0/w", "left/w"], False),
+    ],
+)  # fmt: skip
 def test_cuts_and_gates_change_nothing(cuts, gate):
     case = zoo.build("branches")
     run = forced_step(case, cuts=cuts, gate=gate, normalize="layer")

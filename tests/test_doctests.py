@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the core; and that every public name has one, and is described.
+"""Docstrings: their examples run, and every public name has one and is described.
 
 What a docstring says of each argument stands under "Args" (functions) or "Attributes" (tuples).
 """
@@ -9,30 +9,40 @@ import importlib
 import inspect
 import pathlib
 import re
+import textwrap
 
 import pytest
 
 import lsam_jax
 
-STEMS = (path.stem for path in pathlib.Path(lsam_jax.__file__).parent.glob("*.py"))
-MODULES = ["lsam_jax", *sorted(f"lsam_jax.{stem}" for stem in STEMS if stem != "__init__")]
-FUNCTIONS = {
-    **{name: getattr(lsam_jax, name) for name in lsam_jax.__all__ if name != "presets"},
-    **{
-        f"presets.{name}": member
-        for name, member in vars(lsam_jax.presets).items()
-        if inspect.isfunction(member) and member.__module__ == lsam_jax.presets.__name__
-    },
-}
-PUBLIC = {"lsam_jax": lsam_jax, "presets": lsam_jax.presets, **FUNCTIONS}
-# Methods make SamTransformation: its docstring describes `update`, not how to call it.
-CALLED = [name for name in FUNCTIONS if name != "SamTransformation"]
+PACKAGE = pathlib.Path(lsam_jax.__file__).parent
+INTEGRATIONS = ["lsam_jax.integrations.linen", "lsam_jax.integrations.nnx"]
+CORE = sorted(f"lsam_jax.{path.stem}" for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def defined_in(name):
+    """The public classes and functions of a module, by its last name and theirs."""
+    module = importlib.import_module(name)
+    return {
+        f"{name.rpartition('.')[2]}.{member.__name__}": member
+        for member in vars(module).values()
+        if getattr(member, "__module__", "") == name and not member.__name__.startswith("_")
+    }
+
+
+DESCRIBED = {name: getattr(lsam_jax, name) for name in lsam_jax.__all__ if name != "presets"}
+for module in ("lsam_jax.presets", *INTEGRATIONS):
+    DESCRIBED |= defined_in(module)
+PUBLIC = {"lsam_jax": lsam_jax, "presets": lsam_jax.presets, **DESCRIBED}
+FUNCTIONS = [name for name, member in DESCRIBED.items() if inspect.isfunction(member)]
+TUPLES = [name for name, member in DESCRIBED.items() if hasattr(member, "_field_defaults")]
 
 
 def section(member, name):
     """The entries of a section, as a mapping from what each describes to how."""
     found = re.search(rf"^{name}:\n((?:  .*\n?|\n(?=  ))+)", inspect.getdoc(member), re.MULTILINE)
-    entries = re.split(r"^  (?=\S)", found[1], flags=re.MULTILINE)[1:] if found else []
+    text = textwrap.dedent(found[1]) if found else ""
+    entries = re.split(r"^(?=\S)", text, flags=re.MULTILINE)[1:]
     described = {}
     for entry in entries:
         names, _, text = entry.partition(":")
@@ -53,7 +63,7 @@ def body(function):
     return "\n".join(map(ast.unparse, definition.body[1:]))
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", ["lsam_jax", *CORE, *INTEGRATIONS])
 def test_examples(module):
     result = doctest.testmod(importlib.import_module(module))
     assert result.failed == 0
@@ -65,20 +75,25 @@ def test_every_public_name_has_an_example(name):
     assert any(example.want for example in found.examples), "an example shows what comes out"
 
 
-@pytest.mark.parametrize("name", CALLED)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_argument_is_described_in_order(name):
-    member = FUNCTIONS[name]
-    attributes = getattr(member, "_fields", None)
-    described = section(member, "Args" if attributes is None else "Attributes")
-    assert list(described) == list(attributes or arguments(member))
+    described = section(DESCRIBED[name], "Args")
+    assert list(described) == arguments(DESCRIBED[name])
     assert all(described.values())
 
 
-@pytest.mark.parametrize("name", [n for n, f in FUNCTIONS.items() if inspect.isfunction(f)])
+@pytest.mark.parametrize("name", [n for n in TUPLES if n != "SamTransformation"])
+def test_every_field_is_described_in_order(name):
+    described = section(DESCRIBED[name], "Attributes")
+    assert list(described) == list(DESCRIBED[name]._fields)
+    assert all(described.values())
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_that_refuse_arguments_say_so(name):
     # What builds a method or a selector checks what it is given.
-    refuses = re.search(r"\b(raise|build|bandit)\b|\bcheck_\w+\(", body(FUNCTIONS[name]))
-    assert section(FUNCTIONS[name], "Raises") or not refuses
+    refuses = re.search(r"\b(raise|build|bandit)\b|\bcheck_\w+\(", body(DESCRIBED[name]))
+    assert section(DESCRIBED[name], "Raises") or not refuses
 
 
 def test_the_front_page_names_everything():

@@ -16,7 +16,7 @@ from test_family import of_network, steps_of
 from textbook import relative_error
 from training import EXACT
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
+pytestmark = pytest.mark.usefixtures("x64")
 
 CANONICAL = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
@@ -31,7 +31,15 @@ def convolutions(jaxpr):
                     yield from convolutions(getattr(inner, "jaxpr", inner))
 
 
-@pytest.mark.parametrize("name", ["look_sam", "layerwise_look_sam", "ae_sam", "sl_sam_kernels"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "look_sam",
+        "layerwise_look_sam",
+        pytest.param("ae_sam", marks=pytest.mark.core),
+        pytest.param("sl_sam_kernels", marks=pytest.mark.core),
+    ],
+)
 def test_exact_and_in_canonical_order(name):
     problem, params, value, batches = of_network("convolutions")
     row = family.TABLE[name]

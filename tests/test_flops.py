@@ -19,17 +19,12 @@ WITHIN = 0.02
 SELECTIONS = {
     "convolutional": [
         ("a_head",),
-        ("block1_b", "a_head"),
-        ("block1_a", "block1_b"),
-        ("down", "a_head"),
+        ("down", "block1_b"),
         ("block0_a", "block1_b", "a_head"),
         ("stem", "a_head"),
-        ("stem", "block0_a", "block0_b", "down", "block1_a", "block1_b", "a_head"),
     ],
     "dense": [
         ("a_head",),
-        ("layer1", "a_head"),
-        ("layer2",),
         ("layer4", "layer1"),
         ("layer6", "a_head"),
     ],
@@ -87,9 +82,17 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("gate", [True, False])
 @pytest.mark.parametrize(
-    ("name", "place"), [(name, i) for name, cuts in CUTS.items() for i in range(len(cuts))]
+    ("name", "place", "gate"),
+    [
+        ("convolutional", 0, True),
+        ("convolutional", 1, True),
+        ("convolutional", 2, False),
+        ("convolutional", 4, True),
+        ("dense", 0, False),
+        ("dense", 1, True),
+        ("dense", 3, True),
+    ],
 )
 def test_the_branch_of_a_cut_costs_the_floor(name, place, gate):
     """With all gates open: the weight gradients of every layer from the cut on."""

@@ -13,6 +13,7 @@ PROGRAM = """
 import importlib.abc, sys
 
 BLOCKED = {"flax", "rich", "tqdm", "matplotlib", "sklearn", "chex", "pandas", "orbax", "grain"}
+BLOCKED |= {"equinox", "haiku"}
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -57,6 +58,13 @@ def test_importing_computes_nothing():
         "import jax, lsam_jax; jax.config.update('jax_num_cpu_devices', 3); "
         "assert len(jax.devices()) == 3"
     )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_framework_is_imported_by_its_own_module_alone():
+    imports = {path.stem: path.read_text() for path in (PACKAGE / "integrations").glob("*.py")}
+    assert {name for name, text in imports.items() if "flax" in text} == {"linen", "nnx"}
+    done = run("import sys, lsam_jax.integrations; assert 'flax' not in sys.modules")
     assert done.returncode == 0, done.stderr
 
 

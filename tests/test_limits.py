@@ -12,11 +12,11 @@ import lsam_jax as lsam
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-MODELS = ("branches", "remat_blocks", "convolutions")
 
-
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("k", ["L", "all"])
+@pytest.mark.parametrize(
+    ("model", "k"),
+    [("branches", "L"), ("branches", "all"), ("remat_blocks", "L"), ("convolutions", "all")],
+)
 def test_all_layers_and_alpha_1_are_sam(model, k):
     """SAM (Foret et al. 2021, eq. 2, 3) over the kernels, in three lines."""
     case = zoo.build(model)
@@ -66,8 +66,16 @@ def test_generalized_sam_mixes(normalize):
     )
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("how", ["k=0", "none", "rho=0"])
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [
+        ("branches", "k=0"),
+        ("branches", "none"),
+        ("branches", "rho=0"),
+        ("remat_blocks", "none"),
+        ("convolutions", "rho=0"),
+    ],
+)
 def test_no_layer_or_no_radius_is_the_plain_gradient(model, how):
     case = zoo.build(model)
     tx = {

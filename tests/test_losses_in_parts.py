@@ -14,7 +14,7 @@ import lsam_jax as lsam
 
 pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
 
-RHO, STEPS, LR = 0.1, 20, 0.1
+RHO, STEPS, LR = 0.1, 8, 0.1
 
 
 def unit(x):
@@ -110,9 +110,9 @@ def test_functional_sam_of_a_linear_model_is_the_plain_gradient():
     loss_fn = lsam.split_loss(lambda w, x: x @ w, lambda out, x: jnp.mean(jnp.sin(out)))
     w = jnp.ones(3)
     tx = lsam.functional_sam(0.5)
-    loss, direction, _ = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w), x)
+    loss, direction, _ = jax.jit(lsam.value_and_grad(loss_fn, tx))(w, tx.init(w), x)
     assert relative_error(direction, jax.grad(loss_fn)(w, x)) <= EXACT
-    assert loss == loss_fn(w, x)
+    assert loss == pytest.approx(float(loss_fn(w, x)), rel=1e-12)
 
 
 def test_layers_may_be_chosen_and_aux_is_clean():
@@ -138,8 +138,9 @@ def test_layers_may_be_chosen_and_aux_is_clean():
     assert state.sharpness > 0
 
 
-@pytest.mark.parametrize("face", ["value_and_grad", "value_fn"])
-@pytest.mark.parametrize(("beta", "gamma"), [(0.6, 0.5), (1.0, 0.25)])
+@pytest.mark.parametrize(
+    ("face", "beta", "gamma"), [("value_and_grad", 0.6, 0.5), ("value_fn", 1.0, 0.25)]
+)
 def test_esam_descends_on_the_samples_that_it_hurts(face, beta, gamma):
     w, unravel, _, losses, batches = network()
     sizes = [np.size(x) for x in jax.tree.leaves(unravel(w))]
@@ -176,7 +177,10 @@ def test_esam_of_all_is_sam():
     w, unravel, _, losses, batches = network()
     params, loss_fn = unravel(w), lsam.per_sample(losses)
     both = [lsam.esam(RHO, 1.0, 1.0), lsam.esam(RHO, 1.0, 1 - 1e-9), lsam.sam(RHO)]
-    got = [lsam.value_and_grad(loss_fn, tx)(params, tx.init(params), batches[0]) for tx in both]
+    got = [
+        jax.jit(lsam.value_and_grad(loss_fn, tx))(params, tx.init(params), batches[0])
+        for tx in both
+    ]
     for other in got[:2]:
         for a, b in zip(jax.tree.leaves(other[1]), jax.tree.leaves(got[2][1]), strict=True):
             assert relative_error(a, b) <= EXACT
@@ -227,7 +231,7 @@ def test_any_method_takes_losses_in_parts():
     split = lsam.split_loss(outputs, lambda out, batch: cross_entropy(out, batch["y"])[0])
     tx = lsam.sam(RHO)
     steps = [
-        lsam.value_and_grad(loss_fn, tx)(params, tx.init(params), batches[0])[1]
+        jax.jit(lsam.value_and_grad(loss_fn, tx))(params, tx.init(params), batches[0])[1]
         for loss_fn in (split, lsam.per_sample(losses))
     ]
     for a, b in zip(*map(jax.tree.leaves, steps), strict=True):

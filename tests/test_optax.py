@@ -1,5 +1,7 @@
 """The two Optax faces, and how they compose with what Optax has."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,9 +68,19 @@ def test_value_fn_in_a_chain_is_value_and_grad(model, normalize):
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("normalize", [False, True, "layer"])
-@pytest.mark.parametrize("selection", ["high", "low", "all", "none"])
+@pytest.mark.parametrize(
+    ("model", "normalize", "selection"),
+    [
+        ("branches", False, "high"),
+        ("branches", True, "low"),
+        ("branches", "layer", "all"),
+        ("branches", False, "none"),
+        ("remat_blocks", True, "high"),
+        ("remat_blocks", "layer", "low"),
+        ("convolutions", "layer", "high"),
+        ("convolutions", True, "all"),
+    ],
+)
 def test_grad_fn_is_the_textbook(model, normalize, selection):
     """Here ties go to the last layer in tree order: no loss is there to tell the network's."""
     case = zoo.build(model)
@@ -203,6 +215,62 @@ def test_wrappers_change_nothing(wrapper):
         chain_training(case, wrapped, "value_fn"), train(case, tx), strict=True
     ):
         assert_same(params, want.params)
+
+
+def kernels_apart(params):
+    return jax.tree.map(lambda w: "kernel" if w.ndim > 1 else "other", params)
+
+
+COMPOSED = {
+    "schedule_free": lambda tx: optax.contrib.schedule_free(optax.chain(tx, optax.sgd(LR)), LR),
+    "apply_if_finite": lambda tx: optax.apply_if_finite(optax.chain(tx, optax.adam(LR)), 3),
+    "inject_hyperparams": lambda tx: optax.inject_hyperparams(
+        lambda rate: optax.chain(tx, optax.sgd(rate))
+    )(optax.linear_schedule(LR, 0.0, 5)),
+    "lbfgs": lambda tx: optax.chain(
+        tx, optax.lbfgs(memory_size=2, linesearch=optax.scale_by_backtracking_linesearch(5))
+    ),  # the default line search too, but it takes long to compile
+    "partition": lambda tx: optax.chain(
+        tx,
+        optax.partition({"kernel": optax.sgd(LR), "other": optax.set_to_zero()}, kernels_apart),
+    ),
+    "masked": lambda tx: optax.chain(
+        tx,
+        optax.masked(
+            optax.add_decayed_weights(0.1),
+            lambda params: jax.tree.map(lambda w: w.ndim > 1, params),
+        ),
+        optax.adam(LR),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_others_descend_the_textbook_direction(name):
+    """Around or behind, they do what they do alone with the textbook's direction as gradient."""
+    case = zoo.build("branches")
+    tx = COMPOSED[name](lsam.layerwise_sam(2, RHO, 0.8, cuts=1, gate=False))  # quick to compile
+    alone = COMPOSED[name](optax.identity())
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def update(optimizer, gradient, state, params, batch):
+        def value_fn(params):
+            return case.loss(params, batch)[0]
+
+        value, grad = jax.value_and_grad(value_fn)(params)
+        extra = {"value": value, "grad": grad, "value_fn": value_fn}
+        return optimizer.update(gradient, state, params, **extra)
+
+    params, norms = case.params, dict.fromkeys(lsam.layer_names(case.params), 0.0)
+    state, state_alone = tx.init(params), alone.init(params)
+    for batch in case.batches:
+        chosen = textbook.choose(norms, 2, case.order)
+        want = textbook.step(textbook_gradient(case.loss), params, batch, chosen, RHO, 0.8)
+        norms, direction = want.norms, textbook.unnamed(want.direction, params)
+        expected, state_alone = update(alone, direction, state_alone, params, batch)
+        updates, state = update(tx, params, state, params, batch)
+        assert_same(updates, expected)
+        params = optax.apply_updates(params, expected)
 
 
 def running_mean(old, new, decay):

@@ -41,8 +41,9 @@ def test_one_program_without_a_switch(name):
         assert found.count(3) == (1 if 3 in counts else 0), what
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize(
+    ("name", "fraction"), [("convolutional", 0.6), ("dense", 0.1), ("dense", 0.3)]
+)
 def test_a_budget_holds(name, fraction):
     """Even with all gates open; and the next layer would not have fitted."""
     net = network(name)

@@ -1,5 +1,7 @@
 """Under jit, vmap, scan, donation: the same numbers, and nothing compiled twice."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,8 @@ import lsam_jax as lsam
 pytestmark = pytest.mark.usefixtures("x64")
 
 SELECTIONS = ("high", "all", "none")
+# The whole engine, a switch over cuts and gates, runs on every supported version of jax.
+CORE_HIGH = [pytest.param("high", marks=pytest.mark.core), "all", "none"]
 
 
 def transformation(selection="high", k=2, **options):
@@ -32,9 +36,15 @@ def plain_step(loss, tx):
     return step
 
 
-def one_by_one(case, tx):
-    step = jax.jit(plain_step(case.loss, tx))
-    carry = case.params, tx.init(case.params)
+@functools.cache
+def compiled_step(selection):
+    return jax.jit(plain_step(zoo.build("branches").loss, transformation(selection)))
+
+
+def one_by_one(selection, params=None):
+    case, step = zoo.build("branches"), compiled_step(selection)
+    params = case.params if params is None else params
+    carry = params, transformation(selection).init(params)
     losses = []
     for batch in case.batches:
         *carry, loss = step(*carry, batch)
@@ -54,10 +64,9 @@ def test_eager_equals_jitted():
     assert_same(value_and_grad(*args), jax.jit(value_and_grad)(*args))
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", CORE_HIGH)
 def test_scan_over_steps(selection):
-    case, tx = zoo.build("shared"), transformation(selection)
+    case, tx = zoo.build("branches"), transformation(selection)
     step = plain_step(case.loss, tx)
 
     def body(carry, batch):
@@ -68,11 +77,10 @@ def test_scan_over_steps(selection):
     (params, state), losses = jax.jit(lambda c, b: jax.lax.scan(body, c, b))(
         init, stack(case.batches)
     )
-    assert_same((params, state, losses), one_by_one(case, tx))
+    assert_same((params, state, losses), one_by_one(selection))
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", CORE_HIGH)
 def test_vmap_over_seeds(selection):
     """Each seed selects its own layers; of five runs not all select the same."""
     case, tx = zoo.build("branches"), transformation(selection)
@@ -87,7 +95,7 @@ def test_vmap_over_seeds(selection):
     for batch in case.batches:
         params, state, losses = batched(params, state, batch)
         chosen.add(bytes(np.asarray(state.selected)))
-    runs = [one_by_one(case._replace(params=p), tx) for p in seeds]
+    runs = [one_by_one(selection, params) for params in seeds]
     assert_same((params, state, losses), stack([(p, s, value[-1]) for p, s, value in runs]))
     assert not (selection == "high" and (state.perturbations == state.perturbations[0]).all())
 
@@ -102,7 +110,7 @@ def test_donated_buffers(selection):
         given = jax.tree.leaves(params)
         params, state, _ = step(params, state, batch)
         assert all(x.is_deleted() for x in given)
-    assert_same((params, state), one_by_one(case, tx)[:2])
+    assert_same((params, state), one_by_one(selection)[:2])
 
 
 class Compilations:
@@ -123,8 +131,7 @@ def compilations():
     jax.monitoring.clear_event_listeners()
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("selection", [*SELECTIONS, "random"])
+@pytest.mark.parametrize("selection", [*CORE_HIGH, "random"])
 def test_second_call_compiles_nothing(compilations, selection):
     case = zoo.build("branches")
     tx = lsam.layerwise_sam(

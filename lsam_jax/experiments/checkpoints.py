@@ -42,6 +42,12 @@ class Checkpoints:
             enable_async_checkpointing=False,
             cleanup_tmp_directories=True,
             create=False,
+            # One process of a run has checkpoints; Orbax must not wait for the others.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=jax.process_index(),
+                active_processes={jax.process_index()} if jax.process_count() > 1 else None,
+                barrier_sync_key_prefix="lsam_jax" if jax.process_count() > 1 else None,
+            ),
         )
         self.directory.mkdir(parents=True, exist_ok=True)
         with _quiet():

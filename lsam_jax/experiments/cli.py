@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Sequence
 
 from lsam_jax.experiments.commands import bench, bench_methods, compare, cost, presets, train
+from lsam_jax.experiments.lost import STATUS as LOST_ONE
+from lsam_jax.experiments.lost import LostError
 from lsam_jax.experiments.signals import Stopped
 
 EXTRAS = {
@@ -46,10 +48,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None for those of the process.
 
     Returns:
-        0; 1 when a run went wrong, 2 for what the user can put right, 128 + n when signal n
-        stopped it (130 after Ctrl-C).
+        0; 1 when a run went wrong, 2 for what the user can put right, 3 when another process of
+        the run was lost, 128 + n when signal n stopped it (130 after Ctrl-C). A command that
+        joined other processes does not return: it ends its own with this status.
     """
     arguments = _parser().parse_args(argv)
+    try:
+        status = _status(arguments)
+    except BaseException:
+        if arguments.leave is not None:
+            traceback.print_exc()
+            arguments.leave(FAILED)
+        raise
+    if arguments.leave is not None:
+        arguments.leave(status)
+    return status
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    """Runs the command; the exit status."""
     try:
         arguments.run(arguments)
     except KeyboardInterrupt:
@@ -62,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = EXTRAS[missing]
         message = f'{missing} is missing: pip install "lsam-jax[{extra}]"'
         return _fail(arguments, message, USER_ERROR)
+    except LostError as error:
+        return _fail(arguments, str(error), LOST_ONE)
     except FloatingPointError as error:
         return _fail(arguments, str(error), FAILED)
     except (ValueError, TypeError, OSError) as error:

@@ -13,6 +13,11 @@ import jax
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
+def packages() -> dict[str, str | None]:
+    """The versions of `PACKAGES`, None for what is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
 def describe() -> dict[str, Any]:
     """Versions, hardware and flags, fit to be published: no names of machines, users or paths.
 
@@ -23,7 +28,7 @@ def describe() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **packages(),
         "system": platform.system(),
         "machine": platform.machine(),
         "platform": device.platform,

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.devices import ONE_DEVICE, Layout
 from lsam_jax.experiments.objective import TrainingLoss, variables
 
 EVALUATION_BATCH = 512
@@ -23,6 +24,7 @@ def evaluate(
     params: Any,
     batch_stats: Any,
     frozen: Any,
+    layout: Layout = ONE_DEVICE,
 ) -> tuple[float, float]:
     """Mean cross-entropy and share of right answers, with running statistics.
 
@@ -36,15 +38,17 @@ def evaluate(
         params: Trained parameters.
         batch_stats: Running statistics.
         frozen: Parameters that are not trained.
+        layout: On which devices.
     """
     count = len(split.labels)
-    size = min(EVALUATION_BATCH, count)
+    size = -(-min(EVALUATION_BATCH, count) // layout.devices) * layout.devices
     total = np.zeros(2)
     for start in range(0, count, size):
         chosen = np.arange(start, start + size)
         batch = Split(*(part[chosen % count] for part in split))
         everything = variables(params, batch_stats, frozen)
-        total += np.asarray(_sums(model, preprocess, everything, batch, chosen < count))
+        rows = layout.rows((batch, chosen < count))
+        total += np.asarray(_sums(model, preprocess, everything, *rows))
     return float(total[0] / count), float(total[1] / count)
 
 
@@ -62,9 +66,16 @@ class Probe(NamedTuple):
     norms: dict[str, float]
 
 
-def probe(loss_fn: TrainingLoss, train: Split, params: Any, batch_stats: Any, frozen: Any) -> Probe:
+def probe(
+    loss_fn: TrainingLoss,
+    train: Split,
+    params: Any,
+    batch_stats: Any,
+    frozen: Any,
+    layout: Layout = ONE_DEVICE,
+) -> Probe:
     """The gradient on the first images of the training split, the same in every call."""
-    batch = Split(train.images[:PROBE_IMAGES], train.labels[:PROBE_IMAGES])
+    batch = layout.rows(Split(train.images[:PROBE_IMAGES], train.labels[:PROBE_IMAGES]))
     gradient, norms = _gradient(loss_fn, params, batch_stats, frozen, batch)
     by_path = {
         jax.tree_util.keystr(path, simple=True, separator="/"): float(norm)

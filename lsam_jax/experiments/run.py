@@ -18,6 +18,8 @@ from lsam_jax.experiments.step import State
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
+COMPARED = (*environment.PACKAGES, "device_kind", "cpu_model", "xla_flags", "devices")
+"""What of the environment decides rounding."""
 
 
 class Run:
@@ -33,6 +35,7 @@ class Run:
         every: Steps between checkpoints, besides those after every epoch; None for no others.
         origin: What else the result depends on, beside `config`: the fingerprint of pretrained
             weights, say.
+        devices: On how many it runs, to be noted in ``environment.json``.
 
     Raises:
         OSError: When the directory cannot be written, or another run writes into it.
@@ -48,12 +51,14 @@ class Run:
         resume: bool = False,
         every: int | None = None,
         origin: Mapping[str, str] | None = None,
+        devices: int = 1,
     ):
         if every is not None and every < 1:
             raise ValueError(f"--checkpoint-every={every} must be at least 1")
         self.directory = output.writable_directory(directory)
         self.config = config
         self._every = every
+        self._environment = {**environment.describe(), "devices": devices}
         self._lock = FileLock(self.directory / LOCK)
         try:
             self._lock.acquire(timeout=0)
@@ -85,10 +90,11 @@ class Run:
         """What decides rounding and differs from when the run began: before and now, by name."""
         file = self.directory / ENVIRONMENT
         began = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        now = environment.describe()
+        began = {"devices": 1, **began} if began else {}  # earlier versions knew no others
+        now = self._environment
         return {
             name: (began.get(name), now[name])
-            for name in (*environment.PACKAGES, "device_kind", "cpu_model", "xla_flags")
+            for name in COMPARED
             if began and began.get(name) != now[name]
         }
 
@@ -141,7 +147,7 @@ class Run:
                 "of lsam-jax; choose another --out"
             )
         if there is None or not (checkpoints.is_dir() and any(checkpoints.iterdir())):
-            output.write_json(self.directory / ENVIRONMENT, environment.describe())
+            output.write_json(self.directory / ENVIRONMENT, self._environment)
             output.write_json(file, wanted)
         elif not resume:
             raise ValueError(
@@ -180,7 +186,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What differs, each as `name=old there, new now`."""
     found = []
-    before, now = ({**_flat(x["config"]), **_flat(x["origin"])} for x in (there, wanted))
+    before, now = ({**flat(x["config"]), **flat(x["origin"])} for x in (there, wanted))
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name, "unset"), now.get(name, "unset")
         if old != new:
@@ -188,11 +194,10 @@ def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return found
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, with dots in its keys."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return flat
+        is_tree = isinstance(value, dict)
+        found |= flat(value, f"{prefix}{name}.") if is_tree else {prefix + name: value}
+    return found

@@ -20,6 +20,7 @@ from lsam_jax.experiments import models
 from lsam_jax.experiments.batches import Batches
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.data import Dataset, Split
+from lsam_jax.experiments.devices import Layout, layout
 from lsam_jax.experiments.evaluation import Probe, evaluate, probe
 from lsam_jax.experiments.gradients import Method, method
 from lsam_jax.experiments.objective import Normalise, TrainingLoss, initial_variables
@@ -82,6 +83,7 @@ class Program:
     Attributes:
         config: What it was built from.
         data: The data set.
+        layout: On which devices.
         steps_per_epoch: Full batches in the training split.
         layers: Names of the trained kernels in network order.
         sizes: Number of parameters of every trained array, by path.
@@ -89,13 +91,15 @@ class Program:
         inspection: The method's layers, in network order, and what perturbing them costs.
         frozen: Number of parameters that are not trained.
         init: Seed to a fresh state.
-        step: ``(state, batch) -> (state, metrics)``; the old state is donated.
+        step: ``(state, batch) -> (state, metrics)`` with this process's rows of the batch; the old
+            state is donated.
         evaluate: ``(params, batch_stats) -> (loss, accuracy)`` on the validation split.
         probe: ``(params, batch_stats) -> Probe`` of the training loss's gradient.
     """
 
     config: Config
     data: Dataset
+    layout: Layout
     steps_per_epoch: int
     layers: tuple[str, ...]
     sizes: dict[str, int]
@@ -108,8 +112,8 @@ class Program:
     probe: Callable[[Any, Any], Probe]
 
     def batches(self, seed: int) -> Batches:
-        """The training batches of a run, by step."""
-        return Batches(self.data.train, self.config.batch_size, seed)
+        """The training batches of a run, by step; in several processes, the rows of this one."""
+        return Batches(self.data.train, self.config.batch_size, seed, self.layout.shard)
 
 
 def build(
@@ -118,6 +122,7 @@ def build(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    devices: int | None = None,
 ) -> Program:
     """Makes the functions of a run; nothing is compiled or trained yet.
 
@@ -126,11 +131,19 @@ def build(
         data: The data set; None loads the one that `config` names.
         data_dir: Where TFDS keeps prepared data; None for its default.
         weights: The checkpoint of a pretrained backbone, for a model that has one.
+        devices: On how many the batch is shared out, see `devices.layout`. The result is the same,
+            but for rounding.
 
     Raises:
-        ValueError: When the configuration does not fit the data or the model.
+        ValueError: When the configuration does not fit the data, the model or the devices.
         FileNotFoundError: When the data set is not prepared, or `weights` is not there.
     """
+    placed = layout(devices)
+    if config.batch_size % placed.devices:
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be shared out evenly to devices="
+            f"{placed.devices}; make one a multiple of the other"
+        )
     architecture = models.preset(config.model)
     architecture.check_weights(config, weights)
     data = datasets.load(config.data, data_dir) if data is None else data
@@ -174,10 +187,10 @@ def build(
     @cache
     def backbone() -> Any:
         if loaded is not None or not frozen:
-            return loaded or {}
+            return placed.everywhere(loaded or {})
         with jax.ensure_compile_time_eval():  # kept, so it must not be a tracer
             drawn = initial_variables(model, image_shape, jax.random.key(0))["params"]
-        return architecture.split(drawn)[1]
+            return placed.everywhere(architecture.split(drawn)[1])
 
     @jax.jit
     def fresh(params: Any, batch_stats: Any, key: jax.Array) -> State:
@@ -222,12 +235,13 @@ def build(
         )
         return new, StepMetrics(loss, aux.accuracy)
 
-    compiled = jax.jit(step, donate_argnums=0)
+    compiled = placed.compile(step)
     probed = dataclasses.replace(loss_fn, accumulate=1)
     paths = jax.tree_util.tree_leaves_with_path(params)
     return Program(
         config=config,
         data=data,
+        layout=placed,
         steps_per_epoch=steps_per_epoch,
         layers=tuple(row.name for row in kernels.layers),
         sizes={jax.tree_util.keystr(p, simple=True, separator="/"): x.size for p, x in paths},
@@ -237,10 +251,10 @@ def build(
         init=init,
         step=lambda state, batch: compiled(state, backbone(), batch),
         evaluate=lambda params, batch_stats: evaluate(
-            model, preprocess, data.validation, params, batch_stats, backbone()
+            model, preprocess, data.validation, params, batch_stats, backbone(), placed
         ),
         probe=lambda params, batch_stats: probe(
-            probed, data.train, params, batch_stats, backbone()
+            probed, data.train, params, batch_stats, backbone(), placed
         ),
     )
 

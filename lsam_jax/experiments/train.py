@@ -5,19 +5,27 @@ import hashlib
 import os
 import signal
 import sys
+import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import numpy as np
 from tqdm import tqdm
 
+from lsam_jax.experiments import environment
 from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import Dataset
+from lsam_jax.experiments.devices import layout
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.metrics import Sink, open_sinks
 from lsam_jax.experiments.progress import Progress
-from lsam_jax.experiments.run import Run
+from lsam_jax.experiments.run import Run, flat
+from lsam_jax.experiments.shared_run import SharedRun
 from lsam_jax.experiments.signals import Stop, stop_requests
 from lsam_jax.experiments.step import Program, State, StepMetrics, build
+from lsam_jax.experiments.team import Team
 from lsam_jax.experiments.training import Result, Watcher, fit
 
 SURVIVAL = 0.9
@@ -33,8 +41,12 @@ def train(
     data_dir: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     log: Sequence[str] | None = None,
+    devices: int | None = None,
+    terminal: TextIO | None = None,
 ) -> Result:
     """Trains in a directory: `fit` with checkpoints, metrics, a progress bar and clean stops.
+
+    In several processes (`jax.distributed`) all must call it alike; the first of them writes.
 
     Args:
         config: What to run.
@@ -44,40 +56,72 @@ def train(
         data_dir: Where TFDS keeps prepared data; None for its default.
         weights: The checkpoint of a pretrained backbone, for a model that has one.
         log: Where metrics go besides JSON lines, see `metrics.open_sinks`.
+        devices: On how many, see `devices.layout`.
+        terminal: Where progress is shown; None for standard error.
 
     Returns:
         The finished run.
 
     Raises:
         OSError, ValueError: For what the user can put right, before anything is trained.
-        NonFiniteLossError, CheckpointError, Stopped: As `fit` does.
+        NonFiniteLossError, CheckpointError, LostError, Stopped: As `fit` does.
     """
-    origin = {} if weights is None else {"weights": _digest(weights)}
-    with (
-        Run(out, config, resume=resume, every=checkpoint_every, origin=origin) as run,
-        contextlib.ExitStack() as stack,
-    ):
-        for what, (before, now) in run.environment_changes().items():
-            print(
-                f"note: this run began with {what} {before}, now it is {now}; its last digits may "
-                "differ from those of an unbroken run",
-                file=sys.stderr,
-            )
+    team = Team()
+    with team.noticing_losses(), contextlib.ExitStack() as stack:
+        origin = team.each(lambda: {} if weights is None else {"weights": _digest(weights)})
+        count = team.each(lambda: layout(devices)).devices
+        team.check_same(
+            flat(config.to_json())
+            | origin
+            | {"checkpoint_every": checkpoint_every, "devices": count}
+            | environment.packages()
+        )
+        open_run = partial(
+            Run, out, config, resume=resume, every=checkpoint_every, origin=origin, devices=count
+        )
+        run = stack.enter_context(SharedRun(team, open_run, checkpoint_every))
         name = f"{config.model} on {config.data}, {config.method}, seed {config.seed}"
-        sinks = open_sinks(log, run.directory, config.to_json(), name)
-        for sink in sinks:
-            stack.callback(sink.close)
-        program = build(config, data_dir=data_dir, weights=weights)
+        sinks = team.first(lambda: _prepare(run.run, log, name, stack)) or []
+        program = team.each(
+            lambda: build(config, data_dir=data_dir, weights=weights, devices=devices)
+        )
+        team.check_same({"data": _checksum(program.data)} if team.count > 1 else {})
         stop = stack.enter_context(stop_requests())
-        reporter = _Reporter(name, sinks, stop, stack)
+        reporter = _Reporter(name, sinks, stop, stack, terminal)
         return fit(config, program=program, run=run, watcher=reporter)
+
+
+def _prepare(
+    run: Run | None, log: Sequence[str] | None, name: str, stack: contextlib.ExitStack
+) -> Sequence[Sink]:
+    """Says what has changed since a run began, and opens the sinks, which `stack` closes."""
+    if run is None:
+        return []
+    for what, (before, now) in run.environment_changes().items():
+        print(
+            f"note: this run began with {what} {before}, now it is {now}; its last digits may "
+            "differ from those of an unbroken run",
+            file=sys.stderr,
+        )
+    sinks = open_sinks(log, run.directory, run.config.to_json(), name)
+    for sink in sinks:
+        stack.callback(sink.close)
+    return sinks
 
 
 class _Reporter(Watcher):
     """Shows a run, hands its metrics to the sinks, and passes on that it should stop."""
 
-    def __init__(self, name: str, sinks: Sequence[Sink], stop: Stop, stack: contextlib.ExitStack):
+    def __init__(
+        self,
+        name: str,
+        sinks: Sequence[Sink],
+        stop: Stop,
+        stack: contextlib.ExitStack,
+        terminal: TextIO | None,
+    ):
         self._name, self._sinks, self._stop, self._stack = name, sinks, stop, stack
+        self._terminal = terminal
         self._progress: Progress | None = None
         self._warned = False
 
@@ -92,6 +136,7 @@ class _Reporter(Watcher):
                 config.batch_size,
                 start_step=step,
                 description=self._name,
+                file=self._terminal,
             )
         )
 
@@ -128,3 +173,11 @@ def _digest(weights: str | os.PathLike[str]) -> str:
         raise FileNotFoundError(f"weights={str(file)!r} is not a file; give the checkpoint's path")
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _checksum(data: Dataset) -> int:
+    """Of all images and labels: every process must have the same."""
+    arrays = [*data.train, *data.validation]
+    return sum(
+        zlib.crc32(np.ascontiguousarray(x).tobytes()) << 32 * i for i, x in enumerate(arrays)
+    )

@@ -4,18 +4,22 @@ import contextlib
 import dataclasses
 import signal
 from collections import deque
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from lsam_jax.experiments.checkpoints import to_device, to_host
 from lsam_jax.experiments.clock import EpochClock
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.data import Dataset
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.recording import record_epoch
 from lsam_jax.experiments.run import Run
+from lsam_jax.experiments.shared_run import SharedRun
 from lsam_jax.experiments.signals import Stopped
 from lsam_jax.experiments.step import Program, State, StepMetrics, build
+from lsam_jax.experiments.team import Team
 
 AHEAD = 2
 """Steps that are handed to the device before the first of them is waited for."""
@@ -41,7 +45,10 @@ class Result:
 
 
 class Watcher:
-    """What looks on while a run goes; this one does nothing, and subclasses do."""
+    """What looks on while a run goes; this one does nothing, and subclasses do.
+
+    In several processes it looks on in the first of them; `stop` is asked in all.
+    """
 
     def start(self, program: Program, step: int, history: History) -> None:
         """Before the first step; a resumed run has steps and a history behind it."""
@@ -66,8 +73,9 @@ def fit(
     data: Dataset | None = None,
     *,
     program: Program | None = None,
-    run: Run | None = None,
+    run: Run | SharedRun | None = None,
     watcher: Watcher | None = None,
+    devices: int | None = None,
 ) -> Result:
     """Trains, and records every epoch. Same configuration, same result, bit for bit.
 
@@ -78,6 +86,7 @@ def fit(
             differ in the seed alone compile once.
         run: Where to save everything after every epoch, and to go on from; None saves nothing.
         watcher: What looks on.
+        devices: As `build` takes them, where `program` is not given.
 
     Returns:
         The history and the last state.
@@ -86,27 +95,42 @@ def fit(
         ValueError: When the configuration does not fit the data, the model or `program`.
         NonFiniteLossError: When a training loss is not finite.
         CheckpointError: When the state cannot be saved or restored.
-        Stopped: When `watcher` asked for it; with a `run`, everything is saved.
+        LostError: When another process of the run is gone.
+        Stopped: When `watcher` asked for it, in any process; with a `run`, everything is saved.
     """
-    program = build(config, data) if program is None else program
+    program = build(config, data, devices=devices) if program is None else program
     if dataclasses.replace(program.config, seed=config.seed) != config:
         raise ValueError(f"program was built for {program.config}, which differs from {config}")
     watcher = Watcher() if watcher is None else watcher
     state, history = program.init(config.seed), History(program.layers)
     if run is not None:
         state, history = run.restore(state, history)
-    watcher.start(program, int(state.step), history)
-    loop = _Loop(config, program, run, watcher)
-    while history.epochs < config.epochs:
-        state = loop.epoch(state, history)
+    team = Team()
+    with team.noticing_losses():
+        team.meet()
+        if team.count > 1:
+            state = to_device(team.spread(to_host(state)), state)
+        state = program.layout.everywhere(state)
+        team.first(partial(watcher.start, program, int(state.step), history))
+        loop = _Loop(config, program, run, watcher, team)
+        while history.epochs < config.epochs:
+            state = loop.epoch(state, history)
     return Result(config, history, state)
 
 
 class _Loop:
     """Epochs of one run."""
 
-    def __init__(self, config: Config, program: Program, run: Run | None, watcher: Watcher):
+    def __init__(
+        self,
+        config: Config,
+        program: Program,
+        run: Run | SharedRun | None,
+        watcher: Watcher,
+        team: Team,
+    ):
         self._config, self._program, self._run, self._watcher = config, program, run, watcher
+        self._team = team
         self._batches = program.batches(config.seed)
         self._clock = EpochClock()
         self._pending: deque[tuple[int, StepMetrics]] = deque()
@@ -122,33 +146,38 @@ class _Loop:
                     state, metrics = program.step(state, batch)
                     self._pending.append((step, metrics))
                     self._catch_up(AHEAD)
-                self._watcher.step(metrics)
+                if self._team.is_first:
+                    self._watcher.step(metrics)
                 self._between_steps(state, history, step + 1, last)
             with clock.waiting():
                 self._catch_up(0)
         with clock.evaluation(), self._watcher.evaluating():
             record_epoch(program, history, state)
         timing = clock.read(history.epochs, (last - first) * self._config.batch_size)
-        self._watcher.epoch(state, history, timing)
+        self._team.first(partial(self._watcher.epoch, state, history, timing))
         if self._run is not None:
             with self._watcher.evaluating():
                 self._run.save(state, history)
         if history.epochs < self._config.epochs:
-            self._stop_if_asked(last)
+            self._stop_if(self._asked(), last)
         return state
 
     def _between_steps(self, state: State, history: History, step: int, last: int) -> None:
         """Saves and stops within an epoch; its end has its own place for that."""
         if step == last:
             return
-        asked = self._watcher.stop()
+        asked = self._asked()
         if self._run is not None and (asked is not None or self._run.due(step)):
             self._catch_up(0)
             self._run.save(state, history)
-        self._stop_if_asked(step)
+        self._stop_if(asked, step)
 
-    def _stop_if_asked(self, step: int) -> None:
-        asked = self._watcher.stop()
+    def _asked(self) -> signal.Signals | None:
+        """The signal that any process was sent, of which all learn after the same step."""
+        number = self._team.agree(self._watcher.stop() or 0, AHEAD)
+        return signal.Signals(number) if number else None
+
+    def _stop_if(self, asked: signal.Signals | None, step: int) -> None:
         if asked is not None:
             saved = "nothing was saved" if self._run is None else "everything is saved"
             raise Stopped(f"stopped by {asked.name} after step {step}; {saved}", asked)

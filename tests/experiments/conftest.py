@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import pytest
 from tiny import TINY
 
@@ -21,14 +20,7 @@ def prepared_data(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small():
     digits = data.digits()
     train = data.Split(*(part[:130] for part in digits.train))
@@ -36,18 +28,18 @@ def small():
     return digits._replace(train=train, validation=test)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def programs(small):
     return {
         m: build(dataclasses.replace(TINY, method=m, options={}), small) for m in ("sgd", "sam")
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def layerwise(small):
     return build(TINY, small)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def layerwise_run(layerwise):
     return fit(TINY, program=layerwise)

@@ -41,7 +41,8 @@ SMALL_PRESET = dataclasses.replace(presets.preset("digits-resnet8"), config=TINY
 def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
     out = tmp_path / "new" / "directory"
-    assert cli.main([*COMPARE, "--rounds", "4", "--out", str(out)]) == 0
+    quick = ["--set", "lsam.cuts=1", "--rounds", "4"]
+    assert cli.main([*COMPARE, *quick, "--out", str(out)]) == 0
     names = ["SGD", "SAM", "layer-wise SAM"]
     printed = capsys.readouterr()
     for name in names:
@@ -83,6 +84,7 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
 def test_bench_measures_every_program(tmp_path, capsys, monkeypatch):
     tiny = models.Architecture(partial(resnet.ResNet, stages=(2,), width=4))
     monkeypatch.setitem(models.PRESETS, "tiny", tiny)
+    monkeypatch.setattr(bench, "COMPILE_ROUNDS", 1)
     file = tmp_path / "bench.json"
     arguments = ["--model", "tiny", "--batch", "4", "--image-size", "8", "--repeats", "1"]
     assert cli.main(["bench", *arguments, "--no-gate", "--out", str(file)]) == 0

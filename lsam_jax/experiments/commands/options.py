@@ -13,11 +13,12 @@ def add_command(
         name, help=summary, description=description
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.set_defaults(run=run)
+    # A command that joins other processes puts here how it leaves them, given the exit status.
+    parser.set_defaults(run=run, leave=None)
     return parser
 
 
-def add_option(parser: argparse.ArgumentParser, name: str, *, help: str, **options: Any) -> None:
+def add_option(parser: argparse._ActionsContainer, name: str, *, help: str, **options: Any) -> None:
     """Adds an argument whose help names its default, where there is one."""
     default = options.get("default")
     text = help if default in (None, []) else f"{help} (default: {default})"

@@ -36,17 +36,30 @@ def add(commands: Any) -> None:
     option("--random-init", action="store_true", help="do without the pretrained backbone")
     option("--log", metavar="A,B", help="json, tensorboard, wandb (default: what is installed "
            "of the first two)")  # fmt: skip
+    devices = parser.add_argument_group(
+        "several devices", "The result is that of one device, but for rounding."
+    )
+    option = partial(options.add_option, devices)
+    option("--devices", type=int, metavar="N", help="share each batch out to so many, over all "
+           "processes; emulated where there is only a CPU (default: one, or all of several "
+           "processes)")  # fmt: skip
+    option("--coordinator", metavar="HOST:PORT", help="of process 0: several processes train one "
+           "model; start this command once for each, where its devices are. --out is written by "
+           "process 0 alone")  # fmt: skip
+    option("--processes", type=int, metavar="N", help="how many there are")
+    option("--process", type=int, metavar="I", help="the number of this one, from 0")
+    option("--distributed", action="store_true", help="find these three as JAX does under Slurm, "
+           "Open MPI and on Cloud TPU")  # fmt: skip
+    option("--timeout", type=int, default=100, metavar="SECONDS", help="a process that does not "
+           "come up, or is not heard of for so long, ends the run")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    presets = importlib.import_module("lsam_jax.experiments.presets")
-    settings = importlib.import_module("lsam_jax.experiments.settings")
+    membership = _join(arguments)  # before anything starts the devices
+    team = importlib.import_module("lsam_jax.experiments.team").Team()
     train = importlib.import_module("lsam_jax.experiments.train")
-    changed = settings.parse(arguments.settings)
-    changed |= {"seed": arguments.seed} | ({"random_init": True} if arguments.random_init else {})
-    changed |= {"epochs": arguments.epochs} if arguments.epochs is not None else {}
-    config = presets.preset(arguments.preset).configure(arguments.method, **changed)
+    config = team.each(partial(_configure, arguments))
     out = arguments.out or f"runs/{arguments.preset}/{config.method}-seed{config.seed}"
     result = train.train(
         config,
@@ -56,6 +69,46 @@ def run(arguments: argparse.Namespace) -> None:
         data_dir=arguments.data_dir,
         weights=arguments.weights,
         log=None if arguments.log is None else arguments.log.split(","),
+        devices=arguments.devices,
+        terminal=None if membership is None else membership.terminal,
     )
+    if not team.is_first:
+        return
     accuracy = result.history.validation_accuracy[-1]
     print(f"validation accuracy {accuracy:.2%} after epoch {config.epochs}; everything is in {out}")
+
+
+def _configure(arguments: argparse.Namespace) -> Any:
+    """What is to be trained."""
+    presets = importlib.import_module("lsam_jax.experiments.presets")
+    settings = importlib.import_module("lsam_jax.experiments.settings")
+    changed = settings.parse(arguments.settings)
+    changed |= {"seed": arguments.seed} | ({"random_init": True} if arguments.random_init else {})
+    changed |= {"epochs": arguments.epochs} if arguments.epochs is not None else {}
+    return presets.preset(arguments.preset).configure(arguments.method, **changed)
+
+
+def _join(arguments: argparse.Namespace) -> Any:
+    """Starts the devices: emulated ones, and those of other processes; None for a process alone."""
+    several = arguments.coordinator is not None or arguments.distributed
+    if not several and not (arguments.processes is None is arguments.process):
+        raise ValueError("--processes and --process need --coordinator HOST:PORT")
+    if arguments.coordinator is not None and arguments.distributed:
+        raise ValueError("--distributed finds the coordinator; give it or --coordinator")
+    membership = None
+    if arguments.devices is not None:
+        devices = importlib.import_module("lsam_jax.experiments.devices")
+        devices.emulate(arguments.devices, arguments.processes or 1)
+    if several:
+        processes = importlib.import_module("lsam_jax.experiments.processes")
+        membership = processes.join(
+            arguments.coordinator,
+            arguments.processes,
+            arguments.process,
+            timeout=arguments.timeout,
+            debug=arguments.debug,
+        )
+        arguments.leave = membership.leave
+    if arguments.devices is not None:
+        devices.say_if_emulated(arguments.devices)
+    return membership

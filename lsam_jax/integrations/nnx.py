@@ -1,0 +1,122 @@
+"""Flax NNX: the loss of a model as a function of its parameters, and `value_and_grad`.
+
+Both run the loss on copies of the model (`nnx.merge(..., copy=True)`): a BatchNorm or Dropout
+that wrote into the model itself would leak traced values out of the engine's two passes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+import lsam_jax as lsam
+
+
+def make_value_fn(
+    model: Any, loss_fn: Callable[..., Any], *args: Any, wrt: Any = nnx.Param, **kwargs: Any
+) -> Callable[[Any], Any]:
+    """The loss as a function of the parameters: what `nnx.Optimizer.update` passes on to Optax.
+
+    It holds the model as it is now, whatever becomes of the model. Make it before the model runs
+    on the batch, and its dropout masks are those of that run.
+
+    Args:
+      model: the model; neither this nor the function returned changes it.
+      loss_fn: `loss_fn(model, *args, **kwargs)`, a real scalar, or `(loss, aux)`.
+      *args: further arguments of the loss.
+      wrt: what of the model the optimizer was made for, as in `nnx.Optimizer(..., wrt=wrt)`.
+      **kwargs: further keyword arguments of the loss.
+
+    Returns:
+      `value_fn(params) -> loss`.
+
+    >>> import jax.numpy as jnp, optax
+    >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    >>> tx = optax.chain(lsam.layerwise_sam(k=1, rho=0.1), optax.sgd(0.1))
+    >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    >>> loss_fn = lambda model, x: jnp.mean(model(x) ** 2)
+    >>> value_fn = make_value_fn(model, loss_fn, jnp.ones((3, 2)))
+    >>> loss, grads = nnx.value_and_grad(loss_fn)(model, jnp.ones((3, 2)))
+    >>> _ = optimizer.update(model, grads, value_fn=value_fn)
+    >>> bool(loss_fn(model, jnp.ones((3, 2))) < loss)
+    True
+    """
+    graphdef, _, rest = nnx.split(model, wrt, ...)
+    rest = jax.tree.map(lambda x: x, rest)  # else these are the model's own, which go on changing
+
+    def value_fn(params: Any) -> Any:
+        out = loss_fn(nnx.merge(graphdef, params, rest, copy=True), *args, **kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+    return value_fn
+
+
+def value_and_grad(
+    loss_fn: Callable[..., Any],
+    tx: lsam.SamTransformation,
+    has_aux: bool = False,
+    *,
+    wrt: Any = nnx.Param,
+) -> Callable[..., Any]:
+    """Like `nnx.value_and_grad`, for the direction of descent that `tx` defines.
+
+    Both passes are made and nothing is computed twice; see `lsam_jax.value_and_grad`. What the
+    clean pass changes in the model (BatchNorm statistics, the counters of its random streams) is
+    changed afterwards, once; the perturbed pass leaves no trace.
+
+    A method that needs the loss in parts (`functional_sam`, `esam`) does not find them here:
+    `nnx.split` the model and call `lsam_jax.value_and_grad`.
+
+    Args:
+      loss_fn: `loss_fn(model, *args, **kwargs)`, a real scalar, or `(loss, aux)`.
+      tx: what `layerwise_sam` or another method returns (not a chain).
+      has_aux: whether `loss_fn` returns `(loss, aux)`.
+      wrt: what to differentiate with respect to, e.g. `nnx.LoRAParam`; what else the model holds
+        is frozen, and costs no gradient.
+
+    Returns:
+      A function `(model, sam_state, *args, **kwargs)` that returns `(loss, grads, sam_state)`,
+      or `((loss, aux), grads, sam_state)`; `sam_state` starts as `tx.init(nnx.state(model, wrt))`,
+      and `grads` is what `nnx.Optimizer.update(model, grads)` takes.
+
+    Raises:
+      TypeError, ValueError: as for `lsam_jax.value_and_grad`.
+
+    >>> import jax.numpy as jnp, optax
+    >>> model, tx = nnx.Linear(2, 1, rngs=nnx.Rngs(0)), lsam.layerwise_sam(k=1, rho=0.1)
+    >>> optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    >>> loss_and_grad = value_and_grad(lambda model, x: jnp.mean(model(x) ** 2), tx)
+    >>> sam_state = tx.init(nnx.state(model, nnx.Param))
+    >>> loss, grads, sam_state = loss_and_grad(model, sam_state, jnp.ones((3, 2)))
+    >>> _ = optimizer.update(model, grads)
+    >>> bool(jnp.mean(model(jnp.ones((3, 2))) ** 2) < loss)
+    True
+    """
+    lsam.value_and_grad(loss_fn, tx)  # its checks of both
+
+    def wrapped(model: Any, sam_state: Any, /, *args: Any, **kwargs: Any) -> Any:
+        graphdef, params, rest = nnx.split(model, wrt, ...)
+        before = dict(nnx.to_flat_state(rest))
+
+        def pure(params: Any) -> tuple[Any, Any]:
+            copy = nnx.merge(graphdef, params, rest, copy=True)
+            out = loss_fn(copy, *args, **kwargs)
+            loss, aux = out if has_aux else (out, None)
+            after = nnx.to_flat_state(nnx.state(copy, nnx.Not(wrt)))
+            # Without what stayed the same: a frozen backbone shall not come out of the passes.
+            changed = [(path, x) for path, x in after if not _same(x, before.get(path))]
+            return loss, (aux, nnx.from_flat_state(changed))
+
+        step = lsam.value_and_grad(pure, tx, has_aux=True)
+        (loss, (aux, changed)), grads, new_state = step(params, sam_state)
+        nnx.update(model, changed)
+        return ((loss, aux) if has_aux else loss), grads, new_state
+
+    return wrapped
+
+
+def _same(new: Any, old: Any) -> bool:
+    """Whether two variables hold the very same arrays: the loss has not written to it."""
+    pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old))
+    return old is not None and all(a is b for a, b in pairs)

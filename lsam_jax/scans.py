@@ -1,0 +1,286 @@
+"""Splits a `scan` over layers, so that a program can be cut inside it.
+
+A scan reads the weights of its layers from arrays that are joined, along their first axis, from
+the arrays of single layers (by `Layers.tree`, or by the loss itself). Seen as one equation it
+depends on all of them. Here it becomes several scans over parts of the layers, the carry handed
+from one to the next, each part reading its own layers only. Nothing is computed otherwise than
+before; a scan over anything else stays as it is.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core as jex
+
+from lsam_jax import jaxprs
+
+KEEP_ROWS = frozenset({"convert_element_type", "reduce_precision", "copy", "mul", "div", "neg"})
+"""What is often done to weights before a scan, element by element."""
+
+
+class Segment(NamedTuple):
+    """Iterations from `start` to `stop`; `inline` if they are to be no scan (one iteration)."""
+
+    start: int
+    stop: int
+    inline: bool = False
+
+
+Flags = Sequence[tuple[bool, ...]]
+"""For each iteration, which of the rows that it reads depend on the sources."""
+
+Plan = Callable[[Flags, bool], Sequence[Segment]]
+"""From the flags, and whether everything depends on the sources anyway, to the parts of a scan."""
+
+
+def where_it_differs(flags: Flags, begun: bool) -> list[Segment]:
+    """A part for each run of iterations with the same flags.
+
+    The first iteration that depends on the sources is inline: what in it does not depend on them
+    is to be found by `jaxprs.split`, and a scan would propagate errors to its initial carry.
+    """
+    length = len(flags)
+    first = next((t for t, flag in enumerate(flags) if any(flag)), length)
+    if begun or first == length:
+        edges, inline = [0], -1
+    else:
+        edges, inline = sorted({0, first, min(first + 1, length)}), first
+    edges += [t for t in range(edges[-1] + 1, length) if flags[t] != flags[t - 1]]
+    edges = [t for t in edges if t < length]
+    return [Segment(a, b, a == inline) for a, b in zip(edges, [*edges[1:], length])]
+
+
+def one_by_one(flags: Flags, begun: bool) -> list[Segment]:
+    """A scan for each iteration."""
+    return [Segment(t, t + 1) for t in range(len(flags))]
+
+
+def unrolled(flags: Flags, begun: bool) -> list[Segment]:
+    """Every iteration inline."""
+    return [Segment(t, t + 1, inline=True) for t in range(len(flags))]
+
+
+def split(
+    closed: jex.ClosedJaxpr, args: Sequence[Any], plan: Plan, sources: Iterable[Any] = ()
+) -> jex.ClosedJaxpr:
+    """The program with each scan over layers split as `plan` says.
+
+    Args:
+      closed: a program whose inputs are the arrays of single layers.
+      args: arguments like its inputs.
+      plan: how to split.
+      sources: those inputs on which something is to depend as late as possible.
+    """
+    names = {eqn.primitive.name for eqn in closed.jaxpr.eqns}
+    if "concatenate" not in names or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
+        return closed
+    splitter = _Splitter(plan, made=closed.jaxpr.invars, late=sources)
+    found = jaxprs.rewrite(closed, args, splitter)
+    if not splitter.changed:
+        return closed
+    return jex.ClosedJaxpr(jaxprs.prune(found.jaxpr), found.consts)
+
+
+class _Row(NamedTuple):
+    """An array that is joined along its first axis.
+
+    Attributes:
+      pieces: the arrays that it is joined from.
+      late: for each of them, whether it depends on the sources.
+      then: what was done to it since, element by element.
+    """
+
+    pieces: tuple[Any, ...]
+    late: tuple[bool, ...]
+    then: tuple[Callable[[Any], Any], ...] = ()
+
+    def flags(self) -> list[bool]:
+        """Whether each entry depends on the sources."""
+        return [late for x, late in zip(self.pieces, self.late) for _ in range(x.shape[0])]
+
+    def take(self, start: int, stop: int) -> Any:
+        """The entries from `start` to `stop`."""
+        parts, at = [], 0
+        for x in self.pieces:
+            size = x.shape[0]
+            a, b = max(start - at, 0), min(stop - at, size)
+            if a < b:
+                parts.append(x if b - a == size else jax.lax.slice_in_dim(x, a, b))
+            at += size
+        out = parts[0] if len(parts) == 1 else jax.lax.concatenate(parts, 0)
+        for fun in self.then:
+            out = fun(out)
+        return out
+
+
+class _Splitter:
+    """A rule for `jaxprs.evaluate`; it is asked equation by equation, in order."""
+
+    def __init__(self, plan: Plan, made: Iterable[Any], late: Iterable[Any]) -> None:
+        self.plan = plan
+        self.made = set(made)  # variables made of parameters alone
+        self.late = set(late)  # variables that depend on the sources
+        self.rows: dict[Any, _Row] = {}
+        self.changed = False
+
+    def __call__(self, eqn: Any) -> Callable[..., list[Any]] | None:
+        stand_in = self._stand_in(eqn)
+        variables = [v for v in eqn.invars if jaxprs.is_variable(v)]
+        if self._is_late(eqn.invars):
+            self.late.update(eqn.outvars)
+        if variables and all(v in self.made for v in variables):
+            self.made.update(eqn.outvars)
+        return stand_in
+
+    def _is_late(self, atoms: Iterable[Any]) -> bool:
+        return any(jaxprs.is_variable(v) and v in self.late for v in atoms)
+
+    def _row(self, atom: Any) -> _Row | None:
+        return self.rows.get(atom) if jaxprs.is_variable(atom) else None
+
+    def _stand_in(self, eqn: Any) -> Callable[..., list[Any]] | None:
+        name = eqn.primitive.name
+        if name == "concatenate" and eqn.params["dimension"] == 0:
+            return self._concatenate(eqn)
+        if not any(self._row(v) for v in eqn.invars):
+            return None
+        if name in KEEP_ROWS:
+            return self._keep(eqn)
+        if name == "scan":
+            return self._scan(eqn)
+        if name in jaxprs.CHECKPOINT_NAMES:
+            return self._checkpoint(eqn)
+        return None
+
+    def _concatenate(self, eqn: Any) -> Callable[..., list[Any]] | None:
+        # A scan over time may join something too: only parameters are layers.
+        if not all(jaxprs.is_variable(v) and v in self.made for v in eqn.invars):
+            return None
+
+        def join(*values: Any) -> list[Any]:
+            # A stack of many is joined from stacks of some.
+            rows = [
+                row if (row := self.rows.get(v)) and not row.then else _Row((x,), (v in self.late,))
+                for v, x in zip(eqn.invars, values)
+            ]
+            self.rows[eqn.outvars[0]] = _Row(
+                tuple(x for row in rows for x in row.pieces),
+                tuple(late for row in rows for late in row.late),
+            )
+            return [jax.lax.concatenate(values, 0)]
+
+        return join
+
+    def _keep(self, eqn: Any) -> Callable[..., list[Any]] | None:
+        (place, *more) = [n for n, v in enumerate(eqn.invars) if self._row(v)]
+        others = [v for n, v in enumerate(eqn.invars) if n != place]
+        if more or any(v.aval.shape for v in others) or self._is_late(others):
+            return None
+
+        def keep(*values: Any) -> list[Any]:
+            def fun(x: Any) -> Any:
+                operands = [x if n == place else value for n, value in enumerate(values)]
+                return eqn.primitive.bind(*operands, **eqn.params)
+
+            row = self.rows[eqn.invars[place]]
+            self.rows[eqn.outvars[0]] = row._replace(then=(*row.then, fun))
+            return [fun(values[place])]
+
+        return keep
+
+    def _scan(self, eqn: Any) -> Callable[..., list[Any]] | None:
+        length, reverse = eqn.params["length"], eqn.params["reverse"]
+        body = next(iter(jaxprs.nested_jaxprs(eqn)))
+        consts = getattr(eqn.params["jaxpr"], "consts", [])
+        # What is scanned over, or collected, has one more axis than what the body sees of it.
+        scanned = [
+            n for n, (v, w) in enumerate(zip(eqn.invars, body.invars)) if _rank(v) > _rank(w)
+        ]
+        collected = [
+            n for n, (v, w) in enumerate(zip(eqn.outvars, body.outvars)) if _rank(v) > _rank(w)
+        ]
+        carries = len(body.outvars) - len(collected)
+        fixed = len(body.invars) - len(scanned) - carries
+        rows = {n: row for n in scanned if (row := self._row(eqn.invars[n]))}
+        begun = self._is_late(v for n, v in enumerate(eqn.invars) if n not in rows)
+        flags: Flags = list(zip(*(row.flags() for row in rows.values())))
+        segments = self.plan(flags[::-1] if reverse else flags, begun)
+        if not rows or (len(segments) == 1 and not segments[0].inline):
+            return None
+        self.changed = True
+
+        def once(*operands: Any) -> list[Any]:
+            inner = [
+                x if n < fixed + carries else jax.lax.squeeze(x, [0])
+                for n, x in enumerate(operands)
+            ]
+            out = jaxprs.evaluate(body, consts, inner, jaxprs.open_nested)
+            return [*out[:carries], *(jax.numpy.expand_dims(x, 0) for x in out[carries:])]
+
+        def run(*values: Any) -> list[Any]:
+            carry = values[fixed : fixed + carries]
+            parts: list[list[Any]] = [[] for _ in collected]
+            late = []
+            for start, stop, inline in segments:
+                a, b = (length - stop, length - start) if reverse else (start, stop)
+                begun_here = begun or any(map(any, (flags[::-1] if reverse else flags)[:stop]))
+                xs = [
+                    rows[n].take(a, b) if n in rows else jax.lax.slice_in_dim(values[n], a, b)
+                    for n in scanned
+                ]
+                operands = (*values[:fixed], *carry, *xs)
+                params = {**eqn.params, "length": b - a, "unroll": min(eqn.params["unroll"], b - a)}
+                out = once(*operands) if inline else eqn.primitive.bind(*operands, **params)
+                carry = out[:carries]
+                late.append(begun_here)
+                for part, x in zip(parts, out[carries:]):
+                    part.append(x)
+            step = -1 if reverse else 1
+            whole = []
+            for n, part in zip(collected, parts):
+                self.rows[eqn.outvars[n]] = _Row(tuple(part[::step]), tuple(late[::step]))
+                whole.append(jax.lax.concatenate(part[::step], 0))
+            return [*carry, *whole]
+
+        return run
+
+    def _checkpoint(self, eqn: Any) -> Callable[..., list[Any]] | None:
+        inner = eqn.params["jaxpr"]
+        if not any(e.primitive.name == "scan" for e in inner.eqns):
+            return None
+
+        def run(*values: Any) -> list[Any]:
+            # What is joined goes in as its pieces, and is joined inside.
+            rows = [self._row(v) for v in eqn.invars]
+            counts = [len(row.pieces) if row else 1 for row in rows]
+            flat = [p for row, x in zip(rows, values) for p in (row.pieces if row else [x])]
+
+            def fun(*flat: Any) -> list[Any]:
+                left = iter(flat)
+                groups = [tuple(next(left) for _ in range(count)) for count in counts]
+                nested = _Splitter(self.plan, (), ())
+                args = []
+                for v, outer, row, group in zip(inner.invars, eqn.invars, rows, groups):
+                    if row:
+                        nested.rows[v] = row._replace(pieces=group)
+                    if self._is_late([outer]):
+                        nested.late.add(v)
+                    if jaxprs.is_variable(outer) and outer in self.made:
+                        nested.made.add(v)
+                    args.append(
+                        row._replace(pieces=group).take(0, v.aval.shape[0]) if row else group[0]
+                    )
+                out = jaxprs.evaluate(inner, [], args, nested)
+                self.changed |= nested.changed
+                return out
+
+            closed = jax.make_jaxpr(fun)(*flat)
+            pruned = jex.ClosedJaxpr(jaxprs.prune(closed.jaxpr), closed.consts)
+            return jaxprs.checkpointed(eqn, jex.jaxpr_as_fun(pruned))(*flat)
+
+        return run
+
+
+def _rank(atom: Any) -> int:
+    return len(atom.aval.shape)

@@ -1,0 +1,50 @@
+"""The command line with a network and a data set so small that starting up is all it takes.
+
+Run as a program, it is `lsam-jax`, for tests of several processes.
+"""
+
+import sys
+
+import flax.linen as nn
+import numpy as np
+
+from lsam_jax.experiments import cli, data, models
+
+IMAGES, BATCH = 64, 16
+TRAIN = ["train", "digits-resnet8", "--method", "lsam", "--set", f"batch_size={BATCH}"]
+
+
+class Mini(nn.Module):
+    """Two dense layers with batch normalisation and dropout between them."""
+
+    num_classes: int
+    dtype: type
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images.reshape(len(images), -1)
+        x = nn.Dense(8, name="stem")(x)
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+def dataset(data_dir=None):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 17, (IMAGES + 30, 4, 4, 1)).astype(np.uint8)
+    labels = images.reshape(len(images), -1)[:, :3].argmax(axis=1).astype(np.int32)
+    parts = [
+        data.Split(images[part], labels[part]) for part in (slice(IMAGES), slice(IMAGES, None))
+    ]
+    return data.Dataset("digits", *parts, num_classes=3, mean=(8.0,), std=(5.0,))
+
+
+def install(set_item):
+    """Replaces the network and the data set, by a function like `MonkeyPatch.setitem`."""
+    set_item(models.PRESETS, "resnet8", models.Architecture(Mini))
+    set_item(data.LOADERS, "digits", dataset)
+
+
+if __name__ == "__main__":
+    install(dict.__setitem__)
+    sys.exit(cli.main(sys.argv[1:]))

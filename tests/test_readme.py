@@ -1,0 +1,38 @@
+"""What README shows for a code base runs as it stands there, each block from nothing."""
+
+import pathlib
+import re
+
+import jax.numpy as jnp
+import pytest
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+SECTION = re.search(r"^## In your code base\n(.*?)^## ", README.read_text(), re.S | re.M)[1]
+BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.S | re.M)
+OPTIONAL = ("equinox", "haiku")
+
+
+def framework(block):
+    names = ("flax.linen", "nnx", "equinox", "haiku")
+    return next((name for name in names if name in block), "jax")
+
+
+def test_every_framework_has_a_block():
+    assert [framework(block) for block in BLOCKS] == [
+        "flax.linen",
+        "nnx",
+        "equinox",
+        "haiku",
+        "jax",
+    ]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=framework)
+def test_runs_in_a_fresh_namespace(block, tmp_path, monkeypatch):
+    if framework(block) in OPTIONAL:
+        pytest.importorskip(framework(block))
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    exec(compile(block, "README.md", "exec"), namespace)
+    assert jnp.isfinite(namespace["loss"])
+    assert namespace["loss"] < jnp.log(3)  # it has learned something
