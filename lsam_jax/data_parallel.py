@@ -59,7 +59,8 @@ def data_parallel(
             be dealt out to the devices evenly, before anything is computed.
 
     >>> import jax, jax.numpy as jnp
-    >>> step = data_parallel(lambda w, x: w - 0.1 * jax.grad(lambda w: jnp.mean(x @ w))(w))
+    >>> import lsam_jax as lsam
+    >>> step = lsam.data_parallel(lambda w, x: w - 0.1 * jax.grad(lambda w: jnp.mean(x @ w))(w))
     >>> w = step.replicate(jnp.zeros(3))
     >>> for _ in range(2):
     ...     w = step(w, jnp.ones((4 * step.mesh.size, 3)))

@@ -31,7 +31,7 @@ def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any)
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
     >>> loss_fn = lsam.per_sample(lambda w, x: x @ w)
-    >>> empirical_fisher(loss_fn, jnp.ones(2), jnp.asarray([[1.0, 2.0], [3.0, 0.0]])).tolist()
+    >>> lsam.empirical_fisher(loss_fn, jnp.ones(2), jnp.asarray([[1.0, 2.0], [3.0, 0.0]])).tolist()
     [5.0, 2.0]
     """
     if not isinstance(loss_fn, PerSample):
@@ -73,7 +73,7 @@ def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> Sam
     >>> import lsam_jax as lsam
     >>> w, loss_fn = jnp.ones(4), lambda w: jnp.sum(w**2) / 2
     >>> tx = lsam.sparse_sam(rho=2.0, sparsity=0.5)
-    >>> sam_state = refresh_mask(tx, tx.init(w), scores=jnp.asarray([4.0, 1.0, 3.0, 2.0]))
+    >>> sam_state = lsam.refresh_mask(tx, tx.init(w), scores=jnp.asarray([4.0, 1.0, 3.0, 2.0]))
     >>> lsam.value_and_grad(loss_fn, tx)(w, sam_state)[1].tolist()  # the first and third are moved
     [2.0, 1.0, 2.0, 1.0]
     """

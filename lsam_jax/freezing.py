@@ -39,7 +39,8 @@ def freeze_inactive(base: optax.GradientTransformation) -> optax.GradientTransfo
 
     >>> import jax.numpy as jnp
     >>> import optax
-    >>> tx = freeze_inactive(optax.chain(optax.add_decayed_weights(0.5), optax.sgd(1.0)))
+    >>> import lsam_jax as lsam
+    >>> tx = lsam.freeze_inactive(optax.chain(optax.add_decayed_weights(0.5), optax.sgd(1.0)))
     >>> params = {"drawn": jnp.asarray(1.0), "not drawn": jnp.asarray(1.0)}
     >>> grads = {"drawn": jnp.asarray(1.0), "not drawn": jnp.asarray(0.0)}
     >>> updates, state = tx.update(grads, tx.init(params), params)

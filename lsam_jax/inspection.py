@@ -25,9 +25,10 @@ class LayerCost(NamedTuple):
         floating-point operations and relative to a plain gradient. 1 is the price of SGD.
 
     >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
     >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
     >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
-    >>> head = inspect(loss_fn, params, jnp.ones((4, 8))).layers[-1]
+    >>> head = lsam.inspect(loss_fn, params, jnp.ones((4, 8))).layers[-1]
     >>> head.name, head.shape, head.parameters, round(head.cost, 2)
     ('w3', (8, 1), 8, 1.05)
     """
@@ -47,9 +48,10 @@ class Inspection(NamedTuple):
       profile: the counts behind the costs, by position in the network.
 
     >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
     >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
     >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
-    >>> network = inspect(loss_fn, params, jnp.ones((4, 8)))
+    >>> network = lsam.inspect(loss_fn, params, jnp.ones((4, 8)))
     >>> [layer.name for layer in network.layers], network.cuts
     (['w1', 'w2', 'w3'], ('w1', 'w2', 'w3'))
     """
@@ -71,9 +73,10 @@ class Inspection(NamedTuple):
           ValueError: if a name is not a layer.
 
         >>> import jax.numpy as jnp
+        >>> import lsam_jax as lsam
         >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
         >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
-        >>> round(inspect(loss_fn, params, jnp.ones((4, 8))).cost(["w1", "w3"]), 3)
+        >>> round(lsam.inspect(loss_fn, params, jnp.ones((4, 8))).cost(["w1", "w3"]), 3)
         1.801
         """
         names = [layer.name for layer in self.layers]
@@ -92,7 +95,8 @@ class Inspection(NamedTuple):
         """The table, as text, without its header.
 
         >>> import jax.numpy as jnp
-        >>> inspect(lambda w: jnp.sum(w**2), jnp.ones((2, 3)), layers="array").rows()
+        >>> import lsam_jax as lsam
+        >>> lsam.inspect(lambda w: jnp.sum(w**2), jnp.ones((2, 3)), layers="array").rows()
         [('', '2x3', '6', '2.000', 'cut')]
         """
         return [
@@ -160,9 +164,10 @@ def inspect(
       TypeError, ValueError: as for `value_and_grad`.
 
     >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
     >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
     >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
-    >>> print(inspect(loss_fn, params, jnp.ones((4, 8))))
+    >>> print(lsam.inspect(loss_fn, params, jnp.ones((4, 8))))
     layer  shape  parameters  cost of a step  cut
     w1     8x8            64           1.776  cut
     w2     8x8            64           1.423  cut

@@ -107,13 +107,14 @@ def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]
       TypeError: if an array of `params` is not of a real floating type.
 
     >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
     >>> w, b = jnp.ones((2, 2)), jnp.ones(2)
     >>> params = {"body": {"w": w, "b": b}, "head": {"w": w}}
-    >>> layer_names(params)
+    >>> lsam.layer_names(params)
     ('body/w', 'head/w')
-    >>> layer_names(params, layers="module")
+    >>> lsam.layer_names(params, layers="module")
     ('body', 'head')
-    >>> layer_names(params, layers=[("bias|/b$", None), (r"^(\w+)/", r"\1")])
+    >>> lsam.layer_names(params, layers=[("bias|/b$", None), (r"^(\w+)/", r"\1")])
     ('body', 'head')
     """
     return partition(params, layers).names

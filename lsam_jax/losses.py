@@ -48,7 +48,8 @@ def split_loss(outputs: Callable[..., Any], loss: Callable[..., Any]) -> SplitLo
       TypeError: if one of the two is not a function.
 
     >>> import jax.numpy as jnp
-    >>> loss_fn = split_loss(lambda w, x, y: x @ w, lambda out, x, y: jnp.mean((out - y) ** 2))
+    >>> import lsam_jax as lsam
+    >>> loss_fn = lsam.split_loss(lambda w, x, y: x @ w, lambda out, x, y: jnp.mean((out - y) ** 2))
     >>> float(loss_fn(jnp.ones(2), jnp.ones((3, 2)), jnp.zeros(3)))
     4.0
     """
@@ -106,7 +107,8 @@ def per_sample(losses: Callable[..., Any], argnums: int | tuple[int, ...] = 1) -
       ValueError: if `argnums` are not positions from 1 on.
 
     >>> import jax.numpy as jnp
-    >>> loss_fn = per_sample(lambda w, x, y: (x @ w - y) ** 2, argnums=(1, 2))
+    >>> import lsam_jax as lsam
+    >>> loss_fn = lsam.per_sample(lambda w, x, y: (x @ w - y) ** 2, argnums=(1, 2))
     >>> float(loss_fn(jnp.ones(2), jnp.ones((3, 2)), jnp.zeros(3)))
     4.0
     """

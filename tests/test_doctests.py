@@ -65,7 +65,8 @@ def body(function):
 
 @pytest.mark.parametrize("module", ["lsam_jax", *CORE, *INTEGRATIONS])
 def test_examples(module):
-    result = doctest.testmod(importlib.import_module(module))
+    # With nothing but what it imports, so that it can be copied.
+    result = doctest.testmod(importlib.import_module(module), globs={})
     assert result.failed == 0
 
 

@@ -21,6 +21,7 @@ class TrainState(train_state.TrainState, kw_only=True):
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import lsam_jax as lsam
+    >>> from lsam_jax.integrations.linen import TrainState
     >>> optimizer = optax.chain(lsam.sam(0.1), optax.sgd(0.5))
     >>> params = {"w": jnp.ones((1, 1))}
     >>> state = TrainState.create(apply_fn=None, params=params, tx=optimizer)

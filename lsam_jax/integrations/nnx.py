@@ -32,6 +32,9 @@ def make_value_fn(
       `value_fn(params) -> loss`.
 
     >>> import jax.numpy as jnp, optax
+    >>> import lsam_jax as lsam
+    >>> from flax import nnx
+    >>> from lsam_jax.integrations.nnx import make_value_fn
     >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
     >>> tx = optax.chain(lsam.layerwise_sam(k=1, rho=0.1), optax.sgd(0.1))
     >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
@@ -84,6 +87,9 @@ def value_and_grad(
       TypeError, ValueError: as for `lsam_jax.value_and_grad`.
 
     >>> import jax.numpy as jnp, optax
+    >>> import lsam_jax as lsam
+    >>> from flax import nnx
+    >>> from lsam_jax.integrations.nnx import value_and_grad
     >>> model, tx = nnx.Linear(2, 1, rngs=nnx.Rngs(0)), lsam.layerwise_sam(k=1, rho=0.1)
     >>> optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
     >>> loss_and_grad = value_and_grad(lambda model, x: jnp.mean(model(x) ** 2), tx)
