@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from lsam_jax.experiments import cli, data, models, presets
+from lsam_jax.experiments import cli, data, models
 
 IMAGES, BATCH = 64, 16
 TRAIN = ["train", "digits-resnet8", "--method", "lsam", "--set", f"batch_size={BATCH}"]
@@ -47,6 +47,8 @@ def install(set_item):
 
 
 def configuration(**changes):
+    from lsam_jax.experiments import presets  # noqa: PLC0415 (starts the devices)
+
     options = {"batch_size": BATCH, **changes}
     return presets.preset("digits-resnet8").configure("lsam", **options)
 
