@@ -35,9 +35,9 @@ class Descent(NamedTuple):
     Attributes:
       prepare: from the user's loss (a function of the parameters) and whether it has aux to a
         loss with aux `(user's aux, what the second pass needs)`; raises if it cannot be done.
-      second: `(loss_fn, tree_of, need, clean, second) -> Found`: `tree_of` gives the parameters
-        of leaves; `need` takes the leaves of aux to what the second
-        pass needs; `second` is called with those of the clean pass.
+      second: `(loss_fn, tree_of, need, clean, second) -> Found`: `tree_of` takes leaves to the
+        parameters, and `need` those of aux to what the second pass needs; `clean` are the latter
+        of the clean pass.
     """
 
     prepare: Callable[[Any, bool], Callable[[Any], Any]] | None = None
@@ -71,7 +71,11 @@ def _with_cotangent(loss_fn: Any, has_aux: bool) -> Callable[[Any], Any]:
 
 
 def _along_clean_cotangent(
-    loss_fn: Any, tree_of: Callable[[Leaves], Any], need: Callable[[Leaves], Any], clean: Leaves, second: Second
+    loss_fn: Any,
+    tree_of: Callable[[Leaves], Any],
+    need: Callable[[Leaves], Any],
+    clean: Leaves,
+    second: Second,
 ) -> Found:
     cotangent = jax.tree.leaves(need(clean)[1])
 
@@ -94,7 +98,11 @@ def of_gradient_norm(step: float) -> Descent:
     """
 
     def second(
-        loss_fn: Any, tree_of: Callable[[Leaves], Any], need: Callable[[Leaves], Any], clean: Leaves, second: Second
+        loss_fn: Any,
+        tree_of: Callable[[Leaves], Any],
+        need: Callable[[Leaves], Any],
+        clean: Leaves,
+        second: Second,
     ) -> Found:
         def loss_of(leaves: Leaves) -> Any:
             out = loss_fn(tree_of(leaves))
@@ -131,7 +139,11 @@ def of_samples(share: float) -> Descent:
         return prepared
 
     def second(
-        loss_fn: Any, tree_of: Callable[[Leaves], Any], need: Callable[[Leaves], Any], clean: Leaves, second: Second
+        loss_fn: Any,
+        tree_of: Callable[[Leaves], Any],
+        need: Callable[[Leaves], Any],
+        clean: Leaves,
+        second: Second,
     ) -> Found:
         loss, aux = second.forward()
         before, after = need(clean), need(aux)

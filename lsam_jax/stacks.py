@@ -52,9 +52,7 @@ def stacked(pattern: str, layers: Any = "kernel") -> Stacked:
     ('blocks/0', 'blocks/1', 'head')
     """
     if not isinstance(pattern, str):
-        raise TypeError(
-            f"pattern must be a regex of the paths of stacked arrays; got {pattern!r}."
-        )
+        raise TypeError(f"pattern must be a regex of the paths of stacked arrays; got {pattern!r}.")
     try:
         re.compile(pattern)
     except re.error as error:
@@ -80,14 +78,16 @@ class Stack(NamedTuple):
     rest: str
     length: int
 
+    def slice_name(self, i: int) -> str:
+        """The name of a slice of all arrays of the stack."""
+        return f"{self.name}/{i}" if self.name else str(i)
+
 
 def find(rule: Any, paths: Sequence[str], leaves: Sequence[Any]) -> list[Stack | None]:
     """The stack of each array, None for one that is not stacked."""
     if not isinstance(rule, Stacked):
         return [None] * len(paths)
-    found = [
-        _stack_of(rule.pattern, path, np.shape(leaf)) for path, leaf in zip(paths, leaves)
-    ]
+    found = [_stack_of(rule.pattern, path, np.shape(leaf)) for path, leaf in zip(paths, leaves)]
     lengths: dict[str, tuple[int, str]] = {}
     for path, stack in zip(paths, found):
         if stack is not None:
