@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core as jex
 
 from lsam_jax import jaxprs
 from lsam_jax.segments import Flags, Plan
+
+JOINS = frozenset({"concatenate", "stack"})
+"""What joins arrays; `jnp.stack` is one or the other, by version of JAX."""
 
 KEEP_ROWS = frozenset({"convert_element_type", "reduce_precision", "copy", "mul", "div", "neg"})
 """What is often done to weights before a scan, element by element."""
@@ -32,7 +36,7 @@ def split(
       sources: those inputs on which something is to depend as late as possible.
     """
     names = {eqn.primitive.name for eqn in closed.jaxpr.eqns}
-    if "concatenate" not in names or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
+    if not names & JOINS or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
         return closed
     splitter = _Splitter(plan, made=closed.jaxpr.invars, late=sources)
     found = jaxprs.rewrite(closed, args, splitter)
@@ -116,8 +120,8 @@ class _Splitter:
 
     def _stand_in(self, eqn: Any) -> Callable[..., list[Any]] | None:
         name = eqn.primitive.name
-        if name == "concatenate" and eqn.params["dimension"] == 0:
-            return self._concatenate(eqn)
+        if name in JOINS and 0 in (eqn.params.get("dimension"), eqn.params.get("axis")):
+            return self._join(eqn)
         if not any(self._row(v) for v in eqn.invars):
             return None
         if name in KEEP_ROWS:
@@ -128,12 +132,14 @@ class _Splitter:
             return self._checkpoint(eqn)
         return None
 
-    def _concatenate(self, eqn: Any) -> Callable[..., list[Any]] | None:
+    def _join(self, eqn: Any) -> Callable[..., list[Any]] | None:
         # A scan over time may join something too: only parameters are layers.
         if not all(jaxprs.is_variable(v) and v in self.made for v in eqn.invars):
             return None
 
         def join(*values: Any) -> list[Any]:
+            if eqn.primitive.name == "stack":
+                values = tuple(jnp.expand_dims(x, 0) for x in values)
             # A stack of many is joined from stacks of some.
             rows = [
                 row if (row := self.rows.get(v)) and not row.then else _Row((x,), (v in self.late,))
@@ -185,7 +191,7 @@ class _Splitter:
                 for n, x in enumerate(operands)
             ]
             out = jaxprs.evaluate(body, consts, inner, jaxprs.open_nested)
-            return [*out[:carries], *(jax.numpy.expand_dims(x, 0) for x in out[carries:])]
+            return [*out[:carries], *(jnp.expand_dims(x, 0) for x in out[carries:])]
 
         def run(*values: Any) -> list[Any]:
             carry = list(values[fixed : fixed + carries])

@@ -18,7 +18,9 @@ WIDTH, DEPTH = 6, 3
 def slices(tree):
     """The tree with every stack, a dictionary of arrays, as a list of blocks."""
     return {
-        name: [jax.tree.map(lambda a, i=i: a[i], x) for i in range(DEPTH)] if "blocks" in name else x
+        name: [jax.tree.map(lambda a, i=i: a[i], x) for i in range(DEPTH)]
+        if "blocks" in name
+        else x
         for name, x in tree.items()
     }
 
