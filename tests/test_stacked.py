@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 import scanned
 import textbook
@@ -120,7 +121,7 @@ def test_memory_of_slices(x64):
     state = tx.init(case.params)
     assert state.memory.perturbation.moves["blocks"]["up"].shape == (3, 6, 8)
     assert state.memory.perturbation.moves["blocks"]["scale"] == ()
-    scores = jax.tree.map(lambda w: np.square(w), case.params)
+    scores = jax.tree.map(np.square, case.params)
     kernels = [np.ravel(scores["blocks"][n]) for n in ("up", "down")]
     kernels = np.sort(np.concatenate([*kernels, *(np.ravel(scores[n]) for n in ("in", "a_head"))]))
     moves = lsam.refresh_mask(tx, state, scores).memory.perturbation.moves
@@ -151,7 +152,7 @@ def test_a_gradient_function_gives_the_same(x64):
 def test_inactive_slices_stay(x64):
     """One slice of an array has a gradient; the others keep value and moments."""
     case = scanned.build("plain")
-    base = lsam.freeze_inactive(lsam_adam(), stacks=lsam.stacked("blocks"))
+    base = lsam.freeze_inactive(optax.adamw(1e-2), stacks=lsam.stacked("blocks"))
     state = base.init(case.params)
     grads = jax.tree.map(np.zeros_like, case.params)
     grads["blocks"]["up"][1] = 1.0
@@ -160,12 +161,6 @@ def test_inactive_slices_stay(x64):
     assert moved.tolist() == [False, True, False]
     counts = {path: int(s[0].count) for path, s in state.by_array.items()}
     assert {path for path, count in counts.items() if count} == {"blocks/1/up"}
-
-
-def lsam_adam():
-    import optax  # noqa: PLC0415
-
-    return optax.adamw(1e-2)
 
 
 @pytest.mark.core

@@ -42,7 +42,7 @@ def block(x, p):
 @functools.cache
 def parameters():
     rng = np.random.default_rng(0)
-    shapes = {name: (WIDTH, WIDTH) for name in ("q", "k", "v", "out")}
+    shapes = dict.fromkeys(("q", "k", "v", "out"), (WIDTH, WIDTH))
     shapes |= {"up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
     blocks = {n: jnp.stack([weight(rng, *s) for _ in range(DEPTH)]) for n, s in shapes.items()}
     blocks |= {f"scale{i}": jnp.ones((DEPTH, WIDTH)) for i in range(2)}
