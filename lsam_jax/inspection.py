@@ -24,6 +24,13 @@ class LayerCost(NamedTuple):
       parameters: how many numbers it holds.
       cost: of a step in which it is the first perturbed layer (and the only one), counted in
         floating-point operations and relative to a plain gradient. 1 is the price of SGD.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
+    >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
+    >>> head = inspect(loss_fn, params, jnp.ones((4, 8))).layers[-1]
+    >>> head.name, head.shape, head.parameters, round(head.cost, 2)
+    ('w3', (8, 1), 8, 1.05)
     """
 
     name: str
@@ -40,6 +47,13 @@ class Inspection(NamedTuple):
       cuts: the names of the layers in front of which the network is cut.
       profile: the counts behind the costs, by position in the network.
       scanned: the paths of arrays that a `scan` runs over and that are not said to be `stacked`.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
+    >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
+    >>> network = inspect(loss_fn, params, jnp.ones((4, 8)))
+    >>> [layer.name for layer in network.layers], network.cuts
+    (['w1', 'w2', 'w3'], ('w1', 'w2', 'w3'))
     """
 
     layers: tuple[LayerCost, ...]
@@ -78,7 +92,12 @@ class Inspection(NamedTuple):
         return 1 + self.profile.of(chosen, cut)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table, as text, without its header."""
+        """The table, as text, without its header.
+
+        >>> import jax.numpy as jnp
+        >>> inspect(lambda w: jnp.sum(w**2), jnp.ones((2, 3)), layers="array").rows()
+        [('', '2x3', '6', '2.000', 'cut')]
+        """
         return [
             (
                 x.name,

@@ -39,6 +39,8 @@ def make_value_fn(
     >>> value_fn = make_value_fn(model, loss_fn, jnp.ones((3, 2)))
     >>> loss, grads = nnx.value_and_grad(loss_fn)(model, jnp.ones((3, 2)))
     >>> _ = optimizer.update(model, grads, value_fn=value_fn)
+    >>> bool(loss_fn(model, jnp.ones((3, 2))) < loss)
+    True
     """
     graphdef, _, rest = nnx.split(model, wrt, ...)
     rest = jax.tree.map(lambda x: x, rest)  # else these are the model's own, which go on changing
@@ -88,6 +90,8 @@ def value_and_grad(
     >>> sam_state = tx.init(nnx.state(model, nnx.Param))
     >>> loss, grads, sam_state = loss_and_grad(model, sam_state, jnp.ones((3, 2)))
     >>> _ = optimizer.update(model, grads)
+    >>> bool(jnp.mean(model(jnp.ones((3, 2))) ** 2) < loss)
+    True
     """
     lsam.value_and_grad(loss_fn, tx)  # its checks of both
 
