@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax import jaxprs, parallel, scans
+from lsam_jax import jaxprs, parallel, scans, segments
 from lsam_jax.program import Program
 
 
@@ -88,7 +88,7 @@ def profile(
     program: Program, leaves: Sequence[Any], of_leaf: Sequence[int], position: np.ndarray
 ) -> Profile:
     """Counts the cost of a step at each layer, on the jaxpr of the whole gradient."""
-    opened = program._replace(closed=scans.split(program.closed, leaves, scans.unrolled))
+    opened = program._replace(closed=scans.split(program.closed, leaves, segments.unrolled))
 
     def gradient(leaves: Sequence[Any], cotangent: Any) -> Any:
         loss, pullback = jax.vjp(lambda leaves: opened.run(leaves)[0], leaves)

@@ -10,6 +10,7 @@ from lsam_jax.costs import Profile
 from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, network_of
 from lsam_jax.layers import LayerSpec, partition
 from lsam_jax.program import trace
+from lsam_jax.scans import over_inputs
 
 HEADER = ("layer", "shape", "parameters", "cost of a step", "cut")
 
@@ -46,6 +47,7 @@ class Inspection(NamedTuple):
       layers: one `LayerCost` for each layer.
       cuts: the names of the layers in front of which the network is cut.
       profile: the counts behind the costs, by position in the network.
+      scanned: the paths of arrays that a `scan` runs over and that are not said to be `stacked`.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
@@ -59,6 +61,7 @@ class Inspection(NamedTuple):
     layers: tuple[LayerCost, ...]
     cuts: tuple[str, ...]
     profile: Profile
+    scanned: tuple[str, ...] = ()
 
     def cost(self, selected: Sequence[str]) -> float:
         """Counted cost of a step, relative to a plain gradient.
@@ -113,19 +116,31 @@ class Inspection(NamedTuple):
     def __str__(self) -> str:
         table = [HEADER, *self.rows()]
         width = [max(map(len, column)) for column in zip(*table)]
-        return "\n".join(
+        lines = [
             "  ".join(
                 cell.rjust(w) if 1 < n < 4 else cell.ljust(w)
                 for n, (cell, w) in enumerate(zip(row, width))
             ).rstrip()
             for row in table
-        )
+        ]
+        return "\n".join([*lines, *self._hint()])
+
+    def _hint(self) -> list[str]:
+        if not self.scanned:
+            return []
+        more = len(self.scanned) - 3
+        some = ", ".join(self.scanned[:3]) + (f" and {more} more" if more > 0 else "")
+        return [
+            f"A scan runs over {some}. If their first axis is one of layers, "
+            "layers=lsam.stacked(pattern) makes each slice a layer."
+        ]
 
     def __rich__(self) -> Any:
         """The table for `rich.print`."""
         from rich.table import Table  # noqa: PLC0415 - the core works without rich
 
-        table = Table(caption="cost of a step: if this is the first perturbed layer; SGD is 1")
+        caption = "cost of a step: if this is the first perturbed layer; SGD is 1"
+        table = Table(caption="\n".join([caption, *self._hint()]))
         for n, name in enumerate(HEADER):
             table.add_column(name, justify="right" if 1 < n < 4 else "left")
         for row in self.rows():
@@ -218,7 +233,8 @@ def inspect(
             for i, s in zip(order, shapes_of)
         ]
         where_names = tuple(parts.names[order[p]] for p in where)
-        found.append(Inspection(tuple(rows), where_names, profile()))
+        scanned = tuple(parts.paths[n] for n in over_inputs(program.closed.jaxpr))
+        found.append(Inspection(tuple(rows), where_names, profile(), scanned))
 
     # Under eval_shape, so that shapes are enough and nothing is computed.
     jax.eval_shape(look, arrays)

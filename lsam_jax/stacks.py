@@ -82,6 +82,10 @@ class Stack(NamedTuple):
     rest: str
     length: int
 
+    def slice_name(self, i: int) -> str:
+        """The name of a slice of all arrays of the stack."""
+        return f"{self.name}/{i}" if self.name else str(i)
+
 
 def find(rule: Any, paths: Sequence[str], leaves: Sequence[Any]) -> list[Stack | None]:
     """The stack of each array, None for one that is not stacked."""

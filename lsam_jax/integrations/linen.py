@@ -7,7 +7,7 @@ import optax
 from flax.training import train_state
 
 
-class TrainState(train_state.TrainState, kw_only=True):
+class TrainState(train_state.TrainState, kw_only=True):  # type: ignore[call-arg]  # Flax: unseen
     """Flax's `TrainState`, for a SAM method in either of its two places.
 
     In the optimizer's chain, `apply_gradients(grads=grads, value_fn=loss_of_params)` (Flax's own

@@ -103,26 +103,16 @@ def value_and_grad(
 
     def wrapped(model: Any, sam_state: Any, /, *args: Any, **kwargs: Any) -> Any:
         graphdef, params, rest = nnx.split(model, wrt, ...)
-        before = dict(nnx.to_flat_state(rest))
 
         def pure(params: Any) -> tuple[Any, Any]:
             copy = nnx.merge(graphdef, params, rest, copy=True)
             out = loss_fn(copy, *args, **kwargs)
             loss, aux = out if has_aux else (out, None)
-            after = nnx.to_flat_state(nnx.state(copy, nnx.Not(wrt)))
-            # Without what stayed the same: a frozen backbone shall not come out of the passes.
-            changed = [(path, x) for path, x in after if not _same(x, before.get(path))]
-            return loss, (aux, nnx.from_flat_state(changed))
+            return loss, (aux, nnx.state(copy, nnx.Not(wrt)))
 
         step = lsam.value_and_grad(pure, tx, has_aux=True)
-        (loss, (aux, changed)), grads, new_state = step(params, sam_state)
-        nnx.update(model, changed)
+        (loss, (aux, after)), grads, new_state = step(params, sam_state)
+        nnx.update(model, after)
         return ((loss, aux) if has_aux else loss), grads, new_state
 
     return wrapped
-
-
-def _same(new: Any, old: Any) -> bool:
-    """Whether two variables hold the very same arrays: the loss has not written to it."""
-    pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old))
-    return old is not None and all(a is b for a, b in pairs)
