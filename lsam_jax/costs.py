@@ -96,8 +96,10 @@ def profile(
 
     args = (list(leaves), parallel.zeros_like_type(opened.closed.out_avals[0]))
     closed = jax.make_jaxpr(gradient)(*args)
-    # Opened only now, so that what a checkpoint computes again is counted.
-    jaxpr = jaxprs.rewrite(closed, jax.tree.leaves(args), jaxprs.open_all).jaxpr
+    if any(eqn.primitive.name in jaxprs.CHECKPOINT_NAMES for eqn in closed.jaxpr.eqns):
+        # Opened only now, so that what a checkpoint computes again is counted.
+        closed = jaxprs.rewrite(closed, jax.tree.leaves(args), jaxprs.open_all)
+    jaxpr = closed.jaxpr
     forward, backward = jaxprs.split(jaxpr.eqns, jaxpr.invars[-1:])
     layers = len(position)
     place = [int(position[i]) if i >= 0 else -1 for i in of_leaf]

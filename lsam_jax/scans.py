@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 
 from lsam_jax import jaxprs
-from lsam_jax.segments import Flags, Plan
+from lsam_jax.segments import Flags, Plan, Segment
 
 JOINS = frozenset({"concatenate", "stack"})
 """What joins arrays; `jnp.stack` is one or the other, by version of JAX."""
@@ -171,6 +171,8 @@ class _Splitter:
         return keep
 
     def _scan(self, eqn: Any) -> Callable[..., list[Any]] | None:
+        if not any(self._row(eqn.invars[n]) for n in _scanned(eqn)):
+            return None
         length, reverse = eqn.params["length"], eqn.params["reverse"]
         body = _body(eqn)
         consts = getattr(eqn.params["jaxpr"], "consts", [])
@@ -179,43 +181,45 @@ class _Splitter:
         fixed = len(body.invars) - len(scanned) - carries
         rows = {n: row for n in scanned if (row := self._row(eqn.invars[n]))}
         begun = self._is_late(v for n, v in enumerate(eqn.invars) if n not in rows)
-        flags: Flags = list(zip(*(row.flags() for row in rows.values())))
-        segments = self.plan(flags[::-1] if reverse else flags, begun)
-        if not rows or (len(segments) == 1 and not segments[0].inline):
+        # From here on, iterations are in the order in which they run.
+        flags: Flags = list(zip(*(row.flags() for row in rows.values())))[:: -1 if reverse else 1]
+        segments = self.plan(flags, begun)
+        if len(segments) == 1 and not segments[0].inline:
             return None
         self.changed = True
+        late = [begun or any(map(any, flags[:stop])) for _, stop, _ in segments]
 
-        def once(*operands: Any) -> list[Any]:
-            inner = [
-                x if n < fixed + carries else jax.lax.squeeze(x, [0])
-                for n, x in enumerate(operands)
-            ]
+        def inline(*operands: Any) -> list[Any]:
+            inner = [jax.lax.squeeze(x, [0]) if n in scanned else x for n, x in enumerate(operands)]
             out = jaxprs.evaluate(body, consts, inner, jaxprs.open_nested)
             return [*out[:carries], *(jnp.expand_dims(x, 0) for x in out[carries:])]
 
+        def part(carry: Sequence[Any], values: Sequence[Any], where: Segment) -> list[Any]:
+            a, b, _ = where
+            if reverse:
+                a, b = length - b, length - a
+            xs = [
+                rows[n].take(a, b) if n in rows else jax.lax.slice_in_dim(values[n], a, b)
+                for n in scanned
+            ]
+            operands = (*values[:fixed], *carry, *xs)
+            if where.inline:
+                return inline(*operands)
+            params = {**eqn.params, "length": b - a, "unroll": min(eqn.params["unroll"], b - a)}
+            return list(eqn.primitive.bind(*operands, **params))
+
         def run(*values: Any) -> list[Any]:
-            carry = list(values[fixed : fixed + carries])
-            parts: list[list[Any]] = [[] for _ in collected]
-            late = []
-            for start, stop, inline in segments:
-                a, b = (length - stop, length - start) if reverse else (start, stop)
-                begun_here = begun or any(map(any, (flags[::-1] if reverse else flags)[:stop]))
-                xs = [
-                    rows[n].take(a, b) if n in rows else jax.lax.slice_in_dim(values[n], a, b)
-                    for n in scanned
-                ]
-                operands = (*values[:fixed], *carry, *xs)
-                params = {**eqn.params, "length": b - a, "unroll": min(eqn.params["unroll"], b - a)}
-                out = once(*operands) if inline else eqn.primitive.bind(*operands, **params)
+            carry: Sequence[Any] = values[fixed : fixed + carries]
+            made: list[list[Any]] = []
+            for where in segments:
+                out = part(carry, values, where)
                 carry = out[:carries]
-                late.append(begun_here)
-                for part, x in zip(parts, out[carries:]):
-                    part.append(x)
-            step = -1 if reverse else 1
+                made.append(out[carries:])
+            in_place = slice(None, None, -1) if reverse else slice(None)
             whole = []
-            for n, part in zip(collected, parts):
-                self.rows[eqn.outvars[n]] = _Row(tuple(part[::step]), tuple(late[::step]))
-                whole.append(jax.lax.concatenate(part[::step], 0))
+            for n, pieces in zip(collected, zip(*made)):
+                self.rows[eqn.outvars[n]] = _Row(pieces[in_place], tuple(late)[in_place])
+                whole.append(jax.lax.concatenate(pieces[in_place], 0))
             return [*carry, *whole]
 
         return run

@@ -83,7 +83,7 @@ def ascent(remat, perturbed):
     fixed = {i: p for i, p in enumerate(each) if i not in perturbed}
     x = jnp.ones((BATCH, LENGTH, WIDTH))
     args = ({i: each[i] for i in perturbed}, fixed, x, parameters()["a_head"], words()[1])
-    return jax.value_and_grad(loss), args
+    return loss, args
 
 
 def products(fun, *args):
@@ -158,8 +158,8 @@ def plain(remat, counter):
 
 
 def floor(remat, perturbed, counter):
-    fun, args = ascent(remat, perturbed)
-    return plain(remat, counter) + counter(fun, *args)
+    loss, args = ascent(remat, perturbed)
+    return plain(remat, counter) + counter(jax.value_and_grad(loss), *args)
 
 
 @pytest.mark.core
@@ -179,6 +179,27 @@ def test_slices_apart_cost_their_own_gradients_only(remat, perturbed):
     assert got == pytest.approx(want, rel=WITHIN)
     behind = tuple(range(perturbed[0], DEPTH))
     assert want < 0.95 * floor(remat, behind, products)  # so that all gradients would be seen
+
+
+def test_a_cut_inside_a_block_costs_the_floor():
+    """Only the last kernel of a block: what stands before it in the block is not computed again."""
+    tx = lsam.layerwise_sam(
+        None, 0.1, 0.8, layers=lsam.stacked("blocks"), selection=["blocks/9/down"]
+    )
+    value_and_grad = lsam.value_and_grad(transformer(False), tx)
+    got = products(value_and_grad, parameters(), tx.init(parameters()), words())
+    loss, (moving, *rest) = ascent(False, (9,))
+
+    def of_kernel(down, p, *rest):
+        return jax.value_and_grad(lambda down: loss({9: {**p, "down": down}}, *rest))(down)
+
+    whole = products(of_kernel, moving[9]["down"], moving[9], *rest)
+    x = jnp.ones((BATCH, LENGTH, WIDTH))
+    a_block = products(lambda x, p: block(x, p)[0], x, moving[9])
+    before = a_block - 2 * x.size * 4 * WIDTH
+    want = plain(False, products) + whole - before
+    assert got == pytest.approx(want, rel=0.001)
+    assert before > 0.01 * want
 
 
 def test_xla_counts_the_same():
