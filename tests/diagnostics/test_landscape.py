@@ -17,7 +17,10 @@ def quadratic(x64):
     rng = np.random.default_rng(0)
     root = rng.normal(size=(10, 10))
     hessian, slope = root @ root.T, rng.normal(size=10)
-    params = {"in": jnp.asarray(rng.normal(size=(2, 3))), "out": jnp.asarray(rng.normal(size=(4, 1)))}
+    params = {
+        "in": jnp.asarray(rng.normal(size=(2, 3))),
+        "out": jnp.asarray(rng.normal(size=(4, 1))),
+    }
 
     def loss_fn(params, slope):
         w = jnp.concatenate([params["in"].ravel(), params["out"].ravel()])
