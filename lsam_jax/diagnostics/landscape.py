@@ -84,9 +84,6 @@ def layer_landscape(
     """
     parts = partition(params, layers)
     _check(parts, parts.leaves(params), layer, radius, points)
-    out = jax.eval_shape(loss_fn, params, *args)
-    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
-        raise TypeError(f"loss_fn must return a real scalar, and nothing beside it; got {out}.")
     first, second = _directions(parts, params, layer, key)
     steps = np.linspace(-radius, radius, points)
     grid = jnp.asarray(np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2))
@@ -106,8 +103,10 @@ def _losses(
         def moved(x: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
             return (x + a.astype(u.dtype) * u + b.astype(v.dtype) * v).astype(x.dtype)
 
-        value: jax.Array = loss_fn(jax.tree.map(moved, params, first, second), *args)
-        return value
+        out = loss_fn(jax.tree.map(moved, params, first, second), *args)
+        if isinstance(out, jax.Array) and out.ndim == 0 and jnp.issubdtype(out.dtype, jnp.floating):
+            return out
+        raise TypeError(f"loss_fn must return a real scalar, and nothing beside it; got {out}.")
 
     return jax.lax.map(at, grid)
 
