@@ -234,7 +234,8 @@ plt.show()
 # %% [markdown]
 # ## What this says, and what it does not
 #
-# In this problem SGD learns the wrong labels, and most methods keep it from some of that. Layer-wise SAM
+# In the stored run, of ten seeds, SGD learns the wrong labels, and most methods keep it from some of
+# that. Layer-wise SAM
 # gains about what SAM does. Under a budget it may perturb only layers near the output, and here gains
 # nothing: a low price is no use if the sharp layers lie elsewhere. The order of the methods is that of
 # one problem, one network and untuned radii (`momentum_sam` and `asam` go further than the others by
