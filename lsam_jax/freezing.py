@@ -1,12 +1,16 @@
 """A wrapper for base optimizers that leaves inactive arrays alone, state and all."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from lsam_jax.layers import partition
+from lsam_jax.layers import Layers, partition
+from lsam_jax.stacks import Stacked
 
 
 class FrozenState(NamedTuple):
@@ -19,7 +23,9 @@ class FrozenState(NamedTuple):
     by_array: dict[str, Any]
 
 
-def freeze_inactive(base: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def freeze_inactive(
+    base: optax.GradientTransformation, stacks: Stacked | None = None
+) -> optax.GradientTransformationExtraArgs:
     """The base optimizer, except that an array whose gradient is exactly 0 stays as it is.
 
     Neither the array nor its part of the optimizer's state (moments, step counts, whatever it
@@ -33,37 +39,44 @@ def freeze_inactive(base: optax.GradientTransformation) -> optax.GradientTransfo
 
     Args:
       base: any Optax optimizer.
+      stacks: what the method has as `layers`, if that is `stacked(...)`: then a slice of a stacked
+        array is inactive by itself.
 
     >>> import optax
     >>> import lsam_jax as lsam
     >>> tx = optax.chain(lsam.sl_sam(rho=0.01), lsam.freeze_inactive(optax.adamw(1e-4)))
     """
     inner = optax.with_extra_args_support(base)
+    rule = "array" if stacks is None else dataclasses.replace(stacks, layers="array")
 
-    def alone(path: str, paths: tuple[str, ...], tree: Any) -> Any:
+    def alone(n: int, layers: Layers, leaves: Sequence[Any]) -> Any:
         # The array in its place in the tree, so that masks and labels by path still work.
-        leaves, treedef = jax.tree.flatten(tree)
-        only = [x if p == path else optax.MaskedNode() for p, x in zip(paths, leaves)]
-        return jax.tree.unflatten(treedef, only)
+        array = np.repeat(np.arange(len(layers.lengths)), np.maximum(layers.lengths, 1))[n]
+        only = [leaves[n] if i == array else optax.MaskedNode() for i in range(len(layers.lengths))]
+        return jax.tree.unflatten(layers.treedef, only)
 
     def init(params: Any) -> FrozenState:
-        paths = partition(params, "array").paths
-        return FrozenState({path: inner.init(alone(path, paths, params)) for path in paths})
+        layers = partition(params, rule)
+        leaves = layers.leaves(params)
+        return FrozenState(
+            {path: inner.init(alone(n, layers, leaves)) for n, path in enumerate(layers.paths)}
+        )
 
     def update(
         updates: Any, state: FrozenState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, FrozenState]:
-        paths = partition(updates, "array").paths
-        leaves, treedef = jax.tree.flatten(updates)
+        layers = partition(updates, rule)
+        leaves = layers.leaves(updates)
+        weights = None if params is None else layers.leaves(params)
         out, states = [], {}
-        for path, g in zip(paths, leaves):
-            own = None if params is None else alone(path, paths, params)
+        for n, (path, g) in enumerate(zip(layers.paths, leaves)):
+            own = None if weights is None else alone(n, layers, weights)
             old = state.by_array[path]
-            step, new = inner.update(alone(path, paths, updates), old, own, **extra_args)
+            step, new = inner.update(alone(n, layers, leaves), old, own, **extra_args)
             active = jnp.any(g != 0)
             (moved,) = jax.tree.leaves(step)
             out.append(jnp.where(active, moved, jnp.zeros_like(moved)))
             states[path] = jax.tree.map(lambda a, b, on=active: jnp.where(on, a, b), new, old)
-        return jax.tree.unflatten(treedef, out), FrozenState(states)
+        return layers.tree(out), FrozenState(states)
 
     return optax.GradientTransformationExtraArgs(init, update)
