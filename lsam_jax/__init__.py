@@ -1,6 +1,68 @@
-"""Layer-wise sharpness-aware minimization for JAX, at close to the price of SGD."""
+"""Layer-wise sharpness-aware minimization for JAX, at close to the price of SGD.
+
+Sharpness-aware minimization (SAM) descends on the gradient at weights that were first moved
+uphill: flatter minima, at two gradients a step. Layer-wise SAM (Lee, KDD 2024) moves only the k
+layers whose gradient is largest. Here both passes share what they have in common: layers in
+front of the first perturbed one see the same weights twice and are computed once.
+
+Replace `jax.value_and_grad` by `value_and_grad`, and keep the rest:
+
+>>> import jax, jax.numpy as jnp, optax
+>>> import lsam_jax as lsam
+>>> sam, sgd = lsam.layerwise_sam(k=1, rho=0.1, alpha=0.8), optax.sgd(0.1)
+>>> loss_fn = lambda params, x: jnp.mean((jnp.tanh(x @ params["w1"]) @ params["w2"]) ** 2)
+>>> value_and_grad = lsam.value_and_grad(loss_fn, sam)
+>>> @jax.jit
+... def train_step(params, sam_state, opt_state, x):
+...     loss, grads, sam_state = value_and_grad(params, sam_state, x)
+...     updates, opt_state = sgd.update(grads, opt_state, params)
+...     return optax.apply_updates(params, updates), sam_state, opt_state, loss
+>>> params, x, losses = {"w1": jnp.eye(2), "w2": jnp.ones((2, 1))}, jnp.ones((4, 2)), []
+>>> sam_state, opt_state = sam.init(params), sgd.init(params)
+>>> for _ in range(5):
+...     params, sam_state, opt_state, loss = train_step(params, sam_state, opt_state, x)
+...     losses.append(float(loss))
+>>> losses[-1] < 0.5 * losses[0]
+True
+>>> dict(zip(lsam.layer_names(params), sam_state.perturbations.tolist()))  # perturbed
+{'w1': 3, 'w2': 2}
+
+Or put a method in a chain, `optax.chain(sam, sgd)`, and hand `update` the loss: see
+`SamTransformation`.
+
+**Train.** `value_and_grad`; the state `SamState` with its `Memory`; `layer_names`;
+`freeze_inactive`; `perturbation_survival`, for half precision; `data_parallel`, for several
+devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
+
+**Price.** `inspect` shows what perturbing each layer would cost, as an `Inspection` of
+`LayerCost` rows.
+
+**Methods, fewer than two gradients a step.** `layerwise_sam`, `look_sam`, `ae_sam`, `momentum_sam`,
+`sl_sam`, `esam`, `sam_on`, `adazo_sam`.
+
+**Methods, two gradients a step or more.** `sam`, `generalized_sam`, `asam`, `gsam`, `stable_sam`,
+`sparse_sam`, `functional_sam`, `gam`. Where papers and their code differ: `lsam_jax.presets`.
+
+**What a layer is** (`layers=`). See `layer_names`; `stacked`, for models that scan over blocks.
+
+**Which layers** (`selection=`). `high`, `low`, `random`, `independent`, `everything`, `nothing`,
+`fixed`, `budget`, `bandit`; a `Selector` of your own.
+
+**How far** (`rho=`). A number, an Optax schedule, or `per_layer` radii.
+
+**Losses that can be taken apart.** `split_loss` for `functional_sam`, `per_sample` for `esam` and
+for `empirical_fisher`, whose mask `refresh_mask` gives to `sparse_sam`.
+
+**Training from Python.** `lsam_jax.experiments.presets.preset` and
+`lsam_jax.experiments.training.fit` are what the command line `lsam-jax train` calls.
+
+In formulas w are the weights, g the gradient at w, h the gradient at the perturbed weights, and
+||.|| is the Euclidean norm. L is the number of layers, B that of samples, and `f32[L]` an array
+of L numbers of type float32.
+"""
 
 from lsam_jax import presets
+from lsam_jax.affordable import budget
 from lsam_jax.bandit import bandit
 from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
 from lsam_jax.data_parallel import data_parallel
@@ -17,7 +79,6 @@ from lsam_jax.radii import per_layer
 from lsam_jax.rounding import perturbation_survival
 from lsam_jax.selection import (
     Selector,
-    budget,
     everything,
     fixed,
     high,

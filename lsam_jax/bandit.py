@@ -41,6 +41,21 @@ def bandit(
         loss: a loss ten times as large learns a hundred times as fast. True: a are divided by
         their root mean square over S.
       seed: the draws are a function of it, of the step count and of p only.
+
+    Returns:
+      A `Selector` whose memory holds p.
+
+    Raises:
+      ValueError, TypeError: if `active` or `rate` is out of its range.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> params = {"a": jnp.ones(1), "b": 2 * jnp.ones(1)}
+    >>> loss_fn = lambda p: jnp.sum(p["a"] ** 2 + p["b"] ** 2)  # norms 2 and 4
+    >>> tx = lsam.layerwise_sam(None, 0.1, selection=lsam.bandit(active=0.5), layers="array")
+    >>> loss, grads, sam_state = lsam.value_and_grad(loss_fn, tx)(params, tx.init(params))
+    >>> round(float(sam_state.memory.selection.probability.sum()), 3)  # half of two layers
+    1.0
     """
     check_share("active", active)
     check_real("rate", rate, low=0.0)

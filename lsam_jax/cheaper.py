@@ -49,8 +49,15 @@ def look_sam(
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
 
+    >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
     >>> tx = lsam.look_sam(rho=0.1, every=3)
+    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
+    >>> for _ in range(4):
+    ...     loss, direction, sam_state = step(w, sam_state)
+    >>> sam_state.perturbations.tolist()  # the first and the fourth step
+    [2]
     >>> layerwise = lsam.look_sam(rho=0.1, every=3, k=4, selection="high", layers="kernel")
     """
     arguments.check_count("every", every, low=1)
@@ -83,7 +90,8 @@ def ae_sam(
     A step is SAM's where ||g||^2 >= mu + c sigma, with mu and sigma^2 the running mean and
     variance of ||g||^2, this step's included: mu = decay mu + (1 - decay) ||g||^2, then
     sigma^2 = decay sigma^2 + (1 - decay) (||g||^2 - mu)^2; both start at 0. The first gradient is
-    always computed, the second only where it is called for. https://arxiv.org/abs/2304.14647
+    always computed, the second only where it is called for. Where devices perturb apart, the mean
+    of their ||g||^2 decides, so that all do the same. https://arxiv.org/abs/2304.14647
 
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
@@ -96,7 +104,19 @@ def ae_sam(
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.
 
-    Where devices perturb apart, the mean of their ||g||^2 decides, so that all do the same.
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.ae_sam(rho=0.1)
+    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
+    >>> for scale in (1, 0.1):  # a gradient as usual, then one far below
+    ...     loss, direction, sam_state = step(scale * w, sam_state)
+    ...     print(sam_state.selected.tolist())
+    [True]
+    [False]
     """
     arguments.check_real("threshold", threshold, infinite=True)
     arguments.check_real("decay", decay, low=0.0, below=1.0)
@@ -135,6 +155,20 @@ def momentum_sam(
       layers: how the parameters are cut into layers; see `layer_names`.
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.momentum_sam(rho=2.5)
+    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
+    >>> for _ in range(2):  # no momentum yet; then at w - 2.5 m / 5 with m = w
+    ...     loss, direction, sam_state = step(w, sam_state)
+    ...     print(direction.tolist())
+    [3.0, 4.0]
+    [1.5, 2.0]
     """
     arguments.check_real("momentum", momentum, low=0.0, below=1.0)
     return build(
@@ -180,7 +214,16 @@ def adazo_sam(
       perturbation_sync: which devices share a perturbation, likewise.
 
     Raises:
-      ValueError: from `update`, if only a `grad_fn` is given: differences need the loss.
+      ValueError, TypeError: for an argument out of its range, naming it; from `update`, if only a
+        `grad_fn` is given: differences need the loss.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0]), lambda w: jnp.sum(w**2) / 2
+    >>> tx = lsam.adazo_sam(rho=0.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> [round(x, 3) for x in direction.tolist()]  # with one weight every probe finds uphill
+    [3.5]
     """
     arguments.check_count("probes", probes, low=1)
     if arguments.static_int(probes) is None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax import jaxprs, parallel, scans
+from lsam_jax import jaxprs, parallel, scans, segments
 from lsam_jax.program import Program
 
 
@@ -88,7 +88,7 @@ def profile(
     program: Program, leaves: Sequence[Any], of_leaf: Sequence[int], position: np.ndarray
 ) -> Profile:
     """Counts the cost of a step at each layer, on the jaxpr of the whole gradient."""
-    opened = program._replace(closed=scans.split(program.closed, leaves, scans.unrolled))
+    opened = program._replace(closed=scans.split(program.closed, leaves, segments.unrolled))
 
     def gradient(leaves: Sequence[Any], cotangent: Any) -> Any:
         loss, pullback = jax.vjp(lambda leaves: opened.run(leaves)[0], leaves)
@@ -96,8 +96,10 @@ def profile(
 
     args = (list(leaves), parallel.zeros_like_type(opened.closed.out_avals[0]))
     closed = jax.make_jaxpr(gradient)(*args)
-    # Opened only now, so that what a checkpoint computes again is counted.
-    jaxpr = jaxprs.rewrite(closed, jax.tree.leaves(args), jaxprs.open_all).jaxpr
+    if any(eqn.primitive.name in jaxprs.CHECKPOINT_NAMES for eqn in closed.jaxpr.eqns):
+        # Opened only now, so that what a checkpoint computes again is counted.
+        closed = jaxprs.rewrite(closed, jax.tree.leaves(args), jaxprs.open_all)
+    jaxpr = closed.jaxpr
     forward, backward = jaxprs.split(jaxpr.eqns, jaxpr.invars[-1:])
     layers = len(position)
     place = [int(position[i]) if i >= 0 else -1 for i in of_leaf]

@@ -58,14 +58,14 @@ def data_parallel(
         ValueError: When there are no such devices. A call raises it when the rows of a batch cannot
             be dealt out to the devices evenly, before anything is computed.
 
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> step = data_parallel(lambda w, x: w - 0.1 * jax.grad(lambda w: jnp.mean(x @ w))(w))
-        >>> w = step.replicate(jnp.zeros(3))
-        >>> for _ in range(2):
-        ...     w = step(w, jnp.ones((4 * step.mesh.size, 3)))
-        >>> print(w)
-        [-0.2 -0.2 -0.2]
+    >>> import jax, jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> step = lsam.data_parallel(lambda w, x: w - 0.1 * jax.grad(lambda w: jnp.mean(x @ w))(w))
+    >>> w = step.replicate(jnp.zeros(3))
+    >>> for _ in range(2):
+    ...     w = step(w, jnp.ones((4 * step.mesh.size, 3)))
+    >>> print(w)
+    [-0.2 -0.2 -0.2]
     """
     return DataParallel(step, devices, batch_argnums, donate_argnums)
 

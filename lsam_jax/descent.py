@@ -35,9 +35,9 @@ class Descent(NamedTuple):
     Attributes:
       prepare: from the user's loss (a function of the parameters) and whether it has aux to a
         loss with aux `(user's aux, what the second pass needs)`; raises if it cannot be done.
-      second: `(loss_fn, tree_of, need, clean, second) -> Found`: `tree_of` gives the parameters
-        of leaves; `need` takes the leaves of aux to what the second
-        pass needs; `second` is called with those of the clean pass.
+      second: `(loss_fn, tree_of, need, clean, second) -> Found`: `tree_of` takes leaves to the
+        parameters, and `need` those of aux to what the second pass needs; `clean` are the latter
+        of the clean pass.
     """
 
     prepare: Callable[[Any, bool], Callable[[Any], Any]] | None = None

@@ -39,6 +39,18 @@ def gsam(
       layers: how the parameters are cut into layers; see `layer_names`.
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, a = jnp.asarray([3.0, 2.0]), jnp.asarray([1.0, 2.0])
+    >>> loss_fn = lambda w: jnp.sum(a * w**2) / 2  # its gradient is a w
+    >>> tx = lsam.gsam(rho=2.5, alpha=1.0)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> [round(x, 2) for x in direction.tolist()]  # h = [4.5, 8], less the part of g = [3, 4]
+    [3.93, 8.32]
     """
     return build(
         rho=rho,
@@ -74,6 +86,18 @@ def stable_sam(
       layers: how the parameters are cut into layers; see `layer_names`.
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, a = jnp.asarray([3.0, 2.0]), jnp.asarray([1.0, 2.0])
+    >>> loss_fn = lambda w: jnp.sum(a * w**2) / 2  # its gradient is a w
+    >>> tx = lsam.stable_sam(rho=2.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> round(float(jnp.linalg.norm(direction)), 3)  # as long as g = [3, 4], along h = [4.5, 8]
+    5.0
     """
     return build(
         rho=rho,
@@ -110,7 +134,16 @@ def gam(
       perturbation_sync: which devices share a perturbation, likewise.
 
     Raises:
-      ValueError: from `update`, if only a `grad_fn` is given.
+      ValueError, TypeError: for an argument out of its range, naming it; from `update`, if only a
+        `grad_fn` is given.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.gam(rho=1.0, alpha=1.0)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> [round(x, 2) for x in direction.tolist()]  # w + w / ||w||: here the norm is ||w||
+    [3.6, 4.8]
     """
     arguments.check_real("step", step, above=0.0)
     return build(
@@ -152,14 +185,15 @@ def functional_sam(
 
     Raises:
       TypeError: when first used, if the loss is not in two parts.
-      ValueError: from `update`, if only a `grad_fn` is given.
+      ValueError: if `rho` is out of its range; from `update`, if only a `grad_fn` is given.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
-    >>> tx = lsam.functional_sam(0.1)
-    >>> loss_fn = lsam.split_loss(lambda w, x, y: x @ w, lambda out, x, y: jnp.mean((out - y) ** 2))
-    >>> w, x, y = jnp.ones(2), jnp.ones((3, 2)), jnp.zeros(3)
-    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w), x, y)
+    >>> loss_fn = lsam.split_loss(lambda w: w**2, lambda outputs: jnp.sum(outputs**2) / 2)
+    >>> tx, w = lsam.functional_sam(rho=0.5), jnp.ones(1)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> direction.tolist()  # 2 w' w^2 with w' = 1.5, where SAM has 2 w'^3
+    [3.0]
     """
     return build(
         rho=rho,

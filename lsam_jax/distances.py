@@ -49,6 +49,14 @@ def asam(
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.asam(rho=0.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> [round(x, 3) for x in direction.tolist()]  # the larger weight moves further than in SAM
+    [3.738, 5.747]
     """
     arguments.check_real("eta", eta, low=0.0)
     perturb = perturbation.adaptive(eta, _scaling(scaled))
@@ -83,6 +91,18 @@ def sam_on(
       normalize: as for `layerwise_sam`.
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> params = {"Dense": {"kernel": jnp.asarray(3.0)}, "LayerNorm": {"scale": jnp.asarray(4.0)}}
+    >>> loss_fn = lambda p: (p["Dense"]["kernel"] ** 2 + p["LayerNorm"]["scale"] ** 2) / 2
+    >>> tx = lsam.sam_on(rho=0.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(params, tx.init(params))
+    >>> float(direction["Dense"]["kernel"]), float(direction["LayerNorm"]["scale"])
+    (3.0, 4.5)
     """
     return build(
         rho=rho,
@@ -131,6 +151,18 @@ def sparse_sam(
 
     Returns:
       A transformation whose state holds one bool for each weight.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it; or if `dynamic` meets
+        devices that perturb apart.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.ones(4), lambda w: jnp.sum(w**2) / 2
+    >>> tx = lsam.sparse_sam(rho=2.0, sparsity=0.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> sorted(direction.tolist())  # two of four weights are moved, by 2 w / ||w||
+    [1.0, 1.0, 2.0, 2.0]
     """
     arguments.check_real("sparsity", sparsity, low=0.0, below=1.0)
     if not arguments.is_concrete(sparsity):

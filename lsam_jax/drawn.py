@@ -1,12 +1,12 @@
 """Methods that draw the layers of a step, so that what was not drawn need not be computed."""
 
 from lsam_jax import arguments, combination, descent, perturbation
+from lsam_jax.affordable import budget as within
 from lsam_jax.bandit import bandit
 from lsam_jax.build import build
 from lsam_jax.layers import LayerSpec
 from lsam_jax.parallel import AxisName, PerturbationSync
 from lsam_jax.radii import Radius
-from lsam_jax.selection import budget as within
 from lsam_jax.selection import independent
 from lsam_jax.transform import SamTransformation
 
@@ -48,10 +48,12 @@ def esam(
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
-    >>> tx = lsam.esam(0.1, beta=0.6, gamma=0.5)
-    >>> loss_fn = lsam.per_sample(lambda w, x, y: (x @ w - y) ** 2, argnums=(1, 2))
-    >>> w, x, y = jnp.ones(2), jnp.ones((4, 2)), jnp.arange(4.0)
-    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w), x, y)
+    >>> loss_fn = lsam.per_sample(lambda w, x: (x @ w) ** 2 / 2)
+    >>> tx = lsam.esam(rho=0.5, beta=1.0, gamma=0.5)
+    >>> w, x = jnp.ones(1), jnp.asarray([[1.0], [2.0]])
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w), x)
+    >>> direction.tolist()  # x^2 w' of the second sample, whose loss rose most, at w' = 1.5
+    [6.0]
     """
     arguments.check_share("beta", beta)
     arguments.check_share("gamma", gamma)
@@ -101,9 +103,19 @@ def sl_sam(
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.
 
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
     >>> import optax
     >>> import lsam_jax as lsam
-    >>> tx = optax.chain(lsam.sl_sam(rho=0.01), lsam.freeze_inactive(optax.adamw(1e-4)))
+    >>> params = {"a": jnp.ones(1), "b": 2 * jnp.ones(1)}
+    >>> loss_fn = lambda p: jnp.sum(p["a"] ** 2 + p["b"] ** 2)  # norms 2 and 4
+    >>> tx = lsam.sl_sam(rho=0.01, active=0.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(params, tx.init(params))
+    >>> [bool(d != 0) for d in direction.values()] == sam_state.selected.tolist()
+    True
+    >>> optimizer = optax.chain(tx, lsam.freeze_inactive(optax.adamw(1e-4)))
     """
     drawn = bandit(active, rate, scale_free=scale_free, seed=seed)
     return build(

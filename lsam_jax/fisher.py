@@ -25,10 +25,13 @@ def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any)
     Returns:
       A tree like `params`.
 
+    Raises:
+      TypeError: if the loss is not made by `per_sample`.
+
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
     >>> loss_fn = lsam.per_sample(lambda w, x: x @ w)
-    >>> empirical_fisher(loss_fn, jnp.ones(2), jnp.asarray([[1.0, 2.0], [3.0, 0.0]])).tolist()
+    >>> lsam.empirical_fisher(loss_fn, jnp.ones(2), jnp.asarray([[1.0, 2.0], [3.0, 0.0]])).tolist()
     [5.0, 2.0]
     """
     if not isinstance(loss_fn, PerSample):
@@ -60,8 +63,19 @@ def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> Sam
       sam_state: its state.
       scores: a tree like the parameters; `empirical_fisher` makes one.
 
+    Returns:
+      The state, to go on with.
+
     Raises:
       TypeError: if `tx` has no mask to be given.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.ones(4), lambda w: jnp.sum(w**2) / 2
+    >>> tx = lsam.sparse_sam(rho=2.0, sparsity=0.5)
+    >>> sam_state = lsam.refresh_mask(tx, tx.init(w), scores=jnp.asarray([4.0, 1.0, 3.0, 2.0]))
+    >>> lsam.value_and_grad(loss_fn, tx)(w, sam_state)[1].tolist()  # the first and third are moved
+    [2.0, 1.0, 2.0, 1.0]
     """
     refresh = tx.recipe.perturb.refresh if isinstance(tx, SamTransformation) else None
     if refresh is None:

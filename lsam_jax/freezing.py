@@ -42,9 +42,18 @@ def freeze_inactive(
       stacks: what the method has as `layers`, if that is `stacked(...)`: then a slice of a stacked
         array is inactive by itself.
 
+    Returns:
+      An Optax transformation, to be put behind `sl_sam` in a chain.
+
+    >>> import jax.numpy as jnp
     >>> import optax
     >>> import lsam_jax as lsam
-    >>> tx = optax.chain(lsam.sl_sam(rho=0.01), lsam.freeze_inactive(optax.adamw(1e-4)))
+    >>> tx = lsam.freeze_inactive(optax.chain(optax.add_decayed_weights(0.5), optax.sgd(1.0)))
+    >>> params = {"drawn": jnp.asarray(1.0), "not drawn": jnp.asarray(1.0)}
+    >>> grads = {"drawn": jnp.asarray(1.0), "not drawn": jnp.asarray(0.0)}
+    >>> updates, state = tx.update(grads, tx.init(params), params)
+    >>> {name: float(x) for name, x in optax.apply_updates(params, updates).items()}
+    {'drawn': -0.5, 'not drawn': 1.0}
     """
     inner = optax.with_extra_args_support(base)
     rule = "array" if stacks is None else dataclasses.replace(stacks, layers="array")

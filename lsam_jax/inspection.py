@@ -10,6 +10,7 @@ from lsam_jax.costs import Profile
 from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, network_of
 from lsam_jax.layers import LayerSpec, partition
 from lsam_jax.program import trace
+from lsam_jax.scans import over_inputs
 
 HEADER = ("layer", "shape", "parameters", "cost of a step", "cut")
 
@@ -23,6 +24,14 @@ class LayerCost(NamedTuple):
       parameters: how many numbers it holds.
       cost: of a step in which it is the first perturbed layer (and the only one), counted in
         floating-point operations and relative to a plain gradient. 1 is the price of SGD.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
+    >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
+    >>> head = lsam.inspect(loss_fn, params, jnp.ones((4, 8))).layers[-1]
+    >>> head.name, head.shape, head.parameters, round(head.cost, 2)
+    ('w3', (8, 1), 8, 1.05)
     """
 
     name: str
@@ -38,11 +47,21 @@ class Inspection(NamedTuple):
       layers: one `LayerCost` for each layer.
       cuts: the names of the layers in front of which the network is cut.
       profile: the counts behind the costs, by position in the network.
+      scanned: the paths of arrays that a `scan` runs over and that are not said to be `stacked`.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
+    >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
+    >>> network = lsam.inspect(loss_fn, params, jnp.ones((4, 8)))
+    >>> [layer.name for layer in network.layers], network.cuts
+    (['w1', 'w2', 'w3'], ('w1', 'w2', 'w3'))
     """
 
     layers: tuple[LayerCost, ...]
     cuts: tuple[str, ...]
     profile: Profile
+    scanned: tuple[str, ...] = ()
 
     def cost(self, selected: Sequence[str]) -> float:
         """Counted cost of a step, relative to a plain gradient.
@@ -57,9 +76,10 @@ class Inspection(NamedTuple):
           ValueError: if a name is not a layer.
 
         >>> import jax.numpy as jnp
+        >>> import lsam_jax as lsam
         >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
         >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
-        >>> round(inspect(loss_fn, params, jnp.ones((4, 8))).cost(["w1", "w3"]), 3)
+        >>> round(lsam.inspect(loss_fn, params, jnp.ones((4, 8))).cost(["w1", "w3"]), 3)
         1.801
         """
         names = [layer.name for layer in self.layers]
@@ -75,7 +95,13 @@ class Inspection(NamedTuple):
         return 1 + self.profile.of(chosen, cut)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table, as text, without its header."""
+        """The table, as text, without its header.
+
+        >>> import jax.numpy as jnp
+        >>> import lsam_jax as lsam
+        >>> lsam.inspect(lambda w: jnp.sum(w**2), jnp.ones((2, 3)), layers="array").rows()
+        [('', '2x3', '6', '2.000', 'cut')]
+        """
         return [
             (
                 x.name,
@@ -90,19 +116,31 @@ class Inspection(NamedTuple):
     def __str__(self) -> str:
         table = [HEADER, *self.rows()]
         width = [max(map(len, column)) for column in zip(*table)]
-        return "\n".join(
+        lines = [
             "  ".join(
                 cell.rjust(w) if 1 < n < 4 else cell.ljust(w)
                 for n, (cell, w) in enumerate(zip(row, width))
             ).rstrip()
             for row in table
-        )
+        ]
+        return "\n".join([*lines, *self._hint()])
+
+    def _hint(self) -> list[str]:
+        if not self.scanned:
+            return []
+        more = len(self.scanned) - 3
+        some = ", ".join(self.scanned[:3]) + (f" and {more} more" if more > 0 else "")
+        return [
+            f"A scan runs over {some}. If their first axis is one of layers, "
+            "layers=lsam.stacked(pattern) makes each slice a layer."
+        ]
 
     def __rich__(self) -> Any:
         """The table for `rich.print`."""
         from rich.table import Table  # noqa: PLC0415 - the core works without rich
 
-        table = Table(caption="cost of a step: if this is the first perturbed layer; SGD is 1")
+        caption = "cost of a step: if this is the first perturbed layer; SGD is 1"
+        table = Table(caption="\n".join([caption, *self._hint()]))
         for n, name in enumerate(HEADER):
             table.add_column(name, justify="right" if 1 < n < 4 else "left")
         for row in self.rows():
@@ -141,9 +179,10 @@ def inspect(
       TypeError, ValueError: as for `value_and_grad`.
 
     >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
     >>> params = {"w1": jnp.ones((8, 8)), "w2": jnp.ones((8, 8)), "w3": jnp.ones((8, 1))}
     >>> loss_fn = lambda p, x: jnp.mean(x @ p["w1"] @ p["w2"] @ p["w3"])
-    >>> print(inspect(loss_fn, params, jnp.ones((4, 8))))
+    >>> print(lsam.inspect(loss_fn, params, jnp.ones((4, 8))))
     layer  shape  parameters  cost of a step  cut
     w1     8x8            64           1.776  cut
     w2     8x8            64           1.423  cut
@@ -194,7 +233,8 @@ def inspect(
             for i, s in zip(order, shapes_of)
         ]
         where_names = tuple(parts.names[order[p]] for p in where)
-        found.append(Inspection(tuple(rows), where_names, profile()))
+        scanned = tuple(parts.paths[n] for n in over_inputs(program.closed.jaxpr))
+        found.append(Inspection(tuple(rows), where_names, profile(), scanned))
 
     # Under eval_shape, so that shapes are enough and nothing is computed.
     jax.eval_shape(look, arrays)

@@ -21,7 +21,8 @@ NORMALISATION = re.compile(
 )
 """Finds a normalisation layer in a path."""
 
-LayerSpec = str | Callable[[str], str | None] | Sequence[Rule] | stacks.Stacked
+LayerRule = str | Callable[[str], str | None] | Sequence[Rule]
+LayerSpec = LayerRule | stacks.Stacked
 
 
 class Layers(NamedTuple):
@@ -107,13 +108,14 @@ def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]
       TypeError: if an array of `params` is not of a real floating type.
 
     >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
     >>> w, b = jnp.ones((2, 2)), jnp.ones(2)
     >>> params = {"body": {"w": w, "b": b}, "head": {"w": w}}
-    >>> layer_names(params)
+    >>> lsam.layer_names(params)
     ('body/w', 'head/w')
-    >>> layer_names(params, layers="module")
+    >>> lsam.layer_names(params, layers="module")
     ('body', 'head')
-    >>> layer_names(params, layers=[("bias|/b$", None), (r"^(\w+)/", r"\1")])
+    >>> lsam.layer_names(params, layers=[("bias|/b$", None), (r"^(\w+)/", r"\1")])
     ('body', 'head')
     """
     return partition(params, layers).names
@@ -134,13 +136,13 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
     index: dict[str, int] = {}
     of_leaf, leaf_paths = [], []
     for path, (_, leaf), stack in zip(paths, with_paths, found):
-        for slice_name, path, rank in _parts(path, np.ndim(leaf), stack):
-            name = slice_name if by_slice and stack else name_of(path, rank)
+        for slice_name, part, rank in _parts(path, np.ndim(leaf), stack):
+            name = slice_name if by_slice and stack else name_of(part, rank)
             if name is not None and not isinstance(name, str):
                 raise TypeError(
-                    f"layers must give a str or None; got {name!r} for the path {path!r}."
+                    f"layers must give a str or None; got {name!r} for the path {part!r}."
                 )
-            leaf_paths.append(path)
+            leaf_paths.append(part)
             of_leaf.append(-1 if name is None else index.setdefault(name, len(index)))
     if not index:
         raise ValueError(
@@ -154,16 +156,16 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
 def _parts(
     path: str, rank: int, stack: stacks.Stack | None
 ) -> Iterator[tuple[str | None, str, int]]:
-    """For an array, or each of its slices: the name of the slice, the path and the rank."""
+    """For an array, or for each of its slices: the name of the slice, the path and the rank."""
     if stack is None:
         yield None, path, rank
         return
     for i in range(stack.length):
-        name = f"{stack.name}/{i}" if stack.name else str(i)
+        name = stack.slice_name(i)
         yield name, name + stack.rest, rank - 1
 
 
-def _naming(layers: LayerSpec) -> Callable[[str, int], str | None]:
+def _naming(layers: LayerRule) -> Callable[[str, int], str | None]:
     if callable(layers):
         return lambda path, rank: layers(path)
     if layers == "kernel":

@@ -40,8 +40,16 @@ def split_loss(outputs: Callable[..., Any], loss: Callable[..., Any]) -> SplitLo
       outputs: `outputs(params, *args, **kwargs)`, the network's outputs: an array or a pytree.
       loss: `loss(outputs, *args, **kwargs)`, a real scalar, or `(loss, aux)`.
 
+    Returns:
+      A loss function, `loss(outputs(params, ...), ...)`, with a method `.at(*args)`: the same on a
+      batch, to be given as `value_fn`.
+
+    Raises:
+      TypeError: if one of the two is not a function.
+
     >>> import jax.numpy as jnp
-    >>> loss_fn = split_loss(lambda w, x, y: x @ w, lambda out, x, y: jnp.mean((out - y) ** 2))
+    >>> import lsam_jax as lsam
+    >>> loss_fn = lsam.split_loss(lambda w, x, y: x @ w, lambda out, x, y: jnp.mean((out - y) ** 2))
     >>> float(loss_fn(jnp.ones(2), jnp.ones((3, 2)), jnp.zeros(3)))
     4.0
     """
@@ -90,8 +98,17 @@ def per_sample(losses: Callable[..., Any], argnums: int | tuple[int, ...] = 1) -
       argnums: the positions (0 being that of `params`) of the arguments that hold the samples;
         the first axis of every array in them is that of the samples.
 
+    Returns:
+      A loss function, the mean of `losses`, with a method `.at(*args)`: the same on a batch, to
+      be given as `value_fn`.
+
+    Raises:
+      TypeError: if `losses` is not a function.
+      ValueError: if `argnums` are not positions from 1 on.
+
     >>> import jax.numpy as jnp
-    >>> loss_fn = per_sample(lambda w, x, y: (x @ w - y) ** 2, argnums=(1, 2))
+    >>> import lsam_jax as lsam
+    >>> loss_fn = lsam.per_sample(lambda w, x, y: (x @ w - y) ** 2, argnums=(1, 2))
     >>> float(loss_fn(jnp.ones(2), jnp.ones((3, 2)), jnp.zeros(3)))
     4.0
     """

@@ -31,6 +31,7 @@ def layerwise_sam(
     w', which is w + rho g on S and w elsewhere, the direction of descent is
     (1 - alpha) g + alpha h on S and h elsewhere. The norms of h are stored for the next step.
     Ties (at the first step all norms are 0) go to the layer nearest the output.
+    https://doi.org/10.1145/3637528.3671728
 
     Args:
       k: how many layers to perturb, 0 to L; a whole number or a schedule of the step count.
@@ -69,9 +70,19 @@ def layerwise_sam(
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
 
+    >>> import jax.numpy as jnp
     >>> import optax
-    >>> tx = layerwise_sam(k=4, rho=0.1, alpha=0.8)
+    >>> import lsam_jax as lsam
+    >>> tx = lsam.layerwise_sam(k=1, rho=0.1, alpha=0.8)
     >>> optimizer = optax.chain(tx, optax.sgd(0.1, momentum=0.9))
+    >>> params = {"a": jnp.ones((1, 1)), "b": 2 * jnp.ones((1, 1))}
+    >>> loss_fn = lambda p: jnp.sum(p["a"] ** 2 + p["b"] ** 2) / 2
+    >>> state = optimizer.init(params)
+    >>> updates, state = optimizer.update(params, state, params, value_fn=loss_fn)
+    >>> dict(zip(lsam.layer_names(params), state[0].selected.tolist()))
+    {'a': False, 'b': True}
+    >>> [round(x.item(), 4) for x in updates.values()]  # -0.1, and -0.1 (0.2 * 2 + 0.8 * 2.2)
+    [-0.1, -0.216]
     """
     return build(
         rho=rho,
@@ -102,7 +113,7 @@ def generalized_sam(
     """Generalized SAM, or gradient-norm penalty (Zhao et al. 2022): all layers, mixed by alpha.
 
     The direction is (1 - alpha) g + alpha h with h the gradient at w + rho g / ||g|| (eq. 2), or
-    at w + rho g with `normalize=False` (eq. 3).
+    at w + rho g with `normalize=False` (eq. 3). https://arxiv.org/abs/2202.03599
 
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
@@ -112,6 +123,17 @@ def generalized_sam(
       normalize: as for `layerwise_sam`.
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.generalized_sam(rho=2.5, alpha=0.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> direction.tolist()  # half w, half w + 2.5 w / 5
+    [3.75, 5.0]
     """
     return build(
         rho=rho,
@@ -133,11 +155,24 @@ def sam(
 ) -> SamTransformation:
     """SAM (Foret et al. 2021, eq. 2 and 3): descends on the gradient at w + rho g / ||g||.
 
+    ||g|| is the norm over all parameters. https://arxiv.org/abs/2010.01412
+
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
       layers: as for `generalized_sam`.
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.sam(rho=2.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> direction.tolist()  # w + 2.5 w / 5
+    [4.5, 6.0]
     """
     return generalized_sam(
         rho,

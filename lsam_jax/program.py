@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from lsam_jax import jaxprs, scans
+from lsam_jax import jaxprs, scans, segments
 
 
 class Program(NamedTuple):
@@ -82,7 +82,7 @@ def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> C
     """Cuts the program before the first equation that depends on a suffix parameter."""
     inputs = program.closed.jaxpr.invars
     sources = [v for v, late in zip(inputs, in_suffix) if late]
-    closed = scans.split(program.closed, leaves, scans.where_it_differs, sources)
+    closed = scans.split(program.closed, leaves, segments.where_it_differs, sources)
     sources = [v for v, late in zip(closed.jaxpr.invars, in_suffix) if late]
     closed = jaxprs.split_checkpoints(closed, leaves, sources)
     jaxpr, consts = closed.jaxpr, closed.consts
@@ -128,7 +128,7 @@ def layer_order(
       depends on the layer.
     """
     opened = jaxprs.rewrite(program.closed, leaves, jaxprs.open_all)
-    jaxpr = scans.split(opened, leaves, scans.one_by_one).jaxpr
+    jaxpr = scans.split(opened, leaves, segments.one_by_one).jaxpr
     made_of = {v: frozenset([i]) for v, i in zip(jaxpr.invars, of_leaf)}
     meets, reads = _first_times(jaxpr, made_of)
     never = (len(jaxpr.eqns),)

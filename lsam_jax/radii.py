@@ -59,8 +59,14 @@ def per_layer(
       TypeError: if `radii` is neither.
       ValueError: when first used, if a layer has no radius, or a name is not a layer.
 
+    >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
-    >>> tx = lsam.sam(rho=lsam.per_layer({"head/w": 0.1}, default=0.05))
+    >>> params = {"a": jnp.asarray(3.0), "b": jnp.asarray(4.0)}
+    >>> loss_fn = lambda p: (p["a"] ** 2 + p["b"] ** 2) / 2
+    >>> tx = lsam.sam(rho=lsam.per_layer({"b": 2.5}, default=0.0))
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(params, tx.init(params))
+    >>> float(direction["a"]), float(direction["b"])  # b moves by 2.5 * 4 / 5
+    (3.0, 6.0)
     >>> width = {"stem/w": 64, "head/w": 1024}
     >>> tx = lsam.sam(rho=lsam.per_layer(lambda name: 0.05 * (width[name] / 64) ** 0.5))
     """

@@ -76,14 +76,19 @@ def layers_of(recipe: Recipe, params: Any) -> Layers:
 
 def initial_memory(recipe: Recipe, layers: Layers, params: Any) -> Memory:
     """What the parts of a method remember before the first step."""
-    leaves = [jnp.asarray(x) for x in layers.leaves(params)]
-    return Memory(
-        selection=recipe.selector.init(layers, leaves),
-        ascent=recipe.ascent.init(layers, leaves),
-        perturbation=recipe.perturb.init(layers, leaves),
-        combination=recipe.combine.init(layers, leaves),
-        cadence=recipe.cadence.init(layers, leaves),
-    )
+
+    def memory(params: Any) -> Memory:
+        leaves = [jnp.asarray(x) for x in layers.leaves(params)]
+        return Memory(
+            selection=recipe.selector.init(layers, leaves),
+            ascent=recipe.ascent.init(layers, leaves),
+            perturbation=recipe.perturb.init(layers, leaves),
+            combination=recipe.combine.init(layers, leaves),
+            cadence=recipe.cadence.init(layers, leaves),
+        )
+
+    # Slices of stacked arrays would take as much memory as the parameters; compiled, they do not.
+    return jax.jit(memory)(params) if any(layers.lengths) else memory(params)
 
 
 def choose(

@@ -38,7 +38,7 @@ def perturbation_survival(
     >>> w = jnp.ones(10000, jnp.bfloat16)
     >>> for rho in (0.01, 10.0):
     ...     tx = lsam.sam(rho)
-    ...     print(round(float(perturbation_survival(tx, w, w, tx.init(w))), 2))
+    ...     print(round(float(lsam.perturbation_survival(tx, w, w, tx.init(w))), 2))
     0.0
     0.98
     """

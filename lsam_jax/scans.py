@@ -11,54 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core as jex
 
 from lsam_jax import jaxprs
+from lsam_jax.segments import Flags, Plan, Segment
+
+JOINS = frozenset({"concatenate", "stack"})
+"""What joins arrays; `jnp.stack` is one or the other, by version of JAX."""
 
 KEEP_ROWS = frozenset({"convert_element_type", "reduce_precision", "copy", "mul", "div", "neg"})
 """What is often done to weights before a scan, element by element."""
-
-
-class Segment(NamedTuple):
-    """Iterations from `start` to `stop`; `inline` if they are to be no scan (one iteration)."""
-
-    start: int
-    stop: int
-    inline: bool = False
-
-
-Flags = Sequence[tuple[bool, ...]]
-"""For each iteration, which of the rows that it reads depend on the sources."""
-
-Plan = Callable[[Flags, bool], Sequence[Segment]]
-"""From the flags, and whether everything depends on the sources anyway, to the parts of a scan."""
-
-
-def where_it_differs(flags: Flags, begun: bool) -> list[Segment]:
-    """A part for each run of iterations with the same flags.
-
-    The first iteration that depends on the sources is inline: what in it does not depend on them
-    is to be found by `jaxprs.split`, and a scan would propagate errors to its initial carry.
-    """
-    length = len(flags)
-    first = next((t for t, flag in enumerate(flags) if any(flag)), length)
-    if begun or first == length:
-        edges, inline = [0], -1
-    else:
-        edges, inline = sorted({0, first, min(first + 1, length)}), first
-    edges += [t for t in range(edges[-1] + 1, length) if flags[t] != flags[t - 1]]
-    edges = [t for t in edges if t < length]
-    return [Segment(a, b, a == inline) for a, b in zip(edges, [*edges[1:], length])]
-
-
-def one_by_one(flags: Flags, begun: bool) -> list[Segment]:
-    """A scan for each iteration."""
-    return [Segment(t, t + 1) for t in range(len(flags))]
-
-
-def unrolled(flags: Flags, begun: bool) -> list[Segment]:
-    """Every iteration inline."""
-    return [Segment(t, t + 1, inline=True) for t in range(len(flags))]
 
 
 def split(
@@ -73,13 +36,29 @@ def split(
       sources: those inputs on which something is to depend as late as possible.
     """
     names = {eqn.primitive.name for eqn in closed.jaxpr.eqns}
-    if "concatenate" not in names or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
+    if not names & JOINS or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
         return closed
     splitter = _Splitter(plan, made=closed.jaxpr.invars, late=sources)
     found = jaxprs.rewrite(closed, args, splitter)
     if not splitter.changed:
         return closed
     return jex.ClosedJaxpr(jaxprs.prune(found.jaxpr), found.consts)
+
+
+def over_inputs(jaxpr: jex.Jaxpr) -> list[int]:
+    """The inputs that a scan runs over as they are, or but for a change element by element."""
+    source = {v: n for n, v in enumerate(jaxpr.invars)}
+    found: dict[int, None] = {}
+    for eqn in jaxpr.eqns:
+        variables = [v for v in eqn.invars if jaxprs.is_variable(v)]
+        if eqn.primitive.name in KEEP_ROWS and len(variables) == 1 and variables[0] in source:
+            source[eqn.outvars[0]] = source[variables[0]]
+        if eqn.primitive.name == "scan":
+            runs_over = [eqn.invars[n] for n in _scanned(eqn)]
+            found.update(
+                (source[v], None) for v in runs_over if jaxprs.is_variable(v) and v in source
+            )
+    return list(found)
 
 
 class _Row(NamedTuple):
@@ -141,8 +120,8 @@ class _Splitter:
 
     def _stand_in(self, eqn: Any) -> Callable[..., list[Any]] | None:
         name = eqn.primitive.name
-        if name == "concatenate" and eqn.params["dimension"] == 0:
-            return self._concatenate(eqn)
+        if name in JOINS and 0 in (eqn.params.get("dimension"), eqn.params.get("axis")):
+            return self._join(eqn)
         if not any(self._row(v) for v in eqn.invars):
             return None
         if name in KEEP_ROWS:
@@ -153,12 +132,14 @@ class _Splitter:
             return self._checkpoint(eqn)
         return None
 
-    def _concatenate(self, eqn: Any) -> Callable[..., list[Any]] | None:
+    def _join(self, eqn: Any) -> Callable[..., list[Any]] | None:
         # A scan over time may join something too: only parameters are layers.
         if not all(jaxprs.is_variable(v) and v in self.made for v in eqn.invars):
             return None
 
         def join(*values: Any) -> list[Any]:
+            if eqn.primitive.name == "stack":
+                values = tuple(jnp.expand_dims(x, 0) for x in values)
             # A stack of many is joined from stacks of some.
             rows = [
                 row if (row := self.rows.get(v)) and not row.then else _Row((x,), (v in self.late,))
@@ -190,57 +171,55 @@ class _Splitter:
         return keep
 
     def _scan(self, eqn: Any) -> Callable[..., list[Any]] | None:
+        if not any(self._row(eqn.invars[n]) for n in _scanned(eqn)):
+            return None
         length, reverse = eqn.params["length"], eqn.params["reverse"]
-        body = next(iter(jaxprs.nested_jaxprs(eqn)))
+        body = _body(eqn)
         consts = getattr(eqn.params["jaxpr"], "consts", [])
-        # What is scanned over, or collected, has one more axis than what the body sees of it.
-        scanned = [
-            n for n, (v, w) in enumerate(zip(eqn.invars, body.invars)) if _rank(v) > _rank(w)
-        ]
-        collected = [
-            n for n, (v, w) in enumerate(zip(eqn.outvars, body.outvars)) if _rank(v) > _rank(w)
-        ]
+        scanned, collected = _scanned(eqn), _longer(eqn.outvars, body.outvars)
         carries = len(body.outvars) - len(collected)
         fixed = len(body.invars) - len(scanned) - carries
         rows = {n: row for n in scanned if (row := self._row(eqn.invars[n]))}
         begun = self._is_late(v for n, v in enumerate(eqn.invars) if n not in rows)
-        flags: Flags = list(zip(*(row.flags() for row in rows.values())))
-        segments = self.plan(flags[::-1] if reverse else flags, begun)
-        if not rows or (len(segments) == 1 and not segments[0].inline):
+        # From here on, iterations are in the order in which they run.
+        flags: Flags = list(zip(*(row.flags() for row in rows.values())))[:: -1 if reverse else 1]
+        segments = self.plan(flags, begun)
+        if len(segments) == 1 and not segments[0].inline:
             return None
         self.changed = True
+        late = [begun or any(map(any, flags[:stop])) for _, stop, _ in segments]
 
-        def once(*operands: Any) -> list[Any]:
-            inner = [
-                x if n < fixed + carries else jax.lax.squeeze(x, [0])
-                for n, x in enumerate(operands)
-            ]
+        def inline(*operands: Any) -> list[Any]:
+            inner = [jax.lax.squeeze(x, [0]) if n in scanned else x for n, x in enumerate(operands)]
             out = jaxprs.evaluate(body, consts, inner, jaxprs.open_nested)
-            return [*out[:carries], *(jax.numpy.expand_dims(x, 0) for x in out[carries:])]
+            return [*out[:carries], *(jnp.expand_dims(x, 0) for x in out[carries:])]
+
+        def part(carry: Sequence[Any], values: Sequence[Any], where: Segment) -> list[Any]:
+            a, b, _ = where
+            if reverse:
+                a, b = length - b, length - a
+            xs = [
+                rows[n].take(a, b) if n in rows else jax.lax.slice_in_dim(values[n], a, b)
+                for n in scanned
+            ]
+            operands = (*values[:fixed], *carry, *xs)
+            if where.inline:
+                return inline(*operands)
+            params = {**eqn.params, "length": b - a, "unroll": min(eqn.params["unroll"], b - a)}
+            return list(eqn.primitive.bind(*operands, **params))
 
         def run(*values: Any) -> list[Any]:
-            carry = values[fixed : fixed + carries]
-            parts: list[list[Any]] = [[] for _ in collected]
-            late = []
-            for start, stop, inline in segments:
-                a, b = (length - stop, length - start) if reverse else (start, stop)
-                begun_here = begun or any(map(any, (flags[::-1] if reverse else flags)[:stop]))
-                xs = [
-                    rows[n].take(a, b) if n in rows else jax.lax.slice_in_dim(values[n], a, b)
-                    for n in scanned
-                ]
-                operands = (*values[:fixed], *carry, *xs)
-                params = {**eqn.params, "length": b - a, "unroll": min(eqn.params["unroll"], b - a)}
-                out = once(*operands) if inline else eqn.primitive.bind(*operands, **params)
+            carry: Sequence[Any] = values[fixed : fixed + carries]
+            made: list[list[Any]] = []
+            for where in segments:
+                out = part(carry, values, where)
                 carry = out[:carries]
-                late.append(begun_here)
-                for part, x in zip(parts, out[carries:]):
-                    part.append(x)
-            step = -1 if reverse else 1
+                made.append(out[carries:])
+            in_place = slice(None, None, -1) if reverse else slice(None)
             whole = []
-            for n, part in zip(collected, parts):
-                self.rows[eqn.outvars[n]] = _Row(tuple(part[::step]), tuple(late[::step]))
-                whole.append(jax.lax.concatenate(part[::step], 0))
+            for n, pieces in zip(collected, zip(*made)):
+                self.rows[eqn.outvars[n]] = _Row(pieces[in_place], tuple(late)[in_place])
+                whole.append(jax.lax.concatenate(pieces[in_place], 0))
             return [*carry, *whole]
 
         return run
@@ -282,5 +261,16 @@ class _Splitter:
         return run
 
 
-def _rank(atom: Any) -> int:
-    return len(atom.aval.shape)
+def _body(eqn: Any) -> jex.Jaxpr:
+    return next(iter(jaxprs.nested_jaxprs(eqn)))
+
+
+def _scanned(eqn: Any) -> list[int]:
+    """The operands that a scan runs over."""
+    return _longer(eqn.invars, _body(eqn).invars)
+
+
+def _longer(outside: Sequence[Any], inside: Sequence[Any]) -> list[int]:
+    # What is scanned over, or collected, has one more axis than what the body sees of it.
+    ranks = [(len(v.aval.shape), len(w.aval.shape)) for v, w in zip(outside, inside)]
+    return [n for n, (out, in_) in enumerate(ranks) if out > in_]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arguments import check_real, is_concrete, resolve
+from lsam_jax.arguments import check_real, resolve
 from lsam_jax.layers import Layers
 from lsam_jax.parts import remember_nothing
 
@@ -41,7 +41,11 @@ class Selector(NamedTuple):
     """A pair of pure functions (and a check) that choose layers.
 
     Attributes:
-      candidates: from a `Network` to bool[L], static: the layers that can ever be chosen.
+      candidates: from what is known of the network to bool[L], static: the layers that can ever be
+        chosen. Known are, in the order of `layer_names`: `names`; `position`, i64[L], the place
+        between input (0) and output (L - 1); `reached`, bool[L], whether the loss depends on it;
+        `price()`, f64[L], the extra cost, relative to a plain gradient, of perturbing the layer
+        and all nearer the output; `first()`, that of perturbing it alone.
       score: from the stored norms f32[L] and the step count to f32[L]; None takes every candidate.
       check: raises if the selector does not fit layers of these names.
       one_cut: whether the candidates are so near each other that "auto" is one cut.
@@ -50,6 +54,16 @@ class Selector(NamedTuple):
       init: makes its memory from the layers and the leaves of the parameters.
       observe: the memory after a step, from `(memory, selected, norms, candidates)`, norms being
         those of the ascent gradient, f32[L].
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> params = {"a": jnp.ones(1), "b": 2 * jnp.ones(1)}
+    >>> first = lsam.Selector(candidates=lambda network: network.position == 0)
+    >>> tx = lsam.layerwise_sam(k=None, rho=0.1, selection=first, layers="array")
+    >>> loss_fn = lambda p: jnp.sum((p["a"] * 3.0 + p["b"]) ** 2)
+    >>> loss, grads, sam_state = lsam.value_and_grad(loss_fn, tx)(params, tx.init(params))
+    >>> sam_state.selected.tolist()  # the layer that the loss uses first
+    [True, False]
     """
 
     candidates: Callable[[Network], np.ndarray]
@@ -62,12 +76,28 @@ class Selector(NamedTuple):
 
 
 def high() -> Selector:
-    """The k layers of largest stored gradient norm (the paper, Algorithm 1, line 4)."""
+    """The k layers of largest stored gradient norm (the paper, Algorithm 1, line 4).
+
+    >>> import jax.numpy as jnp, lsam_jax as lsam
+    >>> w = {"a": jnp.asarray(1.0), "b": jnp.asarray(2.0)}
+    >>> tx = lsam.layerwise_sam(k=1, rho=0.1, selection=lsam.high(), layers="array")
+    >>> state = tx.init(w)._replace(norms=jnp.asarray([1.0, 2.0]))
+    >>> tx.update(w, state, w, grad_fn=lambda w: w)[1].selected.tolist()
+    [False, True]
+    """
     return Selector(_all_layers, lambda norms, count: norms)
 
 
 def low() -> Selector:
-    """The k layers of smallest stored gradient norm (the paper, Table 3)."""
+    """The k layers of smallest stored gradient norm (the paper, Table 3).
+
+    >>> import jax.numpy as jnp, lsam_jax as lsam
+    >>> w = {"a": jnp.asarray(1.0), "b": jnp.asarray(2.0)}
+    >>> tx = lsam.layerwise_sam(k=1, rho=0.1, selection=lsam.low(), layers="array")
+    >>> state = tx.init(w)._replace(norms=jnp.asarray([1.0, 2.0]))
+    >>> tx.update(w, state, w, grad_fn=lambda w: w)[1].selected.tolist()
+    [True, False]
+    """
     return Selector(_all_layers, lambda norms, count: -norms)
 
 
@@ -76,6 +106,12 @@ def random(seed: int = 0) -> Selector:
 
     Args:
       seed: the draws are a function of it and of `state.count` only, so all devices agree.
+
+    >>> import jax.numpy as jnp, lsam_jax as lsam
+    >>> w = {"a": jnp.asarray(1.0), "b": jnp.asarray(2.0)}
+    >>> tx = lsam.layerwise_sam(k=1, rho=0.1, selection=lsam.random(seed=1), layers="array")
+    >>> int(tx.update(w, tx.init(w), w, grad_fn=lambda w: w)[1].selected.sum())  # k
+    1
     """
 
     def score(norms: jax.Array, count: jax.Array) -> jax.Array:
@@ -90,6 +126,20 @@ def independent(probability: Any, seed: int = 0) -> Selector:
     Args:
       probability: of every layer; from 0 to 1, or a schedule.
       seed: as for `random`.
+
+    Raises:
+      ValueError, TypeError: if the probability is out of its range.
+
+    >>> import jax.numpy as jnp, lsam_jax as lsam, optax
+    >>> w = {"a": jnp.asarray(1.0), "b": jnp.asarray(2.0)}
+    >>> draws = lsam.independent(optax.linear_schedule(1.0, 0.0, transition_steps=1))
+    >>> tx = lsam.layerwise_sam(None, rho=0.1, selection=draws, layers="array")
+    >>> state = tx.init(w)
+    >>> for _ in range(2):  # with probability 1, then 0
+    ...     direction, state = tx.update(w, state, w, grad_fn=lambda w: w)
+    ...     print(state.selected.tolist())
+    [True, True]
+    [False, False]
     """
     check_real("probability", probability, low=0.0, most=1.0)
 
@@ -102,20 +152,44 @@ def independent(probability: Any, seed: int = 0) -> Selector:
 
 
 def everything() -> Selector:
-    """All layers: generalized SAM (with alpha = 1 and normalize = True: SAM)."""
+    """All layers: generalized SAM (with alpha = 1 and normalize = True: SAM).
+
+    >>> import jax.numpy as jnp, lsam_jax as lsam
+    >>> w = {"a": jnp.asarray(1.0), "b": jnp.asarray(2.0)}
+    >>> tx = lsam.layerwise_sam(None, rho=0.1, selection=lsam.everything(), layers="array")
+    >>> tx.update(w, tx.init(w), w, grad_fn=lambda w: w)[1].selected.tolist()
+    [True, True]
+    """
     return Selector(_all_layers)
 
 
 def nothing() -> Selector:
-    """No layer: the base optimizer."""
+    """No layer: the base optimizer.
+
+    >>> import jax.numpy as jnp, lsam_jax as lsam
+    >>> w = {"a": jnp.asarray(1.0), "b": jnp.asarray(2.0)}
+    >>> tx = lsam.layerwise_sam(None, rho=0.1, selection=lsam.nothing(), layers="array")
+    >>> tx.update(w, tx.init(w), w, grad_fn=lambda w: w)[1].selected.tolist()
+    [False, False]
+    """
     return Selector(lambda network: np.zeros(len(network.names), bool))
 
 
 def fixed(names: Sequence[str]) -> Selector:
-    """Always the layers of these names (as `layer_names` gives them).
+    """Always the layers of these names; the same as the list itself as `selection`.
+
+    Args:
+      names: of layers, as `layer_names` gives them.
 
     Raises:
+      TypeError: if `names` is not a list of str.
       ValueError: when first used, if a name is not a layer; the message lists the layers.
+
+    >>> import jax.numpy as jnp, lsam_jax as lsam
+    >>> w = {"a": jnp.asarray(1.0), "b": jnp.asarray(2.0)}
+    >>> tx = lsam.layerwise_sam(None, rho=0.1, selection=lsam.fixed(["b"]), layers="array")
+    >>> tx.update(w, tx.init(w), w, grad_fn=lambda w: w)[1].selected.tolist()
+    [False, True]
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"fixed takes a list of layer names; got names={names!r}.")
@@ -133,45 +207,6 @@ def fixed(names: Sequence[str]) -> Selector:
         return np.asarray([name in wanted for name in network.names])
 
     return Selector(candidates, check=check)
-
-
-def budget(fraction: float, selection: Any = "high") -> Selector:
-    """Only layers so near the output that a step's extra cost stays within a budget.
-
-    The extra cost of perturbing all layers from the i-th on is counted before the step is
-    compiled (floating-point operations of one more forward pass, the error propagation and the
-    weight gradients, from layer i on); layers for which it exceeds `fraction` of a plain gradient
-    are never chosen. The step then has one static cut, no conditional over cuts, and this
-    price at most, whatever the norms.
-
-    Args:
-      fraction: the budget relative to a plain gradient, e.g. 0.1; more than 0.
-      selection: how to choose among the layers within the budget: "high" (the k of largest
-        norm), "all" (every one, k is not used), or another selection.
-
-    Raises:
-      ValueError: when first used, if the budget affords no layer; the message gives the price of
-        the cheapest one.
-    """
-    check_real("fraction", fraction, low=0.0)
-    if not is_concrete(fraction):
-        raise TypeError("fraction decides what is compiled, so it must be a plain number.")
-    inner = as_selector(selection)
-
-    def candidates(network: Network) -> np.ndarray:
-        allowed = inner.candidates(network) & network.reached
-        price = network.price()
-        affordable = allowed & (price <= fraction)
-        if not affordable.any():
-            prices = np.where(allowed, price, np.inf)
-            cheapest = int(np.argmin(prices))
-            raise ValueError(
-                f"fraction={fraction:g} affords no layer: the cheapest, "
-                f"{network.names[cheapest]!r}, costs {prices[cheapest]:.4g} of a plain gradient."
-            )
-        return affordable
-
-    return inner._replace(candidates=candidates, one_cut=True)
 
 
 def as_selector(selection: Any) -> Selector:

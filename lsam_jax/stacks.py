@@ -38,7 +38,11 @@ def stacked(pattern: str, layers: Any = "kernel") -> Stacked:
         "slice": all arrays of a slice are one layer, a block, and what is not stacked goes by
         module.
 
+    Returns:
+      A rule, to be given as `layers`.
+
     Raises:
+      TypeError: if `pattern` is no str.
       ValueError: if `pattern` is no regex; when first used, if it matches nothing, a scalar, or
         arrays of different lengths.
 
@@ -77,6 +81,10 @@ class Stack(NamedTuple):
     name: str
     rest: str
     length: int
+
+    def slice_name(self, i: int) -> str:
+        """The name of a slice of all arrays of the stack."""
+        return f"{self.name}/{i}" if self.name else str(i)
 
 
 def find(rule: Any, paths: Sequence[str], leaves: Sequence[Any]) -> list[Stack | None]:

@@ -19,6 +19,16 @@ class Memory(NamedTuple):
       perturbation: e.g. a mask.
       combination: e.g. LookSAM's direction.
       cadence: e.g. AE-SAM's running mean and variance.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.momentum_sam(rho=0.1)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> sam_state.memory.ascent.tolist()  # the momentum
+    [3.0, 4.0]
+    >>> sam_state.memory.cadence
+    ()
     """
 
     selection: Any = ()
@@ -41,6 +51,16 @@ class SamState(NamedTuple):
         the two is not known (`grad_fn`, Momentum-SAM), its first-order estimate, the inner
         product of gradient and perturbation.
       memory: a `Memory`, what the method itself remembers. Only finite steps enter.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.sam(rho=2.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> int(sam_state.count), sam_state.norms.tolist(), sam_state.perturbations.tolist()
+    (1, [7.5], [1])
+    >>> float(sam_state.sharpness)  # (7.5**2 - 5**2) / 2
+    15.625
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as Optax's states do

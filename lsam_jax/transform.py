@@ -15,8 +15,9 @@ from lsam_jax.step import start, step, step_by_gradient
 
 
 class SamTransformation(optax.GradientTransformationExtraArgs):
-    """An Optax transformation (`init`, `update`) that also carries its `recipe`.
+    """An Optax transformation, `(init, update)`, that also carries its `recipe`; methods make it.
 
+    `init(params)` gives a `SamState`.
     `update(updates, state, params, *, value_fn=None, grad_fn=None)` takes one of:
 
     - `value_fn(params) -> loss`: the engine computes both gradients; `updates` is not used (and
@@ -28,6 +29,18 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
 
     Other keyword arguments are accepted and ignored. It returns the direction of descent
     (which the base optimizer, next in the chain, scales and negates) and the new state.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> optimizer = optax.chain(lsam.sam(rho=2.5), optax.sgd(1.0))
+    >>> state = optimizer.init(w)
+    >>> updates, _ = optimizer.update(w, state, w, value_fn=loss_fn)
+    >>> updates.tolist()
+    [-4.5, -6.0]
+    >>> updates, _ = optimizer.update(w, state, w, grad_fn=jax.grad(loss_fn))
+    >>> updates.tolist()
+    [-4.5, -6.0]
     """
 
     recipe: Recipe

@@ -1,7 +1,7 @@
 """Models that scan over stacked layers, and the textbook's view of them: a list of blocks.
 
 The textbook masks whole arrays. So it is given the slices as arrays of their own, under the paths
-that they would have in a list of blocks, and stacks them (in NumPy) for the same loss.
+that they would have in a list of blocks, and stacks them for the same loss.
 """
 
 import functools
@@ -10,17 +10,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from zoo.common import CLASSES, STEPS, Case, array, batches, cross_entropy, layer_norm
+from zoo.common import CLASSES, Case, array, batches, cross_entropy, layer_norm
 
-WIDTH, DEPTH = 6, 4
-KEY_SEED = 7
+WIDTH, DEPTH = 6, 3
 
 
-def slices(tree, stack="blocks"):
+def slices(tree):
     """The tree with every stack, a dictionary of arrays, as a list of blocks."""
     return {
-        name: [jax.tree.map(lambda a, i=i: np.asarray(a)[i], x) for i in range(DEPTH)]
-        if stack in name
+        name: [jax.tree.map(lambda a, i=i: a[i], x) for i in range(DEPTH)]
+        if "blocks" in name
         else x
         for name, x in tree.items()
     }
@@ -29,7 +28,7 @@ def slices(tree, stack="blocks"):
 def stacks(tree):
     """The inverse."""
     return {
-        name: jax.tree.map(lambda *a: np.stack(a), *x) if isinstance(x, list) else x
+        name: jax.tree.map(lambda *a: jnp.stack(a), *x) if isinstance(x, list) else x
         for name, x in tree.items()
     }
 

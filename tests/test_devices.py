@@ -19,7 +19,8 @@ from training import RHO, assert_same
 
 import lsam_jax as lsam
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
+pytestmark = pytest.mark.usefixtures("x64")
+ONE_CORE = [pytest.param(c, marks=pytest.mark.core if c == CHOICES[0] else ()) for c in CHOICES]
 
 DEVICES = 4
 
@@ -62,7 +63,7 @@ def everywhere(tree):
     return jax.tree.map(lambda x: jnp.stack([x] * DEVICES), tree)
 
 
-@pytest.mark.parametrize("chosen", CHOICES)
+@pytest.mark.parametrize("chosen", ONE_CORE)
 @pytest.mark.parametrize("mapped", ["vmap", "pmap"])
 def test_mapped_axes(mapped, chosen):
     """Every device with the textbook of its own gradient; the loss and aux are the whole batch's.
@@ -86,7 +87,7 @@ def test_mapped_axes(mapped, chosen):
     assert_same((value[0], jax.tree.map(lambda x: x[0], aux)), whole_loss(params, batch))
 
 
-@pytest.mark.parametrize("chosen", CHOICES)
+@pytest.mark.parametrize("chosen", ONE_CORE)
 def test_pmap_with_a_dynamic_selection(chosen):
     """A switch with collectives in its branches: all devices hold the same state, so all agree."""
     params, batch, loss = synced()
@@ -105,7 +106,7 @@ def mesh():
     return Mesh(np.array(jax.devices()[:DEVICES]), ("batch",))
 
 
-@pytest.mark.parametrize("chosen", CHOICES)
+@pytest.mark.parametrize("chosen", ONE_CORE)
 def test_shard_map(chosen):
     """With checked replication the gradient of a pmean-ed loss is that of the whole batch."""
     params, batch, loss = synced()
@@ -127,7 +128,7 @@ def test_shard_map(chosen):
     assert_same(state.norms, np.float32([want.norms[n] for n in lsam.layer_names(params)]))
 
 
-@pytest.mark.parametrize("chosen", CHOICES)
+@pytest.mark.parametrize("chosen", ONE_CORE)
 def test_a_sharded_batch_under_jit(chosen):
     """Plain jit over sharded arrays: no collectives in the user's code."""
     params, batch, _ = synced()

@@ -1,25 +1,102 @@
-"""The examples in the docstrings of the core and of the integrations."""
+"""Docstrings: their examples run, and every public name has one and is described.
 
+What a docstring says of each argument stands under "Args" (functions) or "Attributes" (tuples).
+"""
+
+import ast
 import doctest
 import importlib
+import inspect
 import pathlib
+import re
+import textwrap
 
 import pytest
 
 import lsam_jax
 
 PACKAGE = pathlib.Path(lsam_jax.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
-INTEGRATIONS = [f"integrations.{name}" for name in ("linen", "nnx")]
+INTEGRATIONS = ["lsam_jax.integrations.linen", "lsam_jax.integrations.nnx"]
+CORE = sorted(f"lsam_jax.{path.stem}" for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
-@pytest.mark.parametrize("module", [*(m for m in MODULES if m != "__init__"), *INTEGRATIONS])
+def defined_in(name):
+    """The public classes and functions of a module, by its last name and theirs."""
+    module = importlib.import_module(name)
+    return {
+        f"{name.rpartition('.')[2]}.{member.__name__}": member
+        for member in vars(module).values()
+        if getattr(member, "__module__", "") == name and not member.__name__.startswith("_")
+    }
+
+
+DESCRIBED = {name: getattr(lsam_jax, name) for name in lsam_jax.__all__ if name != "presets"}
+for module in ("lsam_jax.presets", *INTEGRATIONS):
+    DESCRIBED |= defined_in(module)
+PUBLIC = {"lsam_jax": lsam_jax, "presets": lsam_jax.presets, **DESCRIBED}
+FUNCTIONS = [name for name, member in DESCRIBED.items() if inspect.isfunction(member)]
+TUPLES = [name for name, member in DESCRIBED.items() if hasattr(member, "_field_defaults")]
+
+
+def section(member, name):
+    """The entries of a section, as a mapping from what each describes to how."""
+    found = re.search(rf"^{name}:\n((?:  .*\n?|\n(?=  ))+)", inspect.getdoc(member), re.MULTILINE)
+    text = textwrap.dedent(found[1]) if found else ""
+    entries = re.split(r"^(?=\S)", text, flags=re.MULTILINE)[1:]
+    described = {}
+    for entry in entries:
+        names, _, text = entry.partition(":")
+        described |= {name.strip(): text.strip() for name in names.split(",")}
+    return described
+
+
+def arguments(member):
+    """The names of the arguments, as a docstring writes them."""
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    parameters = inspect.signature(member).parameters.values()
+    return [stars.get(parameter.kind, "") + parameter.name for parameter in parameters]
+
+
+def body(function):
+    """The source without the docstring."""
+    (definition,) = ast.parse(inspect.getsource(function)).body
+    return "\n".join(map(ast.unparse, definition.body[1:]))
+
+
+@pytest.mark.parametrize("module", ["lsam_jax", *CORE, *INTEGRATIONS])
 def test_examples(module):
-    result = doctest.testmod(importlib.import_module(f"lsam_jax.{module}"))
+    # With nothing but what it imports, so that it can be copied.
+    result = doctest.testmod(importlib.import_module(module), globs={})
     assert result.failed == 0
 
 
-def test_there_are_examples():
-    finder = doctest.DocTestFinder()
-    modules = [importlib.import_module(f"lsam_jax.{m}") for m in MODULES if m != "__init__"]
-    assert sum(len(test.examples) for m in modules for test in finder.find(m)) > 10
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_an_example(name):
+    (found,) = doctest.DocTestFinder(recurse=False).find(PUBLIC[name], name)
+    assert any(example.want for example in found.examples), "an example shows what comes out"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_argument_is_described_in_order(name):
+    described = section(DESCRIBED[name], "Args")
+    assert list(described) == arguments(DESCRIBED[name])
+    assert all(described.values())
+
+
+@pytest.mark.parametrize("name", [n for n in TUPLES if n != "SamTransformation"])
+def test_every_field_is_described_in_order(name):
+    described = section(DESCRIBED[name], "Attributes")
+    assert list(described) == list(DESCRIBED[name]._fields)
+    assert all(described.values())
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_that_refuse_arguments_say_so(name):
+    # What builds a method or a selector checks what it is given.
+    refuses = re.search(r"\b(raise|build|bandit)\b|\bcheck_\w+\(", body(DESCRIBED[name]))
+    assert section(DESCRIBED[name], "Raises") or not refuses
+
+
+def test_the_front_page_names_everything():
+    named = set(re.findall(r"`([\w.]+)`", lsam_jax.__doc__))
+    assert named >= {n for n in lsam_jax.__all__ if n != "presets"} | {"lsam_jax.presets"}

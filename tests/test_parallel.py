@@ -1,6 +1,7 @@
 """On several devices a step is that of one device with the whole batch, however it is mapped."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -33,12 +34,15 @@ METHODS = {
     "ascent": functools.partial(lsam.layerwise_sam, 2, 0.3, 0.0),
 }
 LAYERWISE = METHODS["layerwise_sam"]
-at_4_core = [pytest.param(n, marks=pytest.mark.core if n == 4 else ()) for n in (1, 2, 4, 8)]
+GRID = [
+    pytest.param(*row, marks=pytest.mark.core if row[0] == "layerwise_sam" and row[2] == 4 else ())
+    for row in itertools.product(
+        ["sam", "generalized_sam", "layerwise_sam"], ["jit", *MAPPED], [1, 2, 4, 8]
+    )
+]
 
 
-@pytest.mark.parametrize("devices", at_4_core)
-@pytest.mark.parametrize("kind", ["jit", *MAPPED])
-@pytest.mark.parametrize("name", ["sam", "generalized_sam", "layerwise_sam"])
+@pytest.mark.parametrize(("name", "kind", "devices"), GRID)
 def test_equals_one_device(name, kind, devices):
     """Loss, aux, direction, parameters and state, over ten steps."""
     assert_equals_one_device(name, kind, devices)
@@ -79,7 +83,6 @@ def test_a_loss_that_averages_itself(kind):
         assert_same(got, want)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("face", ["value_fn", "grad_fn"])
 @pytest.mark.parametrize("kind", MAPPED)
 def test_in_a_chain(kind, face):

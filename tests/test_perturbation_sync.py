@@ -21,6 +21,11 @@ METHODS = {
     "layerwise_sam": functools.partial(lsam.layerwise_sam, 2, 0.3, 0.8),
 }
 DEVICES = 4
+LAYERWISE_IS_CORE = [
+    "sam",
+    "generalized_sam",
+    pytest.param("layerwise_sam", marks=pytest.mark.core),
+]
 
 
 def mean(trees):
@@ -51,9 +56,8 @@ def apart(name, parts, steps):
     return out
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("kind", MAPPED)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", LAYERWISE_IS_CORE)
 def test_replicas(name, kind):
     tx = METHODS[name](axis_name=AXIS, perturbation_sync="replica")
     got = train(mapped(kind, single(tx), DEVICES), tx)
@@ -61,7 +65,8 @@ def test_replicas(name, kind):
         assert_same(some, want)
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.core) for k in MAPPED])
+@pytest.mark.core
+@pytest.mark.parametrize("kind", MAPPED)
 def test_groups(kind):
     """Two groups of two neighbours."""
     tx = METHODS["layerwise_sam"](axis_name=AXIS, perturbation_sync=2)
@@ -97,8 +102,7 @@ def test_one_group_is_global_and_groups_of_one_are_replicas():
         assert_same(*both)
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", LAYERWISE_IS_CORE)
 def test_micro_batches_on_one_device(name):
     tx = METHODS[name]()
     value_and_grad = lsam.value_and_grad(loss, tx, has_aux=True, m=4, batch_argnums=(1, 2))

@@ -1,4 +1,4 @@
-"""What README shows for a code base runs as it stands there, each block from nothing."""
+"""What README shows to paste runs as it stands there, each block from nothing."""
 
 import pathlib
 import re
@@ -6,8 +6,8 @@ import re
 import jax.numpy as jnp
 import pytest
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
-SECTION = re.search(r"^## In your code base\n(.*?)^## ", README.read_text(), re.S | re.M)[1]
+TEXT = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+SECTION = re.search(r"^## In your code base\n(.*?)^## ", TEXT, re.S | re.M)[1]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.S | re.M)
 OPTIONAL = ("equinox", "haiku")
 
@@ -36,3 +36,11 @@ def test_runs_in_a_fresh_namespace(block, tmp_path, monkeypatch):
     exec(compile(block, "README.md", "exec"), namespace)
     assert jnp.isfinite(namespace["loss"])
     assert namespace["loss"] < jnp.log(3)  # it has learned something
+
+
+def test_shard_map_runs_in_a_fresh_namespace():
+    (block,) = re.findall(r"^```python\n((?:(?!```).)*?shard_map.*?)^```", TEXT, re.S | re.M)
+    namespace = {"__name__": "__main__"}
+    exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["loss"] == 1  # ones through two identities, squared
+    assert int(namespace["sam_state"].count) == 1

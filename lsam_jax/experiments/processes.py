@@ -1,6 +1,7 @@
 """Joins the processes of one run, and leaves them: within a stated time, whatever happened."""
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -177,6 +178,8 @@ def _check_free(coordinator: str, port: int) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("", port))
     except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):  # no IPv6, say: that is JAX's
+            return
         raise OSError(
             f"--coordinator={coordinator}: process 0 cannot listen on port {port} "
             f"({error.strerror}); choose another port"

@@ -7,7 +7,7 @@ import optax
 from flax.training import train_state
 
 
-class TrainState(train_state.TrainState, kw_only=True):
+class TrainState(train_state.TrainState, kw_only=True):  # type: ignore[call-arg]  # Flax: unseen
     """Flax's `TrainState`, for a SAM method in either of its two places.
 
     In the optimizer's chain, `apply_gradients(grads=grads, value_fn=loss_of_params)` (Flax's own
@@ -21,6 +21,7 @@ class TrainState(train_state.TrainState, kw_only=True):
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import lsam_jax as lsam
+    >>> from lsam_jax.integrations.linen import TrainState
     >>> optimizer = optax.chain(lsam.sam(0.1), optax.sgd(0.5))
     >>> params = {"w": jnp.ones((1, 1))}
     >>> state = TrainState.create(apply_fn=None, params=params, tx=optimizer)

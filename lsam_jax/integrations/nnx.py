@@ -32,6 +32,9 @@ def make_value_fn(
       `value_fn(params) -> loss`.
 
     >>> import jax.numpy as jnp, optax
+    >>> import lsam_jax as lsam
+    >>> from flax import nnx
+    >>> from lsam_jax.integrations.nnx import make_value_fn
     >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
     >>> tx = optax.chain(lsam.layerwise_sam(k=1, rho=0.1), optax.sgd(0.1))
     >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
@@ -39,6 +42,8 @@ def make_value_fn(
     >>> value_fn = make_value_fn(model, loss_fn, jnp.ones((3, 2)))
     >>> loss, grads = nnx.value_and_grad(loss_fn)(model, jnp.ones((3, 2)))
     >>> _ = optimizer.update(model, grads, value_fn=value_fn)
+    >>> bool(loss_fn(model, jnp.ones((3, 2))) < loss)
+    True
     """
     graphdef, _, rest = nnx.split(model, wrt, ...)
     rest = jax.tree.map(lambda x: x, rest)  # else these are the model's own, which go on changing
@@ -82,37 +87,32 @@ def value_and_grad(
       TypeError, ValueError: as for `lsam_jax.value_and_grad`.
 
     >>> import jax.numpy as jnp, optax
+    >>> import lsam_jax as lsam
+    >>> from flax import nnx
+    >>> from lsam_jax.integrations.nnx import value_and_grad
     >>> model, tx = nnx.Linear(2, 1, rngs=nnx.Rngs(0)), lsam.layerwise_sam(k=1, rho=0.1)
     >>> optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
     >>> loss_and_grad = value_and_grad(lambda model, x: jnp.mean(model(x) ** 2), tx)
     >>> sam_state = tx.init(nnx.state(model, nnx.Param))
     >>> loss, grads, sam_state = loss_and_grad(model, sam_state, jnp.ones((3, 2)))
     >>> _ = optimizer.update(model, grads)
+    >>> bool(jnp.mean(model(jnp.ones((3, 2))) ** 2) < loss)
+    True
     """
     lsam.value_and_grad(loss_fn, tx)  # its checks of both
 
     def wrapped(model: Any, sam_state: Any, /, *args: Any, **kwargs: Any) -> Any:
         graphdef, params, rest = nnx.split(model, wrt, ...)
-        before = dict(nnx.to_flat_state(rest))
 
         def pure(params: Any) -> tuple[Any, Any]:
             copy = nnx.merge(graphdef, params, rest, copy=True)
             out = loss_fn(copy, *args, **kwargs)
             loss, aux = out if has_aux else (out, None)
-            after = nnx.to_flat_state(nnx.state(copy, nnx.Not(wrt)))
-            # Without what stayed the same: a frozen backbone shall not come out of the passes.
-            changed = [(path, x) for path, x in after if not _same(x, before.get(path))]
-            return loss, (aux, nnx.from_flat_state(changed))
+            return loss, (aux, nnx.state(copy, nnx.Not(wrt)))
 
         step = lsam.value_and_grad(pure, tx, has_aux=True)
-        (loss, (aux, changed)), grads, new_state = step(params, sam_state)
-        nnx.update(model, changed)
+        (loss, (aux, after)), grads, new_state = step(params, sam_state)
+        nnx.update(model, after)
         return ((loss, aux) if has_aux else loss), grads, new_state
 
     return wrapped
-
-
-def _same(new: Any, old: Any) -> bool:
-    """Whether two variables hold the very same arrays: the loss has not written to it."""
-    pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old))
-    return old is not None and all(a is b for a, b in pairs)

@@ -6,6 +6,7 @@ Run as a program, it is `lsam-jax`, for tests of several processes.
 import sys
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from lsam_jax.experiments import cli, data, models
@@ -43,6 +44,25 @@ def install(set_item):
     """Replaces the network and the data set, by a function like `MonkeyPatch.setitem`."""
     set_item(models.PRESETS, "resnet8", models.Architecture(Mini))
     set_item(data.LOADERS, "digits", dataset)
+
+
+def configuration(**changes):
+    from lsam_jax.experiments import presets  # noqa: PLC0415 (starts the devices)
+
+    options = {"batch_size": BATCH, **changes}
+    return presets.preset("digits-resnet8").configure("lsam", **options)
+
+
+def assert_close(got, want):
+    """Two runs in everything, to rounding."""
+    for name, values in want.history.to_json().items():
+        if name == "layers":
+            assert list(values) == list(got.history.layers)
+        else:
+            np.testing.assert_allclose(getattr(got.history, name), values, rtol=2e-4, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(got.state), jax.tree.leaves(want.state), strict=True):
+        if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 if __name__ == "__main__":

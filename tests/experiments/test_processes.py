@@ -1,6 +1,5 @@
 """Several processes, for real: a pair of them trains as one does, stops, and survives a loss."""
 
-import json
 import os
 import re
 import signal
@@ -9,20 +8,21 @@ import subprocess
 import sys
 import time
 
-import jax
 import mini
-import numpy as np
 import pytest
+from mini import assert_close, configuration
+from test_run import StopAt
 
-from lsam_jax.experiments import presets
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.lost import STATUS as LOST_ONE
 from lsam_jax.experiments.run import Run
+from lsam_jax.experiments.signals import Stopped
 from lsam_jax.experiments.training import fit
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no Grain")
 
 LIMIT = 120
 """Seconds after which a test gives up on processes; none of them waits for it."""
+LOG_OF_JAX = re.compile(r"^[IWEF]\d{4} |Gloo|Traceback", re.MULTILINE)
 ENVIRONMENT = {
     **os.environ,
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
@@ -64,10 +64,15 @@ def ended(processes):
     return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
 
 
-def wait_for_epoch(out, epoch, processes):
-    """Until the run has recorded so many epochs and goes on."""
+def wait_for_epochs(out, processes, count=2):
+    """Until the processes have recorded so many epochs, and go on."""
     file, until = out / "timing.jsonl", time.monotonic() + LIMIT
-    while not file.exists() or file.read_text().count("\n") < epoch:
+
+    def recorded():
+        return file.read_text().count("\n") if file.exists() else 0
+
+    before = recorded()
+    while recorded() < before + count:
         assert all(process.poll() is None for process in processes), ended(processes)
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -78,50 +83,30 @@ def installed(monkeypatch):
     mini.install(monkeypatch.setitem)
 
 
-def configuration(**changes) -> Config:
-    options = {"batch_size": mini.BATCH, **changes}
-    return presets.preset("digits-resnet8").configure("lsam", **options)
-
-
-def assert_close(got, want):
-    """Two runs in everything, to rounding."""
-    for name, values in want.history.to_json().items():
-        if name == "layers":
-            assert list(values) == list(got.history.layers)
-        else:
-            np.testing.assert_allclose(getattr(got.history, name), values, rtol=2e-4, atol=1e-5)
-    for a, b in zip(jax.tree.leaves(got.state), jax.tree.leaves(want.state), strict=True):
-        if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
-            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-
-
-def resumed(out, config, **options):
-    """What goes on from what a run has left, in this process."""
-    with Run(out, config, resume=True) as run:
-        return fit(config, run=run, **options)
-
-
 def test_two_processes_are_one_with_their_devices(tmp_path, installed):
-    first, second = ended(pair(tmp_path, "--epochs", "3", "--devices", "4"))
+    """They go on with what one process began, in the middle of an epoch, which is given to both."""
+    config = configuration(epochs=3)
+    with Run(tmp_path, config) as run, pytest.raises(Stopped):
+        fit(config, run=run, watcher=StopAt(5))
+    first, second = ended(pair(tmp_path, "--epochs", "3", "--devices", "4", "--resume"))
     assert (first[0], second[0]) == (0, 0), (first, second)
     assert "validation accuracy" in first[1]
-    assert "epoch 3/3" in first[2]
     assert "4 devices are emulated" in first[2]
+    assert "this run began with devices 1, now it is 4" in first[2]
+    assert "epoch 3/3" in first[2]
+    assert not LOG_OF_JAX.search(first[2])
     assert second[1:] == ("", "")
-    got = resumed(tmp_path, configuration(epochs=3))  # nothing is left to do
-    assert got.history.epochs == 3
-    assert_close(got, fit(configuration(epochs=3), devices=4))
-    assert_close(got, fit(configuration(epochs=3)))
-    environment = json.loads((tmp_path / "environment.json").read_text())
-    assert environment["devices"] == 4
-    wider = resumed(tmp_path / "new", configuration(epochs=3))
-    assert wider.history.epochs == 3
+    with Run(tmp_path, config, resume=True) as run:
+        got = fit(config, run=run, watcher=StopAt(99))  # nothing is left to do
+        assert run.checkpoints.steps[-1] == 12
+    assert_close(got, fit(config, devices=4))
 
 
 def test_a_stopped_run_goes_on_and_a_lost_process_ends_it(tmp_path, installed):
-    epochs = 4000
-    processes = pair(tmp_path, "--epochs", str(epochs), "--checkpoint-every", "3")
-    wait_for_epoch(tmp_path, 1, processes)
+    config = configuration(epochs=4000)
+    options = ("--epochs", "4000", "--resume")
+    processes = pair(tmp_path, *options, "--checkpoint-every", "3")
+    wait_for_epochs(tmp_path, processes)
     processes[1].send_signal(signal.SIGTERM)
     (status, _, first), (other, _, second) = ended(processes)
     assert (status, other) == (143, 143), (first, second)
@@ -130,25 +115,61 @@ def test_a_stopped_run_goes_on_and_a_lost_process_ends_it(tmp_path, installed):
     assert "stopped by SIGTERM after step" in stopped[0]
     assert "everything is saved; --resume" in stopped[0]
 
-    processes = pair(tmp_path, "--epochs", str(epochs), "--resume")
-    wait_for_epoch(tmp_path, 40, processes)
+    processes = pair(tmp_path, *options)
+    wait_for_epochs(tmp_path, processes)
     processes[1].kill()
     (status, _, said), _ = ended(processes)
-    assert status != 0
+    assert status == LOST_ONE
     assert_one_line(said, "another process of this run has ended.*--resume")
 
-    processes = pair(tmp_path, "--epochs", str(epochs), "--resume")
-    wait_for_epoch(tmp_path, 80, processes)
+    processes = pair(tmp_path, *options)
+    wait_for_epochs(tmp_path, processes)
     processes[0].kill()
     _, (status, output, said) = ended(processes)
-    assert status != 0
+    assert status != 0  # process 0 takes JAX's coordinator along, and JAX may end this one first
     assert_one_line(said, "another process of this run has ended.*--resume")
     assert output == ""
 
+    recorded = len((tmp_path / "metrics.jsonl").read_text().splitlines())
+    with Run(tmp_path, config, resume=True) as run:  # alone, on other devices
+        saved = run.checkpoints.steps[-1]
+        assert saved in {4 * recorded, 4 * recorded - 4}  # killed before or after it was saved
+        with pytest.raises(Stopped, match=f"after step {saved + 6}; everything is saved"):
+            fit(config, run=run, watcher=StopAt(saved + 6), devices=2)
+
 
 def assert_one_line(text, words):
-    lines = [
-        line for line in text.splitlines() if not line.startswith(("epoch", "resnet8", "note"))
-    ]
+    usual = ("epoch", "resnet8", "note", "WARNING:absl:Grain")
+    lines = [line for line in text.splitlines() if not line.startswith(usual)]
     assert len(lines) == 1, text
     assert re.search(rf"^lsam-jax: error: .*{words}", lines[0])
+
+
+def test_processes_that_differ_all_say_how(tmp_path):
+    port = free_port()
+    processes = [
+        start(tmp_path, i, port, "--set", f"rho={0.1 + i / 10}", "--epochs", str(2 + i))
+        for i in range(2)
+    ]
+    words = "epochs=2 in process 0, epochs=3 in process 1; options.rho=0.1 in process 0, .*=0.2 in"
+    for status, output, said in ended(processes):
+        assert (status, output) == (2, "")
+        assert_one_line(said, words)
+    assert not any(tmp_path.iterdir())
+
+
+def test_who_waits_in_vain_says_so(tmp_path):
+    """Neither the others nor process 0 come up; and a port that is taken."""
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        waiting = [
+            *(start(tmp_path, process, free_port(), timeout=1) for process in (0, 1)),
+            start(tmp_path, 0, taken.getsockname()[1]),
+        ]
+        *vain, refused = ended(waiting)
+    for status, output, said in vain:
+        assert (status, output) == (2, "")
+        assert_one_line(said, "did not all come up within --timeout=1 seconds at localhost")
+    assert refused[0] == 2
+    assert_one_line(refused[2], "process 0 cannot listen on port .*another port")
