@@ -54,7 +54,7 @@ def methods(learning_rate: float) -> dict[str, Method]:
         "adamw": Method("AdamW", plain, adamw),
         "sam": Method("SAM", lsam.sam(0.05), adamw),
         "lsam": Method(f"layer-wise SAM, k={K}", layerwise, adamw),
-        "lsam-budget": Method(f"layer-wise SAM, budget {BUDGET:g}", within, adamw, budget=BUDGET),
+        "lsam-budget": Method(f"layer-wise, budget {BUDGET:g}", within, adamw, budget=BUDGET),
         "slsam": Method("SL-SAM", sl_sam, lsam.freeze_inactive(adamw, ARRAYS), partial=True),
     }
 

@@ -24,7 +24,7 @@ def report(
     chosen: Mapping[str, Any],
     seeds: Sequence[int],
     runs: Mapping[str, Sequence[Any]],
-    costs: Mapping[str, Cost],
+    costs: Mapping[str, Mapping[str, Cost]],
     rounds: int,
 ) -> dict[str, Any]:
     """Everything that was found.
@@ -34,7 +34,7 @@ def report(
         chosen: The methods by name, see `finetune_methods.Method`.
         seeds: Of each method's runs.
         runs: By method, in the order of the seeds, see `finetune.Run`.
-        costs: By method, measured.
+        costs: By clock and method, measured.
         rounds: Of that measurement.
 
     Returns:
@@ -49,7 +49,7 @@ def report(
             "perturbed_parameters": perturbed,
             "trained_parameters": perturbed if chosen[name].partial else 1.0,
             "counted_cost": float(np.mean([run.cost[-1] for run in of_seeds])) / settings.steps,
-            "step_cost": costs[name]._asdict(),
+            "step_cost": {clock: cost[name]._asdict() for clock, cost in costs.items()},
             "validation_loss": summary.over_seeds([run.validation_loss[-1] for run in of_seeds]),
             "runs": [
                 {"step": run.steps, "cost": run.cost, "validation_loss": run.validation_loss}
@@ -79,19 +79,20 @@ def table(report: Mapping[str, Any]) -> Table:
         caption=(
             f"Loss: of held-out modules, nats per byte, before and after, {of_seeds}; all start "
             "from one model that was pretrained on prose. Counted: floating-point operations of "
-            "a gradient; measured: time of a whole step, interleaved, median; both relative to "
-            "AdamW's. Active: share of the parameters that a step perturbs / trains."
+            "a gradient; time and CPU: wall-clock and processor time of a whole step, interleaved, "
+            "median; all relative to AdamW's. Active: share of the parameters that a step perturbs "
+            "/ trains."
         ),
     )
     shown.add_column("method", no_wrap=True)
-    for heading in ("active (%)", "cost\ncounted", "\nmeasured", "loss\nbefore", "\nafter"):
+    for heading in ("active\n(%)", "cost\ncounted", "\ntime", "\nCPU", "loss\nbefore", "\nafter"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in report["methods"].values():
         shown.add_row(
             row["label"],
             f"{100 * row['perturbed_parameters']:.0f} / {100 * row['trained_parameters']:.0f}",
             f"{row['counted_cost']:.2f}",
-            f"{row['step_cost']['ratio']:.2f}",
+            *(f"{cost['ratio']:.2f}" for cost in row["step_cost"].values()),
             f"{report['validation_loss_before']:.3f}",
             summary.statistics_text(row["validation_loss"], 3),
         )
