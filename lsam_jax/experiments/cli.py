@@ -5,7 +5,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from lsam_jax.experiments.commands import bench, bench_methods, compare, cost, presets, train
+from lsam_jax.experiments.commands import (
+    bench,
+    bench_methods,
+    compare,
+    cost,
+    finetune,
+    presets,
+    train,
+)
 from lsam_jax.experiments.lost import STATUS as LOST_ONE
 from lsam_jax.experiments.lost import LostError
 from lsam_jax.experiments.signals import Stopped
@@ -105,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog='Needs the extra "train": pip install "lsam-jax[train]".',
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (compare, train, cost, presets, bench, bench_methods):
+    for command in (compare, train, finetune, cost, presets, bench, bench_methods):
         command.add(commands)
     return parser
 

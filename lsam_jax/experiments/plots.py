@@ -88,7 +88,7 @@ def perturbations(histories: Mapping[str, Sequence[History]], steps: int, path: 
     axes.set_title(f"Perturbed layers in {steps} steps")
     title = "mean, least and most of " + _count(histories)
     figure.legend(loc="outside lower center", ncols=len(histories), title=title)
-    _open_frame(axes)
+    open_frame(axes)
     figure.savefig(path, dpi=150)
 
 
@@ -123,10 +123,11 @@ def _curves(axes: Axes, lines: Mapping[str, Sequence[Sequence[float]]]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.grid(axis="y", which="both", alpha=0.25)
-    _open_frame(axes)
+    open_frame(axes)
 
 
-def _open_frame(axes: Axes) -> None:
+def open_frame(axes: Axes) -> None:
+    """Leaves the axes their left and bottom lines."""
     axes.spines[["top", "right"]].set_visible(False)
 
 

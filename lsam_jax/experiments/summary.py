@@ -37,10 +37,10 @@ def report(
     methods = {
         name: {
             "config": dataclasses.replace(configs[name], seed=0).to_json(),
-            "validation_accuracy": _over_seeds([h.validation_accuracy[-1] for h in runs]),
-            "validation_loss": _over_seeds([h.validation_loss[-1] for h in runs]),
-            "train_loss": _over_seeds([h.train_loss[-1] for h in runs]),
-            "gradient_norm": _over_seeds([h.gradient_norm[-1] for h in runs]),
+            "validation_accuracy": over_seeds([h.validation_accuracy[-1] for h in runs]),
+            "validation_loss": over_seeds([h.validation_loss[-1] for h in runs]),
+            "train_loss": over_seeds([h.train_loss[-1] for h in runs]),
+            "gradient_norm": over_seeds([h.gradient_norm[-1] for h in runs]),
             "perturbed_parameters": float(np.mean([h.perturbed_parameters for h in runs])),
             "perturbed_layers": float(np.mean([h.perturbed_layers for h in runs])),
             "step_cost": costs[name]._asdict(),
@@ -93,22 +93,23 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
     for name, row in report["methods"].items():
         table.add_row(
             name,
-            _text(row["validation_accuracy"], 2, scale=100),
-            _text(row["validation_loss"], 3),
-            _text(row["gradient_norm"], 3),
+            statistics_text(row["validation_accuracy"], 2, scale=100),
+            statistics_text(row["validation_loss"], 3),
+            statistics_text(row["gradient_norm"], 3),
             f"{row['step_cost']['ratio']:.2f}",
             f"{100 * row['perturbed_layers']:.0f} / {100 * row['perturbed_parameters']:.0f}",
         )
     (console or Console()).print(table)
 
 
-def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Mean and sample standard deviation (None of one value), and the values."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "std": deviation, "values": list(values)}
 
 
-def _text(statistics: Mapping[str, Any], digits: int, scale: float = 1.0) -> str:
+def statistics_text(statistics: Mapping[str, Any], digits: int, scale: float = 1.0) -> str:
+    """What `over_seeds` found, as text."""
     mean = f"{scale * statistics['mean']:.{digits}f}"
     if statistics["std"] is None:
         return mean

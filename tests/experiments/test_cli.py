@@ -125,7 +125,9 @@ def test_bench_methods_knows_every_method():
     assert public == {name.partition(",")[0].partition(" ")[0] for name in known} - {"SGD"}
 
 
-@pytest.mark.parametrize("command", ["compare", "bench", "bench-methods", "train", "cost"])
+@pytest.mark.parametrize(
+    "command", ["compare", "finetune", "bench", "bench-methods", "train", "cost"]
+)
 def test_help_suffices(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])

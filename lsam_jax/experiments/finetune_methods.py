@@ -1,0 +1,118 @@
+"""How a language model is fine-tuned: the methods as a table, and what their steps cost.
+
+They differ in nothing but these two transformations. Hyper-parameters are those that the papers
+name: SAM's radius 0.05 (also for layer-wise SAM, normalised likewise), SL-SAM's radius 0.01 and
+share 0.2.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import lsam_jax as lsam
+
+KERNELS = lsam.stacked("blocks")
+"""Each matrix of each block is a layer."""
+
+ARRAYS = lsam.stacked("blocks", layers="array")
+"""Each array of each block is a layer."""
+
+K, BUDGET = 4, 0.5
+
+
+class Method(NamedTuple):
+    """A way to fine-tune.
+
+    Attributes:
+        label: What tables call it.
+        transformation: Gives the direction of descent.
+        optimizer: Makes a step of it.
+        budget: The share of a gradient that its selection may cost; None if there is no limit.
+        partial: Whether the layers that a step selects are all that it trains.
+    """
+
+    label: str
+    transformation: lsam.SamTransformation
+    optimizer: optax.GradientTransformation
+    budget: float | None = None
+    partial: bool = False
+
+
+def methods(learning_rate: float) -> dict[str, Method]:
+    """The methods by name, AdamW first, to which costs are relative."""
+    adamw = optax.adamw(learning_rate, weight_decay=0.01)
+    plain = lsam.layerwise_sam(None, 0.0, selection="none", layers=KERNELS)
+    layerwise = lsam.layerwise_sam(K, 0.05, normalize=True, layers=KERNELS)
+    within = lsam.layerwise_sam(
+        K, 0.05, normalize=True, layers=KERNELS, selection=lsam.budget(BUDGET)
+    )
+    sl_sam = lsam.sl_sam(0.01, 0.2, layers=ARRAYS)
+    return {
+        "adamw": Method("AdamW", plain, adamw),
+        "sam": Method("SAM", lsam.sam(0.05), adamw),
+        "lsam": Method(f"layer-wise SAM, k={K}", layerwise, adamw),
+        "lsam-budget": Method(f"layer-wise, budget {BUDGET:g}", within, adamw, budget=BUDGET),
+        "slsam": Method("SL-SAM", sl_sam, lsam.freeze_inactive(adamw, ARRAYS), partial=True),
+    }
+
+
+class Prices:
+    """What steps of a method cost and how much of the model they perturb.
+
+    Args:
+        method: The method.
+        loss_fn: ``(params, windows)`` to the loss.
+        params: Of the model; shapes are enough.
+        windows: A batch; likewise.
+    """
+
+    def __init__(self, method: Method, loss_fn: Callable[..., Any], params: Any, windows: Any):
+        recipe = method.transformation.recipe
+        self._partial = method.partial
+        self._names = lsam.layer_names(params, recipe.layers)
+        k = recipe.k if isinstance(recipe.k, int) else 1
+
+        def inspect(cuts: Any) -> lsam.Inspection:
+            return lsam.inspect(loss_fn, params, windows, layers=recipe.layers, cuts=cuts, k=k)
+
+        inspection = inspect(recipe.cuts)
+        if method.budget is not None:
+            # The engine then cuts once, in front of the first layer that the budget affords.
+            first = int(np.argmax(inspection.profile.full <= method.budget))
+            inspection = inspect([inspection.layers[first].name])
+        self.inspection = inspection
+        self._sizes = {layer.name: layer.parameters for layer in inspection.layers}
+        self._total = sum(np.size(x) for x in jax.tree.leaves(params))
+
+    def perturbed(self, selected: Any) -> float:
+        """The share of all parameters that are in the selected layers.
+
+        Args:
+            selected: bool[L], as in the method's state.
+        """
+        return sum(self._sizes[name] for name in self._chosen(selected)) / self._total
+
+    def cost(self, selected: Any) -> float:
+        """Counted floating-point operations of a step relative to those of a gradient.
+
+        Args:
+            selected: bool[L], as in the method's state.
+        """
+        chosen = self._chosen(selected)
+        whole = self.inspection.cost(chosen)
+        if not self._partial:
+            return whole
+        # The clean pass, too, differentiates what is selected alone: instead of a gradient it
+        # costs a forward pass and the backward pass that the perturbed pass makes.
+        profile, names = self.inspection.profile, [x.name for x in self.inspection.layers]
+        first = min(map(names.index, chosen))
+        cut = max(p for p in map(names.index, self.inspection.cuts) if p <= first)
+        forward = 1 - profile.spent.sum()
+        perturbed = whole - 1
+        return float(forward + (perturbed - profile.again[cut]) + perturbed)
+
+    def _chosen(self, selected: Any) -> list[str]:
+        return [name for name, one in zip(self._names, selected, strict=True) if one]
