@@ -144,8 +144,7 @@ print("parameters", kernel.shape, "on each device", kernel.addressable_shards[0]
 #
 # `perturbation_sync` says whose gradient perturbs. "global": that of the whole batch, as on one
 # device. "replica": each device perturbs by its own part's gradient, and sends nothing in the first
-# pass. This is the SAM of most public code on several devices, and called m-sharpness, with m the rows
-# of a device.
+# pass. This is called m-sharpness, with m the rows of a device.
 
 # %%
 mesh = Mesh(np.array(devices), ("batch",))
