@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -137,6 +138,34 @@ def test_samples_that_are_dropped_on_each_device(kind):
     worst = np.argsort(-rise, axis=1)[:, :2] + 4 * np.arange(4)[:, None]
     want = jax.grad(lambda p: losses(p, x[worst.ravel()], y[worst.ravel()]).mean())(moved)
     assert_same(got, want)
+
+
+@pytest.mark.parametrize("sync", ["global", "replica"])
+@pytest.mark.parametrize("kind", ["checked", "unchecked"])
+def test_stacked_layers(kind, sync):
+    """The scan is split on every device; replicas are the mean of the devices' own steps."""
+
+    def scanned(params, x, y):
+        def block(x, w):
+            return jnp.tanh(x @ w), ()
+
+        out = jax.lax.scan(block, x, params["blocks"])[0] @ params["head"]
+        return jnp.mean((out - y) ** 2), out
+
+    rng = np.random.default_rng(0)
+    params = {"blocks": rng.normal(size=(4, 3, 3)) / 2, "head": rng.normal(size=(3, 2))}
+    params = jax.tree.map(jnp.asarray, params)
+    options = {"k": 2, "rho": 0.3, "alpha": 0.8, "layers": lsam.stacked("blocks")}
+    tx = lsam.layerwise_sam(axis_name=AXIS, perturbation_sync=sync, **options)
+    alone = lsam.layerwise_sam(**options)
+    step, one = mapped(kind, single(tx, scanned), 4), jax.jit(single(alone, scanned))
+    state = alone.init(params)
+    for count in range(3):
+        parts = [jnp.split(x, 4 if sync == "replica" else 1) for x in batch(count)]
+        each = [one(params, state, *part)[1][:2] for part in zip(*parts)]
+        want = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each)
+        _, (value, grads, state, params) = step(params, state, *batch(count))
+        assert_same((value, grads), want)
 
 
 def test_refuses_an_axis_that_is_not_there():

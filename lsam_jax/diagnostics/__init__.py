@@ -1,0 +1,1 @@
+"""Tools to look at sharpness; arrays come out, and nothing is drawn."""
