@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         "that a step perturbs and trains, its cost relative to AdamW, and the loss on held-out "
         "modules. Nothing is downloaded and nothing is tuned on the held-out modules. Writes the "
         "same as finetune.json (with what identifies the text) and finetune.txt, and the loss by "
-        "cost as finetune.png. Two to three minutes on two cores.",
+        "cost as finetune.png. A minute and a half on two cores.",
     )
     option = partial(options.add_option, parser)
     known = "adamw (always there), sam, lsam, lsam-budget, slsam"
