@@ -29,7 +29,10 @@ if "google.colab" in sys.modules:  # it has all else, and its jax stays
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *packages], check=True)
 
 # %%
+import logging
 import os
+
+logging.getLogger("absl").setLevel("ERROR")  # Grain remarks on Colab's jaxlib when imported
 
 import jax
 import matplotlib.pyplot as plt
