@@ -14,7 +14,8 @@ COMPLAINT = re.compile(
     rb"^[WEF]\d{4} .*(coordination_service|preemption_sync_manager|Terminating process because)"
 )
 FATAL = b"Terminating process because the JAX distributed service detected fatal errors"
-NOISE = b"[Gloo] Rank "
+NOISE = re.compile(rb"\[Gloo\] Rank|peer ranks|^\d+$")
+"""Greetings of Gloo's threads, which write into one another's lines."""
 OWN = b"lsam-jax: "
 
 
@@ -28,7 +29,7 @@ def filtered(lines: Iterable[bytes], instead: bytes) -> Iterator[bytes]:
     withheld: list[bytes] = []
     spoken = False
     for line in lines:
-        if line.startswith(NOISE):
+        if NOISE.search(line):
             continue
         if line.startswith(OWN):
             spoken = True

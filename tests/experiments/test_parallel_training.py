@@ -176,6 +176,7 @@ OWN = b"lsam-jax: error: " + LOST.encode() + b"\n"
     [
         ([b"epoch 1\n", b"anything\n"], [b"epoch 1\n", b"anything\n"]),
         ([b"[Gloo] Rank 0 is connected\n", b"a\n"], [b"a\n"]),
+        ([b"[Gloo] Rank [Gloo] Rank 1\n", b"0 is connected to 1 peer ranks.\n", b"1\n"], []),
         ([b"a\n", COMPLAINT, b"more\n", FATAL, b"stack\n"], [b"a\n", b"instead\n"]),
         ([FATAL, b"stack\n"], [b"instead\n"]),
         ([OWN, COMPLAINT, FATAL], [OWN]),
