@@ -128,24 +128,6 @@ def spread(carry, mesh):
     return jax.tree.map(place, params), stats, sam, jax.tree.map(place, momentum)
 
 
-class Compilations:
-    """Counts what XLA compiles."""
-
-    def __init__(self):
-        self.count = 0
-
-    def __call__(self, event, *args, **kwargs):
-        self.count += event == "/jax/core/compile/backend_compile_duration"
-
-
-@pytest.fixture
-def compilations():
-    counter = Compilations()
-    jax.monitoring.register_event_duration_secs_listener(counter)
-    yield counter
-    jax.monitoring.clear_event_listeners()
-
-
 @pytest.mark.parametrize("donated", [(), (0,)])
 @pytest.mark.parametrize("lies", ["replicated", "spread"])
 @pytest.mark.parametrize("method", ["layerwise_sam"], indirect=True)

@@ -113,24 +113,6 @@ def test_donated_buffers(selection):
     assert_same((params, state), one_by_one(selection)[:2])
 
 
-class Compilations:
-    """Counts what XLA compiles."""
-
-    def __init__(self):
-        self.count = 0
-
-    def __call__(self, event, *args, **kwargs):
-        self.count += event == "/jax/core/compile/backend_compile_duration"
-
-
-@pytest.fixture
-def compilations():
-    counter = Compilations()
-    jax.monitoring.register_event_duration_secs_listener(counter)
-    yield counter
-    jax.monitoring.clear_event_listeners()
-
-
 @pytest.mark.parametrize("selection", [*CORE_HIGH, "random"])
 def test_second_call_compiles_nothing(compilations, selection):
     case = zoo.build("branches")
