@@ -95,3 +95,17 @@ def check_callable(name: str, value: Any, way_out: str) -> Callable[..., Any]:
 
 def _is_real(dtype: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating))
+
+
+def check_argnums(name: str, argnums: Any) -> tuple[int, ...]:
+    """The positions of arguments of a loss, of which 0 is that of the parameters.
+
+    Raises:
+      ValueError: unless they are positions from 1 on.
+    """
+    places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not places or not all(isinstance(n, int) and n >= 1 for n in places):
+        raise ValueError(
+            f"{name} must be positions from 1 on (0 is that of params); got {name}={argnums!r}."
+        )
+    return places

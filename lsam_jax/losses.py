@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lsam_jax.arguments import check_callable
+from lsam_jax.arguments import check_argnums, check_callable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # not a tuple: jax.jit must be able to refer to it
@@ -113,9 +113,4 @@ def per_sample(losses: Callable[..., Any], argnums: int | tuple[int, ...] = 1) -
     4.0
     """
     check_callable("losses", losses, "Pass the function that gives the loss of each sample.")
-    places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if not places or not all(isinstance(n, int) and n >= 1 for n in places):
-        raise ValueError(
-            f"argnums must be positions from 1 on (0 is that of params); got argnums={argnums!r}."
-        )
-    return PerSample(losses, places)
+    return PerSample(losses, check_argnums("argnums", argnums))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lsam_jax.arguments import check_argnums
 from lsam_jax.parallel import MICRO_BATCH
 
 
@@ -17,13 +18,7 @@ def check_micro_batches(m: Any, argnums: Any) -> tuple[int, ...]:
     """
     if isinstance(m, bool) or not isinstance(m, int | np.integer) or m < 1:
         raise ValueError(f"m must be a number of samples, at least 1; got m={m!r}.")
-    places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if not places or not all(isinstance(n, int) and n >= 1 for n in places):
-        raise ValueError(
-            f"batch_argnums must be positions from 1 on (0 is that of params); got "
-            f"batch_argnums={argnums!r}."
-        )
-    return places
+    return check_argnums("batch_argnums", argnums)
 
 
 def in_micro_batches(
