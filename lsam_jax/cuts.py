@@ -9,7 +9,7 @@ import numpy as np
 from lsam_jax import costs
 from lsam_jax.layers import Layers
 from lsam_jax.program import Program, layer_order
-from lsam_jax.selection import Network
+from lsam_jax.selection import Network, Selector
 
 Cuts = str | int | Sequence[str]
 AUTOMATIC = 4
@@ -54,6 +54,11 @@ def network_of(
         return sorted(at | {int(places[0])})
 
     return network, place, profile
+
+
+def wanted(cuts: Cuts, selector: Selector) -> Cuts:
+    """What to place for a selector: "auto" is one cut where it wants no more."""
+    return 1 if cuts == "auto" and selector.one_cut else cuts
 
 
 def check_cuts(cuts: Any) -> None:

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 
 from lsam_jax.costs import Profile
-from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, network_of
+from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, network_of, wanted
 from lsam_jax.layers import LayerSpec, partition
 from lsam_jax.program import trace
 from lsam_jax.scans import over_inputs
+from lsam_jax.selection import as_selector
 
 HEADER = ("layer", "shape", "parameters", "cost of a step", "cut")
 
@@ -155,6 +156,7 @@ def inspect(
     layers: LayerSpec = "kernel",
     cuts: Cuts = "auto",
     k: int = 1,
+    selection: Any = "high",
     has_aux: bool | None = None,
     **kwargs: Any,
 ) -> Inspection:
@@ -168,6 +170,8 @@ def inspect(
       cuts: as for `layerwise_sam`.
       k: how many layers a step will perturb; the first of them is no later than the k-th last,
         so "auto" makes no cut behind it.
+      selection: as for `layerwise_sam`: "auto" makes no cut in front of the first layer that it can
+        choose, and one alone for a `budget`.
       has_aux: whether the loss returns `(loss, aux)`; None finds out.
       **kwargs: further keyword arguments of the loss.
 
@@ -191,6 +195,8 @@ def inspect(
     check_cuts(cuts)
     parts = partition(params, layers)
     check_cut_names(cuts, parts.names)
+    selector = as_selector(selection)
+    selector.check(parts.names)
     if not 1 <= k <= len(parts.names):
         raise ValueError(
             f"k must be from 1 to the number of layers, {len(parts.names)}; got k={k}."
@@ -223,7 +229,8 @@ def inspect(
         program = trace(lambda leaves: loss_of(parts.tree(leaves)), leaves, has_aux)
         network, place, profile = network_of(program, leaves, parts)
         order = np.argsort(network.position)
-        where = place(cuts, np.ones(len(order), bool), k)
+        candidates = selector.candidates(network)
+        where = place(wanted(cuts, selector), candidates, k) if candidates.any() else []
         shapes_of = [[np.shape(x) for x, j in zip(leaves, parts.of_leaf) if j == i] for i in order]
         sizes, cost = parts.sizes(leaves), 1 + network.first()
         rows = [

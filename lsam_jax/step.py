@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments, selection
-from lsam_jax.cuts import network_of
+from lsam_jax.cuts import network_of, wanted
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
 from lsam_jax.one_or_two import one_or_two
@@ -52,7 +52,7 @@ def step(
     now = numbers(recipe, layers, state)
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)
     cadence = recipe.cadence
-    where = 1 if recipe.cuts == "auto" and recipe.selector.one_cut else recipe.cuts
+    where = wanted(recipe.cuts, recipe.selector)
 
     def descend(clean: Sequence[Any], second: Second) -> Found:
         assert recipe.descent.second is not None

@@ -25,14 +25,20 @@ class Config:
             pairs. What is not given is filled in from `gradients.METHODS`; they are kept as sorted
             pairs.
         data: Name of the data set, see `data.load`.
+        images: How many of the training images are used, the first of the data set's order; None
+            for all.
+        validation_images: How many of the validation images, likewise.
+        augment: Whether training images are augmented, where the data set has a way to.
         model: Name of the model, see `models.PRESETS`.
         width: Channels of the model's first stage; None for the model's own.
         dtype: Of the computation, "float32" or "bfloat16". Parameters, gradients, their norms
             and the perturbation are float32 either way.
         random_init: Whether a model whose backbone should be pretrained starts without.
         seed: Of the initial weights, the order of the batches, augmentation and dropout.
-        epochs: Passes over the training split.
-        batch_size: Images in a batch; the last, partial batch of an epoch is left out.
+        epochs: How often the run is evaluated and saved.
+        passes: Over the training images in each epoch: more than one where there are few of them,
+            so that evaluation does not take longer than training.
+        batch_size: Images in a batch; the last, partial batch of a pass is left out.
         accumulate: In how many parts, one after the other, the loss of a batch is computed.
         learning_rate: At the start.
         decay: What the learning rate is multiplied by.
@@ -50,12 +56,16 @@ class Config:
     method: str = "lsam"
     options: Options = ()
     data: str = "digits"
+    images: int | None = None
+    validation_images: int | None = None
+    augment: bool = True
     model: str = "resnet8"
     width: int | None = None
     dtype: str = "float32"
     random_init: bool = False
     seed: int = 0
     epochs: int = 20
+    passes: int = 1
     batch_size: int = 64
     accumulate: int = 1
     learning_rate: float = 0.1
@@ -73,7 +83,16 @@ class Config:
             raise ValueError(
                 f"dtype={self.dtype!r} is not known; choose one of {', '.join(DTYPES)}"
             )
-        least = {"epochs": 1, "batch_size": 2, "accumulate": 1, "seed": 0, "width": 1}
+        least = {
+            "images": 1,
+            "validation_images": 1,
+            "epochs": 1,
+            "passes": 1,
+            "batch_size": 2,
+            "accumulate": 1,
+            "seed": 0,
+            "width": 1,
+        }
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:

@@ -160,6 +160,43 @@ def load(name: str, data_dir: DataDir = None) -> Dataset:
     return LOADERS[name](data_dir)
 
 
+def limited(
+    data: Dataset,
+    images: int | None = None,
+    validation_images: int | None = None,
+    *,
+    augment: bool = True,
+) -> Dataset:
+    """A data set with fewer images, or without augmentation.
+
+    Args:
+        data: The data set.
+        images: How many of its training images stay: the first. None for all.
+        validation_images: How many of its validation images; likewise.
+        augment: Whether training images are still augmented.
+
+    Raises:
+        ValueError: When there are not as many.
+    """
+    return data._replace(
+        train=_first(data.train, images, f"images={images}", f"training images of {data.name}"),
+        validation=_first(
+            data.validation,
+            validation_images,
+            f"validation_images={validation_images}",
+            f"validation images of {data.name}",
+        ),
+        augment=data.augment if augment else None,
+    )
+
+
+def _first(split: Split, images: int | None, given: str, what: str) -> Split:
+    count = len(split.labels)
+    if images is not None and not 1 <= images <= count:
+        raise ValueError(f"{given} must lie between 1 and the {count} {what}")
+    return Split(split.images[:images], split.labels[:images])
+
+
 def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """Float32 images with mean 0 and deviation 1, on the device.
 

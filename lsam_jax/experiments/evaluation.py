@@ -11,7 +11,7 @@ import optax
 
 from lsam_jax.experiments.data import Split
 from lsam_jax.experiments.devices import ONE_DEVICE, Layout
-from lsam_jax.experiments.objective import TrainingLoss, variables
+from lsam_jax.experiments.objective import TrainingLoss, augmented, variables
 
 EVALUATION_BATCH = 512
 PROBE_IMAGES = 256
@@ -69,6 +69,7 @@ class Probe(NamedTuple):
 def probe(
     loss_fn: TrainingLoss,
     train: Split,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None,
     params: Any,
     batch_stats: Any,
     frozen: Any,
@@ -76,7 +77,7 @@ def probe(
 ) -> Probe:
     """The gradient on the first images of the training split, the same in every call."""
     batch = layout.rows(Split(train.images[:PROBE_IMAGES], train.labels[:PROBE_IMAGES]))
-    gradient, norms = _gradient(loss_fn, params, batch_stats, frozen, batch)
+    gradient, norms = _gradient(loss_fn, augment, params, batch_stats, frozen, batch)
     by_path = {
         jax.tree_util.keystr(path, simple=True, separator="/"): float(norm)
         for path, norm in jax.tree_util.tree_leaves_with_path(norms)
@@ -98,10 +99,10 @@ def _sums(
     return jnp.sum(losses, where=counts), jnp.sum(right, where=counts)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def _gradient(
-    loss_fn: TrainingLoss, params: Any, batch_stats: Any, frozen: Any, batch: Split
+    loss_fn: TrainingLoss, augment: Any, params: Any, batch_stats: Any, frozen: Any, batch: Split
 ) -> tuple[Any, Any]:
-    key = jax.random.key(0)
+    batch, key = augmented(augment, batch, jax.random.key(0))
     grads, _ = jax.grad(loss_fn, has_aux=True)(params, batch_stats, frozen, batch, key)
     return grads, jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), grads)

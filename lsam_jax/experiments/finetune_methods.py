@@ -30,14 +30,12 @@ class Method(NamedTuple):
         label: What tables call it.
         transformation: Gives the direction of descent.
         optimizer: Makes a step of it.
-        budget: The share of a gradient that its selection may cost; None if there is no limit.
         partial: Whether the layers that a step selects are all that it trains.
     """
 
     label: str
     transformation: lsam.SamTransformation
     optimizer: optax.GradientTransformation
-    budget: float | None = None
     partial: bool = False
 
 
@@ -54,7 +52,7 @@ def methods(learning_rate: float) -> dict[str, Method]:
         "adamw": Method("AdamW", plain, adamw),
         "sam": Method("SAM", lsam.sam(0.05), adamw),
         "lsam": Method(f"layer-wise SAM, k={K}", layerwise, adamw),
-        "lsam-budget": Method(f"layer-wise, budget {BUDGET:g}", within, adamw, budget=BUDGET),
+        "lsam-budget": Method(f"layer-wise, budget {BUDGET:g}", within, adamw),
         "slsam": Method("SL-SAM", sl_sam, lsam.freeze_inactive(adamw, ARRAYS), partial=True),
     }
 
@@ -75,16 +73,16 @@ class Prices:
         self._names = lsam.layer_names(params, recipe.layers)
         k = recipe.k if isinstance(recipe.k, int) else 1
 
-        def inspect(cuts: Any) -> lsam.Inspection:
-            return lsam.inspect(loss_fn, params, windows, layers=recipe.layers, cuts=cuts, k=k)
-
-        inspection = inspect(recipe.cuts)
-        if method.budget is not None:
-            # The engine then cuts once, in front of the first layer that the budget affords.
-            first = int(np.argmax(inspection.profile.full <= method.budget))
-            inspection = inspect([inspection.layers[first].name])
-        self.inspection = inspection
-        self._sizes = {layer.name: layer.parameters for layer in inspection.layers}
+        self.inspection = lsam.inspect(
+            loss_fn,
+            params,
+            windows,
+            layers=recipe.layers,
+            cuts=recipe.cuts,
+            k=k,
+            selection=recipe.selector,
+        )
+        self._sizes = {layer.name: layer.parameters for layer in self.inspection.layers}
         self._total = sum(np.size(x) for x in jax.tree.leaves(params))
 
     def perturbed(self, selected: Any) -> float:

@@ -1,13 +1,14 @@
 """The methods by name, and how each differentiates a loss: all in which training runs differ."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
 import lsam_jax as lsam
+from lsam_jax.experiments.objective import TrainingLoss
 from lsam_jax.layers import LayerSpec
 
 
@@ -18,11 +19,18 @@ class Family(NamedTuple):
         label: What tables call it.
         make: Options to the transformation.
         defaults: Options, where a configuration says nothing.
+        loss: The loss as the method takes it, of a `TrainingLoss`.
+        price: ``(inspection, names, options)`` to the counted cost of a step, relative to a plain
+            gradient, that selects the layers of these names.
     """
 
     label: str
     make: Callable[..., lsam.SamTransformation]
     defaults: Mapping[str, Any]
+    loss: Callable[[TrainingLoss], Callable[..., Any]] = lambda loss: loss
+    price: Callable[[lsam.Inspection, Sequence[str], Mapping[str, Any]], float] = (
+        lambda inspection, names, options: inspection.cost(names)
+    )
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -35,16 +43,49 @@ def _no_ascent() -> lsam.SamTransformation:
     return lsam.layerwise_sam(None, 0.0, selection="none")
 
 
+def _within_budget(
+    k: Any, rho: Any, alpha: Any = 1.0, *, budget: float, normalize: bool | str = False
+) -> lsam.SamTransformation:
+    return lsam.layerwise_sam(k, rho, alpha, selection=lsam.budget(budget), normalize=normalize)
+
+
+def _one_gradient(
+    inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
+) -> float:
+    """Momentum-SAM takes its ascent from the momentum."""
+    return 1.0
+
+
+def _some_samples(
+    inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
+) -> float:
+    """ESAM: the ascent, a forward pass of all samples from the cut on, a gradient of some."""
+    backward = float(inspection.profile.spent.sum())
+    return inspection.cost(names) - backward + options["gamma"]
+
+
 METHODS: Mapping[str, Family] = {
     "sgd": Family("SGD", _no_ascent, {}),
     "sam": Family("SAM", lsam.sam, {"rho": 0.05}),
     "gsam": Family("generalized SAM", lsam.generalized_sam, {"rho": 0.1, "alpha": 0.8}),
     "lsam": Family("layer-wise SAM", lsam.layerwise_sam, {"k": 4, "rho": 0.1, "alpha": 0.8}),
+    "lsam_budget": Family(
+        "layer-wise SAM within a budget",
+        _within_budget,
+        {"k": 4, "rho": 0.1, "alpha": 0.8, "budget": 0.1},
+    ),
     "looksam": Family("LookSAM", lsam.look_sam, {"rho": 0.1, "every": 3, "alpha": 0.8}),
     "asam": Family("ASAM", lsam.asam, {"rho": 0.5}),
     "stable_sam": Family("Stable SAM", lsam.stable_sam, {"rho": 0.05}),
     "ae_sam": Family("AE-SAM", lsam.ae_sam, {"rho": 0.05}),
-    "momentum_sam": Family("Momentum-SAM", lsam.momentum_sam, {"rho": 0.3}),
+    "momentum_sam": Family("Momentum-SAM", lsam.momentum_sam, {"rho": 0.3}, price=_one_gradient),
+    "esam": Family(
+        "ESAM",
+        lsam.esam,
+        {"rho": 0.05, "beta": 0.6, "gamma": 0.5},
+        loss=lambda loss: lsam.per_sample(loss.each, argnums=3),
+        price=_some_samples,
+    ),
     "sam_on": Family("SAM-ON", lsam.sam_on, {"rho": 0.5}),
 }
 """By the name on the command line. What is called gsam here is the generalized SAM of Zhao et al.
@@ -62,15 +103,19 @@ class Method(NamedTuple):
         layers: How the method cuts the parameters into layers; as `lsam.layer_names` takes it.
         k: How many of them a step perturbs; None where no number is asked for.
         cuts: Where the engine may cut the network; as `lsam.inspect` takes it.
+        selection: Which layers it chooses among; likewise.
+        price: ``(inspection, names)`` to the counted cost of a step that selects these layers.
         survival: ``(params, gradient, state)`` to the share of the perturbation that is not
             rounded away, see `lsam.perturbation_survival`.
     """
 
     init: Callable[[Any], lsam.SamState]
-    value_and_grad: Callable[[Callable[..., Any]], Callable[..., Any]]
+    value_and_grad: Callable[[TrainingLoss], Callable[..., Any]]
     layers: LayerSpec
     k: int | None
     cuts: Any
+    selection: Any
+    price: Callable[[lsam.Inspection, Sequence[str]], float]
     survival: Callable[[Any, Any, lsam.SamState], jax.Array]
 
 
@@ -105,16 +150,26 @@ def method(name: str, options: Mapping[str, Any]) -> Method:
         The method. SGD is `jax.value_and_grad` itself with a state that stays as it is, so the
         baseline of every cost ratio holds nothing of this library.
     """
-    tx = METHODS[name].make(**options)
+    family = METHODS[name]
+    tx = family.make(**options)
     if name == "sgd":
         differentiate: Callable[..., Any] = _plain_value_and_grad
     else:
 
-        def differentiate(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
-            return lsam.value_and_grad(loss_fn, tx, has_aux=True)
+        def differentiate(loss_fn: TrainingLoss) -> Callable[..., Any]:
+            return lsam.value_and_grad(family.loss(loss_fn), tx, has_aux=True)
 
     survival = jax.jit(partial(lsam.perturbation_survival, tx))
-    return Method(tx.init, differentiate, tx.recipe.layers, tx.recipe.k, tx.recipe.cuts, survival)
+    return Method(
+        init=tx.init,
+        value_and_grad=differentiate,
+        layers=tx.recipe.layers,
+        k=tx.recipe.k,
+        cuts=tx.recipe.cuts,
+        selection=tx.recipe.selector,
+        price=lambda inspection, names: family.price(inspection, names, options),
+        survival=survival,
+    )
 
 
 def _plain_value_and_grad(loss_fn: Callable[..., Any]) -> Callable[..., Any]:

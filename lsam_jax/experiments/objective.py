@@ -38,7 +38,6 @@ class TrainingLoss:
         model: A Flax module of images and `train`.
         preprocess: uint8 images to the floats that the model takes, on the device.
         smoothing: Share of the target that is spread over all classes.
-        augment: ``augment(images, key)`` on the uint8 images, see `Dataset.augment`.
         accumulate: In how many equal parts, one after the other, the batch goes through the
             model (`optax.microbatching`), so that one part's activations are in memory at a time;
             they are computed once more for the gradient. Without batch normalisation and dropout
@@ -50,7 +49,6 @@ class TrainingLoss:
     model: Any
     preprocess: Callable[[Any], jax.Array]
     smoothing: float
-    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     accumulate: int = 1
 
     def __call__(
@@ -58,17 +56,16 @@ class TrainingLoss:
     ) -> tuple[jax.Array, Aux]:
         """The loss, and what else the clean pass gives."""
         images, labels = map(jnp.asarray, batch)
-        if self.augment is not None:
-            key, draws = jax.random.split(key)
-            images = self.augment(images, draws)
         if self.accumulate == 1:
-            return self._mean(params, batch_stats, frozen, images, labels, key)
+            losses, aux = self.each(params, batch_stats, frozen, Split(images, labels), key)
+            return losses.mean(), aux
         size = len(labels) // self.accumulate
         first_rows = jnp.arange(len(labels))
 
         def part(params: Any, images: Any, labels: Any, rows: Any) -> Any:
             own = jax.random.fold_in(key, rows[0])
-            return self._mean(params, batch_stats, frozen, images, labels, own)
+            losses, aux = self.each(params, batch_stats, frozen, Split(images, labels), own)
+            return losses.mean(), aux
 
         in_parts = optax.microbatching.microbatch(
             jax.checkpoint(part),
@@ -78,20 +75,37 @@ class TrainingLoss:
         )
         return in_parts(params, images, labels, first_rows)
 
-    def _mean(
-        self, params: Any, batch_stats: Any, frozen: Any, images: Any, labels: Any, key: Any
+    def each(
+        self, params: Any, batch_stats: Any, frozen: Any, batch: Split, key: jax.Array
     ) -> tuple[jax.Array, Aux]:
+        """The loss of each image, f32[N], and what else the pass gives."""
         logits, updated = self.model.apply(
             variables(params, batch_stats, frozen),
-            self.preprocess(images),
+            self.preprocess(batch.images),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), self.smoothing)
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
-        accuracy = jnp.mean(logits.argmax(axis=-1) == labels, dtype=jnp.float32)
-        return loss, Aux(updated.get("batch_stats", {}), accuracy)
+        targets = jax.nn.one_hot(batch.labels, logits.shape[-1])
+        losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, self.smoothing))
+        accuracy = jnp.mean(logits.argmax(axis=-1) == batch.labels, dtype=jnp.float32)
+        return losses, Aux(updated.get("batch_stats", {}), accuracy)
+
+
+def augmented(
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None, batch: Split, key: jax.Array
+) -> tuple[Split, jax.Array]:
+    """A batch as it is trained on, and the key for what else is random in the loss.
+
+    Args:
+        augment: See `Dataset.augment`; None leaves both as they are.
+        batch: uint8 images and labels.
+        key: Same key, same images, so that all passes of a step see the same.
+    """
+    if augment is None:
+        return batch, key
+    key, draws = jax.random.split(key)
+    return Split(augment(jnp.asarray(batch.images), draws), batch.labels), key
 
 
 def variables(params: Any, batch_stats: Any, frozen: Any) -> dict[str, Any]:

@@ -38,18 +38,19 @@ def record_epoch(program: Program, history: History, state: State) -> None:
         perturbations=[total.get(name, 0) for name in program.layers],
         sharpness=sharpness.astype(np.float64).mean(),
         perturbation_survival=float(survival),
-        cost=_mean_cost(program.inspection, names, selected),
+        cost=_mean_cost(program, names, selected),
         perturbed_parameters=selected.mean(axis=0) @ sizes / sum(program.sizes.values()),
         perturbed_layers=np.mean([chosen.get(name, never) for name in program.layers]),
     )
 
 
-def _mean_cost(inspection: lsam.Inspection, names: tuple[str, ...], selected: np.ndarray) -> float:
+def _mean_cost(program: Program, names: tuple[str, ...], selected: np.ndarray) -> float:
     """Of the steps whose layers are the rows of `selected`, relative to a plain gradient."""
 
     @cache
     def cost(row: bytes) -> float:
         chosen = np.frombuffer(row, bool)
-        return inspection.cost([name for name, one in zip(names, chosen, strict=True) if one])
+        some = [name for name, one in zip(names, chosen, strict=True) if one]
+        return program.method.price(program.inspection, some)
 
     return float(np.mean([cost(row.tobytes()) for row in selected]))

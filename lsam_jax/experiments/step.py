@@ -23,7 +23,12 @@ from lsam_jax.experiments.data import Dataset, Split
 from lsam_jax.experiments.devices import Layout, layout
 from lsam_jax.experiments.evaluation import Probe, evaluate, probe
 from lsam_jax.experiments.gradients import Method, method
-from lsam_jax.experiments.objective import Normalise, TrainingLoss, initial_variables
+from lsam_jax.experiments.objective import (
+    Normalise,
+    TrainingLoss,
+    augmented,
+    initial_variables,
+)
 
 
 class Record(NamedTuple):
@@ -82,9 +87,9 @@ class Program:
 
     Attributes:
         config: What it was built from.
-        data: The data set.
+        data: The data set, limited as the configuration says.
         layout: On which devices.
-        steps_per_epoch: Full batches in the training split.
+        steps_per_epoch: Full batches in the training images, times the passes over them.
         layers: Names of the trained kernels in network order.
         sizes: Number of parameters of every trained array, by path.
         method: How gradients are taken.
@@ -147,7 +152,8 @@ def build(
     architecture = models.preset(config.model)
     architecture.check_weights(config, weights)
     data = datasets.load(config.data, data_dir) if data is None else data
-    steps_per_epoch = len(data.train.labels) // config.batch_size
+    data = datasets.limited(data, config.images, config.validation_images, augment=config.augment)
+    steps_per_epoch = len(data.train.labels) // config.batch_size * config.passes
     if steps_per_epoch == 0:
         raise ValueError(
             f"batch_size={config.batch_size} is more than the {len(data.train.labels)} training "
@@ -159,9 +165,7 @@ def build(
     )
     image_shape = data.train.images.shape[1:]
     preprocess = architecture.preprocess or Normalise(data.mean, data.std)
-    loss_fn = TrainingLoss(
-        model, preprocess, config.label_smoothing, data.augment, config.accumulate
-    )
+    loss_fn = TrainingLoss(model, preprocess, config.label_smoothing, config.accumulate)
     gradient = method(config.method, dict(config.options))
     optimizer = base_optimizer(config, steps_per_epoch)
     value_and_grad = gradient.value_and_grad(loss_fn)
@@ -177,6 +181,7 @@ def build(
         layers=gradient.layers,
         cuts=gradient.cuts,
         k=max(1, gradient.k or 1),
+        selection=gradient.selection,
         has_aux=True,
     )
     kernels = inspection
@@ -217,7 +222,7 @@ def build(
         return fresh(trained, new.get("batch_stats", {}), draws)
 
     def step(state: State, frozen: Any, batch: Split) -> tuple[State, StepMetrics]:
-        key = jax.random.fold_in(state.key, state.step)
+        batch, key = augmented(data.augment, batch, jax.random.fold_in(state.key, state.step))
         (loss, aux), grads, sam = value_and_grad(
             state.params, state.sam, state.batch_stats, frozen, batch, key
         )
@@ -254,7 +259,7 @@ def build(
             model, preprocess, data.validation, params, batch_stats, backbone(), placed
         ),
         probe=lambda params, batch_stats: probe(
-            probed, data.train, params, batch_stats, backbone(), placed
+            probed, data.train, data.augment, params, batch_stats, backbone(), placed
         ),
     )
 

@@ -42,6 +42,7 @@ def train(
     weights: str | os.PathLike[str] | None = None,
     log: Sequence[str] | None = None,
     devices: int | None = None,
+    program: Program | None = None,
     terminal: TextIO | None = None,
 ) -> Result:
     """Trains in a directory: `fit` with checkpoints, metrics, a progress bar and clean stops.
@@ -57,6 +58,8 @@ def train(
         weights: The checkpoint of a pretrained backbone, for a model that has one.
         log: Where metrics go besides JSON lines, see `metrics.open_sinks`.
         devices: On how many, see `devices.layout`.
+        program: What `build` made of the same configuration with any seed and the same arguments,
+            so that runs that differ in the seed alone compile once.
         terminal: Where progress is shown; None for standard error.
 
     Returns:
@@ -82,13 +85,13 @@ def train(
         run = stack.enter_context(SharedRun(team, open_run, checkpoint_every))
         name = f"{config.model} on {config.data}, {config.method}, seed {config.seed}"
         sinks = team.first(lambda: _prepare(run.run, log, name, stack)) or []
-        program = team.each(
+        built = program or team.each(
             lambda: build(config, data_dir=data_dir, weights=weights, devices=devices)
         )
-        team.check_same({"data": _checksum(program.data)} if team.count > 1 else {})
+        team.check_same({"data": _checksum(built.data)} if team.count > 1 else {})
         stop = stack.enter_context(stop_requests())
         reporter = _Reporter(name, sinks, stop, stack, terminal)
-        return fit(config, program=program, run=run, watcher=reporter)
+        return fit(config, program=built, run=run, watcher=reporter)
 
 
 def _prepare(

@@ -1,0 +1,127 @@
+"""The runs that studies are made of: methods with their settings, at a scale.
+
+A cell is run with several seeds, into a directory of its name; one that several tables need is run
+once.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.outline import OUTLINES
+from lsam_jax.experiments.presets import Preset
+
+SCALES: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    # SGD must fit all training images, on one core and in minutes: where it does not, a method
+    # that slows training can only lose.
+    "cpu": {
+        "images": 1000,
+        "validation_images": 5000,
+        "augment": False,
+        "width": 8,
+        "epochs": 10,
+        "passes": 4,
+        "batch_size": 32,
+    },
+}
+"""What differs from a preset."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A method with its settings.
+
+    Attributes:
+        label: What tables call it.
+        method: One of `gradients.METHODS`.
+        settings: Beyond those of the preset: fields of `Config`, and options of the method.
+        length: Of the run, relative to the preset's.
+    """
+
+    label: str
+    method: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    length: int = 1
+
+    def configure(self, preset: Preset, shared: Mapping[str, Any]) -> Config:
+        """The configuration, with seed 0.
+
+        Args:
+            preset: The recipe.
+            shared: Fields of `Config` that differ from the preset's in all cells.
+
+        Raises:
+            ValueError: When a value makes no sense.
+        """
+        config = preset.configure(self.method, **{**shared, **self.settings})
+        return dataclasses.replace(config, epochs=self.length * config.epochs)
+
+
+METHODS: Mapping[str, Cell] = {
+    "sgd": Cell("SGD", "sgd"),
+    "gsam": Cell("generalized SAM", "gsam"),
+    "looksam": Cell("LookSAM", "looksam"),
+    "lsam": Cell("layer-wise SAM", "lsam"),
+    "sam": Cell("SAM", "sam"),
+    "momentum_sam": Cell("Momentum-SAM", "momentum_sam"),
+    "esam": Cell("ESAM", "esam"),
+    "lsam-budget10": Cell("layer-wise SAM, budget 10 %", "lsam_budget", {"budget": 0.10}),
+    "lsam-budget25": Cell("layer-wise SAM, budget 25 %", "lsam_budget", {"budget": 0.25}),
+    "sgd-x2": Cell("SGD, twice as long", "sgd", length=2),
+}
+"""Of Table 1 and beyond."""
+
+VARIANTS: Mapping[str, Cell] = {
+    "lsam-random": Cell("random layers", "lsam", {"selection": "random"}),
+    "lsam-low": Cell("layers of low norm", "lsam", {"selection": "low"}),
+    **{f"lsam-k{k}": Cell(f"k={k}", "lsam", {"k": k}) for k in (1, 2, 4, 8)},
+}
+"""Of Tables 3 and 4."""
+
+GRID: Mapping[str, Cell] = {
+    f"lsam-{'normalised' if normalize else 'plain'}-rho{rho:g}-alpha{alpha:g}": Cell(
+        f"rho={rho:g}, alpha={alpha:g}{', normalised' if normalize else ''}",
+        "lsam",
+        {"rho": rho, "alpha": alpha, "normalize": normalize},
+    )
+    for normalize, rho, alpha in (
+        (False, 0.05, 0.8),
+        (False, 0.2, 0.8),
+        (False, 0.5, 0.8),
+        (False, 0.1, 1.0),
+        (True, 0.05, 0.8),
+        (True, 0.1, 0.8),
+        (True, 0.2, 0.8),
+        (True, 0.1, 1.0),
+    )
+}
+"""Layer-wise SAM's own hyper-parameters around the paper's."""
+
+CELLS: Mapping[str, Cell] = {**METHODS, **VARIANTS, **GRID}
+
+
+def differences(preset: Preset, config: Config) -> list[str]:
+    """What a scale changes of a preset's recipe, in words, so that no table is without it."""
+    whole, said = preset.config, []
+    if config.images is not None:
+        known = OUTLINES[config.data].images
+        said.append(f"{config.images:,} of the {known:,} training images")
+    if config.validation_images is not None:
+        said.append(f"the first {config.validation_images:,} validation images")
+    if not config.augment:
+        said.append("no augmentation")
+    if config.epochs * config.passes != whole.epochs * whole.passes:
+        said.append(
+            f"{config.epochs * config.passes} passes over the training images instead of "
+            f"{whole.epochs * whole.passes}"
+        )
+    names = {"width": "channels in the first stage", "batch_size": "images in a batch"}
+    told = {"images", "validation_images", "augment", "epochs", "passes", "method", "options"}
+    for field in dataclasses.fields(Config):
+        new, old = getattr(config, field.name), getattr(whole, field.name)
+        if field.name not in told | {"seed"} and new != old:
+            was = "the network's own" if old is None else old
+            said.append(f"{names.get(field.name, field.name)}: {new} instead of {was}")
+    return said

@@ -1,0 +1,53 @@
+"""``lsam-jax reproduce``."""
+
+import argparse
+import importlib
+from functools import partial
+from typing import Any
+
+from lsam_jax.experiments.commands import options
+
+FAILED = 1
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    parser = options.add_command(
+        commands,
+        "reproduce",
+        run,
+        "run what a table or figure of the layer-wise SAM paper needs, and report it",
+        "Runs what is missing in --out for the tables and figures named, resumes what was "
+        "stopped, and writes a report. A run that several of them need is made once. At --scale "
+        "paper the preset is that of the paper; --scale cpu takes fewer images, epochs and "
+        "channels, and says so wherever it shows a number.",
+    )
+    option = partial(options.add_option, parser)
+    names = "table1 (methods), table2 (costs), table3 (which layers), table4 (how many layers), "
+    names += "figure1 ... figure6, grid (rho, alpha and normalisation)"
+    option("names", nargs="+", metavar="NAME", help=names)
+    option("--scale", default="cpu", metavar="NAME", help="paper or cpu")
+    option("--preset", default="cifar10-resnet20", metavar="NAME", help="see lsam-jax list")
+    option("--seeds", type=int, default=3, metavar="N", help="runs of each: 0 ... N-1")
+    option("--out", default="runs/reproduce", metavar="DIR", help="of all runs and the report")
+    options.add_set(parser, "epochs=2")
+    options.add_data_dir(parser)
+    option("--weights", metavar="FILE", help="of a pretrained backbone, where the model has one")
+    option("--runs-only", action="store_true", help="neither measure nor report")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs it."""
+    presets = importlib.import_module("lsam_jax.experiments.presets")
+    reproduce = importlib.import_module("lsam_jax.experiments.reproduce")
+    settings = importlib.import_module("lsam_jax.experiments.settings")
+    study = reproduce.plan(
+        arguments.names,
+        presets.preset(arguments.preset),
+        arguments.scale,
+        arguments.seeds,
+        settings.parse(arguments.settings),
+    )
+    reproduce.reproduce(
+        study, arguments.out, data_dir=arguments.data_dir, weights=arguments.weights
+    )

@@ -1,0 +1,202 @@
+"""Runs what a table or figure of the paper needs and is not there yet.
+
+Everything is in one directory, the study: a directory for each cell, in it one for each seed, and
+``study.json``, which says what belongs together. What is finished is not run again, what was
+stopped goes on, and a run that fails leaves the others.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lsam_jax.experiments import data as datasets
+from lsam_jax.experiments import output
+from lsam_jax.experiments.cells import CELLS, SCALES, differences
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.lost import LostError
+from lsam_jax.experiments.presets import Preset
+from lsam_jax.experiments.run import METRICS, configuration
+from lsam_jax.experiments.step import Program, build
+from lsam_jax.experiments.studies import Artefact, artefact
+from lsam_jax.experiments.train import train
+
+STUDY = "study.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is to be there in the end.
+
+    Attributes:
+        preset: The recipe.
+        scale: One of `cells.SCALES`.
+        artefacts: The tables and figures, by name.
+        configs: By cell, with seed 0.
+        seeds: Of the runs of each cell.
+        settings: Fields of `Config` that differ in all cells.
+    """
+
+    preset: Preset
+    scale: str
+    artefacts: Mapping[str, Artefact]
+    configs: Mapping[str, Config]
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Cells and seeds; seeds outside, so that what is there early is there for all."""
+        return [(cell, seed) for seed in self.seeds for cell in self.configs]
+
+
+def plan(
+    names: Sequence[str],
+    preset: Preset,
+    scale: str,
+    seeds: int,
+    settings: Mapping[str, Any] | None = None,
+) -> Study:
+    """What tables and figures need.
+
+    Args:
+        names: Some of `studies.NAMES`.
+        preset: The recipe.
+        scale: One of `cells.SCALES`.
+        seeds: How many runs of each cell.
+        settings: Fields of `Config` that differ from the scale's, for all cells.
+
+    Raises:
+        ValueError: When a name or value makes no sense.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale={scale!r} is not known; choose one of {', '.join(SCALES)}")
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds} must be at least 1")
+    if scale != "paper" and preset.config.model == "vit_b16":
+        raise ValueError(
+            f"scale={scale!r} has no {preset.name}, whose network is pretrained; choose "
+            "--scale paper or another preset"
+        )
+    shared = {**SCALES[scale], **(settings or {})}
+    artefacts = {name: artefact(name, preset) for name in names}
+    needed = dict.fromkeys(row.cell for one in artefacts.values() for row in one.rows)
+    configs = {cell: CELLS[cell].configure(preset, shared) for cell in needed}
+    return Study(preset, scale, artefacts, configs, tuple(range(seeds)), shared)
+
+
+def reproduce(
+    study: Study,
+    out: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> dict[str, str]:
+    """Runs what is missing.
+
+    Args:
+        study: What `plan` gave.
+        out: The directory of the study.
+        data_dir: Where TFDS keeps prepared data; None for its default.
+        weights: The checkpoint of a pretrained backbone, for a model that has one.
+
+    Returns:
+        Why what is still missing is missing, in one line, by directory of the run.
+
+    Raises:
+        OSError, ValueError: When nothing can be run, or the directory holds other runs.
+        Stopped: When a signal asked for it; everything is saved.
+    """
+    directory = output.writable_directory(out)
+    missing = [(c, s) for c, s in study.runs() if not _finished(directory, study, c, s)]
+    data = datasets.load(study.preset.config.data, data_dir) if missing else None
+    programs: dict[str, Program] = {}
+    failures: dict[str, str] = {}
+    write_study(directory, study, failures)
+    for number, (cell, seed) in enumerate(missing, 1):
+        name = f"{cell}/seed{seed}"
+        print(f"[{number}/{len(missing)}] {name}", file=sys.stderr, flush=True)
+        config = dataclasses.replace(study.configs[cell], seed=seed)
+        try:
+            if cell not in programs:
+                programs[cell] = build(config, data, weights=weights)
+            train(config, directory / name, resume=True, weights=weights, program=programs[cell])
+        except LostError:
+            raise
+        except (ArithmeticError, ValueError, OSError, RuntimeError) as error:
+            # The others are run all the same: most of a table is better than none.
+            failures[name] = " ".join(str(error).split())
+            print(f"{name} failed: {failures[name]}", file=sys.stderr, flush=True)
+            write_study(directory, study, failures)
+    write_study(directory, study, failures)
+    return failures
+
+
+def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> None:
+    """Adds what is planned, and what failed, to what ``study.json`` has."""
+    file = directory / STUDY
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    tables = {one["name"]: one for one in before.get("tables", [])}
+    tables |= {
+        name: {
+            "name": name,
+            "title": one.title,
+            "caption": one.caption,
+            "paper": "" if name == "grid" else f"Lee, KDD 2024, {_spoken(name)}",
+            "rows": [row.to_json() for row in one.rows],
+        }
+        for name, one in study.artefacts.items()
+    }
+    configs = {
+        cell: {"label": CELLS[cell].label, "config": config.to_json()}
+        for cell, config in study.configs.items()
+    }
+    tried = {f"{cell}/seed{seed}" for cell, seed in study.runs()}
+    others = {name: why for name, why in before.get("failures", {}).items() if name not in tried}
+    output.write_json(
+        file,
+        {
+            "name": sorted(tables),
+            "preset": study.preset.name,
+            "scale": {
+                "name": study.scale,
+                "says": differences(study.preset, next(iter(study.configs.values()))),
+            },
+            "seeds": sorted({*before.get("seeds", []), *study.seeds}),
+            "runs": before.get("runs", {}) | configs,
+            "tables": [tables[name] for name in sorted(tables)],
+            "failures": others | dict(failures),
+        },
+    )
+
+
+def _finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
+    """Whether a run is there and whole.
+
+    Raises:
+        ValueError: When another configuration is in its place.
+    """
+    run = directory / cell / f"seed{seed}"
+    if not (run / "config.json").is_file():
+        return False
+    wanted, there = dataclasses.replace(study.configs[cell], seed=seed), configuration(run)
+    if there != wanted:
+        different = [
+            f"{field.name}={getattr(there, field.name)} there, {getattr(wanted, field.name)} now"
+            for field in dataclasses.fields(Config)
+            if getattr(there, field.name) != getattr(wanted, field.name)
+        ]
+        raise ValueError(
+            f"{str(run)!r} holds a run of another configuration: {'; '.join(different)}; choose "
+            "another --out"
+        )
+    metrics = run / METRICS
+    lines = metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
+    return lines >= wanted.epochs
+
+
+def _spoken(name: str) -> str:
+    kind, number = name[:-1], name[-1]
+    return f"{kind.capitalize()} {number}"

@@ -1,0 +1,156 @@
+"""The tables and figures of the layer-wise SAM paper: which cells each is made of."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lsam_jax.experiments.cells import CELLS, GRID, METHODS
+from lsam_jax.experiments.presets import Preset
+from lsam_jax.experiments.published import TABLE1, TABLE3, TABLE4, Published
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table, or a line of a figure.
+
+    Attributes:
+        cell: One of `cells.CELLS`.
+        label: Of the row.
+        published: The paper's number, if it has one.
+    """
+
+    cell: str
+    label: str
+    published: Published | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as ``study.json`` has it."""
+        numbers = {} if self.published is None else self.published._asdict()
+        known = {name: value for name, value in numbers.items() if value is not None}
+        return {"run": self.cell, "label": self.label, "published": known}
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+    """A table or a figure.
+
+    Attributes:
+        title: What it shows.
+        caption: What to know of it.
+        rows: Its rows or lines.
+        sharpness: Whether the sharpness of its runs belongs to it.
+        landscapes: Whether their loss landscapes do.
+        costs: Whether their steps are timed.
+    """
+
+    title: str
+    caption: str
+    rows: tuple[Row, ...]
+    sharpness: bool = False
+    landscapes: bool = False
+    costs: bool = False
+
+
+def artefact(name: str, preset: Preset) -> Artefact:
+    """What a table or figure needs.
+
+    Args:
+        name: One of `NAMES`.
+        preset: The recipe.
+
+    Raises:
+        ValueError: When the name is not known, or the paper has no such table for the preset.
+    """
+    if name not in NAMES:
+        raise ValueError(f"name={name!r} is not known; choose from {', '.join(NAMES)}")
+    return _MAKERS[name](preset)
+
+
+def _methods(preset: Preset) -> tuple[Row, ...]:
+    first = TABLE1.get(preset.name, {})
+    return tuple(
+        Row(name, cell.label, first.get(name))
+        for name, cell in METHODS.items()
+        if name not in ("gsam", "looksam", "lsam") or name in preset.methods
+    )
+
+
+def _table1(preset: Preset) -> Artefact:
+    caption = "The paper's four methods, and others at hand."
+    return Artefact("Methods", caption, _methods(preset), sharpness=True, costs=True)
+
+
+def _table2(preset: Preset) -> Artefact:
+    caption = "Steps of the trained networks, timed in turn."
+    return Artefact("Cost of a step", caption, _methods(preset), costs=True)
+
+
+def _table3(preset: Preset) -> Artefact:
+    third = _published(TABLE3, preset, "table3")
+    rows = (
+        Row("lsam", "high norm", third["high"]),
+        Row("lsam-random", "random", third["random"]),
+        Row("lsam-low", "low norm", third["low"]),
+        Row("sgd", "none (SGD)", third["none"]),
+    )
+    return Artefact("Which layers", "Which k layers a step perturbs.", rows, costs=True)
+
+
+def _table4(preset: Preset) -> Artefact:
+    fourth = _published(TABLE4, preset, "table4")
+    own = preset.methods["lsam"]["k"]
+    some = [
+        Row("lsam" if k == own else f"lsam-k{k}", f"k={k}", number)
+        for k, number in fourth.items()
+        if k != "all"
+    ]
+    rows = (Row("sgd", "k=0 (SGD)"), *some, Row("gsam", "all (generalized SAM)", fourth["all"]))
+    caption = "The k layers of largest norm; of all, the biases and BatchNorm parameters too."
+    return Artefact("How many layers", caption, rows, costs=True)
+
+
+def _grid(preset: Preset) -> Artefact:
+    rows = (
+        Row("sgd", "SGD"),
+        Row("lsam", "the paper's: rho=0.1, not normalised"),
+        *(Row(name, cell.label) for name, cell in GRID.items()),
+    )
+    caption = "Layer-wise SAM's radius, mixture and normalisation; everything that was tried."
+    return Artefact("Hyper-parameters", caption, rows)
+
+
+def _figure(title: str, *cells: str, landscapes: bool = False) -> Callable[[Preset], Artefact]:
+    def make(preset: Preset) -> Artefact:
+        shown = [name for name in cells if name == "sgd" or name in preset.methods]
+        rows = tuple(Row(name, CELLS[name].label) for name in shown)
+        return Artefact(title, "", rows, landscapes=landscapes)
+
+    return make
+
+
+def _published(
+    tables: Mapping[str, Mapping[Any, Published]], preset: Preset, name: str
+) -> Mapping[Any, Published]:
+    if preset.name not in tables:
+        raise ValueError(
+            f"the paper has no {name} for preset {preset.name!r}; choose one of {', '.join(tables)}"
+        )
+    return tables[preset.name]
+
+
+_MAKERS: Mapping[str, Callable[[Preset], Artefact]] = {
+    "table1": _table1,
+    "table2": _table2,
+    "table3": _table3,
+    "table4": _table4,
+    "figure1": _figure("Gradient norms of layers, SGD", "sgd"),
+    "figure2": _figure("Loss landscapes of layers, SGD", "sgd", landscapes=True),
+    "figure3": _figure("Learning curves", "sgd", "gsam", "looksam", "lsam"),
+    "figure4": _figure("Gradient norm of the model", "sgd", "gsam", "looksam", "lsam"),
+    "figure5": _figure("Perturbed layers", "gsam", "looksam", "lsam"),
+    "figure6": _figure("Loss landscapes of layers, layer-wise SAM", "lsam", landscapes=True),
+    "grid": _grid,
+}
+
+NAMES = tuple(_MAKERS)
+"""The paper's, and a grid of layer-wise SAM's own hyper-parameters."""
