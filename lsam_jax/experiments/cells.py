@@ -17,13 +17,13 @@ SCALES: Mapping[str, Mapping[str, Any]] = {
     # SGD must fit all training images, on one core and in minutes: where it does not, a method
     # that slows training can only lose.
     "cpu": {
-        "images": 1000,
+        "images": 1280,
         "validation_images": 5000,
+        "image_size": 16,
         "augment": False,
-        "width": 8,
         "epochs": 10,
-        "passes": 4,
-        "batch_size": 32,
+        "passes": 3,
+        "batch_size": 64,
     },
 }
 """What differs from a preset."""
@@ -117,7 +117,11 @@ def differences(preset: Preset, config: Config) -> list[str]:
             f"{config.epochs * config.passes} passes over the training images instead of "
             f"{whole.epochs * whole.passes}"
         )
-    names = {"width": "channels in the first stage", "batch_size": "images in a batch"}
+    names = {
+        "width": "channels in the first stage",
+        "batch_size": "images in a batch",
+        "image_size": "pixels on each side of an image",
+    }
     told = {"images", "validation_images", "augment", "epochs", "passes", "method", "options"}
     for field in dataclasses.fields(Config):
         new, old = getattr(config, field.name), getattr(whole, field.name)

@@ -28,6 +28,7 @@ class Config:
         images: How many of the training images are used, the first of the data set's order; None
             for all.
         validation_images: How many of the validation images, likewise.
+        image_size: Height and width that all images are scaled to; None leaves them as they are.
         augment: Whether training images are augmented, where the data set has a way to.
         model: Name of the model, see `models.PRESETS`.
         width: Channels of the model's first stage; None for the model's own.
@@ -58,6 +59,7 @@ class Config:
     data: str = "digits"
     images: int | None = None
     validation_images: int | None = None
+    image_size: int | None = None
     augment: bool = True
     model: str = "resnet8"
     width: int | None = None
@@ -86,6 +88,7 @@ class Config:
         least = {
             "images": 1,
             "validation_images": 1,
+            "image_size": 1,
             "epochs": 1,
             "passes": 1,
             "batch_size": 2,

@@ -164,37 +164,52 @@ def limited(
     data: Dataset,
     images: int | None = None,
     validation_images: int | None = None,
+    size: int | None = None,
     *,
     augment: bool = True,
 ) -> Dataset:
-    """A data set with fewer images, or without augmentation.
+    """A data set with fewer or smaller images, or without augmentation.
 
     Args:
         data: The data set.
         images: How many of its training images stay: the first. None for all.
         validation_images: How many of its validation images; likewise.
+        size: Height and width that all are scaled to, see `data_tfds.fit_square`; None leaves them
+            as they are.
         augment: Whether training images are still augmented.
 
     Raises:
-        ValueError: When there are not as many.
+        ValueError: When there are not as many, or they lack three channels to be scaled.
     """
+    train = _first(data.train, "images", images, f"training images of {data.name}")
+    validation = _first(
+        data.validation,
+        "validation_images",
+        validation_images,
+        f"validation images of {data.name}",
+    )
+    if size is not None:
+        train, validation = _scaled(train, size, data.name), _scaled(validation, size, data.name)
     return data._replace(
-        train=_first(data.train, images, f"images={images}", f"training images of {data.name}"),
-        validation=_first(
-            data.validation,
-            validation_images,
-            f"validation_images={validation_images}",
-            f"validation images of {data.name}",
-        ),
-        augment=data.augment if augment else None,
+        train=train, validation=validation, augment=data.augment if augment else None
     )
 
 
-def _first(split: Split, images: int | None, given: str, what: str) -> Split:
+def _first(split: Split, name: str, images: int | None, what: str) -> Split:
     count = len(split.labels)
     if images is not None and not 1 <= images <= count:
-        raise ValueError(f"{given} must lie between 1 and the {count} {what}")
+        raise ValueError(f"{name}={images} must lie between 1 and the {count} {what}")
     return Split(split.images[:images], split.labels[:images])
+
+
+def _scaled(split: Split, size: int, name: str) -> Split:
+    images = np.asarray(split.images)
+    if images.shape[-1] != 3:
+        raise ValueError(
+            f"image_size={size} needs images of three channels, and those of {name} have "
+            f"{images.shape[-1]}; leave it out"
+        )
+    return Split(np.stack([data_tfds.fit_square(one, size) for one in images]), split.labels)
 
 
 def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
