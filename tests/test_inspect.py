@@ -121,3 +121,26 @@ def test_shapes_suffice_and_nothing_runs():
 def test_keyword_arguments_reach_the_loss():
     loss, params, x = mlp()
     assert lsam.inspect(loss, params, x, scale=2.0).layers == lsam.inspect(loss, params, x).layers
+
+
+def test_cuts_are_those_of_the_selection(x64):
+    params = {f"w{n}": jnp.ones((8, 8)) for n in range(6)}
+
+    def loss_fn(params, x):
+        for n in range(6):
+            x = x @ params[f"w{n}"]
+        return jnp.mean(x)
+
+    def look(selection):
+        return lsam.inspect(loss_fn, params, jnp.ones((4, 8)), selection=selection)
+
+    prices = look("high").profile.full
+    for n in range(6):  # a budget that affords w_n and what is behind it, and no more
+        within = look(lsam.budget(prices[n] + 1e-9))
+        assert within.cuts == (f"w{n}",)
+        np.testing.assert_allclose(within.cost([f"w{n}"]), 1 + within.profile.first[n])
+        assert within.cost(["w5"]) > look("high").cost(["w5"]) - 1e-9
+    assert look(["w4"]).cuts == ("w4",)
+    assert look("none").cuts == ()
+    with pytest.raises(ValueError, match="w7"):
+        look(["w7"])

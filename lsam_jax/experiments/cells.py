@@ -102,7 +102,7 @@ GRID: Mapping[str, Cell] = {
 CELLS: Mapping[str, Cell] = {**METHODS, **VARIANTS, **GRID}
 
 
-def differences(preset: Preset, config: Config) -> list[str]:
+def changes(preset: Preset, config: Config) -> list[str]:
     """What a scale changes of a preset's recipe, in words, so that no table is without it."""
     whole, said = preset.config, []
     if config.images is not None:

@@ -15,11 +15,11 @@ from typing import Any
 
 from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import output
-from lsam_jax.experiments.cells import CELLS, SCALES, differences
+from lsam_jax.experiments.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.lost import LostError
 from lsam_jax.experiments.presets import Preset
-from lsam_jax.experiments.run import METRICS, configuration
+from lsam_jax.experiments.run import METRICS, configuration, differences
 from lsam_jax.experiments.step import Program, build
 from lsam_jax.experiments.studies import Artefact, artefact
 from lsam_jax.experiments.train import train
@@ -162,7 +162,7 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
             "preset": study.preset.name,
             "scale": {
                 "name": study.scale,
-                "says": differences(study.preset, next(iter(study.configs.values()))),
+                "says": changes(study.preset, next(iter(study.configs.values()))),
             },
             "seeds": sorted({*before.get("seeds", []), *study.seeds}),
             "runs": before.get("runs", {}) | configs,
@@ -183,13 +183,9 @@ def _finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
         return False
     wanted, there = dataclasses.replace(study.configs[cell], seed=seed), configuration(run)
     if there != wanted:
-        different = [
-            f"{field.name}={getattr(there, field.name)} there, {getattr(wanted, field.name)} now"
-            for field in dataclasses.fields(Config)
-            if getattr(there, field.name) != getattr(wanted, field.name)
-        ]
+        found = differences(*({"config": x.to_json(), "origin": {}} for x in (there, wanted)))
         raise ValueError(
-            f"{str(run)!r} holds a run of another configuration: {'; '.join(different)}; choose "
+            f"{str(run)!r} holds a run of another configuration: {'; '.join(found)}; choose "
             "another --out"
         )
     metrics = run / METRICS

@@ -154,10 +154,10 @@ class Run:
                 f"{str(self.directory)!r} already holds a run; pass --resume to go on with it, or "
                 "choose another --out"
             )
-        elif differences := _differences(there, wanted):
+        elif found := differences(there, wanted):
             raise ValueError(
                 f"the run in {str(self.directory)!r} has another configuration: "
-                f"{'; '.join(differences)}. Resume it with its own, or choose another --out"
+                f"{'; '.join(found)}. Resume it with its own, or choose another --out"
             )
 
 
@@ -183,8 +183,13 @@ def _read(file: Path) -> dict[str, Any]:
         ) from (error)
 
 
-def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What differs, each as `name=old there, new now`."""
+def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What differs between two configurations with their origins, each as `a=1 there, a=2 now`.
+
+    Args:
+        there: ``{"config": Config.to_json(), "origin": {...}}``.
+        wanted: Likewise.
+    """
     found = []
     before, now = ({**flat(x["config"]), **flat(x["origin"])} for x in (there, wanted))
     for name in sorted(before.keys() | now.keys()):

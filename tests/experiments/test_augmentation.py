@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.experiments import augmentation, data, resnet
-from lsam_jax.experiments.gradients import method
-from lsam_jax.experiments.objective import Normalise, TrainingLoss, initial_variables
+from lsam_jax.experiments import augmentation, data
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.objective import augmented
+from lsam_jax.experiments.training import fit
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (64, 10, 12, 3), dtype=np.uint8)
 
@@ -70,38 +71,32 @@ def test_standardise_is_image_by_image():
     assert 0 < np.asarray(augmentation.standardise(single)).max() < 8.01
 
 
-def test_the_loss_augments_from_its_key_and_only_when_asked():
-    model = resnet.resnet8(width=4)
-    variables = initial_variables(model, (10, 12, 3), jax.random.key(0))
-    params, stats = variables["params"], variables["batch_stats"]
+def test_a_batch_is_augmented_from_its_key_and_only_when_asked():
     batch = data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))
     key = jax.random.key(5)
-    plain = TrainingLoss(model, Normalise((), ()), 0.1)
-    augmented = dataclasses.replace(plain, augment=augmentation.crop_and_flip)
-    _, draws = jax.random.split(key)
-    images = augmentation.crop_and_flip(jnp.asarray(batch.images), draws)
-    loss = jax.jit(augmented)(params, stats, {}, batch, key)[0]
-    of_plain = jax.jit(plain)
-    by_hand_loss = of_plain(params, stats, {}, batch._replace(images=images), key)[0]
-    np.testing.assert_allclose(loss, by_hand_loss, rtol=1e-5)
-    without = [of_plain(params, stats, {}, batch, jax.random.key(seed))[0] for seed in (5, 6)]
-    assert without[0] == without[1]
-    assert abs(loss - without[0]) > 1e-4
-    assert hash(augmented) != hash(plain)  # it is a static argument of jit
+    got, rest = augmented(augmentation.crop_and_flip, batch, key)
+    expected_rest, draws = jax.random.split(key)
+    by_hand = augmentation.crop_and_flip(jnp.asarray(batch.images), draws)
+    np.testing.assert_array_equal(got.images, by_hand)
+    np.testing.assert_array_equal(got.labels, batch.labels)
+    assert jax.random.key_data(rest).tolist() == jax.random.key_data(expected_rest).tolist()
+    assert (np.asarray(got.images) != batch.images).any()
+    same, untouched = augmented(None, batch, key)
+    assert same is batch and untouched is key
 
 
-def test_both_passes_of_a_step_see_the_same_images():
-    # With rho = 0 the second loss is that of the same weights on the second pass's images.
-    model = resnet.resnet8(width=4)
-    variables = initial_variables(model, (10, 12, 3), jax.random.key(0))
-    loss_fn = TrainingLoss(model, Normalise((), ()), 0.1, augmentation.crop_and_flip)
-    chosen = method("lsam", {"k": 2, "rho": 0.0, "cuts": 1})
-    params, stats = variables["params"], variables["batch_stats"]
-    batch = data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))
-    step = jax.jit(chosen.value_and_grad(loss_fn))
-    state, of_loss = chosen.init(params), jax.jit(loss_fn)
-    for seed in (0, 1):
-        (loss, _), _, state = step(params, state, stats, {}, batch, jax.random.key(seed))
-        assert abs(state.sharpness) < 1e-5
-        expected = of_loss(params, stats, {}, batch, jax.random.key(seed))[0]
-        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+def test_a_run_trains_on_augmented_images():
+    small = data.Dataset(
+        "small", *[data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))] * 2, 8, (), ()
+    )
+    shown = small._replace(augment=augmentation.crop_and_flip)
+    config = Config(method="sgd", width=4, epochs=1, batch_size=8)
+    losses = {}
+    for name, one, augment in [
+        ("plain", small, True),
+        ("augmented", shown, True),
+        ("switched off", shown, False),
+    ]:
+        wanted = dataclasses.replace(config, augment=augment)
+        losses[name] = fit(wanted, one).history.train_loss
+    assert losses["plain"] == losses["switched off"] != losses["augmented"]

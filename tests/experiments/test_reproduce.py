@@ -1,0 +1,207 @@
+"""What tables are made of, and that what is missing of them is run, and nothing else."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from lsam_jax.experiments import cli, data, reproduce
+from lsam_jax.experiments.cells import CELLS, SCALES, changes
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.presets import PRESETS, preset
+from lsam_jax.experiments.run import configuration
+from lsam_jax.experiments.studies import NAMES, artefact
+from lsam_jax.experiments.training import NonFiniteLossError
+
+CIFAR, DIGITS = preset("cifar10-resnet20"), preset("digits-resnet8")
+SMALL = {"width": 4, "epochs": 1, "images": 64, "validation_images": 32, "batch_size": 32}
+
+
+def options(study, cell):
+    return dict(study.configs[cell].options)
+
+
+def test_the_tables_differ_in_what_they_compare_alone():
+    study = reproduce.plan(["table1", "table3", "table4"], CIFAR, "cpu", 3)
+    assert {c.method for c in study.configs.values()} == {
+        "sgd", "sam", "gsam", "looksam", "lsam", "lsam_budget", "momentum_sam", "esam"
+    }  # fmt: skip
+    selections = {row.label: options(study, row.cell).get("selection") for row in
+                  study.artefacts["table3"].rows if row.cell != "sgd"}  # fmt: skip
+    assert selections == {"high norm": None, "random": "random", "low norm": "low"}
+    fourth = {row.label: row.cell for row in study.artefacts["table4"].rows}
+    for k in (1, 2, 4, 8):
+        assert options(study, fourth[f"k={k}"])["k"] == k
+    assert fourth["k=4"] == "lsam"  # of Table 1, and run once
+    assert study.configs["sgd-x2"].epochs == 2 * study.configs["sgd"].epochs
+    assert options(study, "lsam-budget10")["budget"] == 0.1
+    assert options(study, "lsam-budget25")["budget"] == 0.25
+    recipe = {
+        name: {
+            field.name: getattr(config, field.name)
+            for field in dataclasses.fields(Config)
+            if field.name not in ("method", "options", "epochs")
+        }
+        for name, config in study.configs.items()
+    }
+    assert all(one == recipe["sgd"] for one in recipe.values())
+    first, *_, last = study.runs()
+    assert first == ("sgd", 0)
+    assert last[1] == 2
+    assert len(study.runs()) == 3 * len(study.configs)
+
+
+def test_the_grid_holds_all_that_it_says():
+    study = reproduce.plan(["grid"], CIFAR, "paper", 1)
+    seen = {
+        (o["normalize"], o["rho"], o["alpha"])
+        for name in study.configs
+        if "normalize" in (o := options(study, name))
+    }
+    assert len(seen) == len(study.configs) - 2
+    assert {(True, 0.1, 1.0), (False, 0.5, 0.8)} <= seen
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("table3", "table4")])
+@pytest.mark.parametrize("benchmark", PRESETS)
+def test_every_benchmark_has_the_figures(name, benchmark):
+    shown = artefact(name, preset(benchmark))
+    assert shown.title
+    for row in shown.rows:
+        assert CELLS[row.cell].configure(preset(benchmark), {}).seed == 0
+
+
+def test_numbers_of_the_paper_stand_beside_the_right_rows():
+    rows = {row.label: row.published for row in artefact("table3", CIFAR).rows}
+    assert (rows["low norm"].accuracy, rows["random"].std) == (91.40, 0.2)
+    rows = {row.label: row.published for row in artefact("table4", CIFAR).rows}
+    assert rows["k=8"].throughput == 564.5
+    assert rows["k=0 (SGD)"] is None
+    assert artefact("table1", preset("flowers102-wrn16-2")).rows[3].published.accuracy == 75.56
+
+
+def test_a_scale_says_all_that_it_changes():
+    config = CELLS["sgd"].configure(CIFAR, SCALES["cpu"])
+    said = "; ".join(changes(CIFAR, config))
+    for part in ("1,280 of the 50,000", "first 5,000", "no augmentation", "30 passes", "of 150",
+                 "image: 16", "batch: 64 instead of 128"):  # fmt: skip
+        assert part in said
+    assert not changes(CIFAR, CIFAR.config)
+    slower = dataclasses.replace(CIFAR.config, learning_rate=0.05)
+    assert changes(CIFAR, slower) == ["learning_rate: 0.05 instead of 0.1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((["table5"], CIFAR, "cpu", 1), "table5.*table1, table2"),
+        ((["table3"], DIGITS, "cpu", 1), "no table3 for preset 'digits-resnet8'.*cifar10"),
+        ((["table1"], CIFAR, "gpu", 1), "scale='gpu'.*paper, cpu"),
+        ((["table1"], CIFAR, "cpu", 0), "seeds=0.*at least 1"),
+        ((["table1"], preset("cifar100-vit-b16-head"), "cpu", 1), "pretrained.*--scale paper"),
+        ((["table1"], CIFAR, "cpu", 1, {"epochs": 0}), "epochs=0"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_runs(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        reproduce.plan(*arguments)
+
+
+@pytest.fixture
+def trained(monkeypatch, small):
+    """Stands in for training: which runs were asked for; finishes them, or raises for some."""
+    asked, broken = [], set()
+
+    def train(config, out, *, resume, weights, program):
+        name = f"{out.parent.name}/{out.name}"
+        asked.append(name)
+        assert resume and program is not None and config.seed == int(out.name[4:])
+        if name in broken:
+            raise NonFiniteLossError("the training loss\nis nan")
+        out.mkdir(parents=True, exist_ok=True)
+        told = {"config": config.to_json(), "origin": {}}
+        (out / "config.json").write_text(json.dumps(told))
+        (out / "metrics.jsonl").write_text("{}\n" * config.epochs)
+
+    monkeypatch.setattr(reproduce, "train", train)
+    monkeypatch.setattr(reproduce, "build", lambda config, data, weights: object())
+    monkeypatch.setattr(data, "load", lambda name, data_dir: small)
+    return asked, broken
+
+
+def test_only_what_is_missing_is_run_and_a_failure_leaves_the_others(trained, tmp_path):
+    asked, broken = trained
+    broken.add("lsam/seed0")
+    study = reproduce.plan(["figure1", "figure6"], DIGITS, "paper", 2, SMALL)
+    failures = reproduce.reproduce(study, tmp_path)
+    assert asked == ["sgd/seed0", "lsam/seed0", "sgd/seed1", "lsam/seed1"]
+    assert failures == {"lsam/seed0": "the training loss is nan"}
+    told = json.loads((tmp_path / "study.json").read_text())
+    assert told["failures"] == failures
+    assert told["scale"]["says"][0] == "64 of the 898 training images"
+    assert [one["name"] for one in told["tables"]] == ["figure1", "figure6"]
+
+    asked.clear()
+    broken.clear()
+    (tmp_path / "sgd/seed1/metrics.jsonl").write_text("")  # stopped within its only epoch
+    assert not reproduce.reproduce(study, tmp_path)
+    assert asked == ["lsam/seed0", "sgd/seed1"]
+    assert json.loads((tmp_path / "study.json").read_text())["failures"] == {}
+
+    asked.clear()
+    more = reproduce.plan(["table1"], DIGITS, "paper", 1, SMALL)
+    reproduce.reproduce(more, tmp_path)
+    assert "gsam/seed0" in asked
+    assert "sgd/seed0" not in asked
+    told = json.loads((tmp_path / "study.json").read_text())
+    assert [one["name"] for one in told["tables"]] == ["figure1", "figure6", "table1"]
+    assert told["seeds"] == [0, 1]
+    assert Config.from_json(told["runs"]["lsam"]["config"]) == configuration(
+        tmp_path / "lsam/seed0"
+    )
+
+
+def test_runs_of_another_configuration_are_not_mixed_in(trained, tmp_path):
+    asked, _ = trained
+    reproduce.reproduce(reproduce.plan(["figure1"], DIGITS, "paper", 1, SMALL), tmp_path)
+    other = reproduce.plan(["figure1"], DIGITS, "paper", 1, {**SMALL, "weight_decay": 0.5})
+    with pytest.raises(ValueError, match=r"weight_decay=0.0002 there, weight_decay=0.5 now.*--out"):
+        reproduce.reproduce(other, tmp_path)
+    assert asked == ["sgd/seed0"]
+
+
+def test_the_command_runs_one_for_real(tmp_path, capsys):
+    settings = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
+    command = ["reproduce", "figure1", "--preset", "digits-resnet8", "--scale", "paper",
+               "--seeds", "2", "--set", "passes=2", "--data-dir", str(tmp_path / "data"),
+               "--out", str(tmp_path / "study"), "--runs-only", *settings]  # fmt: skip
+    assert cli.main(command) == 0
+    for seed in (0, 1):
+        run = tmp_path / f"study/sgd/seed{seed}"
+        (record,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        assert record["step"] == 4  # two passes over two batches
+        assert configuration(run).seed == seed
+    assert cli.main(command) == 0
+    assert "[1/" not in capsys.readouterr().err.split("seed1")[-1]
+
+
+def test_limited_data(small):
+    fewer = data.limited(small, 10, 7)
+    np.testing.assert_array_equal(fewer.train.images, small.train.images[:10])
+    np.testing.assert_array_equal(fewer.train.labels, small.train.labels[:10])
+    np.testing.assert_array_equal(fewer.validation.labels, small.validation.labels[:7])
+    assert fewer.augment is small.augment
+    colours = data.Split(np.full((3, 8, 8, 3), 200, np.uint8), np.arange(3))
+    scaled = data.limited(small._replace(train=colours, validation=colours), size=4)
+    np.testing.assert_array_equal(scaled.train.images, np.full((3, 4, 4, 3), 200))
+    shown = small._replace(augment=lambda images, key: images)
+    assert data.limited(shown).augment is shown.augment
+    assert data.limited(shown, augment=False).augment is None
+    for arguments, words in [
+        ({"images": 10**6}, "images=1000000 must lie between 1 and the .* training"),
+        ({"validation_images": 10**6}, "validation_images=1000000 .* validation"),
+        ({"size": 4}, "image_size=4 needs images of three channels"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            data.limited(small, **arguments)
