@@ -152,7 +152,13 @@ def build(
     architecture = models.preset(config.model)
     architecture.check_weights(config, weights)
     data = datasets.load(config.data, data_dir) if data is None else data
-    data = datasets.limited(data, config.images, config.validation_images, augment=config.augment)
+    data = datasets.limited(
+        data,
+        config.images,
+        config.validation_images,
+        config.image_size,
+        augment=config.augment,
+    )
     steps_per_epoch = len(data.train.labels) // config.batch_size * config.passes
     if steps_per_epoch == 0:
         raise ValueError(
