@@ -15,6 +15,7 @@ from lsam_jax.experiments.commands import (
     reproduce,
     train,
 )
+from lsam_jax.experiments.incomplete import IncompleteError
 from lsam_jax.experiments.lost import STATUS as LOST_ONE
 from lsam_jax.experiments.lost import LostError
 from lsam_jax.experiments.signals import Stopped
@@ -90,7 +91,7 @@ def _status(arguments: argparse.Namespace) -> int:
         return _fail(arguments, message, USER_ERROR)
     except LostError as error:
         return _fail(arguments, str(error), LOST_ONE)
-    except FloatingPointError as error:
+    except (FloatingPointError, IncompleteError) as error:
         return _fail(arguments, str(error), FAILED)
     except (ValueError, TypeError, OSError) as error:
         return _fail(arguments, str(error), USER_ERROR)

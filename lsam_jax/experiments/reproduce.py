@@ -110,7 +110,7 @@ def reproduce(
         Stopped: When a signal asked for it; everything is saved.
     """
     directory = output.writable_directory(out)
-    missing = [(c, s) for c, s in study.runs() if not _finished(directory, study, c, s)]
+    missing = [(c, s) for c, s in study.runs() if not finished(directory, study, c, s)]
     data = datasets.load(study.preset.config.data, data_dir) if missing else None
     programs: dict[str, Program] = {}
     failures: dict[str, str] = {}
@@ -172,8 +172,8 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
     )
 
 
-def _finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
-    """Whether a run is there and whole.
+def finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
+    """Whether a run of a study is there and whole.
 
     Raises:
         ValueError: When another configuration is in its place.

@@ -99,9 +99,7 @@ def costs_of_runs(
             raise ValueError(f"{str(directory)!r} has no checkpoint yet")
         states.append(found[0])
         steps.append(int(found[0].step))
-    names = tuple(Path(directory).name for directory in directories)
-    if len(set(names)) < len(names):
-        names = tuple(map(str, directories))
+    names = _names([Path(directory) for directory in directories])
     costs = timing.costs(names, time_steps(programs, states, rounds))
     report = {
         "runs": {
@@ -114,6 +112,14 @@ def costs_of_runs(
     if file is not None:
         output.write_json(file, report)
     return report
+
+
+def _names(directories: Sequence[Path]) -> tuple[str, ...]:
+    """The last part of their paths in which all of them differ, or else all of the paths."""
+    for parts in zip(*(reversed(one.resolve().parts) for one in directories)):
+        if len(set(parts)) == len(directories):
+            return parts
+    return tuple(map(str, directories))
 
 
 def print_costs(report: Mapping[str, Any], console: Console | None = None) -> None:

@@ -38,7 +38,7 @@ class Artefact:
         title: What it shows.
         caption: What to know of it.
         rows: Its rows or lines.
-        sharpness: Whether the sharpness of its runs belongs to it.
+        sharpness: The rows whose runs are looked at for sharpness.
         landscapes: Whether their loss landscapes do.
         costs: Whether their steps are timed.
     """
@@ -46,7 +46,7 @@ class Artefact:
     title: str
     caption: str
     rows: tuple[Row, ...]
-    sharpness: bool = False
+    sharpness: tuple[Row, ...] = ()
     landscapes: bool = False
     costs: bool = False
 
@@ -77,7 +77,9 @@ def _methods(preset: Preset) -> tuple[Row, ...]:
 
 def _table1(preset: Preset) -> Artefact:
     caption = "The paper's four methods, and others at hand."
-    return Artefact("Methods", caption, _methods(preset), sharpness=True, costs=True)
+    rows = _methods(preset)
+    named = tuple(row for row in rows if row.cell in preset.methods)
+    return Artefact("Methods", caption, rows, sharpness=named, costs=True)
 
 
 def _table2(preset: Preset) -> Artefact:

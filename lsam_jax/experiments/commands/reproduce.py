@@ -6,8 +6,7 @@ from functools import partial
 from typing import Any
 
 from lsam_jax.experiments.commands import options
-
-FAILED = 1
+from lsam_jax.experiments.incomplete import IncompleteError
 
 
 def add(commands: Any) -> None:
@@ -48,6 +47,16 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.seeds,
         settings.parse(arguments.settings),
     )
-    reproduce.reproduce(
+    failures = reproduce.reproduce(
         study, arguments.out, data_dir=arguments.data_dir, weights=arguments.weights
     )
+    if not arguments.runs_only:
+        measures = importlib.import_module("lsam_jax.experiments.reproduce_measures")
+        report = importlib.import_module("lsam_jax.experiments.report")
+        measures.measure(study, arguments.out, data_dir=arguments.data_dir)
+        print(f"the report is {report.report(arguments.out).page}")
+    if failures:
+        raise IncompleteError(
+            f"{len(failures)} of the runs failed: {', '.join(failures)}; the same command tries "
+            "them again"
+        )

@@ -1,0 +1,53 @@
+"""What is measured of a study's runs once they are there: costs, sharpness, landscapes."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lsam_jax.experiments.diagnose import diagnose
+from lsam_jax.experiments.measured import Settings
+from lsam_jax.experiments.reproduce import Study, finished
+from lsam_jax.experiments.step_costs import costs_of_runs
+
+COSTS = "costs.json"
+ROUNDS = 15
+SETTINGS: Mapping[str, Settings] = {
+    "paper": Settings(),
+    "cpu": Settings(images=256, probes=8, step=4),
+}
+"""Of sharpness and landscapes, by scale."""
+
+
+def measure(
+    study: Study,
+    out: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> None:
+    """Writes what the tables and figures of a study need beside the runs; what is there stays.
+
+    Args:
+        study: What `reproduce.plan` gave.
+        out: Its directory.
+        data_dir: Where TFDS keeps prepared data; None for its default.
+
+    Raises:
+        ValueError: At the end, when something could not be measured.
+    """
+    directory, settings = Path(out), SETTINGS[study.scale]
+    there = [(cell, seed) for cell, seed in study.runs() if finished(directory, study, cell, seed)]
+
+    def runs(cells: Iterable[str], seeds: Iterable[int]) -> list[Path]:
+        wanted, some = set(cells), set(seeds)
+        return [directory / c / f"seed{s}" for c, s in there if c in wanted and s in some]
+
+    shown = study.artefacts.values()
+    sharp = runs((row.cell for one in shown for row in one.sharpness), study.seeds)
+    if sharp:
+        diagnose(sharp, settings, out=directory, data_dir=data_dir)
+    drawn = runs((row.cell for one in shown if one.landscapes for row in one.rows), study.seeds[:1])
+    if drawn:
+        diagnose(drawn, settings, with_landscapes=True, out=directory, data_dir=data_dir)
+    timed = runs((row.cell for one in shown if one.costs for row in one.rows), study.seeds[:1])
+    if timed and not (directory / COSTS).exists():
+        costs_of_runs(timed, ROUNDS, directory / COSTS, data_dir=data_dir)
