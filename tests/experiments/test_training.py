@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from counting import flops
 from tiny import STEPS, TINY, K
 
 import lsam_jax as lsam
@@ -245,3 +246,32 @@ def test_other_methods_train_and_record(small, name):
     if name == "sam_on":
         assert sum(record["perturbations"].values()) == 0  # no kernel
         assert 0 < record["perturbed_parameters"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("momentum_sam", {"rho": 0.3}),
+        ("esam", {"rho": 0.05, "beta": 1.0, "gamma": 0.5}),
+        ("sam", {"rho": 0.05}),
+        ("lsam_budget", {"k": 1, "rho": 0.1, "budget": 0.3}),
+    ],
+)
+def test_prices_are_what_xla_counts(optimized, small, name, options):
+    config = dataclasses.replace(TINY, method=name, options=options)
+    program = build(config, small)
+    loss_fn = TrainingLoss(resnet.resnet8(width=4), Normalise(small.mean, small.std), 0.1)
+    state, batch = program.init(0), program.batches(0)[0]
+    sam = program.method.init(state.params)
+    arguments = (state.batch_stats, {}, batch, jax.random.key(0))
+    first = jax.jit(program.method.value_and_grad(loss_fn))
+    _, _, after = first(state.params, sam, *arguments)
+    names = lsam.layer_names(state.params, program.method.layers)
+    chosen = [layer for layer, one in zip(names, after.selected) if one]
+    assert len(chosen) == (1 if name == "lsam_budget" else len(names))
+    plain = jax.value_and_grad(loss_fn, has_aux=True)
+    ratio = flops(program.method.value_and_grad(loss_fn), state.params, sam, *arguments) / flops(
+        plain, state.params, *arguments
+    )
+    price = program.method.price(program.inspection, chosen)
+    np.testing.assert_allclose(price, ratio, rtol=0.06)
