@@ -12,6 +12,7 @@ from lsam_jax.experiments.commands import (
     cost,
     finetune,
     presets,
+    report,
     train,
 )
 from lsam_jax.experiments.lost import STATUS as LOST_ONE
@@ -32,6 +33,7 @@ EXTRAS = {
             "orbax",
             "rich",
             "safetensors",
+            "scipy",
             "sklearn",
             "tensorflow_datasets",
             "tqdm",
@@ -113,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog='Needs the extra "train": pip install "lsam-jax[train]".',
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (compare, train, finetune, cost, presets, bench, bench_methods):
+    for command in (compare, train, finetune, cost, presets, report, bench, bench_methods):
         command.add(commands)
     return parser
 
