@@ -123,9 +123,7 @@ def curve(
     values = np.array(runs)
     marker = "o" if len(x) == 1 else None
     axes.plot(x, values.mean(axis=0), color=color, **{"lw": 1.8, "marker": marker, **style})
-    axes.fill_between(
-        x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, lw=0
-    )
+    axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, lw=0)
 
 
 def logarithmic(axes: Axes) -> None:

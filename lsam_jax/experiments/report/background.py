@@ -22,7 +22,9 @@ def shared_settings(groups: Sequence[Group]) -> Table:
     names, _ = naming.setting_names([group.config for group in groups])
     first = groups[0].config
     rows = tuple((name, _text(first.get(name))) for name in names)
-    return Table("Settings that all of these runs share.", ("setting", "value"), rows)
+    return Table(
+        "Settings that all of these runs share.", ("setting", "value"), rows, is_prose=True
+    )
 
 
 def own_settings(groups: Sequence[Group]) -> Table:
@@ -46,6 +48,7 @@ def own_settings(groups: Sequence[Group]) -> Table:
         "images in an epoch.",
         ("runs", "seeds", "method", "options", *columns),
         rows,
+        is_prose=True,
     )
 
 
@@ -58,7 +61,7 @@ def environments(runs: Sequence[Run]) -> Table:
     if len(known) < len(runs):
         without = listed([run.name for run in runs if not run.environment][:NAMED])
         words += f" Not recorded for {len(runs) - len(known)} of the runs: {without}."
-    return Table(words, ("", "value"), rows)
+    return Table(words, ("of the machine and its software", "value"), rows, is_prose=True)
 
 
 def _values(name: str, runs: Sequence[Run]) -> str:

@@ -73,7 +73,8 @@ def _lead(study: Study) -> tuple[Block, ...]:
     seeds = sorted({run.seed for run in runs})
     configurations = f"{len(groups)} configuration{'' if len(groups) == 1 else 's'}"
     count = f"{len(runs)} finished run{'' if len(runs) == 1 else 's'}"
-    words = f"{count} of {configurations}"
+    tasks = dict.fromkeys(naming.task(group.config) for group in groups)
+    words = f"{listed(list(tasks))}: {count} of {configurations}" if groups else count
     if seeds:
         words += f", seed{'' if len(seeds) == 1 else 's'} {listed([str(seed) for seed in seeds])}"
     out = [trouble for trouble in study.troubles if trouble.kind != "partly unreadable"]
@@ -90,7 +91,9 @@ def _lead(study: Study) -> tuple[Block, ...]:
 def _troubles(study: Study) -> Section:
     rows = tuple((trouble.run, trouble.kind, trouble.reason) for trouble in study.troubles)
     caption = "These runs are in no table and no picture, but for those that are partly unreadable."
-    return Section("Runs that are left out", (Table(caption, ("run", "state", "why"), rows),))
+    return Section(
+        "Runs that are left out", (Table(caption, ("run", "state", "why"), rows, is_prose=True),)
+    )
 
 
 def _of_table(study: Study, spec: TableSpec) -> Section:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.transforms import ScaledTranslation
 
 from lsam_jax.experiments.plots import COLOURS, curve, open_frame
 from lsam_jax.experiments.report.document import Figure
@@ -24,6 +25,10 @@ from lsam_jax.experiments.report.tables import ACCURACY
 GREYS = ("0.15", "0.45", "0.65", "0.78")
 DASHES = ("-", "--", "-.", ":")
 COLUMNS = 3
+SAME = 0.02
+"""Costs that are drawn beside each other."""
+ASIDE = 0.09
+"""By how many inches."""
 
 
 def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) -> Figure:
@@ -44,12 +49,16 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
         x, y, error = (np.array(column) for column in zip(*points, strict=True))
         place.errorbar(x, y, error, color=BASELINE, marker="o", ms=5, lw=1.2, capsize=3,
                        label="SGD, longer from left to right")  # fmt: skip
+        taken = [cost for cost, *_ in points]
         for i, entry in enumerate(methods):
             if not contest.clock.knows(entry.group):
                 continue
             mean, deviation = _percent(entry)
+            cost = contest.clock.total(entry.group)
+            aside = sum(abs(cost - other) < SAME for other in taken) * ASIDE
+            taken.append(cost)
             place.errorbar(
-                contest.clock.total(entry.group),
+                cost,
                 mean,
                 deviation,
                 color=COLOURS[i % len(COLOURS)],
@@ -60,10 +69,11 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
                 capsize=3,
                 linestyle="none",
                 label=entry.label,
+                transform=place.transData + ScaledTranslation(aside, 0, canvas.dpi_scale_trans),
             )
+        place.margins(x=0.12)
         place.set_xlabel(f"cost of the run, {contest.kind} (runs of SGD, {contest.base.passes} "
                          "passes)")  # fmt: skip
-        place.set_xlim(left=0)
         place.grid(alpha=0.25)
         open_frame(place)
     canvas.axes[0].set_ylabel("validation accuracy (%)")
@@ -76,7 +86,8 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
         f"Points of validation accuracy against the cost of the whole run, for {shown}.",
         "Validation accuracy after the last epoch against the cost of the whole run, mean ± sample "
         "standard deviation over the seeds. The black line joins runs of SGD of growing length: a "
-        "method above it does more with its time than SGD does with longer training.",
+        "method above it does more with its time than SGD does with longer training. Points of one "
+        "cost are moved a little to the right of each other.",
     )
 
 
@@ -98,16 +109,19 @@ def at_equal_time(contest: Contest, entries: Sequence[Entry], name: str) -> Figu
         for j, longer in enumerate(sgd):
             _draw(place, contest, longer, GREYS[min(j, 3)], DASHES[j % 4])
         _draw(place, contest, entry, COLOURS[i % len(COLOURS)], "-")
-        place.set_title(entry.label, fontsize=10, color=COLOURS[i % len(COLOURS)])
-    for place in places.flat[len(methods) :]:
-        place.set_visible(False)
+        place.set_title(entry.label, fontsize=10)
+    for i, place in enumerate(places.flat):
+        place.set_visible(i < len(methods))
+        place.tick_params(labelbottom=i + columns >= len(methods))
     for place in places.flat:
         place.grid(axis="y", alpha=0.25)
         open_frame(place)
     # The first epochs are far below, and would leave no height for the end.
     ends = [100 * run.last(ACCURACY) for e in (*methods, *sgd) for run in e.group.runs]
     halves = [
-        100 * run.numbers[ACCURACY][run.epochs // 2] for e in (*methods, *sgd) for run in e.group.runs
+        100 * run.numbers[ACCURACY][run.epochs // 2]
+        for e in (*methods, *sgd)
+        for run in e.group.runs
     ]
     low, high = float(np.nanmin([*ends, *halves])), float(np.nanmax(ends))
     if high > low:

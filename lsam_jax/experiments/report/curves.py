@@ -24,7 +24,9 @@ def learning(entries: Sequence[Entry], name: str) -> Figure:
     """
     rows = panels(entries)
     canvas = Canvas(figsize=(11, 3.5 * len(rows) + 0.3), layout="constrained")
-    for axes, row in zip(canvas.subplots(len(rows), 3, squeeze=False), rows, strict=True):
+    for axes, row in zip(
+        canvas.subplots(len(rows), 3, squeeze=False, sharey="col"), rows, strict=True
+    ):
         for entry, style in row:
             _draw(axes[0], entry, style, lambda run: run.numbers["train_loss"])
             for place in axes[1:]:
@@ -33,7 +35,7 @@ def learning(entries: Sequence[Entry], name: str) -> Figure:
         axes[0].set_ylabel("training loss")
         axes[1].set_ylabel("validation accuracy (%)")
         axes[2].set_ylabel("validation accuracy (%)")
-        _zoom(axes[2], [entry for entry, _ in row])
+        _zoom(axes[2], entries)
         axes[0].legend(fontsize=8)
         for place in axes:
             _finish(place)
@@ -55,7 +57,9 @@ def gradient_norms(entries: Sequence[Entry], name: str) -> Figure:
     """Norm of the whole model's gradient: the paper's Figure 4."""
     rows = panels(entries)
     canvas = Canvas(figsize=(5.6 * len(rows), 3.9), layout="constrained")
-    for axes, row in zip(canvas.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+    for axes, row in zip(
+        canvas.subplots(1, len(rows), squeeze=False, sharey=True)[0], rows, strict=True
+    ):
         for entry, style in row:
             _draw(axes, entry, style, lambda run: run.numbers["gradient_norm"])
         logarithmic(axes)

@@ -37,8 +37,10 @@ def heat_map(found: Mapping[str, Any], labels: Mapping[str, str], name: str) -> 
     size = 0.55 * len(names) + 2.6
     canvas = Canvas(figsize=(size + 1, size), layout="constrained")
     place = canvas.subplots()
-    drawn = place.imshow(values, cmap="cividis", vmin=0)
-    middle = np.nanmax(values) / 2 if np.isfinite(values).any() else 0
+    apart = values[np.isfinite(values) & (values > 0)]
+    low, high = (apart.min(), apart.max()) if len(apart) else (0.0, 1.0)
+    drawn = place.imshow(values, cmap="cividis", vmin=low, vmax=high)
+    middle = (low + high) / 2
     for (i, j), value in np.ndenumerate(values):
         words = f"{value:.2f}" if np.isfinite(value) else NOTHING
         colour = "white" if value < middle else "black"
@@ -53,8 +55,8 @@ def heat_map(found: Mapping[str, Any], labels: Mapping[str, str], name: str) -> 
     )
     if average:
         words += (
-            f" With more than {MOST} runs, means by method: off the diagonal over pairs of the same "
-            "seed, on it over pairs of different seeds of one method."
+            f" With more than {MOST} runs, means by method: off the diagonal over pairs of the "
+            "same seed, on it over pairs of different seeds of one method."
         )
     alt = f"Map of the distances between {len(names)} {'methods' if average else 'runs'}."
     return Figure(name, png(canvas), alt, words)

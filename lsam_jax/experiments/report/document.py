@@ -37,11 +37,13 @@ class Table(NamedTuple):
         caption: What the numbers are.
         columns: Headings.
         rows: As many texts in each as there are columns.
+        is_prose: Whether cells are words rather than numbers, and may be long.
     """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    is_prose: bool = False
 
 
 class Figure(NamedTuple):

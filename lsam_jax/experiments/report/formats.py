@@ -4,7 +4,8 @@ import math
 
 from lsam_jax.experiments.report.statistics import ENOUGH, Difference, Spread
 
-NOTHING = "–"
+NOTHING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
 
 
 def spread_text(found: Spread, digits: int, scale: float = 1.0) -> str:
@@ -44,10 +45,10 @@ def signed(value: float, digits: int) -> str:
     """With a sign that is as wide as a digit; nothing has none.
 
     Example:
-        >>> signed(-0.125, 1), signed(0.001, 2)
-        ('−0.1', '0.00')
+        >>> signed(0.125, 1), signed(-0.001, 2)
+        ('+0.1', '0.00')
     """
     shown = f"{abs(value):.{digits}f}"
     if float(shown) == 0:
         return shown
-    return ("−" if value < 0 else "+") + shown
+    return (MINUS if value < 0 else "+") + shown

@@ -67,7 +67,9 @@ def method(config: Mapping[str, Any]) -> str:
 
 def baselines(groups: Iterable[Group], config: Mapping[str, Any]) -> list[Group]:
     """Runs of SGD under a configuration's recipe, the shortest first."""
-    found = [g for g in groups if g.config["method"] == "sgd" and recipe(g.config) == recipe(config)]
+    found = [
+        g for g in groups if g.config["method"] == "sgd" and recipe(g.config) == recipe(config)
+    ]
     return sorted(found, key=lambda group: group.passes)
 
 

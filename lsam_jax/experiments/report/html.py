@@ -34,7 +34,7 @@ caption { caption-side: bottom; padding-top: .5rem; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top;
   border-bottom: 1px solid #ddd; white-space: nowrap; }
 thead th { border-bottom: 2px solid #666; vertical-align: bottom; white-space: pre-line; }
-th:first-child, table.text td { text-align: left; }
+th:first-child, table.text :is(th, td) { text-align: left; }
 table.text td { white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
 tbody th { font-weight: 600; }
 figure { margin: 1.5rem 0; }
@@ -123,7 +123,7 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    kind = ' class="text"' if any(len(cell) > 60 for row in table.rows for cell in row[1:]) else ""
+    kind = ' class="text"' if table.is_prose else ""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     body = "\n".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'

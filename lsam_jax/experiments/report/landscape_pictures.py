@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from lsam_jax.experiments.plots import short_name
 from lsam_jax.experiments.report.document import Figure
@@ -154,6 +155,8 @@ def _surface(place: Any, steps: np.ndarray, loss: np.ndarray) -> None:
         rcount=50, ccount=50,
     )  # fmt: skip
     place.set_zlim(0, TOP)
+    place.xaxis.set_major_locator(MaxNLocator(4))
+    place.yaxis.set_major_locator(MaxNLocator(4))
     place.set_zticks([0, 1.5, 3, 4.5])
     place.tick_params(labelsize=6, pad=-2)
     place.view_init(elev=28, azim=-55)
@@ -174,13 +177,15 @@ def _clipped(loss: np.ndarray) -> np.ndarray:
 
 def _bar(canvas: Canvas, drawn: Any) -> None:
     flat = [place for place in canvas.axes if place.name != "3d" and place.get_visible()]
-    bar = canvas.colorbar(drawn, ax=flat, shrink=0.9, ticks=[0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5])
+    bar = canvas.colorbar(
+        drawn, ax=flat, shrink=0.9, ticks=[0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5]
+    )
     bar.set_label(f"loss ({TOP} and above)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
 
 
 def _shared(run: Run) -> str:
     return (
-        f"Seed {run.seed}; losses above {TOP} are cut, and colours and heights mean the same in all "
-        "pictures."
+        f"Height and colour: the training loss, on one scale in all pictures; above {TOP} it is "
+        f"cut. Seed {run.seed}."
     )

@@ -1,17 +1,18 @@
 """What happened in each layer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lsam_jax.experiments.plots import COLOURS, open_frame, short_name
 from lsam_jax.experiments.report.document import Figure
 from lsam_jax.experiments.report.drawing import Entry, listed, png, seeds_text
 
-MAP = "cividis"
+MAP = "viridis"
 MOST = 8
 """Methods in a picture of layers."""
 
@@ -28,7 +29,7 @@ def heat_maps(entries: Sequence[Entry], name: str) -> Figure:
     height = rows * (0.15 * len(layers) + 1.2)
     canvas = Canvas(figsize=(2.5 * columns + 2.3, height), layout="constrained")
     places = canvas.subplots(rows, columns, squeeze=False, sharey=True)
-    drawn = None
+    drawn: Any = None
     for place, entry, values in zip(places.flat, shown, norms, strict=False):
         passes = entry.group.runs[0].passes
         edges = np.concatenate([[0], passes])
@@ -41,24 +42,25 @@ def heat_maps(entries: Sequence[Entry], name: str) -> Figure:
     for place in places.flat[len(shown) :]:
         place.set_visible(False)
     canvas.supxlabel("passes over the training images", fontsize=9)
-    canvas.colorbar(drawn, ax=places, label="gradient norm of the layer", extend="min", shrink=0.9)
+    canvas.colorbar(drawn, ax=places, label="gradient norm of the layer", extend="min", shrink=0.7,
+                    aspect=30, format=FuncFormatter(lambda value, _: f"{value:g}"))  # fmt: skip
     return Figure(
         name,
         png(canvas),
         "Heat maps of the gradient norm of each layer by passes over the training images, for "
         f"{listed([entry.label for entry in shown])}.",
         "Gradient norm of each layer (log colour scale, the same for all), from the input (top) to "
-        f"the output, mean over the seeds; what the paper's Figure 1 shows as lines.{left_out(entries, shown)}",
+        "the output, mean over the seeds; what the paper's Figure 1 shows as lines."
+        f"{left_out(entries, shown)}",
     )
 
 
 def perturbations(entries: Sequence[Entry], name: str) -> Figure | None:
     """How often each layer was perturbed, bars for each method: the paper's Figure 5."""
-    choosing = [
-        e for e in entries if any(run.by_layer["perturbations"][-1].any() for run in e.group.runs)
-    ]
+    choosing = [e for e in entries if _least_and_most(e)[1] > 0 and _least_and_most(e)[0] < 1]
     if not choosing:
         return None
+    every = [entry.label for entry in entries if _least_and_most(entry)[0] == 1]
     shown = alike(choosing)
     layers = shown[0].group.layers
     canvas = Canvas(
@@ -66,8 +68,7 @@ def perturbations(entries: Sequence[Entry], name: str) -> Figure | None:
     )
     places = canvas.subplots(len(shown), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for i, (place, entry) in enumerate(zip(places, shown, strict=True)):
-        steps = np.array([[run.last("step")] for run in entry.group.runs])
-        shares = np.array([run.by_layer["perturbations"][-1] for run in entry.group.runs]) / steps
+        shares = _shares(entry)
         mean = shares.mean(axis=0)
         place.bar(
             range(len(layers)),
@@ -79,6 +80,7 @@ def perturbations(entries: Sequence[Entry], name: str) -> Figure | None:
         )
         place.set_title(entry.label, fontsize=9, loc="left", pad=3)
         place.set_ylim(0, 1.05)
+        place.set_xlim(-0.6, len(layers) - 0.4)
         place.set_yticks([0, 0.5, 1])
         place.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         place.tick_params(axis="x", length=0)
@@ -97,9 +99,21 @@ def perturbations(entries: Sequence[Entry], name: str) -> Figure | None:
         "Bars of how often each layer was perturbed, for "
         f"{listed([entry.label for entry in shown])}.",
         "Share of all steps in which a layer was perturbed, from the input (left) to the output, "
-        f"{seeds_text(shown)}; as the paper's Figure 5. Methods that never perturb are not shown."
+        f"{seeds_text(shown)}; as the paper's Figure 5. Methods that never perturb are not shown"
+        f"{'; every layer in every step: ' + listed(every) if every else ''}."
         f"{left_out(choosing, shown)}",
     )
+
+
+def _shares(entry: Entry) -> np.ndarray:
+    """[S, L], of the steps in which a layer was perturbed."""
+    steps = np.array([[run.last("step")] for run in entry.group.runs])
+    return np.array([run.by_layer["perturbations"][-1] for run in entry.group.runs]) / steps
+
+
+def _least_and_most(entry: Entry) -> tuple[float, float]:
+    shares = _shares(entry)
+    return float(shares.min()), float(shares.max())
 
 
 def alike(entries: Sequence[Entry]) -> list[Entry]:

@@ -53,8 +53,8 @@ def _block(block: Block, pictures: str) -> str:
             return "\n".join(f"- {_escape(item)}" for item in items)
         case Code(words):
             return f"```sh\n{words}\n```"
-        case Table(caption, columns, rows):
-            rule = [":--", *("--:" for _ in columns[1:])]
+        case Table(caption, columns, rows, is_prose):
+            rule = [":--", *((":--" if is_prose else "--:") for _ in columns[1:])]
             lines = [_row(columns), f"|{'|'.join(rule)}|", *(_row(row) for row in rows)]
             return "\n".join(lines) + f"\n\n*{_escape(caption)}*"
         case Figure(name, _, alt, caption):

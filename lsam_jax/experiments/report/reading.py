@@ -130,7 +130,8 @@ def read_run(directory: Path, name: str) -> Run:
     }
     file = directory / ENVIRONMENT
     environment = _json(file) if file.exists() else {}
-    found, spoilt = {}, []
+    found: dict[str, Any] = {}
+    spoilt: list[str] = []
     for key, file_name, reader in (
         ("sharpness", SHARPNESS, _sharpness),
         ("landscapes", LANDSCAPES, _landscapes),
@@ -140,9 +141,7 @@ def read_run(directory: Path, name: str) -> Run:
                 found[key] = reader(directory / file_name)
             except UnreadableError as error:
                 spoilt.append(str(error))
-    return Run(
-        name, config, environment, layers, numbers, by_layer, **found, spoilt=tuple(spoilt)
-    )
+    return Run(name, config, environment, layers, numbers, by_layer, **found, spoilt=tuple(spoilt))
 
 
 def _config(file: Path) -> dict[str, Any]:
@@ -156,7 +155,7 @@ def _config(file: Path) -> dict[str, Any]:
 def _records(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
-    records = []
+    records: list[dict[str, Any]] = []
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         try:
             record = json.loads(line)

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import Colormap, LogNorm
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lsam_jax.experiments.plots import logarithmic, open_frame, short_name
+from lsam_jax.experiments.plots import short_name
 from lsam_jax.experiments.report.document import Figure, Table
-from lsam_jax.experiments.report.drawing import Entry, listed, panels, png
+from lsam_jax.experiments.report.drawing import Entry, listed, png
 from lsam_jax.experiments.report.formats import spread_text
 from lsam_jax.experiments.report.statistics import spread
 
@@ -39,8 +42,8 @@ def table(entries: Sequence[Entry]) -> Table:
     probes = listed(sorted({str(x["trace"].get("probes", "?")) for x in every}))
     return Table(
         f"Of the training loss over {images} training images at the last epoch's weights; mean ± "
-        f"sample standard deviation over the seeds. Rise: of the loss after a step of length {rhos} "
-        "along the gradient of all parameters (the SAM ball). Top eigenvalue and trace: of the "
+        f"sample standard deviation over the seeds. Rise: of the loss after a step of length "
+        f"{rhos} along the gradient of all parameters (the SAM ball). Top eigenvalue and trace: of the "
         f"Hessian; the trace is an estimate from {probes} random probes.",
         ("method", "seeds", "rise of\nthe loss", "top eigenvalue", "trace"),
         tuple(rows),
@@ -48,41 +51,22 @@ def table(entries: Sequence[Entry]) -> Table:
 
 
 def by_layer(entries: Sequence[Entry], name: str) -> Figure:
-    """Of each layer, a line for each method; `entries` as `measured` gives them."""
+    """Of each layer, a row for each method; `entries` as `measured` gives them."""
     first = _layers(entries[0])
     shown = [entry for entry in entries if _layers(entry) == first]
-    rows = panels(shown)
-    width = max(7.0, 0.3 * len(first) + 1.5)
-    canvas = Canvas(figsize=(width, 2.7 * len(rows) * len(MEASURES) + 0.8), layout="constrained")
-    places = canvas.subplots(len(rows) * len(MEASURES), 1, squeeze=False, sharex=True)[:, 0]
-    turn = [(key, row) for key in MEASURES for row in rows]
-    for place, (key, row) in zip(places, turn, strict=True):
-        for entry, style in row:
-            values = np.array(
-                [
-                    [_value(run.sharpness["layers"][layer][key]) for layer in first]
-                    for run in entry.group.runs
-                    if run.sharpness is not None
-                ]
-            )
-            mean = values.mean(axis=0)
-            place.errorbar(
-                np.arange(len(first)),
-                mean,
-                [mean - values.min(axis=0), values.max(axis=0) - mean],
-                color=style.color,
-                linestyle=style.linestyle,
-                marker=style.marker,
-                ms=4,
-                lw=1,
-                capsize=2,
-                label=entry.label,
-            )
-        logarithmic(place)
-        place.set_ylabel(MEASURES[key])
-        place.grid(axis="y", alpha=0.25)
-        place.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        open_frame(place)
+    size = (max(7.0, 0.3 * len(first) + 3.5), (0.27 * len(shown) + 0.7) * len(MEASURES) + 1.2)
+    canvas = Canvas(figsize=size, layout="constrained")
+    places = canvas.subplots(len(MEASURES), 1, sharex=True)
+    for place, (key, words) in zip(places, MEASURES.items(), strict=True):
+        values = np.array([_over_seeds(entry, first, key) for entry in shown])
+        values[~(values > 0)] = np.nan
+        scale = LogNorm(*_range(values))
+        drawn = place.imshow(values, aspect="auto", norm=scale, cmap=_map())
+        place.set_yticks(range(len(shown)), [entry.label for entry in shown], fontsize=8)
+        place.set_title(words.capitalize(), fontsize=10)
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        bar = canvas.colorbar(drawn, ax=place, format=plain, aspect=12)
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
     places[-1].set_xticks(
         range(len(first)), [short_name(layer) for layer in first], rotation=60, ha="right",
         fontsize=8, rotation_mode="anchor",
@@ -93,15 +77,29 @@ def by_layer(entries: Sequence[Entry], name: str) -> Figure:
         png(canvas),
         f"Rise of the loss and top Hessian eigenvalue of each layer, for {labels}.",
         "Rise of the loss after a step of the same length along the gradient of one layer alone, "
-        "and top eigenvalue of the Hessian of that layer's parameters (log scales; what is not "
-        "positive is left out), from the input (left) to the output, mean and range over the "
-        "seeds.",
+        "and top eigenvalue of the Hessian of that layer's parameters (log scales; grey where it "
+        "is not positive), from the input (left) to the output, mean over the seeds.",
     )
 
 
 def _layers(entry: Entry) -> list[str]:
     found = next(run.sharpness for run in entry.group.runs if run.sharpness is not None)
     return list(found["layers"])
+
+
+def _over_seeds(entry: Entry, layers: list[str], key: str) -> np.ndarray:
+    """[L], means."""
+    found = [run.sharpness["layers"] for run in entry.group.runs if run.sharpness is not None]
+    return np.mean([[_value(x[layer][key]) for layer in layers] for x in found], axis=0)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    known = values[np.isfinite(values)]
+    return (float(known.min()), float(known.max())) if len(known) else (0.1, 1.0)
+
+
+def _map() -> Colormap:
+    return colormaps["viridis"].with_extremes(bad="0.8")
 
 
 def _value(number: float | None) -> float:

@@ -216,7 +216,10 @@ def _costs(file: Path, groups: Mapping[str, Group]) -> dict[str, dict[str, float
         return {}
     costs = {}
     for name, group in groups.items():
-        for key in (name, *(part for run in group.runs for part in (run.name, Path(run.name).name))):
+        for key in (
+            name,
+            *(part for run in group.runs for part in (run.name, Path(run.name).name)),
+        ):
             if key in found.get("runs", {}):
                 costs[name] = dict(found["runs"][key]["cost"])
                 break

@@ -1,6 +1,6 @@
 """The numbers of a table's runs, beside the paper's and against the baseline's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from lsam_jax.experiments.report import groups as grouping
@@ -209,5 +209,3 @@ def _measured(cost: Mapping[str, float] | None) -> str:
 def _paper_cost(row: Row, of_sgd: float | None) -> str:
     speed = row.published.get("throughput")
     return f"{of_sgd / speed:.2f}" if speed and of_sgd else NOTHING
-
-
