@@ -115,22 +115,11 @@ def _of_table(study: Study, spec: TableSpec) -> Section:
 
 
 def _curves(spec: TableSpec, entries: list[Entry]) -> Section:
-    """Of the runs that are as long as most; the others are seen at equal time."""
-    lengths = [entry.group.passes for entry in entries]
-    usual = max(dict.fromkeys(lengths), key=lengths.count)
-    shown = [entry for entry in entries if entry.group.passes == usual]
-    blocks: list[Block] = []
-    if len(shown) < len(entries):
-        others = listed([entry.label for entry in entries if entry not in shown])
-        blocks.append(text(f"Runs of {usual} passes; of another length, and not shown: {others}."))
-    return Section(
-        f"{spec.short}: curves",
-        (
-            *blocks,
-            curves.learning(shown, f"{spec.name}-curves"),
-            curves.gradient_norms(shown, f"{spec.name}-gradient-norm"),
-        ),
+    pictures = (
+        curves.learning(entries, f"{spec.name}-curves"),
+        curves.gradient_norms(entries, f"{spec.name}-gradient-norm"),
     )
+    return Section(f"{spec.short}: curves", pictures)
 
 
 def _equal_time(

@@ -71,7 +71,8 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
                 label=entry.label,
                 transform=place.transData + ScaledTranslation(aside, 0, canvas.dpi_scale_trans),
             )
-        place.margins(x=0.12)
+        spread_out = [e for e in (*sgd, *methods) if contest.clock.knows(e.group)]
+        _fit(place, [(contest.clock.total(e.group), *_percent(e)) for e in spread_out])
         place.set_xlabel(f"cost of the run, {contest.kind} (runs of SGD, {contest.base.passes} "
                          "passes)")  # fmt: skip
         place.grid(alpha=0.25)
@@ -148,6 +149,17 @@ def _draw(place: Axes, contest: Contest, entry: Entry, colour: str, line: str) -
     cost = np.mean([contest.clock.so_far(entry.group, run) for run in runs], axis=0)
     values = np.array([100 * run.numbers[ACCURACY] for run in runs])
     curve(place, cost, values, color=colour, linestyle=line, label=entry.label, lw=1.5)
+
+
+def _fit(place: Axes, points: Sequence[tuple[float, float, float]]) -> None:
+    """Limits for points with errors, which matplotlib does not see when they are moved aside."""
+    cost, mean, error = (np.array(column) for column in zip(*points, strict=True))
+    for low, high, limit in (
+        (cost.min(), cost.max(), place.set_xlim),
+        (np.nanmin(mean - error), np.nanmax(mean + error), place.set_ylim),
+    ):
+        room = 0.12 * (high - low) or 0.1
+        limit(low - room, high + room)
 
 
 def _percent(entry: Entry) -> tuple[float, float]:

@@ -155,8 +155,8 @@ def _surface(place: Any, steps: np.ndarray, loss: np.ndarray) -> None:
         rcount=50, ccount=50,
     )  # fmt: skip
     place.set_zlim(0, TOP)
-    place.xaxis.set_major_locator(MaxNLocator(4))
-    place.yaxis.set_major_locator(MaxNLocator(4))
+    place.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    place.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     place.set_zticks([0, 1.5, 3, 4.5])
     place.tick_params(labelsize=6, pad=-2)
     place.view_init(elev=28, azim=-55)

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 
 from lsam_jax.experiments.plots import COLOURS, open_frame, short_name
 from lsam_jax.experiments.report.document import Figure
 from lsam_jax.experiments.report.drawing import Entry, listed, png, seeds_text
 
 MAP = "viridis"
-MOST = 8
+MOST = 12
 """Methods in a picture of layers."""
 
 
@@ -42,8 +42,16 @@ def heat_maps(entries: Sequence[Entry], name: str) -> Figure:
     for place in places.flat[len(shown) :]:
         place.set_visible(False)
     canvas.supxlabel("passes over the training images", fontsize=9)
-    canvas.colorbar(drawn, ax=places, label="gradient norm of the layer", extend="min", shrink=0.7,
-                    aspect=30, format=FuncFormatter(lambda value, _: f"{value:g}"))  # fmt: skip
+    canvas.colorbar(
+        drawn,
+        ax=places,
+        label="gradient norm of the layer",
+        extend="min",
+        shrink=0.7,
+        aspect=30,
+        ticks=LogLocator(subs=(1, 2, 5)),
+        format=FuncFormatter(lambda value, _: f"{value:g}"),
+    )
     return Figure(
         name,
         png(canvas),

@@ -55,21 +55,21 @@ class Run:
     Attributes:
         name: Its directory, as seen from that of the report.
         config: As JSON holds it; a dictionary, so that runs of other versions can be read too.
-        environment: Empty where there is none.
         layers: Names of the L layers in network order.
         numbers: [E] by name, an entry for each recorded epoch.
         by_layer: [E, L] by name.
+        environment: Empty where there is none.
         sharpness: What `lsam-jax diagnose` found, if it was run.
         landscapes: Likewise.
-        spoilt: Why one of these two could not be read.
+        spoilt: Why one of these three could not be read.
     """
 
     name: str
     config: Mapping[str, Any]
-    environment: Mapping[str, Any]
     layers: tuple[str, ...]
     numbers: Mapping[str, np.ndarray]
     by_layer: Mapping[str, np.ndarray]
+    environment: Mapping[str, Any]
     sharpness: Mapping[str, Any] | None = None
     landscapes: Landscapes | None = None
     spoilt: tuple[str, ...] = ()
@@ -123,16 +123,15 @@ def read_run(directory: Path, name: str) -> Run:
     config = _config(directory / CONFIG)
     records = _records(directory / METRICS)
     layers = tuple(records[0]["layer_norms"]) if records else ()
-    numbers = {key: _array([record[key] for record in records]) for key in NUMBERS}
+    numbers = {key: np.array([record[key] for record in records]) for key in NUMBERS}
     by_layer = {
-        key: _array([[record[key][layer] for layer in layers] for record in records])
+        key: np.array([[record[key][layer] for layer in layers] for record in records])
         for key in BY_LAYER
     }
-    file = directory / ENVIRONMENT
-    environment = _json(file) if file.exists() else {}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"environment": {}}
     spoilt: list[str] = []
     for key, file_name, reader in (
+        ("environment", ENVIRONMENT, _json),
         ("sharpness", SHARPNESS, _sharpness),
         ("landscapes", LANDSCAPES, _landscapes),
     ):
@@ -141,55 +140,61 @@ def read_run(directory: Path, name: str) -> Run:
                 found[key] = reader(directory / file_name)
             except UnreadableError as error:
                 spoilt.append(str(error))
-    return Run(name, config, environment, layers, numbers, by_layer, **found, spoilt=tuple(spoilt))
+    return Run(name, config, layers, numbers, by_layer, **found, spoilt=tuple(spoilt))
 
 
 def _config(file: Path) -> dict[str, Any]:
     found = _json(file)
     config = found.get("config")
-    if not isinstance(config, dict) or not {"method", "seed", "epochs"} <= config.keys():
+    if not isinstance(config, dict) or not all(
+        isinstance(config.get(name), kind)
+        for name, kind in (("method", str), ("seed", int), ("epochs", int))
+    ):
         raise UnreadableError(f"{file.name} is not the configuration of a run")
     return config
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
+    """Each with numbers alone, NaN where JSON has none."""
     if not file.exists():
         return []
     records: list[dict[str, Any]] = []
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        where = f"line {number} of {file.name}"
         try:
             record = json.loads(line)
-            missing = [key for key in (*NUMBERS, *BY_LAYER) if key not in record]
-            layers = record["layer_norms"].keys() if not missing else ()
+            missing = [key for key in (*NUMBERS, *BY_LAYER) if key not in dict(record)]
+            if missing:
+                raise UnreadableError(f"{where} lacks {', '.join(missing)}")
+            found: dict[str, Any] = {key: _number(record[key]) for key in NUMBERS}
+            found |= {key: {x: _number(y) for x, y in record[key].items()} for key in BY_LAYER}
+        except UnreadableError:
+            raise
         except (ValueError, TypeError, AttributeError) as error:
-            raise UnreadableError(f"line {number} of {file.name} is not a record") from error
-        if missing:
-            raise UnreadableError(f"line {number} of {file.name} lacks {', '.join(missing)}")
+            raise UnreadableError(f"{where} is not a record") from error
         if record.get("epoch") != number:
-            raise UnreadableError(f"line {number} of {file.name} is not of epoch {number}")
-        if records and layers != records[0]["layer_norms"].keys():
-            raise UnreadableError(f"line {number} of {file.name} has other layers than the first")
-        records.append(record)
+            raise UnreadableError(f"{where} is not of epoch {number}")
+        layers = (records or [found])[0]["layer_norms"].keys()
+        if any(found[key].keys() != layers for key in BY_LAYER):
+            raise UnreadableError(f"{where} has other layers than the first")
+        records.append(found)
     return records
 
 
-def _array(values: list[Any]) -> np.ndarray:
-    """Numbers, where what JSON has no number for is not one."""
-    return np.array(
-        [[_number(x) for x in value] if isinstance(value, list) else _number(value)
-         for value in values]
-    )  # fmt: skip
-
-
-def _number(value: Any) -> float:
+def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
 def _sharpness(file: Path) -> dict[str, Any]:
     found = _json(file)
-    missing = [k for k in ("rho", "ball", "top_eigenvalue", "trace", "layers") if k not in found]
-    if missing:
-        raise UnreadableError(f"{file.name} lacks {', '.join(missing)}")
+    try:
+        numbers = [found["rho"], found["top_eigenvalue"], found["ball"]["rise"],
+                   found["trace"]["mean"]]  # fmt: skip
+        for layer in found["layers"].values():
+            numbers += [layer["top_eigenvalue"], layer["ball_rise"]]
+        list(map(_number, numbers))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableError(f"{file.name} is not a measurement of sharpness") from error
     return found
 
 
@@ -197,7 +202,7 @@ def _landscapes(file: Path) -> Landscapes:
     try:
         with np.load(file) as arrays:
             has_model = "model_loss" in arrays
-            return Landscapes(
+            found = Landscapes(
                 arrays["steps"],
                 tuple(str(name) for name in arrays["layers"]),
                 arrays["loss"],
@@ -206,6 +211,9 @@ def _landscapes(file: Path) -> Landscapes:
             )
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UnreadableError(f"{file.name} cannot be read") from error
+    if found.loss.shape != (len(found.layers), len(found.steps), len(found.steps)):
+        raise UnreadableError(f"{file.name} has losses of shape {found.loss.shape}")
+    return found
 
 
 def _json(file: Path) -> dict[str, Any]:

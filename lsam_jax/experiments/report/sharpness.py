@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Colormap, LogNorm
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lsam_jax.experiments.plots import short_name
 from lsam_jax.experiments.report.document import Figure, Table
@@ -42,9 +42,9 @@ def table(entries: Sequence[Entry]) -> Table:
     probes = listed(sorted({str(x["trace"].get("probes", "?")) for x in every}))
     return Table(
         f"Of the training loss over {images} training images at the last epoch's weights; mean ± "
-        f"sample standard deviation over the seeds. Rise: of the loss after a step of length "
-        f"{rhos} along the gradient of all parameters (the SAM ball). Top eigenvalue and trace: of the "
-        f"Hessian; the trace is an estimate from {probes} random probes.",
+        "sample standard deviation over the seeds. Rise: of the loss after a step of length "
+        f"{rhos} along the gradient of all parameters (the SAM ball). Top eigenvalue and trace: of "
+        f"the Hessian; the trace is an estimate from {probes} random probes.",
         ("method", "seeds", "rise of\nthe loss", "top eigenvalue", "trace"),
         tuple(rows),
     )
@@ -63,9 +63,10 @@ def by_layer(entries: Sequence[Entry], name: str) -> Figure:
         scale = LogNorm(*_range(values))
         drawn = place.imshow(values, aspect="auto", norm=scale, cmap=_map())
         place.set_yticks(range(len(shown)), [entry.label for entry in shown], fontsize=8)
-        place.set_title(words.capitalize(), fontsize=10)
+        place.set_title(words[0].upper() + words[1:], fontsize=10)
         plain = FuncFormatter(lambda value, _: f"{value:g}")
-        bar = canvas.colorbar(drawn, ax=place, format=plain, aspect=12)
+        ticks = LogLocator(subs=(1, 2, 5))
+        bar = canvas.colorbar(drawn, ax=place, format=plain, ticks=ticks, aspect=12)
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
     places[-1].set_xticks(
         range(len(first)), [short_name(layer) for layer in first], rotation=60, ha="right",

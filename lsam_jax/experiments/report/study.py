@@ -13,6 +13,7 @@ from lsam_jax.experiments.report.reading import Run, UnreadableError, read_run
 from lsam_jax.experiments.run import CHECKPOINTS, CONFIG, METRICS
 
 STUDY, COSTS, DISTANCES = "study.json", "costs.json", "distances.json"
+COST = ("ratio", "low", "high")
 
 
 class Row(NamedTuple):
@@ -105,7 +106,7 @@ def read_study(directory: Path) -> Study:
         (*tables, *_rest(groups, tables)),
         tuple(sorted(troubles)),
         _costs(directory / COSTS, groups),
-        _json(directory / DISTANCES),
+        _distances(directory / DISTANCES),
     )
 
 
@@ -211,19 +212,31 @@ def _rest(groups: Mapping[str, Group], tables: list[TableSpec]) -> Iterator[Tabl
 
 def _costs(file: Path, groups: Mapping[str, Group]) -> dict[str, dict[str, float]]:
     """By group; a measurement's names are those of groups, or of directories of runs."""
-    found = _json(file)
-    if found is None:
-        return {}
+    runs = (_json(file) or {}).get("runs", {})
     costs = {}
     for name, group in groups.items():
-        for key in (
-            name,
-            *(part for run in group.runs for part in (run.name, Path(run.name).name)),
-        ):
-            if key in found.get("runs", {}):
-                costs[name] = dict(found["runs"][key]["cost"])
-                break
+        names = (name, *(part for run in group.runs for part in (run.name, Path(run.name).name)))
+        key = next((key for key in names if key in runs), None)
+        if key is not None:
+            try:
+                costs[name] = {part: float(runs[key]["cost"][part]) for part in COST}
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{str(file)!r} has no cost of {key!r}; make it again, or move it away"
+                ) from error
     return costs
+
+
+def _distances(file: Path) -> dict[str, Any] | None:
+    found = _json(file)
+    if found is None:
+        return None
+    lengths = {len(found.get(name, ())) for name in ("runs", "relative", "from_start")}
+    if len(lengths) > 1 or 0 in lengths:
+        raise ValueError(
+            f"{str(file)!r} does not have a distance for each run; make it again, or move it away"
+        )
+    return found
 
 
 def _command(recorded: Any) -> str | None:
