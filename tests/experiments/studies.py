@@ -110,7 +110,13 @@ SOME = ("sgd", "sgd-x2", "looksam", "lsam-k4", "lsam-low")
 
 
 def write_study(
-    directory, names=tuple(METHODS), layers=RESNET20, epochs=20, seeds=(0, 1, 2), points=40
+    directory,
+    names=tuple(METHODS),
+    tables=TABLES,
+    layers=RESNET20,
+    epochs=20,
+    seeds=(0, 1, 2),
+    points=40,
 ):
     """Everything that a report can show, and one of each trouble."""
     runs = {}
@@ -128,7 +134,7 @@ def write_study(
             _diagnose(place, rng, layers, seed, accuracy, points if seed == seeds[0] else None)
     runs["esam"] = {"label": "ESAM", "config": config("sam", epochs)}
     _damage(directory / "looksam" / "seed1" / "metrics.jsonl")
-    _plan(directory, runs, seeds)
+    _plan(directory, runs, tables, seeds)
     _across(directory, [name for name in names if name != "lsam-low"], seeds)
 
 
@@ -199,9 +205,9 @@ def _damage(file):
     file.write_text("\n".join(lines) + "\n")
 
 
-def _plan(directory, runs, seeds):
+def _plan(directory, runs, wanted, seeds):
     tables = []
-    for name, title, rows in TABLES:
+    for name, title, rows in wanted:
         listed = []
         for run, published in rows.items():
             if run not in runs:
@@ -213,7 +219,7 @@ def _plan(directory, runs, seeds):
         tables.append({"name": name, "title": title, "caption": "", "paper": f"{PAPER}, {name}",
                        "rows": listed})  # fmt: skip
     plan = {
-        "name": [name for name, *_ in TABLES],
+        "name": [name for name, *_ in wanted],
         "scale": {"name": "cpu", "says": ["2,000 of the 50,000 training images, no augmentation",
                                           "100 passes instead of 150"]},
         "command": "lsam-jax reproduce table1 table3 table4 --scale cpu --seeds 3",
