@@ -48,7 +48,7 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
         points = [(contest.clock.total(e.group), *_percent(e)) for e in sgd]
         x, y, error = (np.array(column) for column in zip(*points, strict=True))
         place.errorbar(x, y, error, color=BASELINE, marker="o", ms=5, lw=1.2, capsize=3,
-                       label="SGD, longer from left to right")  # fmt: skip
+                       label="SGD" if len(sgd) == 1 else "SGD, longer from left to right")  # fmt: skip
         taken = [cost for cost, *_ in points]
         for i, entry in enumerate(methods):
             if not contest.clock.knows(entry.group):
@@ -81,14 +81,21 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
     handles, labels = canvas.axes[0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside right upper", fontsize=8)
     shown = listed([entry.label for entry in entries])
+    words = (
+        "Validation accuracy after the last epoch against the cost of the whole run, mean ± sample "
+        "standard deviation over the seeds. Points of one cost are moved a little to the right of "
+        "each other."
+    )
+    if len(contests[0].sgd) > 1:
+        words += (
+            " The black line joins runs of SGD of growing length: a method above it does more with "
+            "its time than SGD does with longer training."
+        )
     return Figure(
         name,
         png(canvas),
         f"Points of validation accuracy against the cost of the whole run, for {shown}.",
-        "Validation accuracy after the last epoch against the cost of the whole run, mean ± sample "
-        "standard deviation over the seeds. The black line joins runs of SGD of growing length: a "
-        "method above it does more with its time than SGD does with longer training. Points of one "
-        "cost are moved a little to the right of each other.",
+        words,
     )
 
 

@@ -14,6 +14,8 @@ from lsam_jax.experiments.report.reading import Run
 
 ZOOM = 2 / 3
 """Where the panel of the end of the runs begins, as a share of them."""
+LEAST = 3
+"""Evaluations in that panel, if there are so many."""
 
 
 def learning(entries: Sequence[Entry], name: str) -> Figure:
@@ -41,7 +43,7 @@ def learning(entries: Sequence[Entry], name: str) -> Figure:
         for place in axes:
             _finish(place, axis)
     for place, title in zip(canvas.axes[:3], ("Training loss", "Validation accuracy",
-                            "The same, last third of the run"), strict=True):  # fmt: skip
+                            "The same, end of the run"), strict=True):  # fmt: skip
         place.set_title(title, fontsize=11)
     shown = listed([entry.label for entry in entries])
     return Figure(
@@ -117,8 +119,9 @@ def _zoom(axes: Axes, axis: _Axis, entries: Sequence[Entry]) -> None:
     for entry in entries:
         for run in entry.group.runs:
             x = axis.of(run)
-            start, end = ZOOM * x[-1], x[-1]
-            kept = _accuracy(run)[x >= start]
+            first = min(int((x < ZOOM * x[-1]).sum()), max(0, len(x) - LEAST))
+            start, end = x[first], x[-1]
+            kept = _accuracy(run)[first:]
             values.append(kept[np.isfinite(kept)])
     found = np.concatenate(values)
     if len(found) and end > start:

@@ -88,16 +88,17 @@ def table(contest: Contest, lines: Sequence[Line]) -> Table:
     ]
     tested = sum(difference.p is not None for difference in differences)
     longest = max(contest.sgd, key=lambda group: group.passes)
+    but = "" if all(found.is_enough for _, found in pairs) else f", but where marked {SHORT}"
     words = (
         f"Cost of a run, {contest.kind}, in runs of SGD of {contest.base.passes} passes; for each "
         "method the run of SGD with the least cost that is at least the method's (to "
-        f"{SLACK:.0%}), with the same schedule stretched to its length. So SGD is never given "
-        f"less time. {_how(contest)} Accuracies (%) and differences (percentage points, paired by "
+        f"{SLACK:.0%}), with the same schedule stretched to its length. SGD is given no "
+        f"less time{but}. {_how(contest)} Accuracies (%) and differences (percentage points, paired by "
         "seed) after the last epoch."
     )
     if tested:
         words += f" {tested} comparison{'s' if tested > 1 else ''}, for which p (Holm) is adjusted."
-    if not all(found.is_enough for _, found in pairs):
+    if but:
         words += (
             f" {SHORT} No run of SGD cost as much; this is the longest, of {longest.passes} "
             "passes, and the comparison favours the method."

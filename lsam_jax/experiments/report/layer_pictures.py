@@ -72,7 +72,7 @@ def perturbations(entries: Sequence[Entry], name: str) -> Figure | None:
     shown = alike(choosing)
     layers = shown[0].group.layers
     canvas = Canvas(
-        figsize=(max(6.4, 0.32 * len(layers) + 2.2), 1.15 * len(shown) + 1.4), layout="constrained"
+        figsize=(max(6.4, 0.32 * len(layers) + 2.2), 1.15 * len(shown) + 1.5), layout="constrained"
     )
     places = canvas.subplots(len(shown), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for i, (place, entry) in enumerate(zip(places, shown, strict=True)):
@@ -100,7 +100,7 @@ def perturbations(entries: Sequence[Entry], name: str) -> Figure | None:
         range(len(layers)), [short_name(x) for x in layers], rotation=60, ha="right", fontsize=8,
         rotation_mode="anchor",
     )  # fmt: skip
-    canvas.supylabel("share of the steps that perturbed the layer", fontsize=9)
+    canvas.supylabel("share of the steps", fontsize=9)
     return Figure(
         name,
         png(canvas),

@@ -203,9 +203,9 @@ def _rest(groups: Mapping[str, Group], tables: list[TableSpec]) -> Iterator[Tabl
         if name not in shown:
             recipes.setdefault(recipe(group.config), []).append(group)
     for number, members in enumerate(recipes.values(), start=1):
-        title = ("Other runs: " if tables else "") + naming.task(members[0].config)
-        short = "Other runs" if tables else naming.task(members[0].config)
+        short = "Other runs" if tables else "All runs"
         again = f" ({number})" if len(recipes) > 1 else ""
+        title = f"{short}: {naming.task(members[0].config)}"
         rows = tuple(Row(group.name, group.label, {}) for group in members)
         yield TableSpec(f"runs{number}", short + again, title + again, "", "", rows)
 
