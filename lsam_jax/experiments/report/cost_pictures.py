@@ -47,8 +47,9 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
         methods = [e for e in entries if e.group.config["method"] != "sgd"]
         points = [(contest.clock.total(e.group), *_percent(e)) for e in sgd]
         x, y, error = (np.array(column) for column in zip(*points, strict=True))
+        name_of_sgd = "SGD" if len(sgd) == 1 else "SGD, longer from left to right"
         place.errorbar(x, y, error, color=BASELINE, marker="o", ms=5, lw=1.2, capsize=3,
-                       label="SGD" if len(sgd) == 1 else "SGD, longer from left to right")  # fmt: skip
+                       label=name_of_sgd)  # fmt: skip
         taken = [cost for cost, *_ in points]
         for i, entry in enumerate(methods):
             if not contest.clock.knows(entry.group):

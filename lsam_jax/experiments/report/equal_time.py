@@ -93,8 +93,8 @@ def table(contest: Contest, lines: Sequence[Line]) -> Table:
         f"Cost of a run, {contest.kind}, in runs of SGD of {contest.base.passes} passes; for each "
         "method the run of SGD with the least cost that is at least the method's (to "
         f"{SLACK:.0%}), with the same schedule stretched to its length. SGD is given no "
-        f"less time{but}. {_how(contest)} Accuracies (%) and differences (percentage points, paired by "
-        "seed) after the last epoch."
+        f"less time{but}. {_how(contest)} Accuracies (%) and differences (percentage points, "
+        "paired by seed) after the last epoch."
     )
     if tested:
         words += f" {tested} comparison{'s' if tested > 1 else ''}, for which p (Holm) is adjusted."
