@@ -186,7 +186,7 @@ def test_passes_count_not_evaluations(tmp_path):
 
 def test_the_last_epoch_counts_and_not_the_best(tmp_path):
     found = [record(i + 1, validation_accuracy=a) for i, a in enumerate((0.5, 0.9, 0.6))]
-    write_run(tmp_path, config("sgd", 3), found)
+    write_run(tmp_path / "run", config("sgd", 3), found)
     study = read_study(tmp_path)
     table = tables.accuracy_table(study.tables[0], tables.lines(study, study.tables[0]))
     assert table.rows[0][2] == "60.00"

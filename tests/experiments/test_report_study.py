@@ -101,6 +101,7 @@ def test_without_a_plan_runs_are_grouped_by_all_but_the_seed(tmp_path):
     write_simple(tmp_path / "again", "sgd", (0.1,))
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "config.json").write_text('{"architectures": []}')  # not a run of ours
+    write_simple(tmp_path / "k2" / "seed0" / "checkpoints", "asam", (0.7,))  # not a run of its own
     found = read_study(tmp_path)
     assert [g.label for g in found.groups.values()] == [
         "SGD", "SAM", "layer-wise SAM (k=2)", "layer-wise SAM (k=4)",
