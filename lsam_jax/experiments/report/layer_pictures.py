@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from lsam_jax.experiments.plots import COLOURS, open_frame, short_name
 from lsam_jax.experiments.report.document import Figure
@@ -42,7 +42,7 @@ def heat_maps(entries: Sequence[Entry], name: str) -> Figure:
     for place in places.flat[len(shown) :]:
         place.set_visible(False)
     canvas.supxlabel("passes over the training images", fontsize=9)
-    canvas.colorbar(
+    bar = canvas.colorbar(
         drawn,
         ax=places,
         label="gradient norm of the layer",
@@ -52,6 +52,7 @@ def heat_maps(entries: Sequence[Entry], name: str) -> Figure:
         ticks=LogLocator(subs=(1, 2, 5)),
         format=FuncFormatter(lambda value, _: f"{value:g}"),
     )
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
     return Figure(
         name,
         png(canvas),
