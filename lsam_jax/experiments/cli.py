@@ -12,6 +12,7 @@ from lsam_jax.experiments.commands import (
     cost,
     finetune,
     presets,
+    report,
     reproduce,
     train,
 )
@@ -34,6 +35,7 @@ EXTRAS = {
             "orbax",
             "rich",
             "safetensors",
+            "scipy",
             "sklearn",
             "tensorflow_datasets",
             "tqdm",
@@ -115,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog='Needs the extra "train": pip install "lsam-jax[train]".',
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (compare, train, finetune, reproduce, cost, presets, bench, bench_methods):
+    for command in (
+        compare, train, finetune, reproduce, report, cost, presets, bench, bench_methods
+    ):
         command.add(commands)
     return parser
 

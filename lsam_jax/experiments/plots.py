@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -102,24 +103,45 @@ def short_name(layer: str) -> str:
     return layer.removesuffix("/kernel")
 
 
-def _curves(axes: Axes, lines: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """A line of means over seeds with a band from the least to the most, on a log scale."""
-    for i, (name, runs) in enumerate(lines.items()):
-        values = np.array(runs)
-        epochs = np.arange(1, values.shape[1] + 1)
-        colour = COLOURS[i % len(COLOURS)]
-        line = LINES[i % len(LINES)]
-        marker = "o" if len(epochs) == 1 else None
-        mean = values.mean(axis=0)
-        axes.plot(epochs, mean, label=name, lw=1.8, color=colour, linestyle=line, marker=marker)
-        axes.fill_between(
-            epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0
-        )
+def curve(
+    axes: Axes,
+    x: np.ndarray,
+    runs: Sequence[Sequence[float]] | np.ndarray,
+    *,
+    color: str,
+    **style: Any,
+) -> None:
+    """The mean over seeds as a line, with a band from the least to the most.
+
+    Args:
+        axes: To draw in.
+        x: [E].
+        runs: [S, E], a row for each seed.
+        color: Of both.
+        **style: Of the line: its label, width, dashes.
+    """
+    values = np.array(runs)
+    marker = "o" if len(x) == 1 else None
+    axes.plot(x, values.mean(axis=0), color=color, **{"lw": 1.8, "marker": marker, **style})
+    axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, lw=0)
+
+
+def logarithmic(axes: Axes) -> None:
+    """A log scale with plain numbers."""
     axes.set_yscale("log", nonpositive="mask")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _curves(axes: Axes, lines: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """A curve for each method by epoch, on a log scale."""
+    for i, (name, runs) in enumerate(lines.items()):
+        epochs = np.arange(1, len(runs[0]) + 1)
+        colour, line = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
+        curve(axes, epochs, runs, color=colour, label=name, linestyle=line)
+    logarithmic(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.grid(axis="y", which="both", alpha=0.25)

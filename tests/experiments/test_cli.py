@@ -126,7 +126,7 @@ def test_bench_methods_knows_every_method():
 
 
 @pytest.mark.parametrize(
-    "command", ["compare", "finetune", "bench", "bench-methods", "train", "cost"]
+    "command", ["compare", "finetune", "bench", "bench-methods", "train", "cost", "report"]
 )
 def test_help_suffices(command, capsys):
     with pytest.raises(SystemExit) as stopped:

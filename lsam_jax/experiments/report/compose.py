@@ -1,0 +1,205 @@
+"""From a study to the sections of its report."""
+
+from lsam_jax.experiments.report import (
+    background,
+    cost_pictures,
+    curves,
+    distances,
+    equal_time,
+    landscape_pictures,
+    layer_pictures,
+    naming,
+    sharpness,
+    tables,
+)
+from lsam_jax.experiments.report.document import (
+    Block,
+    Bullets,
+    Code,
+    Document,
+    Link,
+    Paragraph,
+    Section,
+    Table,
+    text,
+)
+from lsam_jax.experiments.report.drawing import Entry, listed
+from lsam_jax.experiments.report.study import Study, TableSpec
+
+PAPER = Link(
+    "Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "
+    "Learning”, KDD 2024",
+    "https://doi.org/10.1145/3637528.3671728",
+)
+
+
+def compose(study: Study, title: str | None = None) -> Document:
+    """Says everything that was found.
+
+    Args:
+        study: The runs.
+        title: None for one from what was run.
+    """
+    sections: list[Section] = []
+    if study.troubles:
+        sections.append(_troubles(study))
+    for spec in study.tables:
+        sections.append(_of_table(study, spec))
+    everyone = _everyone(study)
+    sections += [
+        section
+        for section in (
+            _landscapes(everyone),
+            _sharpness(everyone),
+            _distances(study),
+            _settings(study),
+            _environment(study),
+            _repeat(study),
+        )
+        if section is not None
+    ]
+    return Document(title or _title(study), _lead(study), tuple(sections))
+
+
+def _title(study: Study) -> str:
+    what = listed([naming.short_title(name) for name in study.names])
+    tasks = listed(list(dict.fromkeys(naming.task(g.config) for g in study.groups.values())))
+    return ": ".join(part for part in (what, tasks) if part) or "Runs of lsam-jax"
+
+
+def _lead(study: Study) -> tuple[Block, ...]:
+    groups = list(study.groups.values())
+    runs = [run for group in groups for run in group.runs]
+    seeds = sorted({run.seed for run in runs})
+    configurations = f"{len(groups)} configuration{'' if len(groups) == 1 else 's'}"
+    count = f"{len(runs)} finished run{'' if len(runs) == 1 else 's'}"
+    tasks = dict.fromkeys(naming.task(group.config) for group in groups)
+    words = f"{listed(list(tasks))}: {count} of {configurations}" if groups else count
+    if seeds:
+        words += f", seed{'' if len(seeds) == 1 else 's'} {listed([str(seed) for seed in seeds])}"
+    out = [trouble for trouble in study.troubles if trouble.kind != "partly unreadable"]
+    if out:
+        words += f"; {len(out)} run{' is' if len(out) == 1 else 's are'} left out, listed below"
+    blocks: list[Block] = [text(f"{words}. The last epoch counts; no best epoch is ever chosen.")]
+    if study.says:
+        blocks += [text("The scale of these runs:"), Bullets(study.says)]
+    if any(row.published for spec in study.tables for row in spec.rows):
+        blocks.append(Paragraph(("Published numbers are those of ", PAPER, ".")))
+    return tuple(blocks)
+
+
+def _troubles(study: Study) -> Section:
+    rows = tuple((trouble.run, trouble.kind, trouble.reason) for trouble in study.troubles)
+    caption = "These runs are in no table and no picture, but for those that are partly unreadable."
+    return Section(
+        "Runs that are left out", (Table(caption, ("run", "state", "why"), rows, is_prose=True),)
+    )
+
+
+def _of_table(study: Study, spec: TableSpec) -> Section:
+    found = tables.lines(study, spec)
+    accuracy = tables.accuracy_table(spec, found)
+    entries = [Entry(line.row.label, line.group) for line in found if line.group is not None]
+    if not entries:
+        return Section(spec.title, (accuracy,))
+    return Section(
+        spec.title,
+        (
+            accuracy,
+            tables.measures_table(study, found),
+            _curves(spec, entries),
+            *_equal_time(study, spec, found, entries),
+            _layers(spec, entries),
+        ),
+    )
+
+
+def _curves(spec: TableSpec, entries: list[Entry]) -> Section:
+    pictures = (
+        curves.learning(entries, f"{spec.name}-curves"),
+        curves.gradient_norms(entries, f"{spec.name}-gradient-norm"),
+    )
+    return Section(f"{spec.short}: curves", pictures)
+
+
+def _equal_time(
+    study: Study, spec: TableSpec, found: list[tables.Line], entries: list[Entry]
+) -> tuple[Section, ...]:
+    contests = equal_time.contests(study, found)
+    if not contests:
+        return ()
+    shown = [entry for entry in entries if contests[0].includes(entry.group)]
+    blocks: list[Block] = [
+        cost_pictures.scatter(contests, shown, f"{spec.name}-cost"),
+        *(equal_time.table(contest, found) for contest in contests),
+    ]
+    for contest in contests:
+        picture = cost_pictures.at_equal_time(
+            contest, shown, f"{spec.name}-equal-time-{contest.kind}"
+        )
+        blocks += [] if picture is None else [picture]
+    return (Section(f"{spec.short}: cost and accuracy at equal time", tuple(blocks)),)
+
+
+def _layers(spec: TableSpec, entries: list[Entry]) -> Section:
+    bars = layer_pictures.perturbations(entries, f"{spec.name}-perturbations")
+    maps = layer_pictures.heat_maps(entries, f"{spec.name}-layer-norms")
+    return Section(f"{spec.short}: layers", (maps,) if bars is None else (maps, bars))
+
+
+def _everyone(study: Study) -> list[Entry]:
+    return [Entry(group.label, group) for group in study.groups.values()]
+
+
+def _landscapes(entries: list[Entry]) -> Section | None:
+    views = landscape_pictures.views(entries)
+    if not views:
+        return None
+    blocks = [
+        *landscape_pictures.whole_model(views, "landscape-model"),
+        *landscape_pictures.surfaces(views, "landscape-layers"),
+        *(landscape_pictures.contours(view, f"landscape-{view.name}") for view in views),
+    ]
+    return Section("Loss landscapes", tuple(blocks))
+
+
+def _sharpness(entries: list[Entry]) -> Section | None:
+    measured = sharpness.measured(entries)
+    if not measured:
+        return None
+    blocks = (sharpness.table(measured), sharpness.by_layer(measured, "sharpness-layers"))
+    return Section("Sharpness", blocks)
+
+
+def _distances(study: Study) -> Section | None:
+    if study.distances is None:
+        return None
+    labels = {group.name: group.label for group in study.groups.values()}
+    return Section(
+        "Distances between minima",
+        (
+            distances.heat_map(study.distances, labels, "distances"),
+            distances.from_start(study.distances, labels),
+        ),
+    )
+
+
+def _settings(study: Study) -> Section | None:
+    groups = list(study.groups.values())
+    if not groups:
+        return None
+    tables_of = (background.own_settings(groups), background.shared_settings(groups))
+    return Section("Settings", tables_of)
+
+
+def _environment(study: Study) -> Section | None:
+    runs = [run for group in study.groups.values() for run in group.runs]
+    if not any(run.environment for run in runs):
+        return None
+    return Section("Environment", (background.environments(runs),))
+
+
+def _repeat(study: Study) -> Section | None:
+    if study.command is None:
+        return None
+    return Section("How to repeat", (Code(study.command),))

@@ -1,0 +1,102 @@
+"""How far apart the trained networks are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+
+from lsam_jax.experiments.report.document import Figure, Table
+from lsam_jax.experiments.report.drawing import png
+from lsam_jax.experiments.report.formats import NOTHING, spread_text
+from lsam_jax.experiments.report.statistics import spread
+
+MOST = 12
+"""Runs in a map; more are averaged by method."""
+
+
+def heat_map(found: Mapping[str, Any], labels: Mapping[str, str], name: str) -> Figure:
+    """Relative distances, as numbers on a map.
+
+    Args:
+        found: See ``distances.json``.
+        labels: Of the groups by name.
+        name: Of the figure.
+    """
+    runs, relative = found["runs"], _array(found["relative"])
+    average = len(runs) > MOST
+    if average:
+        names, values = _by_group(runs, relative)
+    else:
+        names, values = list(runs), relative
+    shown = [
+        labels.get(x.partition("/")[0], x.partition("/")[0])
+        + (f", {x.partition('/')[2]}" if "/" in x else "")
+        for x in names
+    ]
+    size = 0.55 * len(names) + 2.6
+    canvas = Canvas(figsize=(size + 1, size), layout="constrained")
+    place = canvas.subplots()
+    apart = values[np.isfinite(values) & (values > 0)]
+    low, high = (apart.min(), apart.max()) if len(apart) else (0.0, 1.0)
+    drawn = place.imshow(values, cmap="cividis", vmin=low, vmax=high)
+    middle = (low + high) / 2
+    for (i, j), value in np.ndenumerate(values):
+        words = f"{value:.2f}" if np.isfinite(value) else NOTHING
+        colour = "white" if value < middle else "black"
+        place.text(j, i, words, ha="center", va="center", fontsize=7, color=colour)
+    place.set_xticks(range(len(shown)), shown, rotation=50, ha="right", rotation_mode="anchor",
+                     fontsize=8)  # fmt: skip
+    place.set_yticks(range(len(shown)), shown, fontsize=8)
+    canvas.colorbar(drawn, ax=place, label="relative distance", shrink=0.8)
+    words = (
+        "Euclidean distance between the trained parameters of two runs, divided by the mean of "
+        "their norms."
+    )
+    if average:
+        words += (
+            f" With more than {MOST} runs, means by method: off the diagonal over pairs of the "
+            "same seed, on it over pairs of different seeds of one method."
+        )
+    alt = f"Map of the distances between {len(names)} {'methods' if average else 'runs'}."
+    return Figure(name, png(canvas), alt, words)
+
+
+def from_start(found: Mapping[str, Any], labels: Mapping[str, str]) -> Table:
+    """Distance of each method's runs from their own initial weights."""
+    members: dict[str, list[float]] = {}
+    for run, distance in zip(found["runs"], found["from_start"], strict=True):
+        value = float("nan") if distance is None else float(distance)
+        members.setdefault(run.partition("/")[0], []).append(value)
+    rows = tuple(
+        (labels.get(group, group), str(len(values)), spread_text(spread(values), 2))
+        for group, values in members.items()
+    )
+    return Table(
+        "Euclidean distance of the trained parameters from the run's own initial weights, mean ± "
+        "sample standard deviation over the seeds.",
+        ("method", "seeds", "distance"),
+        rows,
+    )
+
+
+def _by_group(runs: list[str], relative: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """[G, G], means over pairs of one seed; on the diagonal over pairs of different seeds."""
+    pairs = [run.partition("/")[::2] for run in runs]
+    groups = list(dict.fromkeys(group for group, _ in pairs))
+    means = np.full((len(groups), len(groups)), np.nan)
+    for a, first in enumerate(groups):
+        for b, second in enumerate(groups):
+            cells = [
+                relative[i, j]
+                for i, (group, seed) in enumerate(pairs)
+                for j, (other, other_seed) in enumerate(pairs)
+                if group == first and other == second and (seed == other_seed) == (a != b)
+            ]
+            if cells:
+                means[a, b] = np.mean(cells)
+    return groups, means
+
+
+def _array(rows: list[list[float | None]]) -> np.ndarray:
+    return np.array([[np.nan if x is None else x for x in row] for row in rows], float)

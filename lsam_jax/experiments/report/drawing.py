@@ -1,0 +1,74 @@
+"""What all pictures share: colours of methods, panels of a few lines, files in memory."""
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lsam_jax.experiments.plots import COLOURS, LINES
+from lsam_jax.experiments.report.groups import Group
+
+BASELINE = "0.15"
+MARKERS = ("o", "s", "^", "D", "v", "<")
+OTHERS = 5
+"""Methods in a panel, besides the baseline."""
+
+
+class Entry(NamedTuple):
+    """A group as pictures show it."""
+
+    label: str
+    group: Group
+
+
+class Style(NamedTuple):
+    """How a group is drawn; colour, line and marker each tell methods apart."""
+
+    color: str
+    linestyle: Any
+    marker: str
+
+
+def panels(entries: Sequence[Entry], size: int = OTHERS) -> list[list[tuple[Entry, Style]]]:
+    """A few methods each, with the first run of SGD, if there is one, in all of them."""
+    first = next((entry for entry in entries if entry.group.config["method"] == "sgd"), None)
+    rest = [entry for entry in entries if entry is not first]
+    base = [] if first is None else [(first, Style(BASELINE, "-", "o"))]
+    chunks = [rest[i : i + size] for i in range(0, len(rest), size)] or [[]]
+    return [[*base, *zip(chunk, _styles(), strict=False)] for chunk in chunks]
+
+
+def _styles() -> Iterator[Style]:
+    for i, colour in enumerate(COLOURS):
+        yield Style(colour, LINES[(i + 1) % len(LINES)], MARKERS[(i + 1) % len(MARKERS)])
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a file; 256 colours take a third of the bytes, and show the same."""
+    drawn, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=130, format="png")
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+            file, "PNG", optimize=True
+        )
+    return file.getvalue()
+
+
+def seeds_text(entries: Sequence[Entry]) -> str:
+    """How many seeds lines are of."""
+    counts = sorted({len(entry.group.runs) for entry in entries})
+    if counts == [1]:
+        return "one seed"
+    return f"mean and range over {' or '.join(map(str, counts))} seeds"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Names as a sentence has them.
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

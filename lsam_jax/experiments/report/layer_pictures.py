@@ -1,0 +1,141 @@
+"""What happened in each layer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+from lsam_jax.experiments.plots import COLOURS, open_frame, short_name
+from lsam_jax.experiments.report.document import Figure
+from lsam_jax.experiments.report.drawing import Entry, listed, png, seeds_text
+
+MAP = "viridis"
+MOST = 12
+"""Methods in a picture of layers."""
+
+
+def heat_maps(entries: Sequence[Entry], name: str) -> Figure:
+    """Gradient norm of each layer by passes, a map for each method: the paper's Figure 1."""
+    shown = alike(entries)
+    layers = shown[0].group.layers
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    norms = [np.mean([run.by_layer["layer_norms"] for run in e.group.runs], axis=0) for e in shown]
+    positive = np.concatenate([x[np.isfinite(x) & (x > 0)] for x in norms] or [np.ones(1)])
+    scale = LogNorm(*(np.quantile(positive, (0.005, 1)) if len(positive) else (0.1, 1)))
+    height = rows * (0.15 * len(layers) + 1.2)
+    canvas = Canvas(figsize=(2.5 * columns + 2.3, height), layout="constrained")
+    places = canvas.subplots(rows, columns, squeeze=False, sharey=True)
+    drawn: Any = None
+    for place, entry, values in zip(places.flat, shown, norms, strict=False):
+        passes = entry.group.runs[0].passes
+        edges = np.concatenate([[0], passes])
+        drawn = place.pcolormesh(
+            edges, np.arange(len(layers) + 1) - 0.5, values.T, norm=scale, cmap=MAP, rasterized=True
+        )
+        place.set_title(entry.label, fontsize=9)
+        place.set_yticks(range(len(layers)), [short_name(x) for x in layers], fontsize=7)
+    places[0, 0].invert_yaxis()
+    for place in places.flat[len(shown) :]:
+        place.set_visible(False)
+    canvas.supxlabel("passes over the training images", fontsize=9)
+    bar = canvas.colorbar(
+        drawn,
+        ax=places,
+        label="gradient norm of the layer",
+        extend="min",
+        shrink=0.7,
+        aspect=30,
+        ticks=LogLocator(subs=(1, 2, 5)),
+        format=FuncFormatter(lambda value, _: f"{value:g}"),
+    )
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    return Figure(
+        name,
+        png(canvas),
+        "Heat maps of the gradient norm of each layer by passes over the training images, for "
+        f"{listed([entry.label for entry in shown])}.",
+        "Gradient norm of each layer (log colour scale, the same for all), from the input (top) to "
+        "the output, mean over the seeds; what the paper's Figure 1 shows as lines."
+        f"{left_out(entries, shown)}",
+    )
+
+
+def perturbations(entries: Sequence[Entry], name: str) -> Figure | None:
+    """How often each layer was perturbed, bars for each method: the paper's Figure 5."""
+    choosing = [e for e in entries if _least_and_most(e)[1] > 0 and _least_and_most(e)[0] < 1]
+    if not choosing:
+        return None
+    every = [entry.label for entry in entries if _least_and_most(entry)[0] == 1]
+    shown = alike(choosing)
+    layers = shown[0].group.layers
+    canvas = Canvas(
+        figsize=(max(6.4, 0.32 * len(layers) + 2.2), 1.15 * len(shown) + 1.5), layout="constrained"
+    )
+    places = canvas.subplots(len(shown), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    for i, (place, entry) in enumerate(zip(places, shown, strict=True)):
+        shares = _shares(entry)
+        mean = shares.mean(axis=0)
+        place.bar(
+            range(len(layers)),
+            mean,
+            0.75,
+            yerr=[mean - shares.min(axis=0), shares.max(axis=0) - mean],
+            color=COLOURS[i % len(COLOURS)],
+            error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"},
+        )
+        place.set_title(entry.label, fontsize=9, loc="left", pad=3)
+        place.set_ylim(0, 1.05)
+        place.set_xlim(-0.6, len(layers) - 0.4)
+        place.set_yticks([0, 0.5, 1])
+        place.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        place.tick_params(axis="x", length=0)
+        place.tick_params(axis="y", labelsize=8)
+        place.grid(axis="y", alpha=0.25)
+        place.set_axisbelow(True)
+        open_frame(place)
+    places[-1].set_xticks(
+        range(len(layers)), [short_name(x) for x in layers], rotation=60, ha="right", fontsize=8,
+        rotation_mode="anchor",
+    )  # fmt: skip
+    canvas.supylabel("share of the steps", fontsize=9)
+    return Figure(
+        name,
+        png(canvas),
+        "Bars of how often each layer was perturbed, for "
+        f"{listed([entry.label for entry in shown])}.",
+        "Share of all steps in which a layer was perturbed, from the input (left) to the output, "
+        f"{seeds_text(shown)}; as the paper's Figure 5. Methods that never perturb are not shown"
+        f"{'; every layer in every step: ' + listed(every) if every else ''}."
+        f"{left_out(choosing, shown)}",
+    )
+
+
+def _shares(entry: Entry) -> np.ndarray:
+    """[S, L], of the steps in which a layer was perturbed."""
+    steps = np.array([[run.last("step")] for run in entry.group.runs])
+    return np.array([run.by_layer["perturbations"][-1] for run in entry.group.runs]) / steps
+
+
+def _least_and_most(entry: Entry) -> tuple[float, float]:
+    shares = _shares(entry)
+    return float(shares.min()), float(shares.max())
+
+
+def alike(entries: Sequence[Entry]) -> list[Entry]:
+    """The first few with the layers of the first."""
+    return [e for e in entries if e.group.layers == entries[0].group.layers][:MOST]
+
+
+def left_out(entries: Sequence[Entry], shown: Sequence[Entry]) -> str:
+    """Says which are not shown."""
+    rest = [entry.label for entry in entries if entry not in shown]
+    if not rest:
+        return ""
+    return (
+        f" Shown are the table's first {MOST} with the layers of its first; not shown: "
+        f"{listed(rest)}."
+    )

@@ -1,0 +1,80 @@
+"""The command's work: read, compose, write."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from lsam_jax.experiments import output
+from lsam_jax.experiments.report import html, markdown
+from lsam_jax.experiments.report.compose import compose
+from lsam_jax.experiments.report.document import Document, Figure, Section
+from lsam_jax.experiments.report.study import read_study
+
+PICTURES = "report"
+
+
+class Written(NamedTuple):
+    """The files of a report.
+
+    Attributes:
+        html: All in one file.
+        markdown: The same, with its pictures beside it.
+        pictures: PNGs, in reading order.
+    """
+
+    html: Path
+    markdown: Path
+    pictures: tuple[Path, ...]
+
+
+def report(
+    directory: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    title: str | None = None,
+) -> Written:
+    """Turns the runs below a directory into ``report.html`` and ``report.md``.
+
+    With ``study.json`` they are grouped as it says, and its tables are filled; without, runs that
+    differ in the seed alone are one group, and all groups of one recipe one table.
+
+    Args:
+        directory: With runs of `lsam-jax train` anywhere below.
+        out: Where the two files go, and the pictures of the second into ``report/``; None for
+            `directory`. Old files of these names are replaced.
+        title: None for one from what was run.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: When there is no run, or a file of the study is damaged. A damaged run does not
+            stop the others: the report names it.
+        OSError: When `out` cannot be written.
+    """
+    study = read_study(Path(directory))
+    place = output.writable_directory(directory if out is None else out)
+    document = compose(study, title)
+    pictures = output.writable_directory(place / PICTURES)
+    written = []
+    for figure in _figures(document):
+        written.append(pictures / f"{figure.name}.png")
+        output.replace(written[-1], figure.png)
+    page, file = place / "report.html", place / "report.md"
+    output.replace(page, html.render(document).encode())
+    output.replace(file, markdown.render(document, PICTURES).encode())
+    return Written(page, file, tuple(written))
+
+
+def _figures(document: Document) -> list[Figure]:
+    found: list[Figure] = []
+
+    def walk(blocks: tuple[object, ...]) -> None:
+        for block in blocks:
+            if isinstance(block, Figure):
+                found.append(block)
+            elif isinstance(block, Section):
+                walk(block.blocks)
+
+    walk((*document.lead, *document.sections))
+    return found

@@ -1,0 +1,226 @@
+"""The directory of a run, read back without its checkpoints."""
+
+import dataclasses
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lsam_jax.experiments.run import CONFIG, ENVIRONMENT, METRICS
+
+SHARPNESS, LANDSCAPES = "sharpness.json", "landscapes.npz"
+NUMBERS = (
+    "step",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "gradient_norm",
+    "cost",
+)
+BY_LAYER = ("layer_norms", "perturbations")
+
+
+class UnreadableError(ValueError):
+    """A file of a run is not what it should be; the message is the reason, without the run."""
+
+
+class Landscapes(NamedTuple):
+    """The loss around one network.
+
+    Attributes:
+        steps: [P], in lengths of a direction.
+        layers: [N], names.
+        loss: [N, P, P], with one layer moved.
+        model_steps: [Q], likewise for the whole model, filter-normalised; None where it is not
+            there.
+        model_loss: [Q, Q].
+    """
+
+    steps: np.ndarray
+    layers: tuple[str, ...]
+    loss: np.ndarray
+    model_steps: np.ndarray | None
+    model_loss: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What a run recorded.
+
+    Attributes:
+        name: Its directory, as seen from that of the report.
+        config: As JSON holds it; a dictionary, so that runs of other versions can be read too.
+        layers: Names of the L layers in network order.
+        numbers: [E] by name, an entry for each recorded epoch.
+        by_layer: [E, L] by name.
+        environment: Empty where there is none.
+        sharpness: What `lsam-jax diagnose` found, if it was run.
+        landscapes: Likewise.
+        spoilt: Why one of these three could not be read.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    layers: tuple[str, ...]
+    numbers: Mapping[str, np.ndarray]
+    by_layer: Mapping[str, np.ndarray]
+    environment: Mapping[str, Any]
+    sharpness: Mapping[str, Any] | None = None
+    landscapes: Landscapes | None = None
+    spoilt: tuple[str, ...] = ()
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return int(self.config["seed"])
+
+    @property
+    def epochs(self) -> int:
+        """How many are recorded."""
+        return len(self.numbers["step"])
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs that were asked for are recorded."""
+        return self.epochs >= int(self.config["epochs"])
+
+    @property
+    def passes(self) -> np.ndarray:
+        """[E], passes over the training images after each recorded epoch."""
+        return np.arange(1, self.epochs + 1) * passes_of_epoch(self.config)
+
+    @property
+    def gradients(self) -> np.ndarray:
+        """[E], cost so far, counted in plain gradients."""
+        steps = np.diff(self.numbers["step"], prepend=0)
+        return np.cumsum(self.numbers["cost"] * steps)
+
+    def last(self, name: str) -> float:
+        """A number of the last epoch."""
+        return float(self.numbers[name][-1])
+
+
+def passes_of_epoch(config: Mapping[str, Any]) -> int:
+    """How often an epoch goes over the training images."""
+    return int(config.get("passes", 1))
+
+
+def read_run(directory: Path, name: str) -> Run:
+    """Reads a run.
+
+    Args:
+        directory: That holds ``config.json``.
+        name: What the report calls it.
+
+    Raises:
+        UnreadableError: When the configuration or the metrics cannot be understood.
+    """
+    config = _config(directory / CONFIG)
+    records = _records(directory / METRICS)
+    layers = tuple(records[0]["layer_norms"]) if records else ()
+    numbers = {key: np.array([record[key] for record in records]) for key in NUMBERS}
+    by_layer = {
+        key: np.array([[record[key][layer] for layer in layers] for record in records])
+        for key in BY_LAYER
+    }
+    found: dict[str, Any] = {"environment": {}}
+    spoilt: list[str] = []
+    for key, file_name, reader in (
+        ("environment", ENVIRONMENT, _json),
+        ("sharpness", SHARPNESS, _sharpness),
+        ("landscapes", LANDSCAPES, _landscapes),
+    ):
+        if (directory / file_name).exists():
+            try:
+                found[key] = reader(directory / file_name)
+            except UnreadableError as error:
+                spoilt.append(str(error))
+    return Run(name, config, layers, numbers, by_layer, **found, spoilt=tuple(spoilt))
+
+
+def _config(file: Path) -> dict[str, Any]:
+    found = _json(file)
+    config = found.get("config")
+    if not isinstance(config, dict) or not all(
+        isinstance(config.get(name), kind)
+        for name, kind in (("method", str), ("seed", int), ("epochs", int))
+    ):
+        raise UnreadableError(f"{file.name} is not the configuration of a run")
+    return config
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    """Each with numbers alone, NaN where JSON has none."""
+    if not file.exists():
+        return []
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        where = f"line {number} of {file.name}"
+        try:
+            record = json.loads(line)
+            missing = [key for key in (*NUMBERS, *BY_LAYER) if key not in dict(record)]
+            if missing:
+                raise UnreadableError(f"{where} lacks {', '.join(missing)}")
+            found: dict[str, Any] = {key: _number(record[key]) for key in NUMBERS}
+            found |= {key: {x: _number(y) for x, y in record[key].items()} for key in BY_LAYER}
+        except UnreadableError:
+            raise
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UnreadableError(f"{where} is not a record") from error
+        if record.get("epoch") != number:
+            raise UnreadableError(f"{where} is not of epoch {number}")
+        layers = (records or [found])[0]["layer_norms"].keys()
+        if any(found[key].keys() != layers for key in BY_LAYER):
+            raise UnreadableError(f"{where} has other layers than the first")
+        records.append(found)
+    return records
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _sharpness(file: Path) -> dict[str, Any]:
+    found = _json(file)
+    try:
+        numbers = [found["rho"], found["top_eigenvalue"], found["ball"]["rise"],
+                   found["trace"]["mean"]]  # fmt: skip
+        for layer in found["layers"].values():
+            numbers += [layer["top_eigenvalue"], layer["ball_rise"]]
+        list(map(_number, numbers))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableError(f"{file.name} is not a measurement of sharpness") from error
+    return found
+
+
+def _landscapes(file: Path) -> Landscapes:
+    try:
+        with np.load(file) as arrays:
+            has_model = "model_loss" in arrays
+            found = Landscapes(
+                arrays["steps"],
+                tuple(str(name) for name in arrays["layers"]),
+                arrays["loss"],
+                arrays["model_steps"] if has_model else None,
+                arrays["model_loss"] if has_model else None,
+            )
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UnreadableError(f"{file.name} cannot be read") from error
+    if found.loss.shape != (len(found.layers), len(found.steps), len(found.steps)):
+        raise UnreadableError(f"{file.name} has losses of shape {found.loss.shape}")
+    return found
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UnreadableError(f"{file.name} is not JSON") from error
+    if not isinstance(found, dict):
+        raise UnreadableError(f"{file.name} is not a dictionary")
+    return found

@@ -1,0 +1,82 @@
+"""Spread over seeds, and whether a difference is more than that."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+ENOUGH = 3
+"""Seeds that a test needs."""
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (None of one value) of n values."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+class Difference(NamedTuple):
+    """Mean paired difference over the seeds that both have.
+
+    Attributes:
+        mean: Of the differences; NaN where there is no common seed.
+        low: Of the 95 % confidence interval by Student's t; None of less than `ENOUGH` seeds or
+            where the differences are all the same.
+        high: Likewise.
+        p: Of the two-sided paired t-test, likewise.
+        n: How many seeds there are.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+    n: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of at least one value."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Spread(float(np.mean(values)), deviation, len(values))
+
+
+def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+    """How much larger values are than a baseline's.
+
+    Runs of one seed share their initial weights and the order of their data, so they are pairs.
+
+    Args:
+        values: By seed.
+        baseline: Likewise.
+    """
+    seeds = sorted(values.keys() & baseline.keys())
+    ours = np.array([values[seed] for seed in seeds])
+    theirs = np.array([baseline[seed] for seed in seeds])
+    differences = ours - theirs
+    mean = float(differences.mean()) if seeds else math.nan
+    # Rounding alone would make a test of equal differences certain of anything.
+    if len(seeds) < ENOUGH or not differences.std() > 1e-12 * np.abs(ours).max():
+        return Difference(mean, None, None, None, len(seeds))
+    test = stats.ttest_rel(ours, theirs)
+    low, high = test.confidence_interval(0.95)
+    return Difference(mean, float(low), float(high), float(test.pvalue), len(seeds))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P values adjusted for their number (Holm, 1979); None stays and is not counted.
+
+    Example:
+        >>> holm([0.01, None, 0.04, 0.03])
+        [0.03, None, 0.06, 0.06]
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    most = 0.0
+    for rank, (p, i) in enumerate(known):
+        most = max(most, min(1.0, p * (len(known) - rank)))
+        adjusted[i] = most
+    return adjusted
