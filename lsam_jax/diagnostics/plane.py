@@ -32,9 +32,9 @@ def unit_directions(
         raise ValueError(f"layer={layer!r} has {inside.size} parameter; a plane needs at least 2.")
     widest = jnp.result_type(*(d for d, chosen in zip(inside.dtypes, inside.chosen) if chosen))
     first, second = np.asarray(jax.random.normal(key, (2, inside.size), widest), np.float64)
-    first /= np.linalg.norm(first)
-    second -= (first @ second) * first
-    second /= np.linalg.norm(second)
+    first = first / np.linalg.norm(first)
+    second = second - (first @ second) * first
+    second = second / np.linalg.norm(second)
     return inside.tree(first), inside.tree(second)
 
 
