@@ -10,6 +10,7 @@ from lsam_jax.experiments.commands import (
     bench_methods,
     compare,
     cost,
+    diagnose,
     finetune,
     presets,
     train,
@@ -113,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog='Needs the extra "train": pip install "lsam-jax[train]".',
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (compare, train, finetune, cost, presets, bench, bench_methods):
+    for command in (compare, train, finetune, cost, diagnose, presets, bench, bench_methods):
         command.add(commands)
     return parser
 
