@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsam_jax.diagnostics import hessian_eigenvalues, hessian_trace, hessian_vector_product
+from lsam_jax.diagnostics import (
+    eigenvalues,
+    hessian_eigenvalues,
+    hessian_trace,
+    hessian_vector_product,
+)
 
 LAYERS = ["in", "out", None]
 
@@ -57,6 +62,18 @@ def test_large_negative_curvature_does_not_hide_the_largest_eigenvalue():
         key=jax.random.key(0),
     )
     np.testing.assert_allclose(found, [2.0], rtol=1e-3)
+
+
+def test_a_tolerance_that_is_not_reached_is_said(monkeypatch):
+    monkeypatch.setattr(eigenvalues, "ROUNDS", 2)
+    curvature = jnp.linspace(0, 1, 1000)  # close together, so Lanczos is slow
+    with pytest.raises(ValueError, match=r"tolerance=1e-06 was not reached for k=1 within 2"):
+        hessian_eigenvalues(
+            lambda w: 0.5 * jnp.sum(curvature * w**2),
+            jnp.ones(1000),
+            key=jax.random.key(0),
+            tolerance=1e-6,
+        )
 
 
 def test_a_loss_without_curvature():
