@@ -67,8 +67,9 @@ def diagnose(
         with _leaving_others(name, failures):
             of = configuration(path).data
             data[of] = data.get(of) or datasets.load(of, data_dir)
-            runs[name] = load(path, data[of])
-            settings.chosen(runs[name].program.layers)  # complains before anything is computed
+            run = load(path, data[of])
+            settings.chosen(run.program.layers)  # complains before anything is computed
+            runs[name] = run
     if file is not None and len(runs) > 1:
         with _leaving_others(DISTANCES, failures):
             output.write_json(file, distances(runs))
