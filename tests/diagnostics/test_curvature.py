@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lsam_jax as lsam
 from lsam_jax.diagnostics import (
     eigenvalues,
     hessian_eigenvalues,
@@ -74,6 +75,22 @@ def test_a_tolerance_that_is_not_reached_is_said(monkeypatch):
             key=jax.random.key(0),
             tolerance=1e-6,
         )
+
+
+def test_a_slice_of_stacked_layers_is_a_layer():
+    curvature = jnp.array([1.0, 2.0, 3.0])[:, None, None]
+    params = {"blocks": {"w": jnp.ones((3, 2, 5))}, "head": jnp.ones((2, 2))}
+    found = {
+        layer: hessian_trace(
+            lambda p: 0.5 * jnp.sum(curvature * p["blocks"]["w"] ** 2) + jnp.sum(p["head"]),
+            params,
+            key=jax.random.key(0),
+            layer=layer,
+            layers=lsam.stacked("blocks"),
+        ).mean
+        for layer in ("blocks/0/w", "blocks/2/w", "head")
+    }
+    assert found == {"blocks/0/w": 10, "blocks/2/w": 30, "head": 0}
 
 
 def test_a_loss_without_curvature():
