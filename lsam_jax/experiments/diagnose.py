@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -75,13 +76,12 @@ def diagnose(
             output.write_json(file, distances(runs))
     found = {}
     for name, run in runs.items():
-        measured = Measured(run, settings)
+        measured = Measured(run, settings, name)
         with _leaving_others(name, failures):
             found[name] = sharpness(measured, again=again)
         if with_landscapes:
             with _leaving_others(name, failures):
                 landscapes(measured, again=again)
-        print(f"{name}: done", file=sys.stderr, flush=True)
     if failures:
         raise ValueError(
             f"{'; '.join(f'{name}: {why}' for name, why in failures.items())} (all else is done)"
@@ -105,7 +105,7 @@ def distances(runs: Mapping[str, Finished]) -> dict[str, Any]:
     Raises:
         ValueError: When they are not of one network.
     """
-    ends = [run.state.params for run in runs.values()]
+    ends = [jax.device_get(run.state.params) for run in runs.values()]
     between = np.array([[diagnostics.distance_between(a, b).whole for b in ends] for a in ends])
     return {
         "runs": list(runs),

@@ -1,6 +1,7 @@
 """The loss around the minimum of a finished run, as ``landscapes.npz``."""
 
 import io
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,11 @@ def _done(unfinished: Path, made_of: dict[str, Any]) -> list[np.ndarray]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    with np.load(file) as stored:
-        return {name: stored[name].tolist() for name in stored.files}
+    try:
+        with np.load(file) as stored:
+            return {name: stored[name].tolist() for name in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{str(file)!r} cannot be read; --again replaces it") from error
 
 
 def _write(file: Path, arrays: dict[str, Any]) -> None:

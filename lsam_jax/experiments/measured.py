@@ -121,23 +121,25 @@ class Measured:
     Args:
         run: Which.
         settings: What is measured.
+        name: What the run is called in a log.
 
     Attributes:
         run: Which.
+        name: Its name.
         settings: What is measured.
         loss_fn: Its loss.
         arguments: What measures of the loss are called with.
+        batches: The images, in batches of one size.
         images: How many there are in all batches.
         key: Of all that is random.
     """
 
-    def __init__(self, run: Finished, settings: Settings):
-        self.run, self.settings = run, settings
+    def __init__(self, run: Finished, settings: Settings, name: str):
+        self.run, self.settings, self.name = run, settings, name
         self.loss_fn = EvaluationLoss(run.program.loss_fn)
-        batches = equal_batches(run.program.data.train, settings.images)
         self.arguments = (self.loss_fn, run.state.params, run.state.batch_stats)
-        self.batches = batches
-        self.images = sum(len(batch.labels) for batch in batches)
+        self.batches = equal_batches(run.program.data.train, settings.images)
+        self.images = sum(len(batch.labels) for batch in self.batches)
         self.key = jax.random.key(settings.seed)
 
     def made_of(self) -> dict[str, Any]:
@@ -146,15 +148,11 @@ class Measured:
         return {"images": self.images, "seed": self.settings.seed, "run_step": step}
 
     def progress(self, what: str, of: Sequence[Any]) -> Iterable[Any]:
-        """The sequence, with a bar in a terminal while it is gone through."""
-        return tqdm(
-            of,
-            desc=what,
-            file=sys.stderr,
-            leave=False,
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )
+        """The sequence, with a bar in a terminal while it is gone through, or a line in a log."""
+        if not sys.stderr.isatty():
+            print(f"{self.name}: {what}", file=sys.stderr, flush=True)
+            return of
+        return tqdm(of, desc=what, file=sys.stderr, leave=False, dynamic_ncols=True)
 
 
 def equal_batches(split: Split, images: int) -> list[Split]:

@@ -97,7 +97,9 @@ def test_sharpness_is_that_of_the_network_written_out(study, capsys):
     assert {"images": 64, "seed": 0, "rho": 0.1, "run_step": 4}.items() <= found.items()
     assert "label smoothing 0.1" in found["loss"]
     assert found["environment"]["jax"] == jax.__version__
-    assert "top eigenvalue" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "top eigenvalue" in printed.out
+    assert "seed0: sharpness of layers" in printed.err  # how far it is, as there is no terminal
     assert not (directory / "landscapes.npz").exists()
     assert not (study / "distances.json").exists()
 
@@ -168,6 +170,9 @@ def test_what_is_there_is_kept(study, capsys):
     assert json.loads(files[0].read_text())["images"] == 30
     with np.load(files[1]) as stored:
         assert stored["images"] == 30
+    files[1].write_bytes(files[1].read_bytes()[:100])
+    assert diagnose(directory, "--landscapes", "--images", "30") == 2
+    assert "cannot be read; --again replaces it" in capsys.readouterr().err
 
 
 def test_a_stopped_landscape_goes_on_after_its_last_layer(study, monkeypatch):
@@ -264,7 +269,7 @@ def test_batches_are_of_one_size(count, asked, sizes):
 
 def test_runs_of_one_network_share_what_is_compiled(study, compilations):
     runs = [load(study / method / "seed0", mini.dataset()) for method in ("sgd", "lsam")]
-    first, second = (measured.Measured(run, Settings()) for run in runs)
+    first, second = (measured.Measured(run, Settings(), "") for run in runs)
     sharpness(first)
     before = compilations.count
     sharpness(second)
