@@ -76,7 +76,7 @@ def _done(unfinished: Path, made_of: dict[str, Any]) -> list[np.ndarray]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with np.load(file) as stored:
+        with file.open("rb") as content, np.load(content) as stored:
             return {name: stored[name].tolist() for name in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{str(file)!r} cannot be read; --again replaces it") from error
