@@ -151,8 +151,7 @@ landscapes = {
         result.state.batch_stats,
         layer=layer,
         key=jax.random.key(0),
-        radius=4.0,
-        points=POINTS,
+        steps=np.linspace(-4, 4, POINTS),
     )
     for layer in chosen
     for name, result in results.items()

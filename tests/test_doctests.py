@@ -14,9 +14,15 @@ import textwrap
 import pytest
 
 import lsam_jax
+from lsam_jax import diagnostics
 
 PACKAGE = pathlib.Path(lsam_jax.__file__).parent
 INTEGRATIONS = ["lsam_jax.integrations.linen", "lsam_jax.integrations.nnx"]
+DIAGNOSTICS = sorted(
+    f"lsam_jax.diagnostics.{path.stem}"
+    for path in (PACKAGE / "diagnostics").glob("*.py")
+    if path.stem != "__init__"
+)
 CORE = sorted(f"lsam_jax.{path.stem}" for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
@@ -33,6 +39,11 @@ def defined_in(name):
 DESCRIBED = {name: getattr(lsam_jax, name) for name in lsam_jax.__all__ if name != "presets"}
 for module in ("lsam_jax.presets", *INTEGRATIONS):
     DESCRIBED |= defined_in(module)
+DESCRIBED |= {
+    f"diagnostics.{name}": getattr(diagnostics, name)
+    for name in diagnostics.__all__
+    if name != "PAPER_STEPS"
+}
 PUBLIC = {"lsam_jax": lsam_jax, "presets": lsam_jax.presets, **DESCRIBED}
 FUNCTIONS = [name for name, member in DESCRIBED.items() if inspect.isfunction(member)]
 TUPLES = [name for name, member in DESCRIBED.items() if hasattr(member, "_field_defaults")]
@@ -63,7 +74,7 @@ def body(function):
     return "\n".join(map(ast.unparse, definition.body[1:]))
 
 
-@pytest.mark.parametrize("module", ["lsam_jax", *CORE, *INTEGRATIONS])
+@pytest.mark.parametrize("module", ["lsam_jax", *CORE, *DIAGNOSTICS, *INTEGRATIONS])
 def test_examples(module):
     # With nothing but what it imports, so that it can be copied.
     result = doctest.testmod(importlib.import_module(module), globs={})

@@ -10,6 +10,7 @@ from lsam_jax.experiments.commands import (
     bench_methods,
     compare,
     cost,
+    diagnose,
     finetune,
     presets,
     report,
@@ -118,7 +119,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in (
-        compare, train, finetune, reproduce, report, cost, presets, bench, bench_methods
+        compare,
+        train,
+        finetune,
+        reproduce,
+        report,
+        diagnose,
+        cost,
+        presets,
+        bench,
+        bench_methods,
     ):
         command.add(commands)
     return parser

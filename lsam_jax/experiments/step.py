@@ -92,6 +92,7 @@ class Program:
         steps_per_epoch: Full batches in the training images, times the passes over them.
         layers: Names of the trained kernels in network order.
         sizes: Number of parameters of every trained array, by path.
+        loss_fn: What is trained.
         method: How gradients are taken.
         inspection: The method's layers, in network order, and what perturbing them costs.
         frozen: Number of parameters that are not trained.
@@ -108,6 +109,7 @@ class Program:
     steps_per_epoch: int
     layers: tuple[str, ...]
     sizes: dict[str, int]
+    loss_fn: TrainingLoss
     method: Method
     inspection: lsam.Inspection
     frozen: int
@@ -256,6 +258,7 @@ def build(
         steps_per_epoch=steps_per_epoch,
         layers=tuple(row.name for row in kernels.layers),
         sizes={jax.tree_util.keystr(p, simple=True, separator="/"): x.size for p, x in paths},
+        loss_fn=loss_fn,
         method=gradient,
         inspection=inspection,
         frozen=sum(x.size for x in jax.tree.leaves(frozen)),

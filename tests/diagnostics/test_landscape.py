@@ -1,71 +1,81 @@
-"""A layer's loss landscape against quadratics, whose Hessian is known."""
-
-import doctest
+"""Loss landscapes against quadratics, whose Hessian is known."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tqdm import tqdm
 
-from lsam_jax.diagnostics import landscape
-from lsam_jax.diagnostics.landscape import layer_landscape
+from lsam_jax.diagnostics import PAPER_STEPS, layer_landscape, model_landscape
 
-
-@pytest.fixture
-def quadratic(x64):
-    """Loss, parameters and, as NumPy has them, Hessian, slope and centre of 1/2 w'Hw + b'w."""
-    rng = np.random.default_rng(0)
-    root = rng.normal(size=(10, 10))
-    hessian, slope = root @ root.T, rng.normal(size=10)
-    params = {
-        "in": jnp.asarray(rng.normal(size=(2, 3))),
-        "out": jnp.asarray(rng.normal(size=(4, 1))),
-    }
-
-    def loss_fn(params, slope):
-        w = jnp.concatenate([params["in"].ravel(), params["out"].ravel()])
-        return 0.5 * w @ hessian @ w + slope @ w
-
-    return loss_fn, params, hessian, slope
+SHAPES = ("bias", "in", "out")
 
 
 def flat(tree):
-    return np.concatenate([np.asarray(tree["in"]).ravel(), np.asarray(tree["out"]).ravel()])
+    return np.concatenate([np.asarray(tree[name]).ravel() for name in SHAPES])
 
 
-@pytest.mark.parametrize("layer", ["in", "out"])
-def test_equals_the_quadratic_at_every_point(quadratic, layer):
-    loss_fn, params, hessian, slope = quadratic
-    found = layer_landscape(
-        loss_fn, params, slope, layer=layer, key=jax.random.key(1), radius=2.0, points=5
+def landscape(quadratic, layer, key, **options):
+    function, options = (
+        (model_landscape, options)
+        if layer is None
+        else (layer_landscape, {"layer": layer} | options)
     )
-    np.testing.assert_array_equal(found.steps, [-2, -1, 0, 1, 2])
-    u, v, centre = flat(found.first), flat(found.second), flat(params)
+    return function(
+        quadratic.loss_fn,
+        quadratic.params,
+        quadratic.scale,
+        batches=quadratic.batches,
+        key=jax.random.key(key),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("layer", ["in", "out", None])
+def test_equals_the_quadratic_at_every_point(quadratic, layer):
+    found = landscape(quadratic, layer, 1, steps=[-2, 0, 1.5])
+    np.testing.assert_array_equal(found.steps, [-2, 0, 1.5])
+    u, v = flat(found.first), flat(found.second)
     for i, a in enumerate(found.steps):
         for j, b in enumerate(found.steps):
-            w = centre + a * u + b * v
-            np.testing.assert_allclose(
-                found.loss[i, j], 0.5 * w @ hessian @ w + slope @ w, rtol=1e-12
-            )
+            want = quadratic.at(quadratic.centre + a * u + b * v)
+            np.testing.assert_allclose(found.loss[i, j], want, rtol=1e-12)
 
 
 @pytest.mark.parametrize("layer", ["in", "out"])
 def test_directions_are_orthonormal_inside_the_layer_and_zero_outside(quadratic, layer):
-    loss_fn, params, _, slope = quadratic
-    found = layer_landscape(loss_fn, params, slope, layer=layer, key=jax.random.key(2), points=2)
+    found = landscape(quadratic, layer, 2, steps=[0, 1])
     both = np.stack([flat(found.first), flat(found.second)])
     np.testing.assert_allclose(both @ both.T, np.eye(2), atol=1e-14)
-    outside = "out" if layer == "in" else "in"
-    assert not np.any(found.first[outside]) and not np.any(found.second[outside])
+    for outside in {"bias", "in", "out"} - {layer}:
+        assert not np.any(found.first[outside]) and not np.any(found.second[outside])
     assert np.all(np.asarray(found.first[layer]) != 0)
 
 
-def test_curvature_along_the_directions_is_the_hessians(quadratic):
-    loss_fn, params, hessian, slope = quadratic
-    found = layer_landscape(loss_fn, params, slope, layer="in", key=jax.random.key(3), points=3)
-    loss, u, v = np.asarray(found.loss), flat(found.first), flat(found.second)
-    np.testing.assert_allclose(loss[2, 1] - 2 * loss[1, 1] + loss[0, 1], u @ hessian @ u)
-    np.testing.assert_allclose(loss[1, 2] - 2 * loss[1, 1] + loss[1, 0], v @ hessian @ v)
+def test_each_filter_of_the_whole_networks_direction_is_as_long_as_its_weights():
+    rng = np.random.default_rng(0)
+    params = {
+        "conv": {"kernel": rng.normal(size=(3, 3, 2, 4)), "bias": rng.normal(size=4)},
+        "norm": {"scale": rng.normal(size=4)},
+        "dense": {"kernel": rng.normal(size=(4, 3)) * [1, 10, 0]},
+    }
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    found = model_landscape(
+        lambda p: jnp.sum(p["conv"]["kernel"]), params, key=jax.random.key(0), steps=[0, 1]
+    )
+    for direction in (found.first, found.second):
+        for name in ("conv", "dense"):
+            got, want = (np.asarray(tree[name]["kernel"]) for tree in (direction, params))
+            for j in range(want.shape[-1]):
+                np.testing.assert_allclose(
+                    np.linalg.norm(got[..., j]), np.linalg.norm(want[..., j]), rtol=1e-5
+                )
+        assert not np.any(direction["conv"]["bias"]) and not np.any(direction["norm"]["scale"])
+    conv = [np.asarray(tree["conv"]["kernel"]) for tree in (found.first, found.second)]
+    for direction in conv:  # inside a filter it is random still, and not the weights' own
+        assert np.unique(np.sign(direction[..., 0])).tolist() == [-1, 1]
+        assert abs(np.vdot(direction, params["conv"]["kernel"])) < 0.5 * np.vdot(*[direction] * 2)
+    assert abs(np.vdot(*conv)) < 0.5 * np.vdot(conv[0], conv[0])
 
 
 def test_layers_keys_and_networks_share_one_compilation():
@@ -75,13 +85,31 @@ def test_layers_keys_and_networks_share_one_compilation():
         traces.append(1)
         return jnp.sum((x @ params["a"] @ params["b"]) ** 2)
 
-    x = jnp.ones((2, 3))
+    batches = jnp.ones((2, 4, 3))
     for seed, layer in enumerate(["a", "b", "a"]):
-        shapes = {"a": (3, 3), "b": (3, 3)}
-        params = {n: jax.random.normal(jax.random.key(seed), s) for n, s in shapes.items()}
-        layer_landscape(loss_fn, params, x, layer=layer, key=jax.random.key(seed), points=3)
+        params = {n: jax.random.normal(jax.random.key(seed), (3, 3)) for n in ("a", "b")}
+        options = {"batches": batches, "key": jax.random.key(seed), "steps": [-1, 0, 1]}
+        layer_landscape(loss_fn, params, layer=layer, **options)
+        model_landscape(loss_fn, params, **options)
         counts.append(len(traces))
-    assert counts == counts[:1] * 3
+    assert counts == [1] * 3
+
+
+def test_the_papers_grid():
+    assert len(PAPER_STEPS) == 40
+    assert (min(PAPER_STEPS), max(PAPER_STEPS)) == (-20, 19)
+
+
+def test_shows_how_far_it_is(capsys):
+    layer_landscape(
+        lambda p: jnp.sum(p["w"]),
+        {"w": jnp.ones((2, 2))},
+        layer="w",
+        key=jax.random.key(0),
+        steps=[0, 1, 2],
+        progress=tqdm,
+    )
+    assert "9/9" in capsys.readouterr().err
 
 
 def test_a_layer_of_several_arrays_moves_as_one():
@@ -91,7 +119,7 @@ def test_a_layer_of_several_arrays_moves_as_one():
         params,
         layer="m",
         key=jax.random.key(0),
-        points=3,
+        steps=[-1, 0, 1],
         layers="module",
     )
     slope = sum(jnp.sum(x) for x in jax.tree.leaves(found.first["m"]))
@@ -107,9 +135,9 @@ def test_parameters_keep_their_type():
         seen.append(params["w"].dtype)
         return jnp.sum(params["w"]).astype(jnp.float32)
 
-    layer_landscape(
-        loss_fn, {"w": jnp.ones((2, 2), jnp.bfloat16)}, layer="w", key=jax.random.key(0), points=2
-    )
+    params, key = {"w": jnp.ones((2, 2), jnp.bfloat16)}, jax.random.key(0)
+    layer_landscape(loss_fn, params, layer="w", key=key, steps=[0, 1])
+    model_landscape(loss_fn, params, key=key, steps=[0, 1])
     assert set(seen) == {jnp.dtype(jnp.bfloat16)}
 
 
@@ -118,19 +146,24 @@ def test_parameters_keep_their_type():
     [
         ({"layer": "c"}, ValueError, r"layer='c' does not exist. The layers are: a, b"),
         ({"layer": "b"}, ValueError, r"layer='b' has 1 parameter"),
-        ({"radius": 0.0}, ValueError, r"radius=0.0"),
-        ({"radius": np.inf}, ValueError, r"radius=inf"),
-        ({"points": 1}, ValueError, r"points=1"),
+        ({"steps": [1.0]}, ValueError, r"steps=\[1.0\]"),
+        ({"steps": [0.0, np.inf]}, ValueError, r"steps=\[0.0, inf\]"),
+        ({"steps": np.ones((2, 2))}, ValueError, r"steps must be a list"),
+        ({"steps": "ab"}, ValueError, r"steps='ab'"),
+        ({"batches": []}, ValueError, r"batches is empty"),
         ({"loss_fn": lambda p: p["a"]}, TypeError, r"loss_fn must return a real scalar"),
         ({"loss_fn": lambda p: (p["a"].sum(), 0)}, TypeError, r"loss_fn must return a real scalar"),
     ],
 )
 def test_refuses(change, error, message):
-    arguments = {"loss_fn": lambda p: jnp.sum(p["a"]), "layer": "a", **change}
+    arguments = {"loss_fn": lambda p: jnp.sum(p["a"]), "layer": "a", "steps": [0, 1], **change}
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones((1, 1))}
     with pytest.raises(error, match=message):
         layer_landscape(arguments.pop("loss_fn"), params, key=jax.random.key(0), **arguments)
 
 
-def test_examples():
-    assert doctest.testmod(landscape) == (0, 5)
+def test_a_network_without_filters_is_refused():
+    with pytest.raises(ValueError, match=r"no array of rank > 1.*The paths are: b"):
+        model_landscape(
+            lambda p: jnp.sum(p["b"]), {"b": jnp.ones(3)}, key=jax.random.key(0), layers="array"
+        )

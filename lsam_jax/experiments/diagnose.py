@@ -1,0 +1,156 @@
+"""Finished runs looked at: how sharp their minima are, and how far apart."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lsam_jax import diagnostics
+from lsam_jax.experiments import data as datasets
+from lsam_jax.experiments import output
+from lsam_jax.experiments.data import Dataset
+from lsam_jax.experiments.finished import Finished, load
+from lsam_jax.experiments.landscapes import landscapes
+from lsam_jax.experiments.measured import Measured, Settings
+from lsam_jax.experiments.run import configuration
+from lsam_jax.experiments.sharpness import sharpness
+
+DISTANCES = "distances.json"
+
+
+def diagnose(
+    directories: Sequence[str | os.PathLike[str]],
+    settings: Settings,
+    *,
+    with_landscapes: bool = False,
+    again: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Writes ``sharpness.json`` into each run, ``landscapes.npz`` if asked, and the distances.
+
+    What is there already is not measured again. A run that fails leaves the others.
+
+    Args:
+        directories: Of finished runs of `lsam-jax train`.
+        settings: What is measured.
+        with_landscapes: Whether landscapes are.
+        again: Whether to replace what is there.
+        out: The directory for ``distances.json``, of several runs; None for the one that all of
+            them are in.
+        data_dir: Where TFDS keeps prepared data; None for its default.
+
+    Returns:
+        What ``sharpness.json`` holds, by run.
+
+    Raises:
+        ValueError: When a directory is named twice, or, at the end, when something failed.
+        OSError: When `out` cannot be written.
+    """
+    paths = [Path(directory).resolve() for directory in directories]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"runs={' '.join(map(str, directories))} must name each run once")
+    place = Path(os.path.commonpath(paths) if out is None else out)
+    file = output.writable_file(place / DISTANCES) if len(paths) > 1 else None
+    names = [_name(path, place) if file else path.name for path in paths]
+    failures: dict[str, str] = {}
+    data: dict[str, Dataset] = {}
+    runs: dict[str, Finished] = {}
+    for name, path in zip(names, paths, strict=True):
+        with _leaving_others(name, failures):
+            of = configuration(path).data
+            data[of] = data.get(of) or datasets.load(of, data_dir)
+            run = load(path, data[of])
+            settings.chosen(run.program.layers)  # complains before anything is computed
+            runs[name] = run
+    if file is not None and len(runs) > 1:
+        with _leaving_others(DISTANCES, failures):
+            output.write_json(file, distances(runs))
+    found = {}
+    for name, run in runs.items():
+        measured = Measured(run, settings, name)
+        with _leaving_others(name, failures):
+            found[name] = sharpness(measured, again=again)
+        if with_landscapes:
+            with _leaving_others(name, failures):
+                landscapes(measured, again=again)
+    if failures:
+        raise ValueError(
+            f"{'; '.join(f'{name}: {why}' for name, why in failures.items())} (all else is done)"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _leaving_others(name: str, failures: dict[str, str]) -> Iterator[None]:
+    """Notes what goes wrong, once said, so that other runs can follow."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        failures[name] = str(error)
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+
+
+def distances(runs: Mapping[str, Finished]) -> dict[str, Any]:
+    """What ``distances.json`` holds: how far runs are from each other and from where they began.
+
+    Raises:
+        ValueError: When they are not of one network.
+    """
+    ends = [jax.device_get(run.state.params) for run in runs.values()]
+    between = np.array([[diagnostics.distance_between(a, b).whole for b in ends] for a in ends])
+    return {
+        "runs": list(runs),
+        "distance": between[..., 0].tolist(),
+        "relative": between[..., 1].tolist(),
+        "from_start": [
+            diagnostics.distance_between(run.start, run.state.params).whole.euclidean
+            for run in runs.values()
+        ],
+    }
+
+
+def print_sharpness(found: Mapping[str, Mapping[str, Any]], console: Console | None = None) -> None:
+    """Prints what `diagnose` returned as a table.
+
+    Args:
+        found: What ``sharpness.json`` holds, by run.
+        console: Where to; None for standard output.
+    """
+    if not found:
+        return
+    any_one = next(iter(found.values()))
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=f"Of the {any_one['loss']}, {any_one['images']} images. Rise: at the distance "
+        f"{any_one['rho']} along the gradient. Trace: with the standard error of its probes.",
+    )
+    table.add_column("run", overflow="fold")
+    for heading in ("loss", "rise", "top eigenvalue", "trace"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in found.items():
+        trace = row["trace"]
+        table.add_row(
+            name,
+            f"{row['train_loss']:.4f}",
+            f"{row['ball']['rise']:.4f}",
+            f"{row['top_eigenvalue']:.4g}",
+            f"{trace['mean']:.4g} \u00b1 {trace['standard_error']:.2g}",
+        )
+    (console or Console()).print(table)
+
+
+def _name(path: Path, place: Path) -> str:
+    """A run's name: where it is, seen from the directory of the distances."""
+    place = place.resolve()
+    return path.relative_to(place).as_posix() if path.is_relative_to(place) else str(path)

@@ -1,0 +1,61 @@
+"""A finished run, taken up from its directory."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from lsam_jax.experiments.checkpoints import Checkpoints
+from lsam_jax.experiments.data import Dataset
+from lsam_jax.experiments.run import CHECKPOINTS, configuration
+from lsam_jax.experiments.step import Program, State, build
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run that has taken all of its steps.
+
+    Args:
+        directory: Where it is.
+        program: What it ran.
+        start: The parameters that it began with.
+        state: That of its last checkpoint.
+    """
+
+    directory: Path
+    program: Program
+    start: Any
+    state: State
+
+
+def load(directory: str | os.PathLike[str], data: Dataset) -> Finished:
+    """Reads a run; its directory stays as it is.
+
+    Args:
+        directory: Of `lsam-jax train`.
+        data: The data set that its configuration names.
+
+    Raises:
+        ValueError: When there is no run, it is not finished, or its network has parts that were
+            not trained.
+        OSError: When the checkpoint cannot be read.
+    """
+    config = configuration(directory)
+    program = build(config, data)
+    if program.frozen:
+        raise ValueError(
+            f"{str(directory)!r} trained part of {config.model}; only networks that are trained "
+            "whole can be diagnosed"
+        )
+    new = program.init(config.seed)
+    checkpoints = Checkpoints(Path(directory) / CHECKPOINTS)
+    found = checkpoints.restore(new)
+    checkpoints.close()
+    steps = config.epochs * program.steps_per_epoch
+    taken = 0 if found is None else int(found[0].step)
+    if found is None or taken < steps:
+        raise ValueError(
+            f"the run in {str(directory)!r} has taken {taken} of its {steps} steps; finish it with "
+            "lsam-jax train --resume"
+        )
+    return Finished(Path(directory), program, new.params, found[0])

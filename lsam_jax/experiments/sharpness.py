@@ -1,0 +1,67 @@
+"""How sharp the minimum of a finished run is, as ``sharpness.json``."""
+
+import json
+from typing import Any
+
+import jax
+
+from lsam_jax import diagnostics
+from lsam_jax.experiments import environment, output
+from lsam_jax.experiments.measured import Measured, check_same
+
+FILE = "sharpness.json"
+
+
+def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
+    """What the file holds; measured and written where it is not there yet.
+
+    Args:
+        measured: A run.
+        again: Whether to replace a file that is there.
+
+    Raises:
+        ValueError: When the file is there and of other settings.
+        OSError: When it cannot be read or written.
+    """
+    file = measured.run.directory / FILE
+    rho, probes = measured.settings.rho, measured.settings.probes
+    made_of = {**measured.made_of(), "rho": rho}
+    if file.exists() and not again:
+        there: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        check_same(
+            file,
+            {**there, "probes": there.get("trace", {}).get("probes")},
+            {**made_of, "probes": probes},
+        )
+        return there
+    output.writable_directory(file.parent)
+    of, batches = measured.arguments, measured.batches
+    ball = diagnostics.sam_ball(*of, rho=rho, batches=batches)
+    vector_key, probe_key = jax.random.split(measured.key)
+    trace = diagnostics.hessian_trace(*of, key=probe_key, probes=probes, batches=batches)
+    (top,) = diagnostics.hessian_eigenvalues(*of, key=vector_key, batches=batches)
+    norms = diagnostics.gradient_norms(*of, batches=batches)
+    layers = {}
+    for name in measured.progress("sharpness of layers", measured.run.program.layers):
+        (own,) = diagnostics.hessian_eigenvalues(*of, key=vector_key, batches=batches, layer=name)
+        layers[name] = {
+            "gradient_norm": float(norms[name]),
+            "top_eigenvalue": float(own),
+            "ball_rise": diagnostics.sam_ball(*of, rho=rho, batches=batches, layer=name).rise,
+        }
+    found = {
+        **made_of,
+        "loss": measured.loss_fn.describe(),
+        "train_loss": ball.clean,
+        "ball": {"loss": ball.loss, "rise": ball.rise},
+        "top_eigenvalue": float(top),
+        "trace": {
+            "mean": trace.mean,
+            "standard_error": trace.standard_error,
+            "probes": probes,
+        },
+        "layers": layers,
+        "environment": environment.describe(),
+    }
+    output.write_json(file, found)
+    return found
