@@ -159,6 +159,7 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
         file,
         {
             "name": sorted(tables),
+            "command": _command(study, sorted(tables)),
             "preset": study.preset.name,
             "scale": {
                 "name": study.scale,
@@ -191,6 +192,22 @@ def finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
     metrics = run / METRICS
     lines = metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
     return lines >= wanted.epochs
+
+
+def _command(study: Study, names: Sequence[str]) -> str:
+    extra = [
+        f"--set {name}={value}"
+        for name, value in study.settings.items()
+        if SCALES[study.scale].get(name, study) != value
+    ]
+    return " ".join(
+        [
+            "lsam-jax reproduce",
+            *names,
+            f"--preset {study.preset.name} --scale {study.scale} --seeds {len(study.seeds)}",
+            *extra,
+        ]
+    )
 
 
 def _spoken(name: str) -> str:

@@ -141,6 +141,10 @@ def test_only_what_is_missing_is_run_and_a_failure_leaves_the_others(trained, tm
     assert told["failures"] == failures
     assert told["scale"]["says"][0] == "64 of the 898 training images"
     assert [one["name"] for one in told["tables"]] == ["figure1", "figure6"]
+    assert told["command"].startswith(
+        "lsam-jax reproduce figure1 figure6 --preset digits-resnet8 --scale paper --seeds 2 --set"
+    )
+    assert "--set images=64" in told["command"]
 
     asked.clear()
     broken.clear()

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         measures = importlib.import_module("lsam_jax.experiments.reproduce_measures")
         report = importlib.import_module("lsam_jax.experiments.report")
         measures.measure(study, arguments.out, data_dir=arguments.data_dir)
-        print(f"the report is {report.report(arguments.out).page}")
+        print(f"the report is {report.report(arguments.out).html}")
     if failures:
         raise IncompleteError(
             f"{len(failures)} of the runs failed: {', '.join(failures)}; the same command tries "
