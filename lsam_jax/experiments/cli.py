@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from lsam_jax.experiments.commands import (
     bench,
-    bench_methods,
     compare,
     cost,
     finetune,
@@ -113,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog='Needs the extra "train": pip install "lsam-jax[train]".',
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (compare, train, finetune, cost, presets, bench, bench_methods):
+    for command in (compare, train, finetune, cost, presets, bench):
         command.add(commands)
     return parser
 

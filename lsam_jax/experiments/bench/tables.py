@@ -1,0 +1,194 @@
+"""The benchmarks' reports as tables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lsam_jax.experiments.plots import short_name
+
+COUNTS = (
+    "Counted: floating-point operations of both passes. Eq. 8, 9: the paper's cost model, which "
+    "leaves out the second forward pass."
+)
+
+
+def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints what a benchmark returned.
+
+    Args:
+        report: The report.
+        console: Where to; None for standard output.
+    """
+    console = Console() if console is None else console
+    for table in (*_TABLES[report["bench"]](report), programs(report)):
+        console.print(table)
+        console.print()
+
+
+def methods(report: Mapping[str, Any]) -> list[Table]:
+    """A table for each model."""
+    settings = report["settings"]
+    tables = []
+    for model, row in report["rows"].items():
+        published = any(step["published"] for step in row["steps"].values())
+        caption = (
+            f"Relative to SGD, {settings['rounds']} interleaved steps of each: mean over the kinds "
+            f"of step that a method takes, and quartiles. {COUNTS}"
+        )
+        if published:
+            caption += " Paper: Lee, KDD 2024, Table 2: training on two RTX A6000."
+        table = _table(f"Cost of a gradient step: {model}, {_size(settings)}", caption)
+        table.add_column("method")
+        columns = ["cost", "quartiles", "images/s", "counted", "eq. 8, 9"]
+        for heading in columns + ["paper:\ncost", "paper:\nimages/s"] * published:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for label, step in row["steps"].items():
+            paper = step["published"] or {}
+            cells = [
+                _text(step["mean"]),
+                _quartiles(step),
+                _text(step["images_per_second"], digits=0),
+                _text(step["counted"]),
+                _text(step["modelled"]),
+            ]
+            if published:
+                cells += [
+                    _text(paper.get("ratio")),
+                    _text(paper.get("images_per_second"), digits=0),
+                ]
+            table.add_row(label, *cells)
+        tables.append(table)
+    return tables
+
+
+def selections(report: Mapping[str, Any]) -> list[Table]:
+    """A row for each set of layers."""
+    settings, rows = report["settings"], report["rows"]
+    table = _table(
+        f"Cost of a gradient step relative to SGD: {settings['model']}, {_size(settings)}",
+        f"Median of {settings['rounds']} interleaved rounds. Static cut: by hand for a fixed set, "
+        "no shared prefix. Difference: of layer-wise SAM from the textbook mask, relative. "
+        f"{COUNTS}",
+    )
+    table.add_column("perturbed")
+    columns = list(next(iter(rows.values()))["steps"])
+    for column in columns:
+        heading = column.replace(" ", "\n", 1).replace("contrib.", "\ncontrib.")
+        table.add_column(heading, justify="right")
+    for heading in ("counted", "eq. 8", "difference"):
+        table.add_column(heading, justify="right")
+    for title, row in rows.items():
+        costs = [_text(row["steps"][column]["ratio"]) for column in columns]
+        (own,) = (step for step in row["steps"].values() if "counted" in step)
+        counts = [_text(own["counted"]), _text(own["modelled"])]
+        table.add_row(title, *costs, *counts, f"{row['difference_from_textbook']:.0e}")
+    return [table]
+
+
+def recorded(report: Mapping[str, Any]) -> list[Table]:
+    """A row for each set of layers that was taken from the run, and their mean."""
+    settings, mean, config = report["settings"], report["mean"], report["config"]
+    textbook = report["others"]["textbook mask"]["ratio"]
+    table = _table(
+        f"Cost of a gradient step of {settings['run']}: {config['model']}, batch "
+        f"{config['batch_size']}, the layers of its {report['steps']} steps before step "
+        f"{report['step']}",
+        f"Relative to SGD, {settings['rounds']} interleaved steps of each. {COUNTS} The textbook "
+        f"mask costs {textbook:.2f} here. Of all steps: counted {mean['counted_all_steps']:.3f}, "
+        f"eq. 8 {mean['modelled_all_steps']:.3f}.",
+    )
+    table.add_column("perturbed", overflow="fold")
+    for heading in ("share", "cost", "quartiles", "counted", "eq. 8"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report["rows"].values():
+        table.add_row(
+            ", ".join(map(short_name, row["layers"])),
+            f"{row['share']:.0%}",
+            _text(row["ratio"]),
+            _quartiles(row),
+            _text(row["counted"]),
+            _text(row["modelled"]),
+        )
+    table.add_section()
+    means = (_text(mean[name]) for name in ("counted", "modelled"))
+    table.add_row("mean", "100%", _text(mean["measured"]), "", *means)
+    return [table]
+
+
+def scaling(report: Mapping[str, Any]) -> list[Table]:
+    """A row for each value."""
+    settings, rows = report["settings"], report["rows"]
+    table = _table(
+        f"Cost of a gradient step relative to SGD, by {settings['along']}: {settings['model']}, "
+        f"{_size(settings)}, k={settings['k']}, where {settings['along']} says nothing else",
+        f"Median of {settings['rounds']} interleaved rounds. Last, first: with the k layers "
+        f"nearest the output, or the input, perturbed. {COUNTS}",
+    )
+    table.add_column(settings["along"], justify="right")
+    for heading in ("SGD\nimages/s", "textbook\nmask"):
+        table.add_column(heading, justify="right")
+    for end in ("last", "first"):
+        for heading in (f"{end}:\ncost", "\ncounted", "\neq. 8"):
+            table.add_column(heading, justify="right")
+    for row in rows.values():
+        sgd, textbook, *ends = row["steps"].values()
+        cells = [_text(sgd["images_per_second"], digits=0), _text(textbook["ratio"])]
+        for end in ends:
+            cells += [_text(end["ratio"]), _text(end["counted"]), _text(end["modelled"])]
+        table.add_row(str(row["value"]), *cells)
+    return [table]
+
+
+def programs(report: Mapping[str, Any]) -> Table:
+    """Compile time, memory and FLOPs."""
+    table = _table(
+        "Compiled programs",
+        "Compile: trace, lower, compile. Memory: temporary; and with arguments and results. "
+        "FLOPs: as XLA counts them (of a conditional: the costliest branch), relative to SGD's.",
+    )
+    table.add_column("program")
+    for heading in ("compile\n(s)", "temporary\n(MB)", "memory\n(MB)", "FLOPs"):
+        table.add_column(heading, justify="right")
+    for name, program in report["programs"].items():
+        table.add_row(
+            name,
+            _text(program["compile_seconds"], digits=1),
+            _text(program["temporary_bytes"], scale=1e-6, digits=1),
+            _text(program["total_bytes"], scale=1e-6, digits=1),
+            _text(program["flops_relative_to_sgd"]),
+        )
+    return table
+
+
+_TABLES = {
+    "methods": methods,
+    "selections": selections,
+    "recorded": recorded,
+    "scaling": scaling,
+}
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(
+        title=title,
+        caption=caption,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),  # fits 80 columns
+    )
+
+
+def _size(settings: Mapping[str, Any]) -> str:
+    side = settings["image_size"]
+    return f"batch {settings['batch_size']}, {side}x{side}x3"
+
+
+def _quartiles(step: Mapping[str, Any]) -> str:
+    return f"{step['low']:.2f}-{step['high']:.2f}"
+
+
+def _text(value: float | None, scale: float = 1.0, digits: int = 2) -> str:
+    return "-" if value is None else f"{scale * value:.{digits}f}"
