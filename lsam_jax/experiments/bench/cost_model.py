@@ -11,9 +11,8 @@ that is computed, and C a constant of every backward pass. They are read here as
 1. The unit is floating-point operations: |dL(w_i)| is what the weight gradient of layer i costs,
    the paper's number of elements times what each of them takes.
 2. C is 0: its value is not given.
-3. In a chain of layers B_min(w') is what all of w' needs. Where branches lie side by side (a
-   shortcut), propagation down to the first layer of w' may pass another one by; here B is that of
-   the union.
+3. In a chain of layers, errors that reach the first of w' have passed all of w'. Where branches lie
+   side by side (a shortcut), they may pass another one by; here B is what all of w' needs.
 4. The descent gradient of every step is added, the 1 that everything is relative to.
 
 Both equations count backward passes alone. But the perturbed weights also ask for a second forward
@@ -27,34 +26,15 @@ from lsam_jax.costs import Profile
 from lsam_jax.inspection import Inspection
 
 
-def error_propagation(profile: Profile, selected: np.ndarray) -> float:
-    """B: what the gradients of some layers share with those of others, relative.
-
-    Args:
-        profile: Of the network, see `lsam_jax.inspect`.
-        selected: bool[L], in the order of the network.
-    """
-    return float(profile.spent[_needed(profile, selected) & _shared(profile)].sum())
-
-
-def weight_gradients(profile: Profile, selected: np.ndarray) -> float:
-    """The sum of |dL(w_i)|: what serves the gradient of one of some layers alone, relative.
-
-    Args:
-        profile: Of the network.
-        selected: bool[L], in the order of the network.
-    """
-    return float(profile.spent[_needed(profile, selected) & ~_shared(profile)].sum())
-
-
 def layerwise_sam(profile: Profile, selected: np.ndarray) -> float:
     """A step by eq. 8; 1 is the price of SGD.
 
     Args:
-        profile: Of the network.
+        profile: Of the network, see `lsam_jax.inspect`.
         selected: bool[L], w', in the order of the network.
     """
-    return 1 + error_propagation(profile, selected) + weight_gradients(profile, selected)
+    # B and the sum in one: what of the backward pass serves the gradient of any of w'.
+    return 1 + float(profile.spent[(profile.serving & selected).any(axis=1)].sum())
 
 
 def look_sam(profile: Profile, every: int) -> float:
@@ -105,11 +85,3 @@ def _again(network: Inspection, selected: np.ndarray) -> float:
 
 def _names(network: Inspection, selected: np.ndarray) -> list[str]:
     return [layer.name for layer, one in zip(network.layers, selected, strict=True) if one]
-
-
-def _needed(profile: Profile, selected: np.ndarray) -> np.ndarray:
-    return (profile.serving & selected).any(axis=1)
-
-
-def _shared(profile: Profile) -> np.ndarray:
-    return profile.serving.sum(axis=1) > 1

@@ -152,7 +152,7 @@ def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[s
     seconds = timing.interleaved(again, COMPILE_ROUNDS, warmup=0)
     for name, median in zip(again, np.median(seconds, axis=0), strict=True):
         programs[name] = programs[name]._replace(compile_seconds=float(median))
-    return rows, timed.described(programs, compiled[plain])
+    return rows, timed.described(programs, programs[SGD], programs[TEXTBOOK])
 
 
 def _frozen(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -174,7 +174,8 @@ def _frozen(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[st
     calls = timed.prepare(steps, work)
     programs = {f"{name}: {FROZEN}": call.program for name, call in calls.items()}
     row = _row(calls, settings.rounds, work, tx)
-    return {FROZEN: row}, timed.described(programs, calls[SGD].program)
+    described = timed.described(programs, calls[SGD].program, calls[TEXTBOOK].program)
+    return {FROZEN: row}, described
 
 
 def _mask(params: Any, selected: tuple[str, ...]) -> Any:

@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lsam_jax.experiments.bench.catalog import SGD, TEXTBOOK
 from lsam_jax.experiments.plots import short_name
 
 COUNTS = (
@@ -42,8 +43,8 @@ def methods(report: Mapping[str, Any]) -> list[Table]:
             caption += " Paper: Lee, KDD 2024, Table 2: training on two RTX A6000."
         table = _table(f"Cost of a gradient step: {model}, {_size(settings)}", caption)
         table.add_column("method")
-        columns = ["cost", "quartiles", "images/s", "counted", "eq. 8, 9"]
-        for heading in columns + ["paper:\ncost", "paper:\nimages/s"] * published:
+        columns = ["cost", "quartiles", "images\n/s", "counted", "eq.\n8, 9"]
+        for heading in columns + ["paper:\ncost", "images\n/s"] * published:
             table.add_column(heading, justify="right", no_wrap=True)
         for label, step in row["steps"].items():
             paper = step["published"] or {}
@@ -73,13 +74,12 @@ def selections(report: Mapping[str, Any]) -> list[Table]:
         "no shared prefix. Difference: of layer-wise SAM from the textbook mask, relative. "
         f"{COUNTS}",
     )
-    table.add_column("perturbed")
-    columns = list(next(iter(rows.values()))["steps"])
+    table.add_column("perturbed", min_width=16)
+    columns = [name for name in next(iter(rows.values()))["steps"] if name != SGD]
     for column in columns:
-        heading = column.replace(" ", "\n", 1).replace("contrib.", "\ncontrib.")
-        table.add_column(heading, justify="right")
-    for heading in ("counted", "eq. 8", "difference"):
-        table.add_column(heading, justify="right")
+        table.add_column(_narrow(column), justify="right", no_wrap=True)
+    for heading in ("counted", "eq. 8", "differ-\nence"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for title, row in rows.items():
         costs = [_text(row["steps"][column]["ratio"]) for column in columns]
         (own,) = (step for step in row["steps"].values() if "counted" in step)
@@ -91,7 +91,7 @@ def selections(report: Mapping[str, Any]) -> list[Table]:
 def recorded(report: Mapping[str, Any]) -> list[Table]:
     """A row for each set of layers that was taken from the run, and their mean."""
     settings, mean, config = report["settings"], report["mean"], report["config"]
-    textbook = report["others"]["textbook mask"]["ratio"]
+    textbook = report["others"][TEXTBOOK]["ratio"]
     table = _table(
         f"Cost of a gradient step of {settings['run']}: {config['model']}, batch "
         f"{config['batch_size']}, the layers of its {report['steps']} steps before step "
@@ -144,22 +144,30 @@ def scaling(report: Mapping[str, Any]) -> list[Table]:
 
 def programs(report: Mapping[str, Any]) -> Table:
     """Compile time, memory and FLOPs."""
+    found = report["programs"]
+    key = "{}_relative_to_textbook"
+    compared = all(key.format("compile_seconds") in program for program in found.values())
     table = _table(
         "Compiled programs",
-        "Compile: trace, lower, compile. Memory: temporary; and with arguments and results. "
-        "FLOPs: as XLA counts them (of a conditional: the costliest branch), relative to SGD's.",
+        "Compile: trace, lower, compile. Temporary memory; and with arguments and results. "
+        + "x: relative to the textbook mask's. " * compared
+        + "FLOPs: as XLA counts them (of a conditional: the costliest branch), relative to SGD's.",
     )
     table.add_column("program")
-    for heading in ("compile\n(s)", "temporary\n(MB)", "memory\n(MB)", "FLOPs"):
-        table.add_column(heading, justify="right")
-    for name, program in report["programs"].items():
-        table.add_row(
-            name,
-            _text(program["compile_seconds"], digits=1),
-            _text(program["temporary_bytes"], scale=1e-6, digits=1),
-            _text(program["total_bytes"], scale=1e-6, digits=1),
-            _text(program["flops_relative_to_sgd"]),
-        )
+    columns = [
+        ("compile\n(s)", "compile_seconds", 1.0, 1),
+        ("temporary\n(MB)", "temporary_bytes", 1e-6, 1),
+        ("in all\n(MB)", "total_bytes", 1e-6, 1),
+        ("FLOPs", "flops_relative_to_sgd", 1.0, 2),
+    ]
+    if compared:
+        columns.insert(1, ("x", key.format("compile_seconds"), 1.0, 2))
+        columns.insert(3, ("x", key.format("temporary_bytes"), 1.0, 2))
+    for heading, *_ in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, program in found.items():
+        cells = [_text(program[k], scale, digits) for _, k, scale, digits in columns]
+        table.add_row(name, *cells)
     return table
 
 
@@ -179,6 +187,10 @@ def _table(title: str, caption: str) -> Table:
         show_edge=False,
         padding=(0, 1, 0, 0),  # fits 80 columns
     )
+
+
+def _narrow(heading: str) -> str:
+    return heading.replace("-", "-\n").replace(" ", "\n", 1).replace("contrib.", "\ncontrib\n.")
 
 
 def _size(settings: Mapping[str, Any]) -> str:

@@ -188,18 +188,27 @@ def mean_over_kinds(values: np.ndarray, kinds: np.ndarray) -> float:
     return float(sum((kinds == k).mean() * np.median(values[kinds == k]) for k in set(kinds)))
 
 
-def described(programs: Mapping[str, Program], first: Program) -> dict[str, Any]:
-    """What the compiler says of programs, for JSON; FLOPs also relative to those of `first`."""
-    return {
-        name: {
-            "compile_seconds": program.compile_seconds,
-            "temporary_bytes": program.temporary_bytes,
-            "total_bytes": program.total_bytes,
-            "flops": program.flops,
+def described(
+    programs: Mapping[str, Program], first: Program, textbook: Program | None = None
+) -> dict[str, Any]:
+    """What the compiler says of programs, for JSON.
+
+    Args:
+        programs: By name.
+        first: The one that FLOPs are relative to: SGD's.
+        textbook: The one that compile time and memory are relative to, if there is one.
+    """
+    found = {}
+    for name, program in programs.items():
+        found[name] = {
+            **{key: value for key, value in program._asdict().items() if key != "run"},
             "flops_relative_to_sgd": relative(program.flops, first.flops),
         }
-        for name, program in programs.items()
-    }
+        if textbook is not None:
+            for key in ("compile_seconds", "temporary_bytes"):
+                ratio = relative(getattr(program, key), getattr(textbook, key))
+                found[name][f"{key}_relative_to_textbook"] = ratio
+    return found
 
 
 def relative(value: float | None, reference: float | None) -> float | None:

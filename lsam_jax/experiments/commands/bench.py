@@ -87,7 +87,7 @@ def _recorded(kinds: Any) -> None:
         "last epoch perturbed, takes steps from all of them evenly by cost, and measures the "
         "run's network with those layers forced. The run itself stays as it is.",
     )
-    parser.add_argument("run", metavar="RUN", help="the directory of a run of method lsam")
+    parser.add_argument("directory", metavar="RUN", help="of a run of method lsam")
     option = partial(options.add_option, parser)
     option("--sets", type=int, default=12, metavar="N", help="steps that are taken from the run")
     option("--rounds", type=int, default=7, metavar="N", help="interleaved steps of each")
@@ -160,7 +160,7 @@ def run_selections(arguments: argparse.Namespace) -> None:
 def run_recorded(arguments: argparse.Namespace) -> None:
     """Runs ``recorded``."""
     recorded = importlib.import_module(f"{PACKAGE}.recorded")
-    settings = recorded.Settings(arguments.run, arguments.sets, arguments.rounds)
+    settings = recorded.Settings(arguments.directory, arguments.sets, arguments.rounds)
     _finish(partial(recorded.bench, settings, data_dir=arguments.data_dir), arguments)
 
 
