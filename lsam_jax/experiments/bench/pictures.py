@@ -81,7 +81,7 @@ def recorded(report: Mapping[str, Any]) -> Figure:
     ):
         x = [row[name] for row in rows]
         axes.errorbar(x, ratio, [ratio - low, high - ratio], fmt="none", ecolor="0.7", lw=1)
-        axes.scatter(x, ratio, 30 + 300 * share, color=colour, marker=marker, alpha=0.8)
+        axes.scatter(x, ratio, 30 + 300 * share, color=colour, marker=marker, alpha=0.8, zorder=3)
         axes.plot(
             [], [], marker, color=colour, label=f"{label}: mean {mean[name]:.2f}", markersize=7
         )
@@ -94,21 +94,21 @@ def recorded(report: Mapping[str, Any]) -> Figure:
         ylabel=f"measured {COST}",
         title=f"The layers that {report['settings']['run']} perturbed",
     )
-    axes.legend(title="area: share of the steps")
+    figure.legend(loc="outside lower center", ncols=2, title="area: share of the steps")
     axes.grid(alpha=0.25)
     open_frame(axes)
     return figure
 
 
 def scaling(report: Mapping[str, Any]) -> Figure:
-    """A line for each end, measured and counted."""
+    """A line for each end, measured (with quartiles) and counted."""
     figure = Figure(figsize=(6.8, 4.6), layout="constrained")
     axes = figure.subplots()
     rows, along = list(report["rows"].values()), report["settings"]["along"]
     x = [row["value"] for row in rows]
-    for n, name in enumerate(list(rows[0]["steps"])[1:]):
+    names = list(rows[0]["steps"])[1:]
+    for name, colour in zip(names, (COLOURS[3], COLOURS[0], COLOURS[1]), strict=True):
         steps = [row["steps"][name] for row in rows]
-        colour = (COLOURS[3], COLOURS[0], COLOURS[1])[n]
         ratio, low, high = (np.array([s[key] for s in steps]) for key in ("ratio", "low", "high"))
         axes.errorbar(
             x, ratio, [ratio - low, high - ratio], color=colour, marker="o", capsize=3, label=name
@@ -121,7 +121,16 @@ def scaling(report: Mapping[str, Any]) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks(x, [str(value) for value in x])
     axes.minorticks_off()
-    axes.set(xlabel=_ALONG[along], ylabel=COST, title=report["settings"]["model"])
+    settings = report["settings"]
+    side = settings["image_size"]
+    fixed = {
+        "depth": settings["model"],
+        "batch": f"batch {settings['batch_size']}",
+        "k": f"k={settings['k']}",
+        "": f"{side}x{side} pixels",
+    }
+    fixed.pop(along, None)
+    axes.set(xlabel=_ALONG[along], ylabel=COST, title=", ".join(fixed.values()))
     axes.set_ylim(bottom=0.9)
     axes.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2)
