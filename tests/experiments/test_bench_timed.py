@@ -40,17 +40,18 @@ class Stub:
 
 def test_the_mean_is_over_the_kinds_of_step():
     now = [0.0]
-    plain = Stub(now, [50.0] + 6 * [2.0], np.zeros((7, 0), bool))
-    # Every third step perturbs, and costs 6; one of the others was disturbed.
-    look = Stub(now, [6, 2, 2, 6, 2, 90, 6], [[True], [False], [False]] * 2 + [[True]])
+    # The machine is slower in the last two rounds, and the first is not timed.
+    plain = Stub(now, [50.0, 2, 2, 2, 2, 4, 4], np.zeros((7, 0), bool))
+    # Every third step perturbs, and costs three times as much; one of the others was disturbed.
+    look = Stub(now, [6, 2, 2, 6, 2, 90, 12], [[True], [False], [False]] * 2 + [[True]])
     found = timed.measure({"SGD": plain, "look": look}, 6, clock=lambda: now[0])
     assert found["SGD"] == timed.Measured(2.0, 1.0, 1.0, 1.0, 1.0, 1)
-    look = found["look"]
+    look, ratios = found["look"], [1, 1, 3, 1, 22.5, 3]
     assert look.kinds == 2
     assert look.mean == pytest.approx(2 / 6 * 3 + 4 / 6 * 1)
-    assert look.seconds == pytest.approx(2 * look.mean)
-    assert look.ratio == np.median([1, 1, 3, 1, 45, 3])
-    assert (look.low, look.high) == tuple(np.quantile([1, 1, 3, 1, 45, 3], [0.25, 0.75]))
+    assert look.seconds == pytest.approx(2 / 6 * 9 + 4 / 6 * 2)
+    assert look.ratio == np.median(ratios)
+    assert (look.low, look.high) == tuple(np.quantile(ratios, [0.25, 0.75]))
 
 
 def test_states_go_on_or_stand_still():

@@ -42,7 +42,7 @@ def methods(report: Mapping[str, Any]) -> Figure:
         f"Batches of {settings['batch_size']} images of {side}x{side} pixels, "
         f"{settings['rounds']} interleaved steps of each"
     )
-    _legend(figure, panels)
+    _legend(figure, panels, columns=2 if len(rows) == 1 else 4)
     return figure
 
 
@@ -185,10 +185,10 @@ def _bars(axes: Axes, steps: Mapping[str, Mapping[str, Any]], length: str) -> No
     open_frame(axes)
 
 
-def _legend(figure: Figure, panels: Any) -> None:
+def _legend(figure: Figure, panels: Any, columns: int = 4) -> None:
     """One for all panels."""
     found: dict[str, Any] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=len(found))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
