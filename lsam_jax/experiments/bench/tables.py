@@ -51,14 +51,14 @@ def methods(report: Mapping[str, Any]) -> list[Table]:
             cells = [
                 _text(step["mean"]),
                 _quartiles(step),
-                _text(step["images_per_second"], digits=0),
+                _rate(step["images_per_second"]),
                 _text(step["counted"]),
                 _text(step["modelled"]),
             ]
             if published:
                 cells += [
                     _text(paper.get("ratio")),
-                    _text(paper.get("images_per_second"), digits=0),
+                    _rate(paper.get("images_per_second")),
                 ]
             table.add_row(label, *cells)
         tables.append(table)
@@ -135,7 +135,7 @@ def scaling(report: Mapping[str, Any]) -> list[Table]:
             table.add_column(heading, justify="right")
     for row in rows.values():
         sgd, textbook, *ends = row["steps"].values()
-        cells = [_text(sgd["images_per_second"], digits=0), _text(textbook["ratio"])]
+        cells = [_rate(sgd["images_per_second"]), _text(textbook["ratio"])]
         for end in ends:
             cells += [_text(end["ratio"]), _text(end["counted"]), _text(end["modelled"])]
         table.add_row(str(row["value"]), *cells)
@@ -204,3 +204,9 @@ def _quartiles(step: Mapping[str, Any]) -> str:
 
 def _text(value: float | None, scale: float = 1.0, digits: int = 2) -> str:
     return "-" if value is None else f"{scale * value:.{digits}f}"
+
+
+def _rate(value: float | None) -> str:
+    """Images a second, to three digits or the unit."""
+    digits = 0 if value is None or value >= 100 else 1 if value >= 10 else 2
+    return _text(value, digits=digits)
