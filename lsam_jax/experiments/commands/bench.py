@@ -36,7 +36,8 @@ def _methods(kinds: Any) -> None:
         "optax.contrib.sam in opaque mode, and layer-wise SAM as a textbook has it. The weights "
         "stand still and states go on, so methods that perturb now and then, or choose layers, "
         "are measured as they run, on an untrained network (bench recorded has the layers of a "
-        "real run). Models that are not run by default: wrn16_2, wrn28_10, vit_b16 (head alone).",
+        "real run). Models that are not run by default: wrn16_2, wrn28_10, vit_b16 (head alone). "
+        "By default about six minutes on two cores, half of them to compile.",
     )
     _add_methods(parser, models="resnet20,resnet8", rounds=12)
 
@@ -47,8 +48,10 @@ def _family(kinds: Any) -> None:
         "family",
         partial(run_methods, "family"),
         "every method of the library with its defaults",
-        "As bench methods, for all methods of the library, each with its own defaults: the table "
-        "of the family. On two cores about five minutes, most of them to compile.",
+        "Every method of the library with its own defaults, one step of each in turn. The weights "
+        "stand still and states go on, as in bench methods, so methods that perturb now and then, "
+        "or draw what they perturb, are measured as they run, and their mean is what counts. With "
+        "the default model about three minutes on two cores, most of them to compile.",
     )
     _add_methods(parser, models="resnet8", rounds=15)
 
