@@ -7,7 +7,7 @@ import pytest
 
 import lsam_jax as lsam
 from lsam_jax.experiments import models, peers, workload
-from lsam_jax.experiments.bench import catalog, published, timed
+from lsam_jax.experiments.bench import catalog, cost_model, published, timed
 from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Timed
 from lsam_jax.experiments.workload import Size, Workload
@@ -135,9 +135,16 @@ def test_the_catalogs_know_every_method():
     wanted = "sgd sam gsam looksam lsam esam slsam optax textbook"
     assert list(catalog.table2("resnet20")) == wanted.split()
     assert next(iter(family)) == "sgd"
-    tx = catalog.table2("wrn28_10")
-    assert tx["lsam"].tx.recipe.k == 4
-    assert tx["looksam"].label == "LookSAM, every 4"
+    wide, small = catalog.table2("wrn28_10"), catalog.table2("resnet8")
+    assert (wide["looksam"].label, small["looksam"].label) == (
+        "LookSAM, every 4",
+        "LookSAM, every 3",
+    )
+    assert [catalog.table2(m)["lsam"].tx.recipe.k for m in published.LAYERS] == [4, 4, 2, 1]
+    for esam, sl_sam in ((wide["esam"], wide["slsam"]), (family["esam"], family["sl_sam"])):
+        assert esam.counted is cost_model.half_the_samples
+        assert sl_sam.counted is cost_model.drawn_alone
+    assert family["momentum_sam"].counted(None, None) == 1
 
 
 @pytest.mark.parametrize("name", ["vit_b16", "wrn16_2"])
