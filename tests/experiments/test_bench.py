@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.experiments import cli, data, models, resnet
+from lsam_jax.experiments import cli, data, models, presets, resnet
 from lsam_jax.experiments.bench import methods, recorded, scaling, selections, timed
+from lsam_jax.experiments.config import Config
 
 SIZE = ["--batch", "4", "--image-size", "8"]
 
@@ -160,20 +161,16 @@ def test_the_layers_of_a_run(run, tmp_path, capsys):
     assert "of its 4 steps before step 8" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_run_that_says_nothing_is_refused(run, monkeypatch, capsys):
-    found = recorded.read(run)
-    uneven = found.selected.copy()
-    uneven[0] = True
-    monkeypatch.setattr(recorded, "read", lambda *_: found._replace(selected=uneven))
-    assert cli.main(["bench", "recorded", str(run)]) == 2
-    assert re.search(r"perturbed 2, \d+ layers in a step; give a run", capsys.readouterr().err)
-    monkeypatch.undo()
-    (run / "config.json").write_text(
-        (run / "config.json").read_text().replace('"lsam"', '"momentum_sam"').replace(
-            '"k": 2,', "").replace('"alpha": 0.8,', "").replace('"cuts": 1,', "")
-    )  # fmt: skip
-    assert cli.main(["bench", "recorded", str(run)]) == 2
+def test_a_run_that_says_nothing_is_refused(tmp_path, monkeypatch, capsys):
+    config = presets.preset("digits-resnet8").configure("momentum_sam").to_json()
+    (tmp_path / "config.json").write_text(json.dumps({"config": config, "origin": {}}))
+    assert cli.main(["bench", "recorded", str(tmp_path)]) == 2
     assert "is a run of method 'momentum_sam'; give one of lsam" in capsys.readouterr().err
+    uneven = np.eye(3, dtype=bool) | np.array([True, False, False])
+    found = recorded.Recorded(Config(), 3, uneven, 1, 8, 10)
+    monkeypatch.setattr(recorded, "read", lambda *_: found)
+    assert cli.main(["bench", "recorded", str(tmp_path)]) == 2
+    assert "perturbed 1, 2 layers in a step; give a run" in capsys.readouterr().err
 
 
 def test_steps_are_taken_as_often_as_the_run_took_them():
