@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from lsam_jax.experiments.commands import (
     bench,
-    bench_methods,
     compare,
     cost,
     diagnose,
@@ -128,7 +127,6 @@ def _parser() -> argparse.ArgumentParser:
         cost,
         presets,
         bench,
-        bench_methods,
     ):
         command.add(commands)
     return parser

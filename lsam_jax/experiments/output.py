@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 
-def writable_directory(directory: str | os.PathLike) -> Path:
+def writable_directory(directory: str | os.PathLike, option: str = "--out") -> Path:
     """The directory, made where it is missing.
 
     Args:
         directory: Where files will be written.
+        option: What says so on the command line.
 
     Returns:
         Its path.
@@ -27,21 +28,25 @@ def writable_directory(directory: str | os.PathLike) -> Path:
             pass
     except OSError as error:
         raise OSError(
-            f"cannot write into directory {str(path)!r} ({error.strerror}); choose another --out"
+            f"cannot write into directory {str(path)!r} ({error.strerror}); choose another {option}"
         ) from error
     return path
 
 
-def writable_file(file: str | os.PathLike) -> Path:
+def writable_file(file: str | os.PathLike, option: str = "--out") -> Path:
     """The path of a file that can be written; its directory is made where it is missing.
+
+    Args:
+        file: The file.
+        option: What names it on the command line.
 
     Raises:
         OSError: When it is a directory or cannot be written.
     """
     path = Path(file)
-    writable_directory(path.parent)
+    writable_directory(path.parent, option)
     if path.is_dir():
-        raise OSError(f"{str(path)!r} is a directory; --out must name a file")
+        raise OSError(f"{str(path)!r} is a directory; {option} must name a file")
     return path
 
 

@@ -52,6 +52,22 @@ class _Stepper:
         return self._state
 
 
+def last_state(directory: str | os.PathLike[str], program: Program) -> State:
+    """The state that a run saved last.
+
+    Raises:
+        ValueError: When there is none yet.
+        OSError: When it cannot be read.
+    """
+    checkpoints = Checkpoints(Path(directory) / CHECKPOINTS)
+    found = checkpoints.restore(program.init(program.config.seed))
+    checkpoints.close()
+    if found is None:
+        raise ValueError(f"{str(directory)!r} has no checkpoint yet")
+    state: State = found[0]
+    return state
+
+
 def costs_of_runs(
     directories: Sequence[str | os.PathLike[str]],
     rounds: int = 15,
@@ -90,15 +106,8 @@ def costs_of_runs(
             )
     data = datasets.load(first.data, data_dir)
     programs = [build(config, data) for config in configs]
-    states, steps = [], []
-    for directory, program in zip(directories, programs, strict=True):
-        checkpoints = Checkpoints(Path(directory) / CHECKPOINTS)
-        found = checkpoints.restore(program.init(program.config.seed))
-        checkpoints.close()
-        if found is None:
-            raise ValueError(f"{str(directory)!r} has no checkpoint yet")
-        states.append(found[0])
-        steps.append(int(found[0].step))
+    states = [last_state(d, program) for d, program in zip(directories, programs, strict=True)]
+    steps = [int(state.step) for state in states]
     names = _names([Path(directory) for directory in directories])
     costs = timing.costs(names, time_steps(programs, states, rounds))
     report = {

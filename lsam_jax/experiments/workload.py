@@ -1,4 +1,4 @@
-"""What the benchmark differentiates, and which layers it perturbs."""
+"""What the benchmarks differentiate."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,7 +20,6 @@ class Size:
     """What a benchmark runs on.
 
     Args:
-        model: Name of the model, see `models.PRESETS`.
         batch_size: Images in a batch.
         image_size: Their height and width; they have three channels.
 
@@ -28,18 +27,67 @@ class Size:
         ValueError: When a value makes no sense.
     """
 
-    model: str = "resnet20"
     batch_size: int = 128
     image_size: int = 32
 
     def __post_init__(self) -> None:
-        models.preset(self.model)
         self._at_least(batch_size=2, image_size=8)
 
     def _at_least(self, **bounds: int) -> None:
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A network in training mode as the losses that methods ask for.
+
+    Each takes ``(params, stats, frozen, images, labels, key)``: trained parameters, running
+    statistics, parameters that are not trained, a batch, and the key of all that is random.
+
+    Args:
+        model: A Flax module of images and `train`.
+    """
+
+    model: Any
+
+    def outputs(
+        self, params: Any, stats: Any, frozen: Any, images: Any, labels: Any, key: Any
+    ) -> Any:
+        """Logits and new running statistics."""
+        return self.model.apply(
+            {"params": {**frozen, **params}, "batch_stats": stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+
+    def of_outputs(
+        self, outputs: Any, stats: Any, frozen: Any, images: Any, labels: Any, key: Any
+    ) -> Any:
+        """Mean cross-entropy and the statistics."""
+        losses, updated = _losses(outputs, labels)
+        return losses.mean(), updated
+
+    def each(self, params: Any, stats: Any, frozen: Any, images: Any, labels: Any, key: Any) -> Any:
+        """Cross-entropy of each sample and the statistics."""
+        return _losses(self.outputs(params, stats, frozen, images, labels, key), labels)
+
+    def mean(self, params: Any, *args: Any) -> Any:
+        """Mean cross-entropy and the statistics."""
+        return self.of_outputs(self.outputs(params, *args), *args)
+
+
+def _losses(outputs: Any, labels: Any) -> tuple[jax.Array, Any]:
+    logits, updated = outputs
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses, updated.get("batch_stats", {})
+
+
+BATCH_ARGUMENTS = (3, 4)
+"""Where the losses of a `Classifier` take images and labels."""
 
 
 class Workload(NamedTuple):
@@ -49,76 +97,61 @@ class Workload(NamedTuple):
         loss: ``loss(params, *args) -> (loss, aux)``.
         params: What is trained.
         args: What else the loss reads, as arrays.
+        batch_size: Images in a batch.
+        classifier: Where `loss` is the mean of one.
     """
 
     loss: Callable[..., tuple[jax.Array, Any]]
     params: Any
     args: tuple[Any, ...]
+    batch_size: int
+    classifier: Classifier | None = None
 
 
-def whole_network(model_name: str, batch_size: int, image_size: int) -> Workload:
-    """A residual network in training mode on random images, all of it trained."""
-    model = models.preset(model_name)(num_classes=CLASSES)
-    images, labels = random_batch(batch_size, image_size)
+def whole_network(
+    name: str, size: Size, *, num_classes: int = CLASSES, channels: int = 3, **options: Any
+) -> Workload:
+    """A network in training mode on random images: all that training trains of it.
+
+    Args:
+        name: Of the model, see `models.PRESETS`.
+        size: Of the batch.
+        num_classes: Of the head.
+        channels: Of the images.
+        **options: Of the model that differ from the preset's.
+    """
+    architecture = models.preset(name)
+    model = architecture(num_classes=num_classes, **options)
+    images, labels = random_batch(size, num_classes, channels)
     variables = jax.jit(model.init)(jax.random.key(0), images[:1])
-
-    def loss(params: Any, stats: Any, images: Any, labels: Any, key: Any) -> tuple[Any, Any]:
-        logits, updated = model.apply(
-            {"params": params, "batch_stats": stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-        return cross_entropy(logits, labels), updated["batch_stats"]
-
-    args = (variables["batch_stats"], images, labels, jax.random.key(1))
-    return Workload(loss, variables["params"], args)
+    params, frozen = architecture.split(variables["params"])
+    args = (variables.get("batch_stats", {}), frozen, images, labels, jax.random.key(1))
+    classifier = Classifier(model)
+    return Workload(classifier.mean, params, args, size.batch_size, classifier)
 
 
-def frozen_backbone(model_name: str, batch_size: int, image_size: int) -> Workload:
+def frozen_backbone(name: str, size: Size) -> Workload:
     """A fixed network in evaluation mode under a head of two dense layers that is trained."""
-    backbone = models.preset(model_name)(num_classes=None)
+    backbone = models.preset(name)(num_classes=None)
     head = nn.Sequential([nn.Dense(256), nn.relu, nn.Dense(CLASSES)])
-    images, labels = random_batch(batch_size, image_size)
+    images, labels = random_batch(size)
     variables = jax.jit(backbone.init)(jax.random.key(0), images[:1])
     features = jax.eval_shape(backbone.apply, variables, images)
     params = head.init(jax.random.key(1), jnp.zeros(features.shape, features.dtype))
 
     def loss(params: Any, variables: Any, images: Any, labels: Any) -> tuple[Any, Any]:
         logits = head.apply(params, backbone.apply(variables, images))
-        return cross_entropy(logits, labels), logits
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), logits
 
-    return Workload(loss, params, (variables, images, labels))
-
-
-def selections(model_name: str) -> dict[str, tuple[str, ...]]:
-    """The perturbed sets of the benchmark, by what to call them, as paths of kernels.
-
-    With ResNet-20 they are: the last convolution and the head; three middle convolutions of
-    stage 3 and the head, the usual choice in a run on CIFAR-10 with k = 4 after a few hundred
-    steps; the stem, two convolutions of stage 3 and the head, which happens early.
-    """
-    stages = models.preset(model_name)().stages
-    blocks = range(sum(stages[:-1]), sum(stages))
-    convolutions = [f"block{b}/conv{c}/kernel" for b in blocks for c in (1, 2)]
-    middle = convolutions[1:4]
-    last, head, stem = convolutions[-1], "head/kernel", "stem/kernel"
-    stage = len(stages)
-    return {
-        "last convolution, head": (last, head),
-        f"{len(middle)} conv. of stage {stage}, head": (*middle, head),
-        f"stem, {len(middle[:2])} conv. of stage {stage}, head": (stem, *middle[:2], head),
-    }
+    return Workload(loss, params, (variables, images, labels), size.batch_size)
 
 
-def random_batch(batch_size: int, image_size: int) -> tuple[jax.Array, jax.Array]:
-    """Float32 images [N, S, S, 3] and labels [N], the same on every call."""
+def random_batch(
+    size: Size, num_classes: int = CLASSES, channels: int = 3
+) -> tuple[jax.Array, jax.Array]:
+    """Float32 images [N, S, S, C] and labels [N], the same on every call."""
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(batch_size, image_size, image_size, 3))
-    return jnp.asarray(images, jnp.float32), jnp.asarray(rng.integers(0, CLASSES, batch_size))
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean over the batch."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    images = rng.normal(size=(size.batch_size, size.image_size, size.image_size, channels))
+    labels = rng.integers(0, num_classes, size.batch_size)
+    return jnp.asarray(images, jnp.float32), jnp.asarray(labels)

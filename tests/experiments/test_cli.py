@@ -7,7 +7,6 @@ import math
 import re
 import signal
 import sys
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,10 @@ from tiny import TINY
 import lsam_jax as lsam
 from lsam_jax import experiments
 from lsam_jax.experiments import (
-    bench,
     cli,
     compare,
     data,
-    method_bench,
-    models,
     presets,
-    resnet,
     signals,
     training,
 )
@@ -81,56 +76,25 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     assert (np.abs(bars - green).max(axis=-1) < 0.01).sum() > 1000
 
 
-def test_bench_measures_every_program(tmp_path, capsys, monkeypatch):
-    tiny = models.Architecture(partial(resnet.ResNet, stages=(2,), width=4))
-    monkeypatch.setitem(models.PRESETS, "tiny", tiny)
-    monkeypatch.setattr(bench, "COMPILE_ROUNDS", 1)
-    file = tmp_path / "bench.json"
-    arguments = ["--model", "tiny", "--batch", "4", "--image-size", "8", "--repeats", "1"]
-    assert cli.main(["bench", *arguments, "--no-gate", "--out", str(file)]) == 0
-    assert "Cost of a gradient step relative to SGD" in capsys.readouterr().out
-    report = json.loads(file.read_text())
-    assert report["settings"]["gate"] is False
-    assert len(report["rows"]) == 4
-    for row in report["rows"].values():
-        assert list(row["costs"]) == [
-            "SGD", "layer-wise SAM", "static cut", "textbook mask", "optax.contrib.sam",
-        ]  # fmt: skip
-        assert row["difference_from_textbook"] < 1e-5  # the forced layers, and no others
-    programs = report["programs"]
-    assert 1.8 < programs["textbook mask"]["flops_relative_to_sgd"] < 2.2
-    assert 1.0 < programs["static cut: last convolution, head"]["flops_relative_to_sgd"] < 1.6
-    assert programs["textbook mask"]["temporary_relative_to_textbook"] == 1.0
-    assert all(program["compile_seconds"] > 0 for program in programs.values())
-
-
-def test_bench_methods_measures_what_is_asked_for(tmp_path, capsys, monkeypatch):
-    tiny = models.Architecture(partial(resnet.ResNet, stages=(1,), width=2))
-    monkeypatch.setitem(models.PRESETS, "tiny", tiny)
-    file = tmp_path / "methods.json"
-    arguments = ["--model", "tiny", "--batch", "4", "--image-size", "8", "--rounds", "2"]
-    some = "layerwise_sam, k=4;esam;functional_sam"
-    assert cli.main(["bench-methods", *arguments, "--methods", some, "--out", str(file)]) == 0
-    costs = json.loads(file.read_text())["costs"]
-    printed = capsys.readouterr().out
-    assert list(costs) == ["SGD", *some.split(";")]
-    assert all(cost["mean"] > 0 and name in printed for name, cost in costs.items())
-    assert cli.main(["bench-methods", *arguments, "--methods", "adam"]) == 2
-    assert "method='adam' is not known; choose from SGD; sam;" in capsys.readouterr().err
-
-
-def test_bench_methods_knows_every_method():
-    known = method_bench.steps_of(method_bench.Classifier(None))
-    public = {name for name in lsam.__all__ if name.endswith(("sam", "gam", "sam_on"))}
-    assert public == {name.partition(",")[0].partition(" ")[0] for name in known} - {"SGD"}
+BENCHMARKS = ["methods", "family", "selections", "recorded", "scaling"]
 
 
 @pytest.mark.parametrize(
-    "command", ["compare", "finetune", "bench", "bench-methods", "train", "cost", "report"]
+    "command",
+    [
+        "compare",
+        "finetune",
+        "train",
+        "cost",
+        "report",
+        "reproduce",
+        "diagnose",
+        *(f"bench {name}" for name in BENCHMARKS),
+    ],
 )
 def test_help_suffices(command, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert "--out" in text
@@ -217,8 +181,6 @@ def failing(error):
     ("arguments", "words"),
     [
         (["compare", "--out", "{file}/below"], "cannot write into directory.*--out"),
-        (["bench", "--out", "{file}/below/x.json"], "cannot write into directory.*--out"),
-        (["bench", "--out", "{directory}"], "is a directory; --out must name a file"),
         (["compare", "--set", "lsam.k=99", "--out", "{directory}"], "k.*99"),
         (["compare", "--set", "lsam.k=-1", "--out", "{directory}"], "k=-1"),
         (["compare", "--set", "sgd.k=1", "--out", "{directory}"], "not an option of method 'sgd'"),
@@ -261,15 +223,12 @@ def failing(error):
         (["cost", "{directory}", "{directory}"], "must name each run once"),
         (["cost", "{directory}", "--rounds", "0"], "--rounds=0"),
         (["inspect", "digits-resnet8", "--set", "k=99"], "k=99"),
-        (["bench", "--model", "vgg"], "model='vgg'"),
-        (["bench", "--repeats", "0"], "repeats=0"),
     ],
 )
 def test_user_errors_are_one_line_before_anything_runs(
     arguments, words, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(training, "fit", failing(AssertionError("trained")))
-    monkeypatch.setattr(bench, "_bench_network", failing(AssertionError("measured")))
     (tmp_path / "file").write_text("")
     places = {"file": tmp_path / "file", "directory": tmp_path}
     assert cli.main([argument.format(**places) for argument in arguments]) == 2

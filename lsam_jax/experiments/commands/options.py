@@ -51,9 +51,7 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_size(parser: argparse.ArgumentParser) -> None:
-    """Adds what a benchmark runs on."""
-    models = "resnet8, resnet20 or wrn28_10"
-    add_option(parser, "--model", default="resnet20", metavar="NAME", help=models)
+    """Adds the size of a benchmark's batch."""
     add_option(parser, "--batch", type=int, default=128, metavar="N", help="images in a batch")
     size = "height and width, 3 channels"
     add_option(parser, "--image-size", type=int, default=32, metavar="N", help=size)

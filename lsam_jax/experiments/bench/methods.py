@@ -1,0 +1,108 @@
+"""What a step of every method costs, on one network after the other: the paper's Table 2.
+
+The weights stand still. A method that chooses layers, or draws them, goes on choosing: its state
+is handed from step to step, and its mean cost is that of the layers that it chose here, of an
+untrained network. `recorded` has those of a real run.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from lsam_jax.experiments import environment, models, output, workload
+from lsam_jax.experiments.bench import published, timed
+from lsam_jax.experiments.bench.catalog import CATALOGS, Method
+from lsam_jax.experiments.workload import Size, Workload
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Size):
+    """What to measure, on what; see `workload.Size`.
+
+    Args:
+        models: Names of networks, see `models.PRESETS`.
+        methods: Of `catalog`, by name; empty for all. SGD is always there.
+        catalog: One of `catalog.CATALOGS`.
+        rounds: Steps of each method; a multiple of LookSAM's interval shows its mean.
+
+    Raises:
+        ValueError: When a value makes no sense.
+    """
+
+    models: tuple[str, ...] = ("resnet20", "resnet8")
+    methods: tuple[str, ...] = ()
+    catalog: str = "table2"
+    rounds: int = 12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(rounds=1)
+        if not self.models or len(set(self.models)) < len(self.models):
+            raise ValueError(f"models={','.join(self.models)} must name one or more, each once")
+        for model in self.models:
+            models.preset(model)
+            self.chosen(model)
+
+    def chosen(self, model: str) -> dict[str, Method]:
+        """The methods by name, SGD first."""
+        known = CATALOGS[self.catalog](model)
+        for name in self.methods:
+            if name not in known:
+                raise ValueError(f"method={name!r} is not known; choose from {', '.join(known)}")
+        wanted = {"sgd", *self.methods} if self.methods else set(known)
+        return {name: method for name, method in known.items() if name in wanted}
+
+
+def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
+    """Measures every method, and stores the result as JSON when asked to.
+
+    Args:
+        settings: What to measure.
+        out: The JSON file; None stores nothing.
+
+    Returns:
+        What the file holds: for each model a row of steps (see `row`), ``programs`` (compile
+        time, memory, FLOPs), ``settings`` and ``environment``.
+
+    Raises:
+        OSError: When `out` cannot be written; found before anything is measured.
+    """
+    path = None if out is None else output.writable_file(out)
+    rows: dict[str, Any] = {}
+    programs: dict[str, Any] = {}
+    for model in settings.models:
+        work = workload.whole_network(model, settings)
+        methods = settings.chosen(model)
+        calls = timed.prepare({n: m.timed(work) for n, m in methods.items()}, work)
+        rows[model] = {"steps": row(model, methods, calls, work, settings.rounds)}
+        labelled = {f"{model}: {methods[n].label}": call.program for n, call in calls.items()}
+        programs |= timed.described(labelled, calls["sgd"].program)
+    report = {
+        "bench": "methods",
+        "settings": dataclasses.asdict(settings),
+        "rows": rows,
+        "programs": programs,
+        "environment": environment.describe(),
+    }
+    if path is not None:
+        output.write_json(path, report)
+    return report
+
+
+def row(
+    model: str,
+    methods: dict[str, Method],
+    calls: dict[str, timed.Call],
+    work: Workload,
+    rounds: int,
+) -> dict[str, Any]:
+    """Measured, counted, modelled and published cost of every method, by its label."""
+    found = {}
+    for name, measured in timed.measure(calls, rounds).items():
+        found[methods[name].label] = {
+            **measured._asdict(),
+            "images_per_second": work.batch_size / measured.seconds,
+            **methods[name].costs(work, calls[name].selected(rounds)),
+            "published": published.of(model, name),
+        }
+    return found

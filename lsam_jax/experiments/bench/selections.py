@@ -1,0 +1,209 @@
+"""Cost of one gradient step for given perturbed layers, beside other ways to write it.
+
+The perturbed layers are forced through the stored norms, so one compiled layer-wise program serves
+every set of as many layers.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lsam_jax as lsam
+from lsam_jax.experiments import environment, models, output, peers, timing, workload
+from lsam_jax.experiments.bench import catalog, cost_model, timed
+from lsam_jax.experiments.bench.forcing import forced
+from lsam_jax.experiments.bench.timed import Call, Program, Timed
+from lsam_jax.experiments.workload import Size, Workload
+
+SGD, TEXTBOOK, OPTAX = catalog.SGD, catalog.TEXTBOOK, catalog.OPTAX
+LAYERWISE, STATIC = "layer-wise SAM", "static cut"
+COMPILE_ROUNDS = 3
+FROZEN = "frozen backbone, 2 dense layers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Size):
+    """What to measure, on what; see `workload.Size`.
+
+    Args:
+        model: Name of a residual network, see `models.PRESETS`.
+        rounds: Interleaved steps of each, for each set.
+        gate: Whether weight gradients of unselected layers are skipped at run time; None: by
+            platform.
+        rho: The radius; it does not change the cost.
+
+    Raises:
+        ValueError: When a value makes no sense.
+    """
+
+    model: str = "resnet20"
+    rounds: int = 7
+    gate: bool | None = None
+    rho: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(rounds=1)
+        usual_sets(self.model)
+
+
+def usual_sets(model: str) -> dict[str, tuple[str, ...]]:
+    """The perturbed sets of the benchmark, by what to call them, as paths of kernels.
+
+    With ResNet-20 they are: the last convolution and the head; three middle convolutions of
+    stage 3 and the head, the usual choice in a run on CIFAR-10 with k = 4 after a few hundred
+    steps; the stem, two convolutions of stage 3 and the head, which happens early.
+
+    Raises:
+        ValueError: When the model is not a residual network.
+    """
+    stages = getattr(models.preset(model)(), "stages", None)
+    if stages is None:
+        raise ValueError(f"model={model!r} has no stages of blocks; choose a residual network")
+    blocks = range(sum(stages[:-1]), sum(stages))
+    convolutions = [f"block{b}/conv{c}/kernel" for b in blocks for c in (1, 2)]
+    middle = convolutions[1:4]
+    last, head, stem = convolutions[-1], "head/kernel", "stem/kernel"
+    stage = len(stages)
+    return {
+        "last convolution, head": (last, head),
+        f"{len(middle)} conv. of stage {stage}, head": (*middle, head),
+        f"stem, {len(middle[:2])} conv. of stage {stage}, head": (stem, *middle[:2], head),
+    }
+
+
+def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
+    """Measures everything, and stores it as JSON when asked to.
+
+    Args:
+        settings: What to measure.
+        out: The JSON file; None stores nothing.
+
+    Returns:
+        What the file holds: for each set a row of steps, ``programs`` (compile time, memory,
+        FLOPs), ``settings`` and ``environment``.
+
+    Raises:
+        OSError: When `out` cannot be written; found before anything is measured.
+    """
+    path = None if out is None else output.writable_file(out)
+    rows, programs = _network(settings, workload.whole_network(settings.model, settings))
+    frozen_row, frozen_programs = _frozen(
+        settings, workload.frozen_backbone(settings.model, settings)
+    )
+    report = {
+        "bench": "selections",
+        "settings": dataclasses.asdict(settings),
+        "rows": {**rows, **frozen_row},
+        "programs": {**programs, **frozen_programs},
+        "environment": environment.describe(),
+    }
+    if path is not None:
+        output.write_json(path, report)
+    return report
+
+
+def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All sets, with the programs that do not depend on the set compiled once."""
+    plain = peers.sgd(work.loss)
+    masked, whole = (
+        peers.textbook(work.loss, settings.rho),
+        peers.optax_sam(work.loss, settings.rho),
+    )
+    names = {plain: SGD, masked: TEXTBOOK, whole: OPTAX}
+    compiled: dict[Any, Program] = {}
+    layerwise: dict[int, tuple[lsam.SamTransformation, peers.Step]] = {}
+    rows = {}
+    for title, selected in usual_sets(settings.model).items():
+        k = len(selected)
+        if k not in layerwise:
+            tx = lsam.layerwise_sam(k=k, rho=settings.rho, gate=settings.gate)
+            layerwise[k] = tx, peers.layerwise(work.loss, tx)
+            names[layerwise[k][1]] = f"{LAYERWISE}, k={k}"
+        tx, step = layerwise[k]
+        static = peers.static_cut(work.loss, settings.rho, selected)
+        names[static] = f"{STATIC}: {title}"
+        calls = timed.prepare(
+            {
+                SGD: Timed(plain),
+                LAYERWISE: Timed(step, (forced(tx, work.params, selected),)),
+                STATIC: Timed(static),
+                TEXTBOOK: Timed(masked, (_mask(work.params, selected),)),
+                OPTAX: Timed(whole),
+            },
+            work,
+            compiled,
+        )
+        rows[title] = _row(calls, settings.rounds, work, tx)
+    # What is compared is compiled more than once, in turn, as everything else that is timed.
+    own = {masked: _mask(work.params, ())}
+    own |= {step: forced(tx, work.params, ()) for tx, step in layerwise.values()}
+    again = {
+        names[step]: partial(timed.compile_step, step, work.params, first, *work.args)
+        for step, first in own.items()
+    }
+    programs = {names[step]: program for step, program in compiled.items()}
+    seconds = timing.interleaved(again, COMPILE_ROUNDS, warmup=0)
+    for name, median in zip(again, np.median(seconds, axis=0), strict=True):
+        programs[name] = programs[name]._replace(compile_seconds=float(median))
+    return rows, timed.described(programs, programs[SGD], programs[TEXTBOOK])
+
+
+def _frozen(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The head alone is differentiated, and the whole of it perturbed."""
+    names = lsam.layer_names(work.params)
+    tx = lsam.layerwise_sam(k=None, rho=settings.rho, selection="all", gate=settings.gate)
+
+    def closed_over(params: Any, state: Any, *args: Any) -> Any:
+        """With a loss of the head alone, which closes over backbone and batch."""
+        return lsam.value_and_grad(lambda p: work.loss(p, *args), tx, has_aux=True)(params, state)
+
+    steps = {
+        SGD: Timed(peers.sgd(work.loss)),
+        LAYERWISE: Timed(closed_over, (tx.init(work.params),)),
+        STATIC: Timed(peers.static_cut(work.loss, settings.rho, names)),
+        TEXTBOOK: Timed(peers.textbook(work.loss, settings.rho), (_mask(work.params, names),)),
+        OPTAX: Timed(peers.optax_sam(work.loss, settings.rho)),
+    }
+    calls = timed.prepare(steps, work)
+    programs = {f"{name}: {FROZEN}": call.program for name, call in calls.items()}
+    row = _row(calls, settings.rounds, work, tx)
+    described = timed.described(programs, calls[SGD].program, calls[TEXTBOOK].program)
+    return {FROZEN: row}, described
+
+
+def _mask(params: Any, selected: tuple[str, ...]) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jnp.asarray(peers.path_name(path) in selected), params
+    )
+
+
+def _row(
+    calls: Mapping[str, Call], rounds: int, work: Workload, tx: lsam.SamTransformation
+) -> dict[str, Any]:
+    """Costs of one set; and how far layer-wise SAM is from the textbook, which must be nothing."""
+    found = {n: m._asdict() for n, m in timed.measure(calls, rounds).items()}
+    network = catalog.inspect(work, tx)
+    (chosen,) = catalog.in_network_order(network, work, tx, calls[LAYERWISE].selected(1))
+    found[LAYERWISE] |= {
+        "counted": cost_model.both_passes(network, chosen),
+        "modelled": cost_model.layerwise_sam(network.profile, chosen),
+    }
+    error = _relative_difference(calls[LAYERWISE]()[1], calls[TEXTBOOK]()[1])
+    return {"steps": found, "difference_from_textbook": error}
+
+
+def _relative_difference(value: Any, expected: Any) -> float:
+    """Of two gradients, as vectors."""
+    difference = jax.tree.map(lambda a, b: np.asarray(a, float) - b, value, expected)
+    norm = [
+        np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(tree)))
+        for tree in (difference, expected)
+    ]
+    return float(norm[0] / norm[1])

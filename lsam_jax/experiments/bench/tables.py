@@ -1,0 +1,212 @@
+"""The benchmarks' reports as tables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lsam_jax.experiments.bench.catalog import SGD, TEXTBOOK
+from lsam_jax.experiments.plots import short_name
+
+COUNTS = (
+    "Counted: floating-point operations of both passes. Eq. 8, 9: the paper's cost model, which "
+    "leaves out the second forward pass."
+)
+
+
+def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints what a benchmark returned.
+
+    Args:
+        report: The report.
+        console: Where to; None for standard output.
+    """
+    console = Console() if console is None else console
+    for table in (*_TABLES[report["bench"]](report), programs(report)):
+        console.print(table)
+        console.print()
+
+
+def methods(report: Mapping[str, Any]) -> list[Table]:
+    """A table for each model."""
+    settings = report["settings"]
+    tables = []
+    for model, row in report["rows"].items():
+        published = any(step["published"] for step in row["steps"].values())
+        caption = (
+            f"Relative to SGD, {settings['rounds']} interleaved steps of each: mean over the kinds "
+            f"of step that a method takes, and quartiles. {COUNTS}"
+        )
+        if published:
+            caption += " Paper: Lee, KDD 2024, Table 2: training on two RTX A6000."
+        table = _table(f"Cost of a gradient step: {model}, {_size(settings)}", caption)
+        table.add_column("method")
+        columns = ["cost", "quartiles", "images\n/s", "counted", "eq.\n8, 9"]
+        for heading in columns + ["paper:\ncost", "images\n/s"] * published:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for label, step in row["steps"].items():
+            paper = step["published"] or {}
+            cells = [
+                _text(step["mean"]),
+                _quartiles(step),
+                _rate(step["images_per_second"]),
+                _text(step["counted"]),
+                _text(step["modelled"]),
+            ]
+            if published:
+                cells += [
+                    _text(paper.get("ratio")),
+                    _rate(paper.get("images_per_second")),
+                ]
+            table.add_row(label, *cells)
+        tables.append(table)
+    return tables
+
+
+def selections(report: Mapping[str, Any]) -> list[Table]:
+    """A row for each set of layers."""
+    settings, rows = report["settings"], report["rows"]
+    table = _table(
+        f"Cost of a gradient step relative to SGD: {settings['model']}, {_size(settings)}",
+        f"Median of {settings['rounds']} interleaved rounds. Static cut: by hand for a fixed set, "
+        "no shared prefix. Difference: of layer-wise SAM from the textbook mask, relative. "
+        f"{COUNTS}",
+    )
+    table.add_column("perturbed", min_width=16)
+    columns = [name for name in next(iter(rows.values()))["steps"] if name != SGD]
+    for column in columns:
+        table.add_column(_narrow(column), justify="right", no_wrap=True)
+    for heading in ("counted", "eq. 8", "differ-\nence"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for title, row in rows.items():
+        costs = [_text(row["steps"][column]["ratio"]) for column in columns]
+        (own,) = (step for step in row["steps"].values() if "counted" in step)
+        counts = [_text(own["counted"]), _text(own["modelled"])]
+        table.add_row(title, *costs, *counts, f"{row['difference_from_textbook']:.0e}")
+    return [table]
+
+
+def recorded(report: Mapping[str, Any]) -> list[Table]:
+    """A row for each set of layers that was taken from the run, and their mean."""
+    settings, mean, config = report["settings"], report["mean"], report["config"]
+    textbook = report["others"][TEXTBOOK]["ratio"]
+    table = _table(
+        f"Cost of a gradient step of {settings['run']}: {config['model']}, batch "
+        f"{config['batch_size']}, the layers of its {report['steps']} steps before step "
+        f"{report['step']}",
+        f"Relative to SGD, {settings['rounds']} interleaved steps of each. {COUNTS} The textbook "
+        f"mask costs {textbook:.2f} here. Of all steps: counted {mean['counted_all_steps']:.3f}, "
+        f"eq. 8 {mean['modelled_all_steps']:.3f}.",
+    )
+    table.add_column("perturbed", overflow="fold")
+    for heading in ("share", "cost", "quartiles", "counted", "eq. 8"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report["rows"].values():
+        table.add_row(
+            ", ".join(map(short_name, row["layers"])),
+            f"{row['share']:.0%}",
+            _text(row["ratio"]),
+            _quartiles(row),
+            _text(row["counted"]),
+            _text(row["modelled"]),
+        )
+    table.add_section()
+    means = (_text(mean[name]) for name in ("counted", "modelled"))
+    table.add_row("mean", "100%", _text(mean["measured"]), "", *means)
+    return [table]
+
+
+def scaling(report: Mapping[str, Any]) -> list[Table]:
+    """A row for each value."""
+    settings, rows = report["settings"], report["rows"]
+    table = _table(
+        f"Cost of a gradient step relative to SGD, by {settings['along']}: {settings['model']}, "
+        f"{_size(settings)}, k={settings['k']}, where {settings['along']} says nothing else",
+        f"Median of {settings['rounds']} interleaved rounds. Last, first: with the k layers "
+        f"nearest the output, or the input, perturbed. {COUNTS}",
+    )
+    table.add_column(settings["along"], justify="right")
+    for heading in ("SGD\nimages/s", "textbook\nmask"):
+        table.add_column(heading, justify="right")
+    for end in ("last", "first"):
+        for heading in (f"{end}:\ncost", "\ncounted", "\neq. 8"):
+            table.add_column(heading, justify="right")
+    for row in rows.values():
+        sgd, textbook, *ends = row["steps"].values()
+        cells = [_rate(sgd["images_per_second"]), _text(textbook["ratio"])]
+        for end in ends:
+            cells += [_text(end["ratio"]), _text(end["counted"]), _text(end["modelled"])]
+        table.add_row(str(row["value"]), *cells)
+    return [table]
+
+
+def programs(report: Mapping[str, Any]) -> Table:
+    """Compile time, memory and FLOPs."""
+    found = report["programs"]
+    key = "{}_relative_to_textbook"
+    compared = all(key.format("compile_seconds") in program for program in found.values())
+    table = _table(
+        "Compiled programs",
+        "Compile: trace, lower, compile. Temporary memory; and with arguments and results. "
+        + "x: relative to the textbook mask's. " * compared
+        + "FLOPs: as XLA counts them (of a conditional: the costliest branch), relative to SGD's.",
+    )
+    table.add_column("program")
+    columns = [
+        ("compile\n(s)", "compile_seconds", 1.0, 1),
+        ("temporary\n(MB)", "temporary_bytes", 1e-6, 1),
+        ("in all\n(MB)", "total_bytes", 1e-6, 1),
+        ("FLOPs", "flops_relative_to_sgd", 1.0, 2),
+    ]
+    if compared:
+        columns.insert(1, ("x", key.format("compile_seconds"), 1.0, 2))
+        columns.insert(3, ("x", key.format("temporary_bytes"), 1.0, 2))
+    for heading, *_ in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, program in found.items():
+        cells = [_text(program[k], scale, digits) for _, k, scale, digits in columns]
+        table.add_row(name, *cells)
+    return table
+
+
+_TABLES = {
+    "methods": methods,
+    "selections": selections,
+    "recorded": recorded,
+    "scaling": scaling,
+}
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(
+        title=title,
+        caption=caption,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),  # fits 80 columns
+    )
+
+
+def _narrow(heading: str) -> str:
+    return heading.replace("-", "-\n").replace(" ", "\n", 1).replace("contrib.", "\ncontrib\n.")
+
+
+def _size(settings: Mapping[str, Any]) -> str:
+    side = settings["image_size"]
+    return f"batch {settings['batch_size']}, {side}x{side}x3"
+
+
+def _quartiles(step: Mapping[str, Any]) -> str:
+    return f"{step['low']:.2f}-{step['high']:.2f}"
+
+
+def _text(value: float | None, scale: float = 1.0, digits: int = 2) -> str:
+    return "-" if value is None else f"{scale * value:.{digits}f}"
+
+
+def _rate(value: float | None) -> str:
+    """Images a second, to three digits or the unit."""
+    digits = 0 if value is None or value >= 100 else 1 if value >= 10 else 2
+    return _text(value, digits=digits)

@@ -1,0 +1,216 @@
+"""What every benchmark times: a gradient step, compiled once, and run in turn with others.
+
+The first step of a comparison is the one that the others are relative to, SGD. Some methods do
+not cost the same in every step: LookSAM perturbs now and then, layer-wise SAM chooses. Steps that
+perturbed the same layers are one kind; a mean cost is that over the kinds of the median of each,
+weighted by how many steps were of that kind, so that one disturbed step does not move it.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lsam_jax.experiments import timing
+from lsam_jax.experiments.workload import Workload
+
+
+class Timed(NamedTuple):
+    """One way to write a gradient step.
+
+    Attributes:
+        step: ``(params, *own, *args) -> (value, gradient, ...)``; a third result is the method's
+            state.
+        own: The run-time arguments that are its own: a state, a mask.
+        carries: Whether the state that comes back is that of the next call; otherwise every call
+            is the same.
+    """
+
+    step: Callable[..., Any]
+    own: tuple[Any, ...] = ()
+    carries: bool = False
+
+
+class Program(NamedTuple):
+    """A compiled gradient step.
+
+    Attributes:
+        run: Of the run-time arguments.
+        compile_seconds: To trace, lower and compile.
+        temporary_bytes: As XLA reports them; None where it does not.
+        total_bytes: Of arguments, results and what is temporary: what must be there at once.
+        flops: As XLA counts them: of a conditional, the costliest branch. None where it does not.
+    """
+
+    run: Callable[..., Any]
+    compile_seconds: float
+    temporary_bytes: int | None
+    total_bytes: int | None
+    flops: float | None
+
+
+class Measured(NamedTuple):
+    """Cost of a step relative to the first of its comparison.
+
+    Attributes:
+        seconds: Mean over the kinds of step, see above.
+        ratio: Median over the rounds of its time by the first step's.
+        low: Lower quartile of those ratios.
+        high: Upper quartile.
+        mean: Of those ratios, over the kinds of step.
+        kinds: How many there were.
+    """
+
+    seconds: float
+    ratio: float
+    low: float
+    high: float
+    mean: float
+    kinds: int
+
+
+class Call:
+    """A compiled step on its arguments; remembers which layers it perturbed.
+
+    Args:
+        program: Compiled.
+        timed: What it was compiled from.
+        work: What it differentiates.
+    """
+
+    def __init__(self, program: Program, timed: Timed, work: Workload):
+        self.program = program
+        self._own = timed.own
+        self._carries = timed.carries
+        self._work = work
+        self._selected: list[jax.Array] = []
+
+    def __call__(self) -> Any:
+        """One step."""
+        result = self.program.run(self._work.params, *self._own, *self._work.args)
+        if len(result) > 2:
+            self._selected.append(result[2].selected)
+        if self._carries:
+            self._own = (result[2],)
+        return result
+
+    def selected(self, steps: int) -> np.ndarray:
+        """bool[steps, L]: of the last steps; L is 0 where nothing says what was perturbed."""
+        if not self._selected:
+            return np.zeros((steps, 0), bool)
+        return np.stack([np.asarray(row) for row in self._selected[-steps:]])
+
+
+def compile_step(step: Callable[..., Any], *args: Any) -> Program:
+    """Compiles a step, whatever was compiled before."""
+    start = time.perf_counter()
+    # A function of its own each time, so that no trace is found in a cache.
+    compiled = jax.jit(partial(step)).lower(*args).compile()
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    return Program(
+        run=compiled,
+        compile_seconds=seconds,
+        temporary_bytes=getattr(memory, "temp_size_in_bytes", None),
+        total_bytes=_total_bytes(memory),
+        flops=(compiled.cost_analysis() or {}).get("flops"),
+    )
+
+
+def _total_bytes(memory: Any) -> int | None:
+    # XLA's own `peak_memory_in_bytes` leaves out what is temporary on a CPU.
+    if memory is None:
+        return None
+    parts = memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes
+    return int(sum(parts) - memory.alias_size_in_bytes)
+
+
+def prepare(
+    steps: Mapping[str, Timed],
+    work: Workload,
+    compiled: dict[Callable[..., Any], Program] | None = None,
+) -> dict[str, Call]:
+    """Compiles what is not compiled yet.
+
+    Args:
+        steps: By name.
+        work: What they differentiate.
+        compiled: By step, to be shared by comparisons on the same work; filled in.
+    """
+    compiled = {} if compiled is None else compiled
+    for timed in steps.values():
+        if timed.step not in compiled:
+            compiled[timed.step] = compile_step(timed.step, work.params, *timed.own, *work.args)
+    return {name: Call(compiled[timed.step], timed, work) for name, timed in steps.items()}
+
+
+def measure(
+    calls: Mapping[str, Call], rounds: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Measured]:
+    """Times compiled steps in turn, after a round that is not timed.
+
+    Args:
+        calls: The first is the one that costs are relative to.
+        rounds: Steps of each.
+        clock: Seconds; replaced in tests.
+    """
+    seconds = timing.interleaved(calls, rounds, clock=clock)
+    costs = timing.costs(tuple(calls), seconds)
+    ratios = seconds / seconds[:, :1]
+    found = {}
+    for column, (name, call) in enumerate(calls.items()):
+        kinds = np.unique(call.selected(rounds), axis=0, return_inverse=True)[1].reshape(-1)
+        found[name] = Measured(
+            seconds=mean_over_kinds(seconds[:, column], kinds),
+            ratio=costs[name].ratio,
+            low=costs[name].low,
+            high=costs[name].high,
+            mean=mean_over_kinds(ratios[:, column], kinds),
+            kinds=int(kinds.max()) + 1,
+        )
+    return found
+
+
+def mean_over_kinds(values: np.ndarray, kinds: np.ndarray) -> float:
+    """The median of each kind, weighted by its share.
+
+    Args:
+        values: f64[N].
+        kinds: i64[N].
+
+    Example:
+        >>> mean_over_kinds(np.array([1.0, 1.0, 9.0, 2.0]), np.array([0, 0, 0, 1]))
+        1.25
+    """
+    return float(sum((kinds == k).mean() * np.median(values[kinds == k]) for k in set(kinds)))
+
+
+def described(
+    programs: Mapping[str, Program], first: Program, textbook: Program | None = None
+) -> dict[str, Any]:
+    """What the compiler says of programs, for JSON.
+
+    Args:
+        programs: By name.
+        first: The one that FLOPs are relative to: SGD's.
+        textbook: The one that compile time and memory are relative to, if there is one.
+    """
+    found = {}
+    for name, program in programs.items():
+        found[name] = {
+            **{key: value for key, value in program._asdict().items() if key != "run"},
+            "flops_relative_to_sgd": relative(program.flops, first.flops),
+        }
+        if textbook is not None:
+            for key in ("compile_seconds", "temporary_bytes"):
+                ratio = relative(getattr(program, key), getattr(textbook, key))
+                found[name][f"{key}_relative_to_textbook"] = ratio
+    return found
+
+
+def relative(value: float | None, reference: float | None) -> float | None:
+    """Their ratio, where both are known."""
+    return value / reference if value is not None and reference else None
