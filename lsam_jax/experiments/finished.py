@@ -47,15 +47,27 @@ def load(directory: str | os.PathLike[str], data: Dataset) -> Finished:
             f"{str(directory)!r} trained part of {config.model}; only networks that are trained "
             "whole can be diagnosed"
         )
-    new = program.init(config.seed)
-    checkpoints = Checkpoints(Path(directory) / CHECKPOINTS)
-    found = checkpoints.restore(new)
-    checkpoints.close()
-    steps = config.epochs * program.steps_per_epoch
-    taken = 0 if found is None else int(found[0].step)
-    if found is None or taken < steps:
+    state = last_state(directory, program)
+    taken, steps = int(state.step), config.epochs * program.steps_per_epoch
+    if taken < steps:
         raise ValueError(
             f"the run in {str(directory)!r} has taken {taken} of its {steps} steps; finish it with "
             "lsam-jax train --resume"
         )
-    return Finished(Path(directory), program, new.params, found[0])
+    return Finished(Path(directory), program, program.init(config.seed).params, state)
+
+
+def last_state(directory: str | os.PathLike[str], program: Program) -> State:
+    """The state that a run saved last.
+
+    Raises:
+        ValueError: When there is none yet.
+        OSError: When it cannot be read.
+    """
+    checkpoints = Checkpoints(Path(directory) / CHECKPOINTS)
+    found = checkpoints.restore(program.init(program.config.seed))
+    checkpoints.close()
+    if found is None:
+        raise ValueError(f"{str(directory)!r} has no checkpoint yet")
+    state: State = found[0]
+    return state

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import environment, output, timing
-from lsam_jax.experiments.checkpoints import Checkpoints
 from lsam_jax.experiments.data import Split
-from lsam_jax.experiments.run import CHECKPOINTS, configuration
+from lsam_jax.experiments.finished import last_state
+from lsam_jax.experiments.run import configuration
 from lsam_jax.experiments.step import Program, State, build
 
 BATCHES = 8
@@ -50,22 +50,6 @@ class _Stepper:
     def __call__(self) -> State:
         self._state, _ = self._step(self._state, next(self._batches))
         return self._state
-
-
-def last_state(directory: str | os.PathLike[str], program: Program) -> State:
-    """The state that a run saved last.
-
-    Raises:
-        ValueError: When there is none yet.
-        OSError: When it cannot be read.
-    """
-    checkpoints = Checkpoints(Path(directory) / CHECKPOINTS)
-    found = checkpoints.restore(program.init(program.config.seed))
-    checkpoints.close()
-    if found is None:
-        raise ValueError(f"{str(directory)!r} has no checkpoint yet")
-    state: State = found[0]
-    return state
 
 
 def costs_of_runs(

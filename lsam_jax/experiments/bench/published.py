@@ -4,15 +4,16 @@ Training, on two NVIDIA RTX A6000 with half of the batch each; not measured here
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
-IMAGES_PER_SECOND: Mapping[str, Mapping[str, float]] = {
-    "resnet20": {"sgd": 659.2, "gsam": 459.5, "looksam": 595.2, "lsam": 604.2},
-    "wrn28_10": {"sgd": 229.1, "gsam": 139.5, "looksam": 151.0, "lsam": 190.7},
-    "wrn16_2": {"sgd": 604.2, "gsam": 401.9, "looksam": 473.6, "lsam": 463.4},
-    "vit_b16": {"sgd": 77.28, "gsam": 49.82, "looksam": 50.32, "lsam": 53.97},
+from lsam_jax.experiments.published import TABLE1
+
+PRESETS: Mapping[str, str] = {
+    "resnet20": "cifar10-resnet20",
+    "wrn28_10": "cifar100-wrn28-10",
+    "wrn16_2": "flowers102-wrn16-2",
+    "vit_b16": "cifar100-vit-b16-head",
 }
-"""By model and by method."""
+"""In which the paper trains each model."""
 
 INTERVAL: Mapping[str, int] = {"resnet20": 3, "wrn28_10": 4, "wrn16_2": 3, "vit_b16": 2}
 """LookSAM's, for that table (section 4.3; for its Figure 5 the paper names others)."""
@@ -28,7 +29,8 @@ def of(model: str, method: str) -> dict[str, float] | None:
         >>> round(of("resnet20", "gsam")["ratio"], 2)
         1.43
     """
-    row = IMAGES_PER_SECOND.get(model, MappingProxyType({}))
-    if method not in row:
+    row = TABLE1.get(PRESETS.get(model, ""), {})
+    own, plain = (row[name].throughput if name in row else None for name in (method, "sgd"))
+    if own is None or plain is None:
         return None
-    return {"images_per_second": row[method], "ratio": row["sgd"] / row[method]}
+    return {"images_per_second": own, "ratio": plain / own}
