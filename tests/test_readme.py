@@ -44,3 +44,11 @@ def test_shard_map_runs_in_a_fresh_namespace():
     exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["loss"] == 1  # ones through two identities, squared
     assert int(namespace["sam_state"].count) == 1
+
+
+def test_diagnostics_run_in_a_fresh_namespace():
+    (block,) = re.findall(r"^```python\n((?:(?!```).)*?sam_ball.*?)^```", TEXT, re.S | re.M)
+    namespace = {"__name__": "__main__"}
+    exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["ball"].rise > 0
+    assert namespace["plane"].loss.shape == (9, 9)

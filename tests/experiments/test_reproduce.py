@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lsam_jax.experiments import cli, data, reproduce
+from lsam_jax.experiments import cli, data, reproduce, reproduce_measures, step_costs
 from lsam_jax.experiments.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.presets import PRESETS, preset
 from lsam_jax.experiments.run import configuration
+from lsam_jax.experiments.step import build
 from lsam_jax.experiments.studies import NAMES, artefact
 from lsam_jax.experiments.training import NonFiniteLossError
 
@@ -175,6 +177,40 @@ def test_runs_of_another_configuration_are_not_mixed_in(trained, tmp_path):
     assert asked == ["sgd/seed0"]
 
 
+def test_only_runs_that_are_there_are_measured(trained, monkeypatch, tmp_path):
+    _, broken = trained
+    broken.add("gsam/seed1")
+    names = ["table1", "figure6"]
+    study = reproduce.plan(names, DIGITS, "paper", 2, SMALL)
+    reproduce.reproduce(study, tmp_path)
+    asked = []
+
+    def note(kind):
+        def measured(runs, *arguments, **options):
+            asked.append((kind, sorted(f"{run.parent.name}/{run.name}" for run in runs), options))
+
+        return measured
+
+    monkeypatch.setattr(reproduce_measures, "diagnose", note("diagnose"))
+    monkeypatch.setattr(reproduce_measures, "costs_of_runs", note("costs"))
+    reproduce_measures.measure(study, tmp_path)
+    (_, sharp, _), (_, drawn, options), (_, timed, _) = asked
+    assert sharp == [
+        "gsam/seed0", "lsam/seed0", "lsam/seed1", "sam/seed0", "sam/seed1", "sgd/seed0", "sgd/seed1"
+    ]  # fmt: skip
+    assert drawn == ["lsam/seed0"]
+    assert options["with_landscapes"]
+    assert "sgd-x2/seed0" in timed
+    assert all(name.endswith("seed0") for name in timed)
+
+
+def test_costs_are_named_by_what_tells_runs_apart():
+    assert step_costs._names([Path("s/sgd/seed0"), Path("s/lsam/seed0")]) == ("sgd", "lsam")
+    assert step_costs._names([Path("s/sgd/seed0"), Path("s/sgd/seed1")]) == ("seed0", "seed1")
+    crossed = [Path("a/x/0"), Path("a/y/0"), Path("a/x/1")]
+    assert step_costs._names(crossed) == ("a/x/0", "a/y/0", "a/x/1")
+
+
 def test_the_command_runs_one_for_real(tmp_path, capsys):
     settings = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
     command = ["reproduce", "figure1", "--preset", "digits-resnet8", "--scale", "paper",
@@ -209,3 +245,19 @@ def test_limited_data(small):
     ]:
         with pytest.raises(ValueError, match=words):
             data.limited(small, **arguments)
+
+
+def test_a_program_is_built_on_what_the_configuration_leaves():
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    split = data.Split(images, np.arange(40, dtype=np.int32) % 4)
+    whole = data.Dataset("forty", split, split, 4, (), (), lambda images, key: images)
+    config = Config(width=4, epochs=1, batch_size=8, options={"k": 1})
+    limits = {"images": 24, "validation_images": 10, "image_size": 4, "passes": 2}
+    program = build(dataclasses.replace(config, augment=False, **limits), whole)
+    assert program.data.train.images.shape == (24, 4, 4, 3)
+    assert program.data.validation.images.shape == (10, 4, 4, 3)
+    assert program.data.augment is None
+    assert program.steps_per_epoch == 6
+    unlimited = build(config, whole)
+    assert unlimited.data.train.images.shape == (40, 8, 8, 3)
+    assert unlimited.steps_per_epoch == 5
