@@ -13,7 +13,7 @@ COSTS = "costs.json"
 ROUNDS = 15
 SETTINGS: Mapping[str, Settings] = {
     "paper": Settings(),
-    "cpu": Settings(images=256, probes=8, step=4),
+    "cpu": Settings(images=128, probes=8, step=2),
 }
 """Of sharpness and landscapes, by scale."""
 
