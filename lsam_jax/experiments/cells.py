@@ -120,12 +120,12 @@ def changes(preset: Preset, config: Config) -> list[str]:
     names = {
         "width": "channels in the first stage",
         "batch_size": "images in a batch",
-        "image_size": "pixels on each side of an image",
+        "image_size": "height and width of an image",
     }
     told = {"images", "validation_images", "augment", "epochs", "passes", "method", "options"}
     for field in dataclasses.fields(Config):
         new, old = getattr(config, field.name), getattr(whole, field.name)
         if field.name not in told | {"seed"} and new != old:
-            was = "the network's own" if old is None else old
+            was = "its own" if old is None else old
             said.append(f"{names.get(field.name, field.name)}: {new} instead of {was}")
     return said

@@ -148,7 +148,9 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
             "rows": [row.to_json() for row in one.rows],
         }
         for name, one in study.artefacts.items()
+        if not name.startswith("figure")  # a report draws them for every table
     }
+    names = sorted({*before.get("name", []), *study.artefacts})
     configs = {
         cell: {"label": CELLS[cell].label, "config": config.to_json()}
         for cell, config in study.configs.items()
@@ -158,8 +160,8 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
     output.write_json(
         file,
         {
-            "name": sorted(tables),
-            "command": _command(study, sorted(tables)),
+            "name": names,
+            "command": _command(study, names),
             "preset": study.preset.name,
             "scale": {
                 "name": study.scale,
