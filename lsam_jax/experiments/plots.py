@@ -70,12 +70,12 @@ def perturbations(histories: Mapping[str, Sequence[History]], steps: int, path: 
     width = 0.8 / len(histories)
     for i, (name, runs) in enumerate(histories.items()):
         shares = np.array([h.perturbations[-1] for h in runs]) / steps
-        low, mean, high = shares.min(axis=0), shares.mean(axis=0), shares.max(axis=0)
+        mean, reach = mean_and_reach(shares)
         axes.bar(
             place + (i - (len(histories) - 1) / 2) * width,
             mean,
             width,
-            yerr=[mean - low, high - mean],
+            yerr=reach,
             color=COLOURS[(i + 2) % len(COLOURS)],
             error_kw={"elinewidth": 1, "capsize": 3, "ecolor": "0.25"},
             label=name,
@@ -91,6 +91,19 @@ def perturbations(histories: Mapping[str, Sequence[History]], steps: int, path: 
     figure.legend(loc="outside lower center", ncols=len(histories), title=title)
     open_frame(axes)
     figure.savefig(path, dpi=150)
+
+
+def mean_and_reach(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of N columns, f[N], and how far their least and most are from it, f[2, N].
+
+    Example:
+        >>> mean_and_reach(np.array([[1.0], [2.0], [6.0]]))
+        (array([3.]), array([[2.],
+               [3.]]))
+    """
+    mean = values.mean(axis=0)
+    reach = np.stack([mean - values.min(axis=0), values.max(axis=0) - mean])
+    return mean, np.maximum(reach, 0)  # of equal values, rounding would make it negative
 
 
 def short_name(layer: str) -> str:

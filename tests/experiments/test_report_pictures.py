@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d import Axes3D
 from studies import LAYERS, SOME, STEPS, write_simple, write_study
 
+from lsam_jax.experiments import plots
 from lsam_jax.experiments.report import (
     cost_pictures,
     curves,
@@ -235,3 +236,14 @@ def test_few_distances_are_shown_one_by_one(drawn):
 
 def test_a_picture_is_a_png_of_few_colours():
     assert drawing.png(Figure(figsize=(2, 1))).startswith(b"\x89PNG")
+
+
+def test_equal_shares_reach_nowhere():
+    shares = np.tile([15 / 600, 35 / 600], (3, 1))
+    mean = shares.mean(axis=0)  # rounding puts it beside them, which bars do not take
+    assert mean[0] > shares[0, 0]
+    assert mean[1] < shares[0, 1]
+    mean, reach = plots.mean_and_reach(shares)
+    np.testing.assert_allclose(mean, shares[0])
+    assert (reach >= 0).all()
+    np.testing.assert_allclose(reach, 0, atol=1e-15)

@@ -8,7 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from lsam_jax.experiments.plots import COLOURS, open_frame, short_name
+from lsam_jax.experiments.plots import COLOURS, mean_and_reach, open_frame, short_name
 from lsam_jax.experiments.report.document import Figure
 from lsam_jax.experiments.report.drawing import Entry, listed, png, seeds_text
 
@@ -78,12 +78,12 @@ def perturbations(entries: Sequence[Entry], name: str) -> Figure | None:
     places = canvas.subplots(len(shown), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for i, (place, entry) in enumerate(zip(places, shown, strict=True)):
         shares = _shares(entry)
-        mean = shares.mean(axis=0)
+        mean, reach = mean_and_reach(shares)
         place.bar(
             range(len(layers)),
             mean,
             0.75,
-            yerr=[mean - shares.min(axis=0), shares.max(axis=0) - mean],
+            yerr=reach,
             color=COLOURS[i % len(COLOURS)],
             error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"},
         )
