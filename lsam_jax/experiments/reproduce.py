@@ -21,7 +21,7 @@ from lsam_jax.experiments.lost import LostError
 from lsam_jax.experiments.presets import Preset
 from lsam_jax.experiments.run import METRICS, configuration, differences
 from lsam_jax.experiments.step import Program, build
-from lsam_jax.experiments.studies import Artefact, artefact
+from lsam_jax.experiments.studies import NAMES, Artefact, artefact
 from lsam_jax.experiments.train import train
 
 STUDY = "study.json"
@@ -150,7 +150,8 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
         for name, one in study.artefacts.items()
         if not name.startswith("figure")  # a report draws them for every table
     }
-    names = sorted({*before.get("name", []), *study.artefacts})
+    named = {*before.get("name", []), *study.artefacts}
+    names = [name for name in NAMES if name in named]
     configs = {
         cell: {"label": CELLS[cell].label, "config": config.to_json()}
         for cell, config in study.configs.items()
@@ -169,7 +170,7 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
             },
             "seeds": sorted({*before.get("seeds", []), *study.seeds}),
             "runs": before.get("runs", {}) | configs,
-            "tables": [tables[name] for name in sorted(tables)],
+            "tables": [tables[name] for name in NAMES if name in tables],
             "failures": others | dict(failures),
         },
     )

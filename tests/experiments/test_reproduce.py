@@ -162,7 +162,7 @@ def test_only_what_is_missing_is_run_and_a_failure_leaves_the_others(trained, tm
     assert "gsam/seed0" in asked
     assert "sgd/seed0" not in asked
     told = json.loads((tmp_path / "study.json").read_text())
-    assert told["name"] == ["figure1", "figure6", "table1"]
+    assert told["name"] == ["table1", "figure1", "figure6"]
     assert [one["name"] for one in told["tables"]] == ["table1"]
     assert told["seeds"] == [0, 1]
     assert Config.from_json(told["runs"]["lsam"]["config"]) == configuration(

@@ -27,7 +27,7 @@ DASHES = ("-", "--", "-.", ":")
 COLUMNS = 3
 SAME = 0.02
 """Costs that are drawn beside each other."""
-ASIDE = 0.09
+ASIDE = 0.03
 """By how many inches."""
 
 
@@ -40,6 +40,7 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
         name: Of the figure.
     """
     canvas = Canvas(figsize=(4.4 * len(contests) + 2.2, 4.4), layout="constrained")
+    every: list[float] = []
     for place, contest in zip(
         canvas.subplots(1, len(contests), squeeze=False, sharey=True)[0], contests, strict=True
     ):
@@ -72,12 +73,15 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
                 label=entry.label,
                 transform=place.transData + ScaledTranslation(aside, 0, canvas.dpi_scale_trans),
             )
-        spread_out = [e for e in (*sgd, *methods) if contest.clock.knows(e.group)]
-        _fit(place, [(contest.clock.total(e.group), *_percent(e)) for e in spread_out])
+        shown_here = [e for e in (*sgd, *methods) if contest.clock.knows(e.group)]
+        points = [(contest.clock.total(e.group), *_percent(e)) for e in shown_here]
+        place.set_xlim(*_room([cost for cost, *_ in points]))
+        every += [y for _, mean, deviation in points for y in (mean - deviation, mean + deviation)]
         place.set_xlabel(f"cost of the run, {contest.kind} (runs of SGD, {contest.base.passes} "
                          "passes)")  # fmt: skip
         place.grid(alpha=0.25)
         open_frame(place)
+    canvas.axes[0].set_ylim(*_room(every))  # of all panels, which share it
     canvas.axes[0].set_ylabel("validation accuracy (%)")
     handles, labels = canvas.axes[0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside right upper", fontsize=8)
@@ -159,15 +163,11 @@ def _draw(place: Axes, contest: Contest, entry: Entry, colour: str, line: str) -
     curve(place, cost, values, color=colour, linestyle=line, label=entry.label, lw=1.5)
 
 
-def _fit(place: Axes, points: Sequence[tuple[float, float, float]]) -> None:
-    """Limits for points with errors, which matplotlib does not see when they are moved aside."""
-    cost, mean, error = (np.array(column) for column in zip(*points, strict=True))
-    for low, high, limit in (
-        (cost.min(), cost.max(), place.set_xlim),
-        (np.nanmin(mean - error), np.nanmax(mean + error), place.set_ylim),
-    ):
-        room = 0.12 * (high - low) or 0.1
-        limit(low - room, high + room)
+def _room(values: Sequence[float]) -> tuple[float, float]:
+    """Limits for points, which matplotlib does not see when they are moved aside."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    room = 0.12 * (high - low) or 0.1
+    return low - room, high + room
 
 
 def _percent(entry: Entry) -> tuple[float, float]:
