@@ -251,7 +251,9 @@ def test_a_missing_extra_is_one_line(tmp_path, capsys, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("lsam_jax.experiments.")]:
         if not name.startswith(kept):
             monkeypatch.delitem(sys.modules, name)
-            monkeypatch.delattr(experiments, name.rpartition(".")[2])
+            package, _, own = name.rpartition(".")
+            if package == "lsam_jax.experiments":
+                monkeypatch.delattr(experiments, own)
     monkeypatch.setitem(sys.modules, "flax", None)
     monkeypatch.setitem(sys.modules, "flax.linen", None)
     assert cli.main(["compare", "--out", str(tmp_path)]) == 2
