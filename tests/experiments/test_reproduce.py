@@ -224,8 +224,23 @@ def test_the_command_runs_one_for_real(tmp_path, capsys):
         (record,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
         assert record["step"] == 4  # two passes over two batches
         assert configuration(run).seed == seed
+    capsys.readouterr()
+    assert cli.main([part for part in command if part != "--runs-only"]) == 0
+    out, err = capsys.readouterr()
+    assert "[1/" not in err  # nothing is run again
+    assert str(tmp_path / "study/report.html") in out
+    assert "SGD" in (tmp_path / "study/report.md").read_text()
+
+
+def test_a_failed_run_is_the_commands_status(trained, tmp_path, capsys):
+    _, broken = trained
+    broken.add("sgd/seed0")
+    command = ["reproduce", "figure1", "--preset", "digits-resnet8", "--scale", "paper"]
+    command += ["--seeds", "2", "--out", str(tmp_path), "--runs-only"]
+    assert cli.main(command) == 1
+    assert "1 of the runs failed: sgd/seed0" in capsys.readouterr().err
+    broken.clear()
     assert cli.main(command) == 0
-    assert "[1/" not in capsys.readouterr().err.split("seed1")[-1]
 
 
 def test_limited_data(small):
