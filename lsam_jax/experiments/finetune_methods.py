@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 import lsam_jax as lsam
+from lsam_jax.experiments import prices
 
 KERNELS = lsam.stacked("blocks")
 """Each matrix of each block is a layer."""
@@ -100,17 +101,9 @@ class Prices:
             selected: bool[L], as in the method's state.
         """
         chosen = self._chosen(selected)
-        whole = self.inspection.cost(chosen)
-        if not self._partial:
-            return whole
-        # The clean pass, too, differentiates what is selected alone: instead of a gradient it
-        # costs a forward pass and the backward pass that the perturbed pass makes.
-        profile, names = self.inspection.profile, [x.name for x in self.inspection.layers]
-        first = min(map(names.index, chosen))
-        cut = max(p for p in map(names.index, self.inspection.cuts) if p <= first)
-        forward = 1 - profile.spent.sum()
-        perturbed = whole - 1
-        return float(forward + (perturbed - profile.again[cut]) + perturbed)
+        if self._partial:
+            return prices.drawn_alone(self.inspection, chosen)
+        return self.inspection.cost(chosen)
 
     def _chosen(self, selected: Any) -> list[str]:
         return [name for name, one in zip(self._names, selected, strict=True) if one]

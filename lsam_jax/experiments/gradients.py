@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 import lsam_jax as lsam
+from lsam_jax.experiments import prices
 from lsam_jax.experiments.objective import TrainingLoss
 from lsam_jax.layers import LayerSpec
 
@@ -59,9 +60,7 @@ def _one_gradient(
 def _some_samples(
     inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
 ) -> float:
-    """ESAM: the ascent, a forward pass of all samples from the cut on, a gradient of some."""
-    backward = float(inspection.profile.spent.sum())
-    return inspection.cost(names) - backward + options["gamma"]
+    return prices.some_samples(inspection, names, options["gamma"])
 
 
 METHODS: Mapping[str, Family] = {

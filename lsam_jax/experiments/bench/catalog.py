@@ -67,6 +67,7 @@ def inspect(work: Workload, tx: lsam.SamTransformation | None) -> lsam.Inspectio
         layers="array" if tx is None else tx.recipe.layers,
         cuts="auto" if tx is None else tx.recipe.cuts,
         k=1 if tx is None else max(1, tx.recipe.k or 1),
+        selection="all" if tx is None else tx.recipe.selector,
         has_aux=True,
     )
 

@@ -23,6 +23,7 @@ so is SAM's price of 2 where the model says about 5/3.
 import numpy as np
 
 from lsam_jax.costs import Profile
+from lsam_jax.experiments import prices
 from lsam_jax.inspection import Inspection
 
 
@@ -60,27 +61,12 @@ def both_passes(network: Inspection, selected: np.ndarray) -> float:
 
 def half_the_samples(network: Inspection, selected: np.ndarray) -> float:
     """ESAM's: one pass to `selected`, one forward from there, and a gradient of half the batch."""
-    return _forward(network.profile) + both_passes(network, selected) - 1 + 0.5
+    return prices.some_samples(network, _names(network, selected), 0.5)
 
 
 def drawn_alone(network: Inspection, selected: np.ndarray) -> float:
     """SL-SAM's: forward, and then twice the pass to `selected`, which alone descends."""
-    extra = both_passes(network, selected) - 1
-    return _forward(network.profile) + 2 * extra - _again(network, selected)
-
-
-def _forward(profile: Profile) -> float:
-    """What of a plain gradient is not the backward pass."""
-    return 1 - float(profile.spent.sum())
-
-
-def _again(network: Inspection, selected: np.ndarray) -> float:
-    """The part of the forward pass behind the cut for `selected`."""
-    if not selected.any():
-        return 0.0
-    places = [n for n, layer in enumerate(network.layers) if layer.name in network.cuts]
-    first = int(np.argmax(selected))
-    return float(network.profile.again[max((p for p in places if p <= first), default=first)])
+    return prices.drawn_alone(network, _names(network, selected))
 
 
 def _names(network: Inspection, selected: np.ndarray) -> list[str]:

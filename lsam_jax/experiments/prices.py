@@ -1,0 +1,37 @@
+"""Counted cost of a step where it is not `lsam.Inspection.cost`; 1 is a plain gradient's."""
+
+from collections.abc import Sequence
+
+import lsam_jax as lsam
+
+
+def some_samples(inspection: lsam.Inspection, names: Sequence[str], share: float) -> float:
+    """ESAM's: one pass to the selected layers, a forward pass from there, a gradient of a share.
+
+    Args:
+        inspection: Of the network.
+        names: Of the selected layers.
+        share: Of the samples that the second gradient is of.
+    """
+    return forward(inspection) + inspection.cost(names) - 1 + share
+
+
+def drawn_alone(inspection: lsam.Inspection, names: Sequence[str]) -> float:
+    """SL-SAM's: forward, and then twice the pass to the drawn layers, which alone descend.
+
+    Args:
+        inspection: Of the network.
+        names: Of the drawn layers.
+    """
+    again = 0.0
+    if names:
+        order = [layer.name for layer in inspection.layers]
+        first = min(map(order.index, names))
+        cut = max((p for p in map(order.index, inspection.cuts) if p <= first), default=first)
+        again = float(inspection.profile.again[cut])
+    return forward(inspection) + 2 * (inspection.cost(names) - 1) - again
+
+
+def forward(inspection: lsam.Inspection) -> float:
+    """What of a plain gradient is not the backward pass."""
+    return 1 - float(inspection.profile.spent.sum())
