@@ -162,3 +162,13 @@ def test_networks_are_differentiated_as_they_are_trained(name, monkeypatch):
     assert each.shape == (4,)
     np.testing.assert_allclose(each.mean(), work.loss(work.params, *work.args)[0], rtol=1e-6)
     assert models.preset(name)  # known by name
+
+
+def test_a_budget_is_counted_at_its_own_cut():
+    work = workload.whole_network("resnet8", workload.Size(4, 8))
+    budgeted = catalog.family()["layerwise_sam budget=0.1"].tx
+    cuts = catalog.inspect(work, budgeted).cuts
+    assert len(cuts) == 1
+    network = catalog.inspect(work, None)
+    full = dict(zip([layer.name for layer in network.layers], network.profile.full, strict=True))
+    assert full[cuts[0]] <= 0.1
