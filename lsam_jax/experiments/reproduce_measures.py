@@ -42,12 +42,14 @@ def measure(
         return [directory / c / f"seed{s}" for c, s in there if c in wanted and s in some]
 
     shown = study.artefacts.values()
-    sharp = runs((row.cell for one in shown for row in one.sharpness), study.seeds)
-    if sharp:
-        diagnose(sharp, settings, out=directory, data_dir=data_dir)
+    # Those with landscapes are among those looked at for sharpness, which come last: the distances
+    # that are left are those of the larger set.
     drawn = runs((row.cell for one in shown if one.landscapes for row in one.rows), study.seeds[:1])
     if drawn:
         diagnose(drawn, settings, with_landscapes=True, out=directory, data_dir=data_dir)
+    sharp = runs((row.cell for one in shown for row in one.sharpness), study.seeds)
+    if sharp:
+        diagnose(sharp, settings, out=directory, data_dir=data_dir)
     timed = runs((row.cell for one in shown if one.costs for row in one.rows), study.seeds[:1])
     if timed and not (directory / COSTS).exists():
         costs_of_runs(timed, ROUNDS, directory / COSTS, data_dir=data_dir)
