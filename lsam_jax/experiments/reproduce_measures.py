@@ -1,5 +1,6 @@
 """What is measured of a study's runs once they are there: costs, sharpness, landscapes."""
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,5 +52,20 @@ def measure(
     if sharp:
         diagnose(sharp, settings, out=directory, data_dir=data_dir)
     timed = runs((row.cell for one in shown if one.costs for row in one.rows), study.seeds[:1])
-    if timed and not (directory / COSTS).exists():
-        costs_of_runs(timed, ROUNDS, directory / COSTS, data_dir=data_dir)
+    known = _timed(directory / COSTS)
+    if {run.parent.name for run in timed} - known.keys():
+        # All of them anew, as costs are relative to one another within one measurement: to SGD's.
+        together = sorted(
+            {*timed, *known.values()}, key=lambda run: (run.parent.name != "sgd", run)
+        )
+        costs_of_runs(together, ROUNDS, directory / COSTS, data_dir=data_dir)
+
+
+def _timed(file: Path) -> dict[str, Path]:
+    """The runs whose steps a file of costs has, by cell."""
+    if not file.exists():
+        return {}
+    found = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    return {
+        cell: file.parent / cell / f"seed{one['config']['seed']}" for cell, one in found.items()
+    }

@@ -204,6 +204,28 @@ def test_only_runs_that_are_there_are_measured(trained, monkeypatch, tmp_path):
     assert options["with_landscapes"]
     assert "sgd-x2/seed0" in timed
     assert all(name.endswith("seed0") for name in timed)
+    names = {name.split("/")[0] for name in timed}
+    for known, again in [(names, False), ({"sgd", "lsam-k8"}, True)]:
+        asked.clear()
+        told = {"runs": {cell: {"config": {"seed": 0}} for cell in known}}
+        (tmp_path / reproduce_measures.COSTS).write_text(json.dumps(told))
+        reproduce_measures.measure(study, tmp_path)
+        measured = [runs for kind, runs, _ in asked if kind == "costs"]
+        assert bool(measured) == again
+    (all_of_them,) = measured  # nothing that was there is lost
+    assert set(all_of_them) == {*timed, "lsam-k8/seed0"}
+
+
+def test_costs_are_relative_to_sgd(trained, monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(
+        reproduce_measures, "costs_of_runs", lambda runs, *rest, **options: given.append(runs)
+    )
+    study = reproduce.plan(["table3"], CIFAR, "cpu", 1)
+    assert next(iter(study.configs)) == "lsam"
+    reproduce.reproduce(study, tmp_path)
+    reproduce_measures.measure(study, tmp_path)
+    assert given[0][0].parent.name == "sgd"
 
 
 def test_costs_are_named_by_what_tells_runs_apart():
