@@ -65,7 +65,7 @@ def zeros_like_layers(layers: Layers, leaves: Sequence[Any]) -> Any:
 
 def inner(a: Sequence[Any], b: Sequence[Any]) -> jax.Array:
     """The inner product of two lists of arrays, in at least float32."""
-    return sum((_inner(x, y) for x, y in zip(a, b)), jnp.zeros(()))
+    return total([_inner(x, y) for x, y in zip(a, b)])
 
 
 def square_of(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax.Array:
@@ -73,7 +73,17 @@ def square_of(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax
     squares = [sum_of_squares(x) for x in arrays]
     if chosen is not None:
         squares = [s if c is True else jnp.where(c, s, 0) for s, c in zip(squares, chosen)]
-    return sum(squares, jnp.zeros(()))
+    return total(squares)
+
+
+def total(numbers: Sequence[Any]) -> jax.Array:
+    """The sum of a list of scalars, in the widest of their types; 0 for none."""
+    if not numbers:
+        return jnp.zeros(())
+    widest = jnp.result_type(*numbers)
+    # As one reduction: XLA copies a chain of additions, cheap as it is, into each of its consumers
+    # (every array that is scaled by the sum), so that it would grow with the square of the arrays.
+    return jnp.sum(jax.lax.optimization_barrier(jnp.stack([x.astype(widest) for x in numbers])))
 
 
 def along(w: Sequence[Any], d: Sequence[Any], length: Any) -> list[Any]:
@@ -84,10 +94,8 @@ def along(w: Sequence[Any], d: Sequence[Any], length: Any) -> list[Any]:
 
 def ratio(numerator: Any, square: jax.Array) -> jax.Array:
     """`numerator / sqrt(square)`, and 0 where `square` is 0."""
-    # The inner `where` keeps the unused division finite, so no NaN is born at a zero gradient.
-    positive = square > 0
-    norm = jnp.sqrt(jnp.where(positive, square, 1))
-    return jnp.where(positive, numerator / norm, jnp.where(jnp.isnan(square), jnp.nan, 0))
+    # One `where`, and the division last: XLA copies what is cheap into each of its consumers.
+    return numerator / jnp.sqrt(jnp.where(square == 0, jnp.inf, square))
 
 
 def _inner(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -128,7 +128,7 @@ def layer_order(
       depends on the layer.
     """
     opened = jaxprs.rewrite(program.closed, leaves, jaxprs.open_all)
-    jaxpr = scans.split(opened, leaves, segments.one_by_one).jaxpr
+    jaxpr = scans.split(opened, leaves, segments.by_layer).jaxpr
     made_of = {v: frozenset([i]) for v, i in zip(jaxpr.invars, of_leaf)}
     meets, reads = _first_times(jaxpr, made_of)
     never = (len(jaxpr.eqns),)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 
 from lsam_jax import jaxprs
-from lsam_jax.segments import Flags, Plan, Segment
+from lsam_jax.segments import Entries, Entry, Plan, Segment
 
 JOINS = frozenset({"concatenate", "stack"})
 """What joins arrays; `jnp.stack` is one or the other, by version of JAX."""
@@ -74,9 +74,10 @@ class _Row(NamedTuple):
     late: tuple[bool, ...]
     then: tuple[Callable[[Any], Any], ...] = ()
 
-    def flags(self) -> list[bool]:
-        """Whether each entry depends on the sources."""
-        return [late for x, late in zip(self.pieces, self.late) for _ in range(x.shape[0])]
+    def entries(self) -> list[Entry]:
+        """The piece that each entry comes from, and whether it depends on the sources."""
+        pieces = enumerate(zip(self.pieces, self.late))
+        return [Entry(n, late) for n, (x, late) in pieces for _ in range(x.shape[0])]
 
     def take(self, start: int, stop: int) -> Any:
         """The entries from `start` to `stop`."""
@@ -182,12 +183,14 @@ class _Splitter:
         rows = {n: row for n in scanned if (row := self._row(eqn.invars[n]))}
         begun = self._is_late(v for n, v in enumerate(eqn.invars) if n not in rows)
         # From here on, iterations are in the order in which they run.
-        flags: Flags = list(zip(*(row.flags() for row in rows.values())))[:: -1 if reverse else 1]
-        segments = self.plan(flags, begun)
+        entries: Entries = list(zip(*(row.entries() for row in rows.values())))
+        entries = entries[::-1] if reverse else entries
+        segments = self.plan(entries, begun)
         if len(segments) == 1 and not segments[0].inline:
             return None
         self.changed = True
-        late = [begun or any(map(any, flags[:stop])) for _, stop, _ in segments]
+        first = next((t for t, reads in enumerate(entries) if any(e.late for e in reads)), length)
+        late = [begun or first < stop for _, stop, _ in segments]
 
         def inline(*operands: Any) -> list[Any]:
             inner = [jax.lax.squeeze(x, [0]) if n in scanned else x for n, x in enumerate(operands)]

@@ -12,19 +12,32 @@ class Segment(NamedTuple):
     inline: bool = False
 
 
-Flags = Sequence[tuple[bool, ...]]
-"""For each iteration, which of the rows that it reads depend on the sources."""
+class Entry(NamedTuple):
+    """What an iteration reads of one row.
 
-Plan = Callable[[Flags, bool], Sequence[Segment]]
-"""From the flags, and whether everything depends on the sources anyway, to the parts of a scan."""
+    Attributes:
+      piece: which of the arrays that the row is joined from.
+      late: whether it depends on the sources.
+    """
+
+    piece: int
+    late: bool
 
 
-def where_it_differs(flags: Flags, begun: bool) -> list[Segment]:
-    """A part for each run of iterations with the same flags.
+Entries = Sequence[tuple[Entry, ...]]
+"""For each iteration, what it reads of each row."""
+
+Plan = Callable[[Entries, bool], Sequence[Segment]]
+"""From the entries, and whether everything depends on the sources anyway, to a scan's parts."""
+
+
+def where_it_differs(entries: Entries, begun: bool) -> list[Segment]:
+    """A part for each run of iterations that depend on the sources in the same way.
 
     The first iteration that depends on the sources is inline: what in it does not depend on them
     is to be found by `jaxprs.split`, and a scan would propagate errors to its initial carry.
     """
+    flags = [[entry.late for entry in reads] for reads in entries]
     length = len(flags)
     first = next((t for t, flag in enumerate(flags) if any(flag)), length)
     if begun or first == length:
@@ -36,11 +49,14 @@ def where_it_differs(flags: Flags, begun: bool) -> list[Segment]:
     return [Segment(a, b, a == inline) for a, b in zip(edges, [*edges[1:], length])]
 
 
-def one_by_one(flags: Flags, begun: bool) -> list[Segment]:
-    """A scan for each iteration."""
-    return [Segment(t, t + 1) for t in range(len(flags))]
+def by_layer(entries: Entries, begun: bool) -> list[Segment]:
+    """A scan for each run of iterations that read the same arrays, of one iteration if stacked."""
+    pieces = [[entry.piece for entry in reads] for reads in entries]
+    edges = [t for t in range(len(pieces)) if not t or pieces[t] != pieces[t - 1]]
+    return [Segment(a, b) for a, b in zip(edges, [*edges[1:], len(pieces)])]
 
 
-def unrolled(flags: Flags, begun: bool) -> list[Segment]:
-    """Every iteration inline."""
-    return [Segment(t, t + 1, inline=True) for t in range(len(flags))]
+def unrolled(entries: Entries, begun: bool) -> list[Segment]:
+    """The same, but no scan for what is one iteration."""
+    parts = by_layer(entries, begun)
+    return [part._replace(inline=part.stop - part.start == 1) for part in parts]

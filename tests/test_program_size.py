@@ -1,0 +1,73 @@
+"""What is traced and compiled grows with the network, and no faster."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import lsam_jax as lsam
+from lsam_jax import scans, segments
+
+pytestmark = pytest.mark.core
+
+RHO = 0.1
+OUTPUTS = lsam.split_loss(lambda p, x: deep(p, x), lambda outputs, x: jnp.mean(outputs**2))
+METHODS = {
+    "sam": lsam.sam(RHO),
+    "generalized_sam": lsam.generalized_sam(RHO, 0.7),
+    "by layer": lsam.generalized_sam(RHO, 0.7, normalize="layer"),
+    "asam": lsam.asam(RHO),
+    "gsam": lsam.gsam(RHO, 0.4),
+    "stable_sam": lsam.stable_sam(RHO),
+    "gam": lsam.gam(RHO, 0.5),
+    "look_sam": lsam.look_sam(RHO),
+    "ae_sam": lsam.ae_sam(RHO),
+    "momentum_sam": lsam.momentum_sam(RHO),
+    "sparse_sam": lsam.sparse_sam(RHO),
+    "functional_sam": lsam.functional_sam(RHO),
+    "layerwise_sam": lsam.layerwise_sam(1, RHO, normalize=True, layers="array", cuts=1),
+}
+
+
+def deep(params, x):
+    for layer in params:
+        x = jnp.tanh(x @ layer["w"] + layer["b"])
+    return x
+
+
+def arguments(tx, depth):
+    params = [{"w": jnp.eye(4), "b": jnp.zeros(4)} for _ in range(depth)]
+    return params, tx.init(params), jnp.ones((8, 4))
+
+
+@functools.cache
+def lines_of(name, depth):
+    """How long the compiled program is."""
+    tx = METHODS[name]
+    step = jax.jit(lsam.value_and_grad(OUTPUTS, tx))
+    return len(step.lower(*arguments(tx, depth)).compile().as_text().splitlines())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_network_twice_as_deep_compiles_to_a_program_twice_as_long(optimized, name):
+    # A sum over all arrays that XLA copies into each of them grows with their square.
+    assert lines_of(name, 32) < 2.2 * lines_of(name, 16)
+
+
+@pytest.mark.parametrize("plan", [segments.by_layer, segments.unrolled, segments.where_it_differs])
+def test_a_scan_over_rows_of_few_arrays_is_not_taken_apart(plan):
+    """Two arrays of learned tokens are two layers, however many rows they have."""
+
+    def loss(start, rest, w, x):
+        tokens = jnp.concatenate([start, rest])
+        x, _ = jax.lax.scan(lambda x, t: (jnp.tanh(x @ w + t), None), x, tokens)
+        return jnp.mean(x**2)
+
+    def size(length):
+        half = jnp.ones((length // 2, 4))
+        args = (half, half, jnp.eye(4), jnp.ones((2, 4)))
+        closed = jax.make_jaxpr(loss)(*args)
+        return len(scans.split(closed, args, plan, closed.jaxpr.invars[1:2]).jaxpr.eqns)
+
+    assert size(64) == size(16)
