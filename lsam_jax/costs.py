@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax import jaxprs, parallel, scans, segments
+from lsam_jax import effects, jaxprs, parallel, scans, segments
 from lsam_jax.program import Program
 
 
@@ -100,7 +100,7 @@ def profile(
         # Opened only now, so that what a checkpoint computes again is counted.
         closed = jaxprs.rewrite(closed, jax.tree.leaves(args), jaxprs.open_all)
     jaxpr = closed.jaxpr
-    forward, backward = jaxprs.split(jaxpr.eqns, jaxpr.invars[-1:])
+    forward, backward = effects.split(jaxpr.eqns, jaxpr.invars[-1:])
     layers = len(position)
     place = [int(position[i]) if i >= 0 else -1 for i in of_leaf]
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lsam_jax import costs, jaxprs, parallel
+from lsam_jax import costs, effects, jaxprs, parallel
 
 WORTH_GATING = 0.0005
 """Share of a gradient's cost below which a conditional costs more than it can save."""
@@ -86,7 +86,7 @@ def _by_group(
     owner: list[set[int | None]] = []
     for eqn in reversed(jaxpr.eqns):
         groups: set[int | None] = set().union(*(serves.get(v, ()) for v in eqn.outvars))
-        if not parallel.is_only_collective(eqn.effects):
+        if not effects.is_only_collective(eqn):
             groups.add(None)
         owner.append(groups)
         for v in filter(jaxprs.is_variable, eqn.invars):

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 from jax.extend import core as jex
 
+from lsam_jax import effects
+
 Rule = Callable[[Any], Callable[..., list[Any]] | None]
 """From an equation to the function that stands in for it, or None to run it as it is."""
 
@@ -45,19 +47,6 @@ def variables_read(eqns: Iterable[Any], outvars: Iterable[Any] = ()) -> list[Any
         made.update(eqn.outvars)
     read.update((v, None) for v in outvars if is_variable(v) and v not in made)
     return list(read)
-
-
-def split(eqns: Iterable[Any], sources: Iterable[Any]) -> tuple[list[Any], list[Any]]:
-    """The equations that do not depend on any of `sources`, and those that do; each in order."""
-    tainted = set(sources)
-    before, after = [], []
-    for eqn in eqns:
-        if any(is_variable(v) and v in tainted for v in eqn.invars):
-            after.append(eqn)
-            tainted.update(eqn.outvars)
-        else:
-            before.append(eqn)
-    return before, after
 
 
 def evaluate(jaxpr: jex.Jaxpr, consts: Sequence[Any], args: Sequence[Any], rule: Rule) -> list[Any]:
@@ -145,9 +134,10 @@ def split_checkpoints(
 ) -> jex.ClosedJaxpr:
     """Splits each `jax.checkpoint` that depends on `sources` only in part into two.
 
-    The first of the two does not depend on `sources` at all, so that `split` finds more to share.
+    The first of the two does not depend on `sources` at all, so that `effects.split` finds more to
+    share.
     """
-    _, after = split(closed.jaxpr.eqns, sources)
+    _, after = effects.split(closed.jaxpr.eqns, sources)
     tainted = {*sources, *(v for eqn in after for v in eqn.outvars)}
     if not any(eqn.primitive.name in CHECKPOINT_NAMES for eqn in after):
         return closed
@@ -161,8 +151,8 @@ def split_checkpoints(
             for v, outer in zip(inner.invars, eqn.invars)
             if is_variable(outer) and outer in tainted
         ]
-        first, second = split(inner.eqns, late)
-        if not late or not first:
+        first, second = effects.split(inner.eqns, late)
+        if not late or not first or effects.references(eqn):
             return None
         early = [v for v in inner.invars if v not in set(late)]
         made = {v for e in first for v in e.outvars}

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lsam_jax.arguments import check_argnums
-from lsam_jax.parallel import MICRO_BATCH
+from lsam_jax.parallel import MICRO_BATCH, Axes
 
 
 def check_micro_batches(m: Any, argnums: Any) -> tuple[int, ...]:
@@ -19,6 +19,16 @@ def check_micro_batches(m: Any, argnums: Any) -> tuple[int, ...]:
     if isinstance(m, bool) or not isinstance(m, int | np.integer) or m < 1:
         raise ValueError(f"m must be a number of samples, at least 1; got m={m!r}.")
     return check_argnums("batch_argnums", argnums)
+
+
+def check_references(references: Sequence[Any], axes: Axes) -> None:
+    """Raises if parts of a batch would write into the same references."""
+    if references and MICRO_BATCH in axes.names:
+        raise ValueError(
+            "m=... takes the loss on parts of a batch side by side, and the loss uses a reference "
+            f"from outside ({', '.join(str(jax.typeof(r)) for r in references)}), which holds one "
+            "value: return what it is to hold as aux, which then has an axis of parts."
+        )
 
 
 def in_micro_batches(

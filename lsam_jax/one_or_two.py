@@ -35,10 +35,12 @@ def one_or_two(
     """
     early_params, late_params = in_two(leaves, in_suffix)
     index = [n for n, late in enumerate(in_suffix) if late]
-    prefix, suffix = cut(program, leaves, in_suffix)
-    hidden, pull_back, fixed = jax.vjp(prefix, early_params, has_aux=True)
+    parts = cut(program, leaves, in_suffix)
+    hidden, pull_back, fixed = jax.vjp(parts.prefix, early_params, has_aux=True)
 
     def gradient(late: Leaves) -> tuple[Any, list[Any], list[Any]]:
+        suffix = parts.suffix()
+
         def loss_of(hidden: Leaves, params: Leaves) -> tuple[Any, list[Any]]:
             return suffix(hidden, fixed, params)
 

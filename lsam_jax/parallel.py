@@ -192,11 +192,6 @@ def check_loss(loss: Any, params: Sequence[Any], names: Sequence[str]) -> None:
         )
 
 
-def is_only_collective(effects: Any) -> bool:
-    """Whether the effects of an equation are no more than that it names an axis."""
-    return all(type(effect).__name__ == "NamedAxisEffect" for effect in effects)
-
-
 def _names(argument: str, value: Any) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):

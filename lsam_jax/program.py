@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from lsam_jax import jaxprs, scans, segments
+from lsam_jax import effects, jaxprs, scans, segments
+
+Suffix = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, list[Any]]]
 
 
 class Program(NamedTuple):
@@ -17,15 +19,34 @@ class Program(NamedTuple):
     Attributes:
       closed: the jaxpr from the parameters' leaves to the loss and the leaves of aux.
       aux: the pytree structure of aux.
+      references: those of the caller that the loss reads or writes; what they are to hold stands
+        behind the leaves of aux, and counts among them.
     """
 
     closed: jex.ClosedJaxpr
     aux: Any
+    references: Sequence[Any] = ()
 
     def run(self, leaves: Sequence[Any]) -> tuple[Any, list[Any]]:
         """The loss and the leaves of aux."""
         loss, *aux = jex.jaxpr_as_fun(self.closed)(*leaves)
         return loss, aux
+
+    def value_and_grad(self, leaves: Sequence[Any]) -> tuple[tuple[Any, list[Any]], list[Any]]:
+        """The loss and the leaves of aux, and the gradient."""
+        jaxpr, consts = self.closed.jaxpr, self.closed.consts
+        apart = self._replace(closed=jex.ClosedJaxpr(jaxpr, effects.own(jaxpr.constvars, consts)))
+        return jax.value_and_grad(apart.run, has_aux=True)(list(leaves))
+
+    def settle(self, leaves: Sequence[Any]) -> Any:
+        """Aux, and the caller's references are written."""
+        for reference, held in zip(self.references, leaves[self.aux.num_leaves :]):
+            reference[...] = held
+        return self.aux_of(leaves)
+
+    def aux_of(self, leaves: Sequence[Any]) -> Any:
+        """Aux, from its leaves."""
+        return self.aux.unflatten(leaves[: self.aux.num_leaves])
 
     def of_loss(self, change: Callable[[Any], Any], leaves: Sequence[Any]) -> "Program":
         """The same with its loss changed, for leaves like these."""
@@ -43,11 +64,14 @@ class Cut(NamedTuple):
     Attributes:
       prefix: from the other parameters to two lists, `hidden` and `fixed`: what the suffix reads,
         apart by whether it depends on these parameters differentiably.
-      suffix: from `hidden`, `fixed` and the suffix parameters to the loss and the leaves of aux.
+      suffix: makes a function from `hidden`, `fixed` and the suffix parameters to the loss and the
+        leaves of aux. It has references of its own, so it is to be made where it is used.
+      writes: whether the suffix writes to references.
     """
 
     prefix: Callable[[Sequence[Any]], tuple[list[Any], list[Any]]]
-    suffix: Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, list[Any]]]
+    suffix: Callable[[], Suffix]
+    writes: bool
 
 
 def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
@@ -74,8 +98,12 @@ def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
             f"{loss}. Reduce it, e.g. by jnp.mean, or take its real part."
         )
     leaves = jax.tree.leaves(params)
+    references: Sequence[Any] = ()
+    if any(map(effects.is_reference, closed.jaxpr.constvars)):
+        run, references = effects.starting_over(closed)
+        closed = jax.make_jaxpr(run)(*leaves)
     opened = jaxprs.rewrite(closed, leaves, jaxprs.open_nested)
-    return Program(opened, jax.tree.structure(aux))
+    return Program(opened, jax.tree.structure(aux), references)
 
 
 def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> Cut:
@@ -88,10 +116,12 @@ def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> C
     jaxpr, consts = closed.jaxpr, closed.consts
     suffix_vars = [v for v, late in zip(jaxpr.invars, in_suffix) if late]
     prefix_vars = [v for v, late in zip(jaxpr.invars, in_suffix) if not late]
-    before, after = jaxprs.split(jaxpr.eqns, suffix_vars)
+    before, after = effects.split(jaxpr.eqns, suffix_vars)
     late = set(suffix_vars)
-    boundary = [v for v in jaxprs.variables_read(after, jaxpr.outvars) if v not in late]
-    _, moving = jaxprs.split(before, prefix_vars)
+    read = [v for v in jaxprs.variables_read(after, jaxpr.outvars) if v not in late]
+    references = [v for v in read if effects.is_reference(v)]
+    boundary = [v for v in read if not effects.is_reference(v)]
+    _, moving = effects.split(before, prefix_vars)
     depends = {*prefix_vars, *(v for eqn in moving for v in eqn.outvars)}
     differentiable = [v for v in boundary if v in depends and _is_inexact(v)]
     fixed = [v for v in boundary if not (v in depends and _is_inexact(v))]
@@ -99,18 +129,24 @@ def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> C
         before, [*jaxpr.constvars, *prefix_vars], [*differentiable, *fixed], jaxpr
     )
     run_suffix = jaxprs.as_function(
-        after, [*differentiable, *fixed, *suffix_vars], jaxpr.outvars, jaxpr
+        after, [*differentiable, *fixed, *references, *suffix_vars], jaxpr.outvars, jaxpr
     )
+    consts = effects.own(jaxpr.constvars, consts)
 
     def prefix(params: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         out = run_prefix(*consts, *params)
         return out[: len(differentiable)], out[len(differentiable) :]
 
-    def suffix(hidden: Sequence[Any], fixed: Sequence[Any], params: Sequence[Any]) -> Any:
-        loss, *aux = run_suffix(*hidden, *fixed, *params)
-        return loss, aux
+    def suffix() -> Suffix:
+        held = effects.own(references, references)
 
-    return Cut(prefix, suffix)
+        def run(hidden: Sequence[Any], fixed: Sequence[Any], params: Sequence[Any]) -> Any:
+            loss, *aux = run_suffix(*hidden, *fixed, *held, *params)
+            return loss, aux
+
+        return run
+
+    return Cut(prefix, suffix, any(effects.references(eqn) for eqn in after))
 
 
 def layer_order(
@@ -173,7 +209,7 @@ def _first_times(jaxpr: jex.Jaxpr, made_of: dict[Any, frozenset[int]]) -> tuple[
 def _reached(jaxpr: jex.Jaxpr, of_leaf: Sequence[int], count: int) -> np.ndarray:
     wanted = {v for v in jaxpr.outvars[:1] if jaxprs.is_variable(v)}
     for eqn in reversed(jaxpr.eqns):
-        if any(v in wanted for v in eqn.outvars):
+        if any(v in wanted for v in (*eqn.outvars, *effects.references(eqn))):
             wanted.update(v for v in eqn.invars if jaxprs.is_variable(v))
     reached = np.zeros(count, bool)
     for v, i in zip(jaxpr.invars, of_leaf):

@@ -35,7 +35,7 @@ def where_it_differs(entries: Entries, begun: bool) -> list[Segment]:
     """A part for each run of iterations that depend on the sources in the same way.
 
     The first iteration that depends on the sources is inline: what in it does not depend on them
-    is to be found by `jaxprs.split`, and a scan would propagate errors to its initial carry.
+    is to be found by `effects.split`, and a scan would propagate errors to its initial carry.
     """
     flags = [[entry.late for entry in reads] for reads in entries]
     length = len(flags)

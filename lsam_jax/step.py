@@ -16,6 +16,7 @@ from lsam_jax import arguments, selection
 from lsam_jax.cuts import network_of, wanted
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
+from lsam_jax.micro_batches import check_references
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly, Outcome
 from lsam_jax.parallel import check_loss
@@ -45,6 +46,7 @@ def step(
     prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
     program = trace(lambda leaves: prepared(tree(leaves)), leaves, has_aux or prepare is not None)
     check_loss(program.closed.out_avals[0], leaves, axes.names)
+    check_references(program.references, axes)
     if axes.shares:
         program = program.of_loss(axes.leave, leaves)
     network, place_cuts, _ = network_of(program, leaves, layers)
@@ -57,7 +59,7 @@ def step(
     def descend(clean: Sequence[Any], second: Second) -> Found:
         assert recipe.descent.second is not None
         return recipe.descent.second(
-            loss_fn, tree, lambda aux: program.aux.unflatten(aux)[1], clean, second
+            loss_fn, tree, lambda aux: program.aux_of(aux)[1], clean, second
         )
 
     method = Method(
@@ -82,7 +84,7 @@ def step(
         )
 
     def alone(leaves: Sequence[Any]) -> Passes:
-        (loss, aux), g = jax.value_and_grad(program.run, has_aux=True)(list(leaves))
+        (loss, aux), g = program.value_and_grad(leaves)
         return Passes(loss, aux, assembly.alone(g, loss))
 
     inside = in_conditional(program)
@@ -96,7 +98,7 @@ def step(
     else:
         passes = perturbed(leaves)
     direction = layers.tree(passes.result.direction)
-    aux = program.aux.unflatten(passes.aux)
+    aux = program.settle(passes.aux)
     aux = aux if prepare is None else aux[0]
     return axes.average(passes.loss), aux, direction, assembly.advanced(passes.result)
 

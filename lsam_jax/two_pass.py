@@ -89,7 +89,7 @@ def two_pass(
       method: how to perturb and what to make of the gradients.
     """
     if not candidates.any():
-        (loss, aux), h = jax.value_and_grad(program.run, has_aux=True)(list(leaves))
+        (loss, aux), h = program.value_and_grad(leaves)
         nowhere = [None] * len(leaves)
         return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss))
 
@@ -97,7 +97,7 @@ def two_pass(
     def at(first: int, gradient: Callable[..., Any], wanted: Any, leaves: Leaves) -> Passes:
         late = candidates & (position >= first)
         in_suffix = [i >= 0 and bool(late[i]) for i in of_leaf]
-        return _at_cut(program, leaves, of_leaf, in_suffix, partial(gradient, wanted), method)
+        return _at_cut(program, leaves, of_leaf, in_suffix, gradient, wanted, method)
 
     if isinstance(selected, np.ndarray):
         return at(0, _gradient, None, leaves)
@@ -125,21 +125,26 @@ def _at_cut(
     of_leaf: Sequence[int],
     in_suffix: Sequence[bool],
     gradient: Callable[..., tuple[Any, list[Any], list[Any]]],
+    wanted: Any,
     method: Method,
 ) -> Passes:
     """Both passes if only the suffix may be perturbed."""
     prefix_params, suffix_params = in_two(leaves, in_suffix)
     index = [n for n, late in enumerate(in_suffix) if late]
     group = [of_leaf[n] for n in index]
-    prefix, suffix = cut(program, leaves, in_suffix)
-    hidden, pull_back, fixed = jax.vjp(prefix, prefix_params, has_aux=True)
+    parts = cut(program, leaves, in_suffix)
+    suffix = parts.suffix()
+    hidden, pull_back, fixed = jax.vjp(parts.prefix, prefix_params, has_aux=True)
 
     def loss_of(hidden: Leaves, params: Leaves) -> tuple[Any, list[Any]]:
         return suffix(hidden, fixed, params)
 
     at_hidden = partial(loss_of, hidden)
+    late_gradient = partial(gradient, wanted, at_hidden)
+    if parts.writes:
+        late_gradient = partial(_gradient_of_all, wanted, loss_of, hidden)
     if method.estimate is None:
-        loss, aux, g = gradient(at_hidden, suffix_params, group)
+        loss, aux, g = late_gradient(suffix_params, group)
         uphill = g
     else:
         loss, aux, uphill, g = method.estimate(at_hidden, suffix_params, index)
@@ -156,7 +161,7 @@ def _at_cut(
         return loss, aux, in_one(h_prefix, gradients[1], in_suffix)
 
     if not method.everywhere:
-        perturbed_loss, aux_there, h_suffix = gradient(at_hidden, moved, group)
+        perturbed_loss, aux_there, h_suffix = late_gradient(moved, group)
         h: Leaves = in_one(nothing, h_suffix, in_suffix)
     elif method.descend is None:
         perturbed_loss, aux_there, h = whole_gradient(lambda loss, aux: loss)
@@ -185,6 +190,22 @@ def _gradient(
     wanted: None, loss_of: Callable[[Leaves], Any], params: Leaves, group: Sequence[int]
 ) -> tuple[Any, list[Any], list[Any]]:
     (loss, aux), g = jax.value_and_grad(loss_of, has_aux=True)(list(params))
+    return loss, aux, g
+
+
+def _gradient_of_all(
+    wanted: Any,
+    loss_of: Callable[[Leaves, Leaves], Any],
+    hidden: Leaves,
+    params: Leaves,
+    group: Sequence[int],
+) -> tuple[Any, list[Any], list[Any]]:
+    # JAX 0.10 cannot differentiate what writes to a reference something that does not depend on
+    # the parameters. So what comes out of the prefix counts among them, as in the whole loss.
+    both = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+    (loss, aux), (_, g) = both(list(hidden), list(params))
+    if wanted is not None:
+        g = [jnp.where(wanted[i], x, jnp.zeros_like(x)) for i, x in zip(group, g)]
     return loss, aux, g
 
 

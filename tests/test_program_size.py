@@ -12,7 +12,15 @@ from lsam_jax import scans, segments
 pytestmark = pytest.mark.core
 
 RHO = 0.1
-OUTPUTS = lsam.split_loss(lambda p, x: deep(p, x), lambda outputs, x: jnp.mean(outputs**2))
+
+
+def deep(params, x):
+    for layer in params:
+        x = jnp.tanh(x @ layer["w"] + layer["b"])
+    return x
+
+
+OUTPUTS = lsam.split_loss(deep, lambda outputs, x: jnp.mean(outputs**2))
 METHODS = {
     "sam": lsam.sam(RHO),
     "generalized_sam": lsam.generalized_sam(RHO, 0.7),
@@ -28,12 +36,6 @@ METHODS = {
     "functional_sam": lsam.functional_sam(RHO),
     "layerwise_sam": lsam.layerwise_sam(1, RHO, normalize=True, layers="array", cuts=1),
 }
-
-
-def deep(params, x):
-    for layer in params:
-        x = jnp.tanh(x @ layer["w"] + layer["b"])
-    return x
 
 
 def arguments(tx, depth):
