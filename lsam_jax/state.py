@@ -54,6 +54,8 @@ class SamState(NamedTuple):
         product of gradient and perturbation.
       memory: a `Memory`, what the method itself remembers. Only finite steps enter.
 
+    Norms and sharpness are those of the loss as it is given: scaled, if it is.
+
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
     >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w

@@ -1,4 +1,4 @@
-"""A state that Orbax, or Flax, has restored without a target goes on like the one that was saved."""
+"""A state that Orbax or Flax has restored without a target goes on like the one that was saved."""
 
 import jax
 import jax.numpy as jnp
