@@ -88,7 +88,7 @@ def sam_on(
       rho: the radius; a number, a schedule, or `per_layer` radii.
       layers: "norm" finds the arrays by the names of their modules; see `layer_names` for other
         ways to name them.
-      normalize: as for `layerwise_sam`.
+      normalize: as for `layerwise_sam`; False needs rho / c under loss scaling by c.
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.
 

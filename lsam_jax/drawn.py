@@ -95,7 +95,8 @@ def sl_sam(
       rho: the radius; a number, a schedule, or `per_layer` radii.
       active: the mean share of layers that are drawn, in (0, 1]. 1 is SAM.
       rate: how fast the probabilities learn.
-      scale_free: whether they learn from norms relative to each other; see `bandit`.
+      scale_free: whether they learn from norms relative to each other; see `bandit`. Needed under
+        loss scaling.
       budget: draws only layers whose extra cost stays within this share of a plain gradient; see
         the selection `budget`. The others are never trained.
       seed: of the draws.

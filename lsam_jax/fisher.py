@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from lsam_jax.layers import partition
 from lsam_jax.losses import PerSample
+from lsam_jax.recipe import state_of
 from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation
 
@@ -84,5 +85,6 @@ def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> Sam
             f"to be given; got {type(tx).__name__}."
         )
     layers = partition(scores, tx.recipe.layers)
+    sam_state = state_of(tx.recipe, layers, scores, sam_state)
     mask = refresh(layers, layers.leaves(scores))
     return sam_state._replace(memory=sam_state.memory._replace(perturbation=mask))

@@ -42,7 +42,8 @@ def layerwise_sam(
         names, or a selector, e.g. `budget(0.1)`.
       layers: how the parameters are cut into L layers; see `layer_names`.
       normalize: False: eps = rho g (the paper, eq. 6). True: eps = rho g / ||g||, the norm over
-        the selected layers. "layer": each selected layer by its own norm.
+        the selected layers. "layer": each selected layer by its own norm. With False eps is as
+        large as the loss makes it: under loss scaling by c, pass rho / c.
       norm_decay: stores the running mean `decay * old + (1 - decay) * new` of the norms, for a
         steadier choice; in [0, 1).
       select_every: chooses anew every so many steps only.
@@ -120,7 +121,7 @@ def generalized_sam(
       alpha: the weight of h; a number or a schedule.
       layers: the parameters that are perturbed, and the layers whose norms are stored; by
         default every array is one.
-      normalize: as for `layerwise_sam`.
+      normalize: as for `layerwise_sam`; False needs rho / c under loss scaling by c.
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.
 

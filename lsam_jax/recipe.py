@@ -17,7 +17,7 @@ from lsam_jax.parallel import Axes
 from lsam_jax.parts import Now
 from lsam_jax.perturbation import Perturbation
 from lsam_jax.radii import Radii, Radius
-from lsam_jax.state import Memory, SamState
+from lsam_jax.state import Memory, SamState, check_state
 
 
 class Recipe(NamedTuple):
@@ -89,6 +89,12 @@ def initial_memory(recipe: Recipe, layers: Layers, params: Any) -> Memory:
 
     # Slices of stacked arrays would take as much memory as the parameters; compiled, they do not.
     return jax.jit(memory)(params) if any(layers.lengths) else memory(params)
+
+
+def state_of(recipe: Recipe, layers: Layers, params: Any, state: Any) -> SamState:
+    """The state that a user gave, checked."""
+    memory = jax.eval_shape(lambda: initial_memory(recipe, layers, params))
+    return check_state(state, layers, memory)
 
 
 def choose(

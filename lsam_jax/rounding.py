@@ -8,7 +8,7 @@ import numpy as np
 
 from lsam_jax.outcome import Assembly
 from lsam_jax.parts import square_of
-from lsam_jax.recipe import layers_of, numbers
+from lsam_jax.recipe import layers_of, numbers, state_of
 from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation
 
@@ -43,6 +43,7 @@ def perturbation_survival(
     0.98
     """
     recipe, layers = tx.recipe, layers_of(tx.recipe, params)
+    sam_state = state_of(recipe, layers, params, sam_state)
     now = numbers(recipe, layers, sam_state)
     selected = sam_state.selected | ~sam_state.selected.any()
     every = np.ones(len(layers.names), bool)

@@ -1,5 +1,6 @@
 """The state of a SAM transformation: made, checked, advanced."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lsam_jax.layers import Layers
+from lsam_jax.restored import rebuilt
 
 
 class Memory(NamedTuple):
@@ -52,6 +54,8 @@ class SamState(NamedTuple):
         product of gradient and perturbation.
       memory: a `Memory`, what the method itself remembers. Only finite steps enter.
 
+    Norms and sharpness are those of the loss as it is given: scaled, if it is.
+
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
     >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
@@ -85,7 +89,21 @@ def initial_state(layers: Layers, memory: Memory) -> SamState:
 
 
 def check_state(state: Any, layers: Layers, memory: Any) -> SamState:
-    """Raises unless `state` is one for these layers and has a memory like `memory`."""
+    """Raises unless `state` is one for these layers and has a memory like `memory`.
+
+    Dictionaries of the arrays of one, as a file gives them that is read without a target, become
+    one.
+    """
+    if isinstance(state, Mapping):
+        try:
+            state = rebuilt(state, SamState(0, 0, 0, 0, 0, memory))  # type: ignore[arg-type]
+        except LookupError as error:
+            raise ValueError(
+                "state is a dictionary, as Orbax restores one without a target, but does not hold "
+                f"what this method remembers of these parameters: {error}. Restore it into a state "
+                "of the same kind, args=ocp.args.StandardRestore(tx.init(params)), or make a new "
+                "one with tx.init(params)."
+            ) from error
     if not isinstance(state, SamState):
         raise TypeError(
             f"state must be the SamState of this transformation; got {type(state).__name__}. "

@@ -21,8 +21,8 @@ from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly, Outcome
 from lsam_jax.parallel import check_loss
 from lsam_jax.program import trace
-from lsam_jax.recipe import Recipe, choose, initial_memory, layers_of, numbers
-from lsam_jax.state import SamState, check_state, initial_state
+from lsam_jax.recipe import Recipe, choose, initial_memory, layers_of, numbers, state_of
+from lsam_jax.state import SamState, initial_state
 from lsam_jax.two_pass import Method, Passes, in_conditional, two_pass
 
 
@@ -161,8 +161,7 @@ def step_by_gradient(
 def _checked(recipe: Recipe, params: Any, state: Any) -> tuple[Layers, SamState]:
     recipe.axes.check_bound()
     layers = layers_of(recipe, params)
-    memory = jax.eval_shape(lambda: initial_memory(recipe, layers, params))
-    return layers, check_state(state, layers, memory)
+    return layers, state_of(recipe, layers, params, state)
 
 
 def _put(leaves: Sequence[Any], index: Sequence[int], new: Sequence[Any]) -> list[Any]:

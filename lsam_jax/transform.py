@@ -12,6 +12,7 @@ from lsam_jax.placement import MISSING, check_placement, explained
 from lsam_jax.recipe import Recipe
 from lsam_jax.state import SamState
 from lsam_jax.step import start, step, step_by_gradient
+from lsam_jax.surroundings import check_surroundings
 
 
 class SamTransformation(optax.GradientTransformationExtraArgs):
@@ -29,6 +30,11 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
 
     Other keyword arguments are accepted and ignored. It returns the direction of descent
     (which the base optimizer, next in the chain, scales and negates) and the new state.
+
+    In a chain it comes first: what should act on the direction (clipping, weight decay, noise,
+    freezing) stands behind it. In front, with `value_fn`, that would do nothing, and a warning
+    says so; with `grad_fn` it changes the ascent gradient. `optax.MultiSteps` goes around the base
+    optimizer alone, and is refused around a method.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import lsam_jax as lsam
@@ -71,11 +77,13 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
             check_placement(params)
             if grad_fn is not None:
                 arguments.check_callable("grad_fn", grad_fn, "Pass grad_fn=gradient_of_params.")
+                check_surroundings(state, by_loss=False)
                 with explained(params):
                     return step_by_gradient(recipe, updates, state, params, grad_fn)
             if value_fn is None:
                 raise ValueError(MISSING)
             arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
+            check_surroundings(state, by_loss=True)
             with explained(params):
                 _, _, direction, new_state = step(recipe, value_fn, params, state, has_aux=False)
             return direction, new_state

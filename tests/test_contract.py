@@ -147,7 +147,7 @@ def test_bad_batches_and_seeds_side_by_side(name):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", METHODS)
 def test_schedules_injected_numbers_and_accumulation(name):
-    """A schedule of rho, by itself and through inject_hyperparams; MultiSteps around a chain."""
+    """A schedule of rho, by itself and through inject_hyperparams; MultiSteps behind it."""
     method = METHODS[name]
 
     def rising(count):
@@ -159,7 +159,8 @@ def test_schedules_injected_numbers_and_accumulation(name):
         "injected": method.injected(0.05),
         "constant": method(0.05),
     }
-    several = optax.MultiSteps(optax.chain(method(0.05), optax.sgd(1.0)), 2)
+    behind = optax.MultiSteps(optax.sgd(1.0), 2).gradient_transformation()
+    several = optax.chain(method(0.05), behind)
     params = contract.parameters()
 
     @jax.jit

@@ -77,3 +77,8 @@ def test_only_public_jax():
 def test_what_is_public_is_there():
     assert all(hasattr(lsam_jax, name) for name in lsam_jax.__all__)
     assert sorted(lsam_jax.__all__) == list(lsam_jax.__all__)
+
+
+def test_type_checkers_are_told_that_there_are_types():
+    """PEP 561; hatchling packs every file of the package, so that it is in the wheel too."""
+    assert (PACKAGE / "py.typed").is_file()

@@ -13,7 +13,7 @@ OPTIONAL = ("equinox", "haiku")
 
 
 def framework(block):
-    names = ("flax.linen", "nnx", "equinox", "haiku")
+    names = ("flax.linen", "nnx", "equinox", "haiku", "optax.microbatching", "scale")
     return next((name for name in names if name in block), "jax")
 
 
@@ -23,6 +23,8 @@ def test_every_framework_has_a_block():
         "nnx",
         "equinox",
         "haiku",
+        "optax.microbatching",
+        "scale",
         "jax",
     ]
 

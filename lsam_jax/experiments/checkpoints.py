@@ -187,18 +187,19 @@ def _is_key(x: Any) -> bool:
 def _quiet() -> Iterator[None]:
     """Keeps Orbax from logging each of its steps, and its threads from printing tracebacks.
 
-    What goes wrong in them is raised by the call that started them, too. After an error they stay
-    quiet: its abandoned threads and tasks complain until the process ends.
+    What goes wrong in them is raised by the call that started them, too.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hooks = [logger.level for logger in loggers], (threading.excepthook, sys.unraisablehook)
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     threading.excepthook, sys.unraisablehook = (lambda args: None), (lambda args: None)
-    yield
-    threading.excepthook, sys.unraisablehook = hooks
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = hooks
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,8 +1,11 @@
 """Checkpoints: whole, ours and unharmed, or refused with the way out."""
 
 import json
+import logging
 import resource
 import shutil
+import sys
+import threading
 from typing import NamedTuple
 
 import jax
@@ -182,3 +185,26 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(saved):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert saved.steps == [3, 5]
     assert_same(saved.restore(state())[0], state(5))
+
+
+def loud():
+    """What the process does with errors that nobody catches, and what it logs."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    return threading.excepthook, sys.unraisablehook, [logger.level for logger in loggers]
+
+
+@pytest.mark.parametrize("step", ["open", "save", "restore"])
+def test_an_error_leaves_no_hook_behind(tmp_path, saved, monkeypatch, step):
+    def fail(*args, **kwargs):
+        raise RuntimeError("for the test")
+
+    before = loud()
+    if step == "open":
+        monkeypatch.setattr(ocp, "CheckpointManager", fail)
+        with pytest.raises(RuntimeError):
+            Checkpoints(tmp_path / "other")
+    else:
+        monkeypatch.setattr(saved._manager, step, fail)
+        with pytest.raises(CheckpointError, match="for the test"):
+            saved.save(8, state(8), {}) if step == "save" else saved.restore(state())
+    assert loud() == before
