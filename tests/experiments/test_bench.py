@@ -113,6 +113,20 @@ def test_scaling(tmp_path):
     assert report["programs"]["k 1: SGD"] == report["programs"]["k 5: SGD"]  # compiled once
 
 
+def test_compile(tmp_path, capsys):
+    report = bench(tmp_path, "compile", "--layers", "2", "--rounds", "1")
+    printed = capsys.readouterr().out
+    rows = report["rows"]
+    assert list(rows)[:3] == ["plain gradient", "SAM by hand", "sam"]
+    assert rows["SAM by hand"]["compile"] == rows["SAM by hand"]["trace"] == 1
+    for name, row in rows.items():
+        assert name in printed
+        seconds = rows["SAM by hand"]["compile_seconds"] * row["compile"]
+        assert row["compile_seconds"] == pytest.approx(seconds) and seconds > 0
+    assert cli.main(["bench", "compile", "--layers", "0"]) == 2
+    assert "layers=0 must be at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("along", "value", "kernels", "batch"),
     [("depth", 14, 17, 128), ("width", 8, 23, 128), ("batch", 5, 23, 5), ("k", 2, 23, 128)],

@@ -138,6 +138,20 @@ def scaling(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def compile_time(report: Mapping[str, Any]) -> Figure:
+    """A bar for each step."""
+    rows = report["rows"]
+    figure = Figure(figsize=(7, 0.36 * len(rows) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    _bars(axes, rows, "compile")
+    axes.set(
+        xlabel="compile time relative to SAM by hand",
+        title=f"{report['settings']['layers']} layers",
+    )
+    axes.invert_yaxis()
+    return figure
+
+
 _ALONG = {
     "depth": "layers on the longest path",
     "width": "channels of the first stage",
@@ -150,6 +164,7 @@ _PICTURES = {
     "selections": selections,
     "recorded": recorded,
     "scaling": scaling,
+    "compile": compile_time,
 }
 
 

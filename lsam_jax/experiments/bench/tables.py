@@ -24,7 +24,8 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
         console: Where to; None for standard output.
     """
     console = Console() if console is None else console
-    for table in (*_TABLES[report["bench"]](report), programs(report)):
+    own = [programs(report)] if "programs" in report else []
+    for table in (*_TABLES[report["bench"]](report), *own):
         console.print(table)
         console.print()
 
@@ -142,6 +143,22 @@ def scaling(report: Mapping[str, Any]) -> list[Table]:
     return [table]
 
 
+def compile_time(report: Mapping[str, Any]) -> list[Table]:
+    """A row for each step."""
+    settings = report["settings"]
+    table = _table(
+        f"Compile time of a step: {settings['layers']} layers of width {settings['width']}",
+        f"Processor time, median of {settings['rounds']}; x: relative to SAM by hand.",
+    )
+    table.add_column("step")
+    for heading in ("trace\n(s)", "x", "compile\n(s)", "x"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in report["rows"].items():
+        keys = ("trace_seconds", "trace", "compile_seconds", "compile")
+        table.add_row(name, *(_text(row[key]) for key in keys))
+    return [table]
+
+
 def programs(report: Mapping[str, Any]) -> Table:
     """Compile time, memory and FLOPs."""
     found = report["programs"]
@@ -176,6 +193,7 @@ _TABLES = {
     "selections": selections,
     "recorded": recorded,
     "scaling": scaling,
+    "compile": compile_time,
 }
 
 

@@ -1,4 +1,4 @@
-"""``lsam-jax bench``: four benchmarks of a gradient step."""
+"""``lsam-jax bench``: five benchmarks of a gradient step."""
 
 import argparse
 import importlib
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         "paper (eq. 8 and 9), compile time and memory.",
     )
     kinds = parser.add_subparsers(title="benchmarks", required=True, metavar="BENCHMARK")
-    for add_one in (_methods, _family, _selections, _recorded, _scaling):
+    for add_one in (_methods, _family, _selections, _recorded, _scaling, _compile):
         add_one(kinds)
 
 
@@ -118,6 +118,22 @@ def _scaling(kinds: Any) -> None:
     _add_outputs(parser)
 
 
+def _compile(kinds: Any) -> None:
+    parser = options.add_command(
+        kinds,
+        "compile",
+        run_compile,
+        "how long XLA compiles a step of each method",
+        "A deep network of small arrays, a kernel and a bias for each layer: processor time to "
+        "trace and to compile a step of SGD, of SAM written by hand, and of every method that "
+        "computes two full gradients, and others. With the default size about four minutes.",
+    )
+    option = partial(options.add_option, parser)
+    option("--layers", type=int, default=200, metavar="N", help="of the network")
+    option("--rounds", type=int, default=3, metavar="N", help="compilations of each step")
+    _add_outputs(parser)
+
+
 def _add_methods(parser: argparse.ArgumentParser, models: str, rounds: int) -> None:
     option = partial(options.add_option, parser)
     option("--models", default=models, metavar="A,B", help="networks, one after the other")
@@ -184,6 +200,13 @@ def run_scaling(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
     )
     _finish(partial(scaling.bench, settings), arguments)
+
+
+def run_compile(arguments: argparse.Namespace) -> None:
+    """Runs ``compile``."""
+    compile_time = importlib.import_module(f"{PACKAGE}.compile_time")
+    settings = compile_time.Settings(layers=arguments.layers, rounds=arguments.rounds)
+    _finish(partial(compile_time.bench, settings), arguments)
 
 
 def _finish(bench: Any, arguments: argparse.Namespace) -> None:
