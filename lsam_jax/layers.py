@@ -4,6 +4,7 @@ There are L layers, in the order of `jax.tree.leaves`. An array may belong to no
 then never ranked, perturbed or mixed, and simply descends.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import stacks
+from lsam_jax import stacks, symbolic
 
 Params = Any
 Rule = tuple[str, str | None]
@@ -68,7 +69,7 @@ class Layers(NamedTuple):
         sizes = np.zeros(len(self.names), np.int64)
         for i, leaf in zip(self.of_leaf, leaves):
             if i >= 0:
-                sizes[i] += np.size(leaf)
+                sizes[i] += math.prod(map(symbolic.count, np.shape(leaf)))
         return sizes
 
     def _totals(self, squares: Sequence[jax.Array | None]) -> list[jax.Array]:
