@@ -5,12 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lsam_jax import promotion
 from lsam_jax.layers import partition
 from lsam_jax.losses import PerSample
 from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation
 
 
+@promotion.usual(theirs=0)
 def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any) -> Any:
     """The diagonal of the empirical Fisher: the mean over samples of the squared gradient.
 
@@ -55,6 +57,7 @@ def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any)
     return jax.lax.scan(add, zeros, jnp.arange(count))[0]
 
 
+@promotion.usual
 def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> SamState:
     """The state with a new mask: the weights of the largest scores are perturbed from now on.
 
