@@ -1,13 +1,13 @@
 """Counted cost: floating-point operations of equations, and of a step at each cut."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from lsam_jax import effects, jaxprs, parallel, scans, segments
+from lsam_jax import effects, jaxprs, parallel, scans, segments, symbolic
 from lsam_jax.program import Program
 
 
@@ -23,14 +23,14 @@ def flops(eqn: Any) -> float:
         case "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             lhs = eqn.invars[0].aval.shape
-            return 2.0 * _size(eqn.outvars[0]) * math.prod(lhs[i] for i in contracted)
+            return 2.0 * _size(eqn.outvars[0]) * _product(lhs[i] for i in contracted)
         case "conv_general_dilated":
             numbers, kernel = params["dimension_numbers"], eqn.invars[1].aval.shape
-            window = math.prod(kernel[i] for i in numbers.rhs_spec[1:])
+            window = _product(kernel[i] for i in numbers.rhs_spec[1:])
             # A dilated operand is mostly zeros, which nobody multiplies by.
             return 2.0 * _size(eqn.outvars[0]) * window / math.prod(params["lhs_dilation"])
         case "scan":
-            return params["length"] * _total(params["jaxpr"].jaxpr)
+            return symbolic.count(params["length"]) * _total(params["jaxpr"].jaxpr)
         case "cond":
             return max(_total(branch.jaxpr) for branch in params["branches"])
     nested = list(jaxprs.nested_jaxprs(eqn))
@@ -45,7 +45,11 @@ def _total(jaxpr: Any) -> float:
 
 
 def _size(atom: Any) -> int:
-    return math.prod(getattr(atom.aval, "shape", ()))
+    return _product(getattr(atom.aval, "shape", ()))
+
+
+def _product(sizes: Iterable[Any]) -> int:
+    return math.prod(map(symbolic.count, sizes))
 
 
 class Profile(NamedTuple):

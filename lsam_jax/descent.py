@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lsam_jax import symbolic
 from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.parts import along, inner
 
@@ -147,7 +148,14 @@ def of_samples(share: float) -> Descent:
     ) -> Found:
         loss, aux = second.forward()
         before, after = need(clean), need(aux)
-        count = max(1, round(share * len(after)))
+        (samples,) = after.shape
+        if not symbolic.is_known(samples):
+            raise ValueError(
+                f"esam(gamma={share:g}) takes a share of the samples, so their number must be "
+                f"known when it is compiled; it is {samples}. Export the step for a batch size "
+                "that is a number, or pass gamma=1."
+            )
+        count = max(1, round(share * samples))
         _, worst = jax.lax.top_k(after - before, count)
         chosen = loss_fn.of(worst)
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lsam_jax import promotion
 from lsam_jax.layers import partition
 from lsam_jax.losses import PerSample
 from lsam_jax.recipe import state_of
@@ -12,6 +13,7 @@ from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation
 
 
+@promotion.usual(theirs=0)
 def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any) -> Any:
     """The diagonal of the empirical Fisher: the mean over samples of the squared gradient.
 
@@ -56,6 +58,7 @@ def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any)
     return jax.lax.scan(add, zeros, jnp.arange(count))[0]
 
 
+@promotion.usual
 def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> SamState:
     """The state with a new mask: the weights of the largest scores are perturbed from now on.
 

@@ -4,6 +4,7 @@ There are L layers, in the order of `jax.tree.leaves`. An array may belong to no
 then never ranked, perturbed or mixed, and simply descends.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import stacks
+from lsam_jax import paths, stacks, symbolic
 
 Params = Any
 Rule = tuple[str, str | None]
@@ -68,7 +69,7 @@ class Layers(NamedTuple):
         sizes = np.zeros(len(self.names), np.int64)
         for i, leaf in zip(self.of_leaf, leaves):
             if i >= 0:
-                sizes[i] += np.size(leaf)
+                sizes[i] += math.prod(map(symbolic.count, np.shape(leaf)))
         return sizes
 
     def _totals(self, squares: Sequence[jax.Array | None]) -> list[jax.Array]:
@@ -104,8 +105,9 @@ def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]
       L names, in the order of `jax.tree.leaves`.
 
     Raises:
-      ValueError: if `layers` is unknown or puts no array in a layer.
-      TypeError: if an array of `params` is not of a real floating type.
+      ValueError: if `layers` is unknown or puts no array in a layer; if two arrays have one path.
+      TypeError: if an array of `params` is not of a real floating type, or one of a layer is of
+        less than 16 bits.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
@@ -126,28 +128,33 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
     if params is None:
         raise ValueError("params must be the parameters, got None: call update(..., params).")
     with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    paths = tuple(_path_name(path) for path, _ in with_paths)
-    for path, (_, leaf) in zip(paths, with_paths):
+    names = paths.names([path for path, _ in with_paths])
+    for path, (_, leaf) in zip(names, with_paths):
         _check_leaf(path, leaf)
-    found = stacks.find(layers, paths, [leaf for _, leaf in with_paths])
+    found = stacks.find(layers, names, [leaf for _, leaf in with_paths])
     rule = layers.layers if isinstance(layers, stacks.Stacked) else layers
     by_slice = isinstance(layers, stacks.Stacked) and rule == "slice"
     name_of = _naming("module" if by_slice else rule)
+    owners = paths.Owners(by_path=isinstance(rule, str))
     index: dict[str, int] = {}
     of_leaf, leaf_paths = [], []
-    for path, (_, leaf), stack in zip(paths, with_paths, found):
-        for slice_name, part, rank in _parts(path, np.ndim(leaf), stack):
+    for path, (keys, leaf), stack in zip(names, with_paths, found):
+        for n, (slice_name, part, rank) in enumerate(_parts(path, np.ndim(leaf), stack)):
             name = slice_name if by_slice and stack else name_of(part, rank)
             if name is not None and not isinstance(name, str):
                 raise TypeError(
                     f"layers must give a str or None; got {name!r} for the path {part!r}."
                 )
+            if name is not None:
+                _check_moves(path, leaf)
+                kind = "slice" if by_slice and stack else "array" if name == part else "module"
+                owners.add(name, kind, keys, f"[{n}]" if stack else "")
             leaf_paths.append(part)
             of_leaf.append(-1 if name is None else index.setdefault(name, len(index)))
     if not index:
         raise ValueError(
             f"layers={layers!r} puts no parameter in a layer, so nothing could be perturbed. "
-            f"The paths are: {', '.join(paths) or '(none: params is empty)'}."
+            f"The paths are: {', '.join(names) or '(none: params is empty)'}."
         )
     lengths = tuple(stack.length if stack else 0 for stack in found)
     return Layers(tuple(index), tuple(of_leaf), tuple(leaf_paths), treedef, lengths)
@@ -202,14 +209,6 @@ def _compiled(rule: Rule) -> tuple[re.Pattern[str], str | None]:
         ) from None
 
 
-def _path_name(path: tuple[Any, ...]) -> str:
-    # Boxes (an nnx.Variable, a Linen Partitioned) show as a trailing `.value` in some trees and
-    # not in others: the name must be the same in `init` and in `update`.
-    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _check_leaf(path: str, leaf: Any) -> None:
     try:
         dtype = jnp.result_type(leaf)
@@ -220,4 +219,14 @@ def _check_leaf(path: str, leaf: Any) -> None:
         raise TypeError(
             f"params must hold real floating arrays only; {path!r} is {found}. Keep what is not "
             "to be differentiated out of params: close over it, or pass it to the loss."
+        )
+
+
+def _check_moves(path: str, leaf: Any) -> None:
+    dtype = jnp.result_type(leaf)
+    if dtype.itemsize < 2:
+        raise TypeError(
+            f"params holds {path!r} as {dtype}, in which a perturbation would round away: weights "
+            "that are perturbed need 16 bits or more. Keep them in float32 or bfloat16 and cast "
+            f"them in the loss, w.astype(jnp.{dtype}); or leave the array out by layers=."
         )

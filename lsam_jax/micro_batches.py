@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lsam_jax import symbolic
 from lsam_jax.arguments import check_argnums
 from lsam_jax.parallel import MICRO_BATCH, Axes
 
@@ -52,12 +53,19 @@ def in_micro_batches(
         )
 
     def part(x: Any) -> Any:
-        if not np.ndim(x) or len(x) % m:
+        shape = np.shape(x)
+        if not all(map(symbolic.is_known, shape[:1])):
             raise ValueError(
-                f"m={m} does not divide an array of shape {np.shape(x)} in the batch into parts of "
+                f"m={m} makes an average over parts of the batch, and JAX has none over an axis of "
+                f"symbolic size; the batch holds an array of shape {shape}. Export the step for a "
+                "batch size that is a number, or leave m out."
+            )
+        if not shape or shape[0] % m:
+            raise ValueError(
+                f"m={m} does not divide an array of shape {shape} in the batch into parts of "
                 "equal size; choose a divisor of the number of samples, or see batch_argnums."
             )
-        return x.reshape(len(x) // m, m, *x.shape[1:])
+        return x.reshape(shape[0] // m, m, *shape[1:])
 
     split = [jax.tree.map(part, x) if n in places else x for n, x in enumerate(args, 1)]
     along = [0 if n in places else None for n in range(1, len(args) + 1)]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsam_jax import promotion
 from lsam_jax.outcome import Assembly
 from lsam_jax.parts import square_of
 from lsam_jax.recipe import layers_of, numbers, state_of
@@ -13,6 +14,7 @@ from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation
 
 
+@promotion.usual
 def perturbation_survival(
     tx: SamTransformation, params: Any, gradient: Any, sam_state: SamState
 ) -> jax.Array:

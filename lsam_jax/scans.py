@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
-from lsam_jax import jaxprs
+from lsam_jax import jaxprs, symbolic
 from lsam_jax.segments import Entries, Entry, Plan, Segment
 
 JOINS = frozenset({"concatenate", "stack"})
@@ -134,8 +134,11 @@ class _Splitter:
         return None
 
     def _join(self, eqn: Any) -> Callable[..., list[Any]] | None:
-        # A scan over time may join something too: only parameters are layers.
+        # A scan over time may join something too: only parameters are layers, and their number is
+        # known.
         if not all(jaxprs.is_variable(v) and v in self.made for v in eqn.invars):
+            return None
+        if not all(map(symbolic.is_known, eqn.outvars[0].aval.shape[:1])):
             return None
 
         def join(*values: Any) -> list[Any]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, selection
+from lsam_jax import arguments, promotion, selection
 from lsam_jax.cuts import network_of, wanted
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
@@ -26,12 +26,14 @@ from lsam_jax.state import SamState, initial_state
 from lsam_jax.two_pass import Method, Passes, in_conditional, two_pass
 
 
+@promotion.usual
 def start(recipe: Recipe, params: Any) -> SamState:
     """The state before the first step."""
     layers = layers_of(recipe, params)
     return initial_state(layers, initial_memory(recipe, layers, params))
 
 
+@promotion.usual(theirs=1)
 def step(
     recipe: Recipe, loss_fn: Callable[[Any], Any], params: Any, state: Any, has_aux: bool
 ) -> tuple[Any, Any, Any, SamState]:
@@ -103,6 +105,7 @@ def step(
     return axes.average(passes.loss), aux, direction, assembly.advanced(passes.result)
 
 
+@promotion.usual(theirs=4)
 def step_by_gradient(
     recipe: Recipe, updates: Any, state: Any, params: Any, grad_fn: Callable[..., Any]
 ) -> tuple[Any, SamState]:

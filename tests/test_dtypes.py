@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import textbook
+from refusals import refused
 from zoo.common import array, cross_entropy
 
 import lsam_jax as lsam
@@ -116,3 +117,54 @@ def test_numpy_parameters_are_accepted():
     as_numpy = jax.tree.map(np.asarray, params)
     got, want = (step(p, tx.init(p), batch)[1] for p in (as_numpy, params))
     assert all(textbook.relative_error(got[n], want[n]) < 1e-6 for n in want)
+
+
+SMALL = ["float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz"]
+OTHER = ["int4", "uint4", "int8", "uint32", "bool", "complex64"]
+
+
+def with_small_bias(dtype):
+    params, batch, loss = network("float32")
+    params["bias"] = params["bias"].astype(dtype)
+    return params, batch, lambda p, batch: loss(p | {"bias": p["bias"].astype(jnp.float32)}, batch)
+
+
+@pytest.mark.parametrize("dtype", SMALL)
+def test_a_perturbation_that_would_round_away_is_refused(dtype):
+    """Eight bits hold no perturbation; cast in the loss, they are no obstacle."""
+    params, batch, loss = with_small_bias(dtype)
+    for tx in (lsam.sam(RHO), lsam.sl_sam(RHO), lsam.layerwise_sam(1, RHO, layers="array")):
+        for run in (tx.init, lambda p, tx=tx: lsam.value_and_grad(loss, tx, True)(p, (), batch)):
+            with refused(TypeError, "'bias'", dtype, "bfloat16", "in the loss", "layers"):
+                run(params)
+    params["bias"] = params["bias"].astype(jnp.bfloat16)
+    cast = lambda p, batch: loss(p | {"bias": p["bias"].astype(dtype)}, batch)  # noqa: E731
+    tx = lsam.sam(RHO)
+    (value, _), _, state = lsam.value_and_grad(cast, tx, True)(params, tx.init(params), batch)
+    assert np.isfinite(value)
+    assert state.selected.all()
+
+
+@pytest.mark.parametrize("dtype", SMALL)
+@pytest.mark.parametrize("k", [1, 3])
+def test_small_types_that_do_not_move_descend_as_in_jax(dtype, k):
+    """An array of no layer is not perturbed: it gets its gradient at the perturbed weights."""
+    params, batch, loss = with_small_bias(dtype)
+    tx = lsam.layerwise_sam(k, RHO)
+    step = jax.jit(lsam.value_and_grad(loss, tx, has_aux=True))
+    _, grads, state = step(params, tx.init(params), batch)
+    chosen = {name for name, s in zip(lsam.layer_names(params), state.selected) if s}
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    want = textbook.step(gradient, params, batch, chosen, RHO)
+    for name, g in grads.items():
+        assert g.dtype == params[name].dtype
+        assert textbook.relative_error(g, want.direction[name]) < (0.2 if name == "bias" else 1e-5)
+
+
+@pytest.mark.parametrize("dtype", OTHER)
+def test_what_is_not_real_and_floating_is_refused(dtype):
+    params, _, _ = network("float32")
+    params["bias"] = params["bias"].astype(dtype)
+    for tx in (lsam.sam(RHO), lsam.layerwise_sam(1, RHO)):  # whether or not it is in a layer
+        with refused(TypeError, "real floating arrays", "'bias'", dtype):
+            tx.init(params)

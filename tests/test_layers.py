@@ -1,10 +1,12 @@
 """How parameters are cut into layers: names, their order, what belongs to none."""
 
+import collections
 import dataclasses
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 import textbook
 import zoo
@@ -198,3 +200,110 @@ def rule_layers(case):
     layer_of = {path: path.split("/")[0] for path in paths if path.startswith(("a_head", "stem"))}
     convs = {path: "convs" for path in paths if "/conv" in path or "/shortcut" in path}
     return {**layer_of, **convs}
+
+
+W = jnp.ones((2, 2))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Attention:
+    key: jax.Array
+    value: jax.Array
+
+
+def ordered(*items):
+    """A dictionary with keys that cannot be sorted."""
+    return collections.OrderedDict(items)
+
+
+def by_function(path):
+    return path
+
+
+SOME = "^blocks/(?=w)"  # of what is called "blocks"
+COLLISIONS = {
+    "a slash in a key": ({"a/b": W, "a": {"b": 2 * W}}, "array", "a/b"),
+    "by rank": ({"a/b": W, "a": {"b": 2 * W}}, "kernel", "a/b"),
+    "by a function": ({"a/b": W, "a": {"b": 2 * W}}, by_function, "a/b"),
+    "by a rule": ({"a/b": W, "a": {"b": 2 * W}}, [("(.*)", r"\1")], "a/b"),
+    "of normalisation": ({"norm/w": W, "norm": {"w": W}}, "norm", "norm/w"),
+    "Haiku": ({"m/~/l": {"w": W}, "m/~": {"l": {"w": W}}}, "kernel", "m/~/l/w"),
+    "numbers and text": (ordered((0, W), ("0", W)), "array", "0"),
+    "a number as a module": (ordered((0, W), ("0", {"w": W})), "module", "0"),
+    "lists": ({"a": [W, W], "a/1": W}, "array", "a/1"),
+    "a box": ({"a": {"b": nn.Partitioned(W, (None, None))}, "a/b": W}, "kernel", "a/b"),
+    "modules": ({"a/b": {"v": W}, "a": {"b": {"w": W}}}, "module", "a/b"),
+    "stacks": ({"a/b": {"v": W}, "a": {"b": {"w": W}}}, lsam.stacked("b", "slice"), "a/b/0"),
+    "a slice": (
+        {"blocks": {"w": W}, "blocks/1": {"w": W}},
+        lsam.stacked(SOME, "array"),
+        "blocks/1/w",
+    ),
+    "a slice as a layer": (
+        {"blocks": {"w": W}, "blocks/1": {"v": W}},
+        lsam.stacked(SOME, "slice"),
+        "blocks/1",
+    ),
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("case", COLLISIONS)
+def test_two_arrays_do_not_become_one_layer_by_accident(case):
+    params, layers, name = COLLISIONS[case]
+    where = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+    rho = lsam.per_layer({}, default=RHO)
+    for run in (
+        lambda: lsam.layer_names(params, layers),
+        lambda: lsam.layerwise_sam(1, rho, layers=layers).init(params),
+    ):
+        with pytest.raises(ValueError, match="would both be the layer") as caught:
+            run()
+        message = str(caught.value)
+        assert repr(name) in message
+        assert sum(f"params{place}" in message for place in where) >= 2
+
+
+@pytest.mark.core
+def test_arrays_of_one_path_are_refused_where_each_has_a_state():
+    params = {"a/b": W, "a": {"b": W}}
+    for make in (lambda: lsam.sam(RHO), lambda: lsam.freeze_inactive(optax.sgd(0.1))):
+        with pytest.raises(ValueError, match=r"params\['a'\]\['b'\] and params\['a/b'\]"):
+            make().init(params)
+
+
+MEANT = {
+    "module": ({"m/l": {"w": W, "b": W}, "m": {"v": W}}, "module", ("m", "m/l")),
+    "flat": ({"m/w": W, "m/b": W, "m": {"v": W}}, "module", ("m",)),
+    "one layer of all": ({"a/b": W, "a": {"b": W}}, [("", "all")], ("all",)),
+    "left out": ({"a/b": W, "a": {"b": W}, "c": W}, [("a/b", None), ("", "c")], ("c",)),
+    "bias with kernel": (
+        {"l": {"bias": W, "kernel": W}},
+        lambda path: path.replace("bias", "kernel"),
+        ("l/kernel",),
+    ),
+    "an equal end": ({"a": {"b": W}, "b": W}, "array", ("a/b", "b")),
+    "slices": (
+        {"blocks": {"w": W, "b": W}, "head": {"w": W}},
+        lsam.stacked("^blocks", "slice"),
+        ("blocks/0", "blocks/1", "head"),
+    ),
+    "attention": (
+        {"block": {"attention": Attention(W, W), "w": W}},
+        "array",
+        ("block/attention/key", "block/attention/value", "block/w"),
+    ),
+    "attention's module": (
+        {"block": {"attention": Attention(W, W), "w": W}},
+        "module",
+        ("block/attention", "block"),
+    ),
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("case", MEANT)
+def test_one_layer_of_several_arrays_on_purpose(case):
+    params, layers, names = MEANT[case]
+    assert lsam.layer_names(params, layers) == names

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lsam_jax import promotion
 from lsam_jax.diagnostics.block import block
 from lsam_jax.layers import LayerSpec, layer_names
 
@@ -42,6 +43,7 @@ class Distances(NamedTuple):
     layers: dict[str, Distance]
 
 
+@promotion.usual
 def distance_between(first: Any, second: Any, layers: LayerSpec = "kernel") -> Distances:
     """The distance |a - b| between two networks, and |a - b| / ((|a| + |b|) / 2).
 

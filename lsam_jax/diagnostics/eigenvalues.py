@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
+from lsam_jax import promotion
 from lsam_jax.diagnostics.batches import Loss, calls
 from lsam_jax.diagnostics.block import block
 from lsam_jax.diagnostics.hessian import on_block
@@ -22,6 +23,7 @@ eigenvalue of a network one is often enough, and ARPACK's own choice of 20 for n
 ROUNDS = 300
 
 
+@promotion.usual
 def hessian_eigenvalues(
     loss_fn: Loss,
     params: Any,

@@ -11,11 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from lsam_jax import promotion
 from lsam_jax.diagnostics.ball import value_and_gradient
 from lsam_jax.diagnostics.batches import Loss, calls, mean
 from lsam_jax.layers import LayerSpec, partition
 
 
+@promotion.usual
 def layer_norms(gradient: Any, layers: LayerSpec = "kernel") -> dict[str, jax.Array]:
     """The Euclidean norm of each layer of a tree; also inside `jit`.
 
@@ -38,6 +40,7 @@ def layer_norms(gradient: Any, layers: LayerSpec = "kernel") -> dict[str, jax.Ar
     return dict(zip(parts.names, parts.norms(parts.leaves(gradient))))
 
 
+@promotion.usual
 def gradient_norms(
     loss_fn: Loss,
     params: Any,

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from lsam_jax import promotion
 from lsam_jax.diagnostics.batches import Calls, Loss, calls, mean, scalar
 from lsam_jax.diagnostics.block import Block, block, flat
 
 
+@promotion.usual
 def hessian_vector_product(
     loss_fn: Loss, params: Any, vector: Any, *args: Any, batches: Any = None
 ) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lsam_jax import promotion
 from lsam_jax.diagnostics.batches import Calls, Loss, calls, mean, scalar
 from lsam_jax.diagnostics.plane import filter_normalized, unit_directions
 from lsam_jax.layers import LayerSpec
@@ -55,6 +56,7 @@ class Landscape(NamedTuple):
     second: Any
 
 
+@promotion.usual
 def layer_landscape(
     loss_fn: Loss,
     params: Any,
@@ -114,6 +116,7 @@ def layer_landscape(
     return _landscape(loss_fn, params, plane, taken, every, progress)
 
 
+@promotion.usual
 def model_landscape(
     loss_fn: Loss,
     params: Any,

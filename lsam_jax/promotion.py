@@ -1,0 +1,67 @@
+"""How numbers of different types and ranks meet: our own rules inside, the user's outside.
+
+A user may forbid promotion (`jax.numpy_dtype_promotion("strict")`, and "raise" of
+`jax.numpy_rank_promotion`) to find what is not meant in a model. Here it is meant: a radius in
+float32 times a gradient in bfloat16 is formed in float32 and rounded once. So a step is computed
+by JAX's usual rules, and what the user wrote by the rules that the user has set.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+import jax
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Rules = tuple[str, str]
+OURS = ("standard", "allow")
+
+
+@overload
+def usual(function: Function) -> Function: ...
+@overload
+def usual(*, theirs: int) -> Callable[[Function], Function]: ...
+def usual(function: Any = None, *, theirs: int | None = None) -> Any:
+    """Decorator: the function computes by JAX's usual rules of promotion.
+
+    Args:
+      function: the function.
+      theirs: the place, among its arguments, of a function that the user wrote.
+    """
+    if function is None:
+        return functools.partial(usual, theirs=theirs)
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        rules = _rules()
+        if rules == OURS:
+            return function(*args, **kwargs)
+        if theirs is not None and theirs < len(args):
+            kept = _under(rules, args[theirs])
+            args = (*args[:theirs], kept, *args[theirs + 1 :])
+        return _under(OURS, function)(*args, **kwargs)
+
+    return wrapped
+
+
+def _rules() -> Rules:
+    config: Any = jax.config  # whose attributes no type checker sees
+    return config.jax_numpy_dtype_promotion, config.jax_numpy_rank_promotion
+
+
+def _under(rules: Rules, function: Any) -> Any:
+    """The function under these rules; of a loss in parts, the functions that it is made of."""
+    if dataclasses.is_dataclass(function) and not isinstance(function, type):
+        values = {f.name: getattr(function, f.name) for f in dataclasses.fields(function)}
+        parts = {name: _under(rules, x) for name, x in values.items() if callable(x)}
+        return dataclasses.replace(function, **parts)
+    if not callable(function):
+        return function
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_dtype_promotion(rules[0]), jax.numpy_rank_promotion(rules[1]):
+            return function(*args, **kwargs)
+
+    return wrapped
