@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.parts import along, inner
+from lsam_jax.shardings import whole
 
 Leaves = Sequence[Any]
 Found = tuple[Any, list[Any], Leaves]
@@ -148,7 +149,7 @@ def of_samples(share: float) -> Descent:
         loss, aux = second.forward()
         before, after = need(clean), need(aux)
         count = max(1, round(share * len(after)))
-        _, worst = jax.lax.top_k(after - before, count)
+        _, worst = jax.lax.top_k(whole(after - before), count)
         chosen = loss_fn.of(worst)
 
         def mean(leaves: Leaves) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from lsam_jax.layers import partition
 from lsam_jax.losses import PerSample
+from lsam_jax.shardings import lay_like
 from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation
 
@@ -85,4 +86,5 @@ def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> Sam
         )
     layers = partition(scores, tx.recipe.layers)
     mask = refresh(layers, layers.leaves(scores))
+    mask = jax.tree.map(lay_like, mask, sam_state.memory.perturbation)
     return sam_state._replace(memory=sam_state.memory._replace(perturbation=mask))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arguments import check_argnums, check_callable
+from lsam_jax.shardings import take_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # not a tuple: jax.jit must be able to refer to it
@@ -86,7 +87,7 @@ class PerSample:
         """The same loss on some samples of the batch, given by their indices."""
         args = list(self.args)
         for n in self.argnums:
-            args[n - 1] = jax.tree.map(lambda x: jnp.take(x, samples, axis=0), args[n - 1])
+            args[n - 1] = jax.tree.map(lambda x: take_rows(x, samples), args[n - 1])
         return dataclasses.replace(self, args=tuple(args))
 
 

@@ -21,6 +21,7 @@ from lsam_jax.outcome import Assembly, Outcome
 from lsam_jax.parallel import check_loss
 from lsam_jax.program import trace
 from lsam_jax.recipe import Recipe, choose, initial_memory, layers_of, numbers
+from lsam_jax.shardings import beside
 from lsam_jax.state import SamState, check_state, initial_state
 from lsam_jax.two_pass import Method, Passes, in_conditional, two_pass
 
@@ -28,7 +29,7 @@ from lsam_jax.two_pass import Method, Passes, in_conditional, two_pass
 def start(recipe: Recipe, params: Any) -> SamState:
     """The state before the first step."""
     layers = layers_of(recipe, params)
-    return initial_state(layers, initial_memory(recipe, layers, params))
+    return beside(initial_state(layers, initial_memory(recipe, layers, params)), params)
 
 
 def step(
