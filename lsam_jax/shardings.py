@@ -67,10 +67,21 @@ def whole(x: Any) -> Any:
     return lay_by(x, (None,) * jnp.ndim(x))
 
 
+def along_first(x: Any) -> Any:
+    """The axes that the first dimension of `x` lies along; None for none."""
+    found = explicit(x)
+    return None if found is None else found.spec[0]
+
+
+def rows_along(x: Any, axes: Any) -> Any:
+    """`x`, its first dimension along these axes."""
+    found = explicit(x)
+    return x if found is None else lay_by(x, (axes, *tuple(found.spec)[1:]))
+
+
 def whole_rows(x: Any) -> Any:
     """`x`, its first dimension as a whole on each device."""
-    found = explicit(x)
-    return x if found is None else lay_by(x, (None, *tuple(found.spec)[1:]))
+    return rows_along(x, None)
 
 
 def beside(tree: Any, params: Any) -> Any:
