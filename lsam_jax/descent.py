@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.parts import along, inner
-from lsam_jax.shardings import whole
+from lsam_jax.shardings import lay_like, whole
 
 Leaves = Sequence[Any]
 Found = tuple[Any, list[Any], Leaves]
@@ -150,11 +150,16 @@ def of_samples(share: float) -> Descent:
         before, after = need(clean), need(aux)
         count = max(1, round(share * len(after)))
         _, worst = jax.lax.top_k(whole(after - before), count)
-        chosen = loss_fn.of(worst)
+        # What is dealt out evenly to devices is filled up by samples that do not count.
+        filled = jnp.arange(-(-count // loss_fn.parts) * loss_fn.parts)
+        chosen = loss_fn.of(worst[filled % count])
 
         def mean(leaves: Leaves) -> Any:
             out = chosen.each(tree_of(leaves))
-            return jnp.mean(out[0] if isinstance(out, tuple) else out)
+            losses = out[0] if isinstance(out, tuple) else out
+            if len(losses) > count:
+                losses = jnp.where(lay_like(filled < count, losses), losses, 0)
+            return jnp.sum(losses) / count
 
         return loss, aux, jax.grad(mean)(list(second.weights))
 

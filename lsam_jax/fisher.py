@@ -46,8 +46,9 @@ def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any)
 
     def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
         def loss(params: Any) -> Any:
-            out = batch.of(sample[None]).each(params)
-            return jnp.sum(out[0] if isinstance(out, tuple) else out)
+            # Where samples are dealt out to devices, each gets the same one.
+            out = batch.of(jnp.full(batch.parts, sample)).each(params)
+            return jnp.mean(out[0] if isinstance(out, tuple) else out)
 
         g = jax.grad(loss)(params)
         return jax.tree.map(lambda t, d: t + d * d / count, total, g), None

@@ -44,7 +44,7 @@ class Ground(NamedTuple):
             return True
         if place.device_set != self.same.device_set:
             return False
-        if not _is_explicit(self.mesh) or not isinstance(place, NamedSharding):
+        if AxisType.Explicit not in self.mesh.axis_types or not isinstance(place, NamedSharding):
             return True
         if place.mesh == self.mesh:
             return True
@@ -91,36 +91,32 @@ def explicit_mesh(args: Any, mesh: Mesh, devices: Devices) -> Mesh | None:
       ValueError: if there are several, or it is not what the user said.
     """
     places = [x.sharding for x in jax.tree.leaves(args) if isinstance(x, jax.Array)]
-    found = dict.fromkeys(
-        place.mesh
-        for place in places
-        if isinstance(place, NamedSharding) and _is_explicit(place.mesh)
+    theirs = [place.mesh for place in places if isinstance(place, NamedSharding)]
+    found = list(
+        dict.fromkeys(
+            m for m in theirs if isinstance(m, Mesh) and AxisType.Explicit in m.axis_types
+        )
     )
     if not found:
         return None
     if len(found) > 1:
         raise ValueError(
-            f"arguments lie on several meshes with explicit axes, {[*found]}: put all of them on "
+            f"arguments lie on several meshes with explicit axes, {found}: put all of them on "
             "one by jax.device_put"
         )
-    (theirs,) = found
-    same_devices = {*theirs.devices.flat} == {*mesh.devices.flat}
-    is_other = theirs != mesh if isinstance(devices, Mesh) else not same_devices
+    same_devices = {*found[0].devices.flat} == {*mesh.devices.flat}
+    is_other = found[0] != mesh if isinstance(devices, Mesh) else not same_devices
     if devices is not None and is_other:
         raise ValueError(
-            f"arguments lie on {theirs}, whose axes are explicit, and devices={devices} are "
+            f"arguments lie on {found[0]}, whose axes are explicit, and devices={devices} are "
             "others: pass that mesh as devices, or put the arguments elsewhere by jax.device_put"
         )
-    return theirs
+    return found[0]
 
 
 def of_devices(devices: Devices) -> Mesh:
     """The mesh of the devices that were asked for."""
     return devices if isinstance(devices, Mesh) else Mesh(np.array(_chosen(devices)), (AXIS,))
-
-
-def _is_explicit(mesh: Any) -> bool:
-    return isinstance(mesh, Mesh) and AxisType.Explicit in mesh.axis_types
 
 
 def _chosen(devices: Any) -> list[jax.Device]:

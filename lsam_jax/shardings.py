@@ -30,7 +30,10 @@ def explicit(x: Any) -> NamedSharding | None:
 def lay_like(x: Any, like: Any) -> Any:
     """`x`, lying as `like` does, which has its shape."""
     wanted, found = explicit(like), explicit(x)
-    return x if wanted is None or wanted == found else _reshard(x, wanted)
+    if wanted is None or wanted == found:
+        return x
+    # Outside of jit and of jax.set_mesh a type alone does not name the devices.
+    return jax.device_put(x, like.sharding) if _are_there(x, like) else _reshard(x, wanted)
 
 
 def draw_like(x: Any, draw: Callable[..., jax.Array], key: jax.Array, *args: Any) -> jax.Array:
@@ -44,14 +47,8 @@ def draw_like(x: Any, draw: Callable[..., jax.Array], key: jax.Array, *args: Any
 
 
 def take_rows(x: Any, rows: jax.Array) -> Any:
-    """Some rows of `x`; dealt out to the devices as those of `x` are, if they can be evenly."""
-    found = explicit(x)
-    if found is None:
-        return jnp.take(x, rows, axis=0)
-    spec = tuple(found.spec)
-    if not _divides(found, spec[0], rows.size):
-        spec = (None, *spec[1:])
-    return lay_by(jnp.take(whole_rows(x), rows, axis=0), spec)
+    """Some rows of `x`, a multiple of `row_parts(x)`, dealt out to the devices as those of `x`."""
+    return rows_along(jnp.take(whole_rows(x), rows, axis=0), along_first(x))
 
 
 def lay_by(x: Any, spec: tuple[Any, ...]) -> Any:
@@ -59,7 +56,9 @@ def lay_by(x: Any, spec: tuple[Any, ...]) -> Any:
     found = explicit(x)
     if found is None or tuple(found.spec) == spec:
         return x
-    return _reshard(x, found.update(spec=PartitionSpec(*spec)))
+    if _are_there(x):
+        return jax.device_put(x, NamedSharding(x.sharding.mesh, PartitionSpec(*spec)))
+    return _reshard(x, NamedSharding(found.mesh, PartitionSpec(*spec)))
 
 
 def whole(x: Any) -> Any:
@@ -105,9 +104,17 @@ def beside(tree: Any, params: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
-def _divides(sharding: NamedSharding, axes: Any, count: int) -> bool:
+def row_parts(x: Any) -> int:
+    """Into how many equal parts the first dimension of `x` is dealt out."""
+    found, axes = explicit(x), along_first(x)
     names = axes if isinstance(axes, tuple) else (axes,)
-    return count % math.prod(sharding.mesh.shape[name] for name in names if name is not None) == 0
+    if found is None or axes is None:
+        return 1
+    return math.prod(found.mesh.shape[name] for name in names)
+
+
+def _are_there(*arrays: Any) -> bool:
+    return all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in arrays)
 
 
 def _reshard(x: Any, sharding: NamedSharding) -> Any:
