@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lsam_jax.layers import Layers
 from lsam_jax.parts import Moving, Now, along, remember_nothing, zeros_like_layers
+from lsam_jax.shardings import draw_like
 
 Arrays = Sequence[Any]
 Loss = Callable[[Arrays], tuple[Any, list[Any]]]
@@ -103,7 +104,6 @@ def gradient_norm(step: float) -> Ascent:
 
 def _normal(key: jax.Array, w: Arrays, at: Moving) -> list[Any]:
     # A layer that is not selected does not move in the probes either.
-    draws = [
-        jax.random.normal(jax.random.fold_in(key, n), x.shape, x.dtype) for n, x in zip(at.leaf, w)
-    ]
+    keys = [jax.random.fold_in(key, n) for n in at.leaf]
+    draws = [draw_like(x, jax.random.normal, k, x.dtype) for k, x in zip(keys, w)]
     return [u if c is True else jnp.where(c, u, 0) for u, c in zip(draws, at.chosen)]

@@ -6,7 +6,6 @@ communicated: the loss, the gradients, the layers that are selected and the stat
 normalisation are those of the whole batch, and dropout draws the masks that one device would draw.
 """
 
-import collections
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,12 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Sharding
 
-AXIS = "batch"
-"""The name of the mesh's one axis."""
-
-Devices = int | Sequence[jax.Device] | None
+from lsam_jax import meshes
+from lsam_jax.meshes import Devices, Ground
 
 
 def data_parallel(
@@ -27,6 +24,7 @@ def data_parallel(
     *,
     devices: Devices = None,
     batch_argnums: int | Sequence[int] = -1,
+    batch_axes: str | Sequence[str] | None = None,
     donate_argnums: int | Sequence[int] = (),
 ) -> "DataParallel":
     """Compiles a train step for several devices, each with its part of the batch.
@@ -41,10 +39,14 @@ def data_parallel(
     Args:
         step: A function of positional arguments, as one would give it to `jax.jit`: it must be
             pure, and its mean over the batch that of all rows.
-        devices: All of `jax.devices()` for None, the first so many for a number, or these.
+        devices: All of `jax.devices()` for None, the first so many for a number, or these, or those
+            of a mesh. With None, arguments on a mesh with explicit axes bring their own.
         batch_argnums: Which arguments are batches; negative ones count from the end. Each array of
             a batch is laid over the devices by its leading axis; scalars and typed random keys
             are on every device. Keep other things without an axis of samples out of it.
+        batch_axes: Along which axes of the mesh the rows are laid, if it is one of yours; all for
+            None. Name those that no array is split along which meets the batch: for tensor-parallel
+            weights along "model" on a mesh ("data", "model") that is "data"; `()` for none.
         donate_argnums: As `jax.jit` takes it.
 
     Returns:
@@ -55,8 +57,9 @@ def data_parallel(
         arguments, and one program is compiled.
 
     Raises:
-        ValueError: When there are no such devices. A call raises it when the rows of a batch cannot
-            be dealt out to the devices evenly, before anything is computed.
+        ValueError: When there are no such devices or axes. A call raises it, before anything is
+            computed, when the rows of a batch cannot be dealt out to the devices evenly, or when
+            arguments lie on meshes that do not go together.
 
     >>> import jax, jax.numpy as jnp
     >>> import lsam_jax as lsam
@@ -67,14 +70,14 @@ def data_parallel(
     >>> print(w)
     [-0.2 -0.2 -0.2]
     """
-    return DataParallel(step, devices, batch_argnums, donate_argnums)
+    return DataParallel(step, devices, batch_argnums, batch_axes, donate_argnums)
 
 
 class DataParallel:
     """A step on several devices; `data_parallel` makes it.
 
     Attributes:
-        mesh: The devices, along an axis "batch".
+        mesh: The devices, along an axis "batch", or the mesh that was given as `devices`.
     """
 
     def __init__(
@@ -82,14 +85,16 @@ class DataParallel:
         step: Callable[..., Any],
         devices: Devices,
         batch_argnums: int | Sequence[int],
+        batch_axes: str | Sequence[str] | None,
         donate_argnums: int | Sequence[int],
     ):
-        self.mesh = Mesh(np.array(_devices(devices)), (AXIS,))
-        self._rows = NamedSharding(self.mesh, PartitionSpec(AXIS))
-        self._same = NamedSharding(self.mesh, PartitionSpec())
+        self.mesh = meshes.of_devices(devices)
+        self._devices = devices
+        self._axes = batch_axes
+        is_own = not isinstance(devices, jax.sharding.Mesh)
+        self._ground = meshes.ground(self.mesh, None if is_own else batch_axes)
         self._batches = _integers(batch_argnums, "batch_argnums")
         self._donated = _integers(donate_argnums, "donate_argnums")
-        self._local = len(self.mesh.local_devices)
         self._step = jax.jit(step)  # traced once, for its results' shapes and as the program
         self._programs: dict[Any, Callable[..., Any]] = {}
 
@@ -105,7 +110,7 @@ class DataParallel:
 
     def replicate(self, tree: Any) -> Any:
         """A pytree on every device; in several processes it must be the same in each."""
-        return jax.tree.map(self._everywhere, tree)
+        return self._replicate(tree, self._ground)
 
     def shard(self, batch: Any) -> Any:
         """A batch, laid over the devices by its leading axis.
@@ -116,21 +121,24 @@ class DataParallel:
         Raises:
             ValueError: When the rows cannot be dealt out evenly.
         """
-        for path, x in jax.tree.leaves_with_path(batch):
-            self._check(path, x)
-        return jax.tree.map(self._by_rows, batch)
+        return self._shard(batch, self._ground)
 
     def _prepare(self, args: tuple[Any, ...]) -> tuple[list[Any], Callable[..., Any]]:
         batches = _within(self._batches, len(args))
-        placed = [self.shard(x) if i in batches else self.replicate(x) for i, x in enumerate(args)]
+        found = meshes.explicit_mesh(args, self.mesh, self._devices)
+        on = self._ground if found is None else meshes.ground(found, self._axes)
+        placed = [
+            self._shard(x, on) if i in batches else self._replicate(x, on)
+            for i, x in enumerate(args)
+        ]
         leaves, structure = jax.tree.flatten(placed)
         # Places decide those of the results, and so the program; `jit` looks after shapes.
         key = structure, tuple(getattr(x, "sharding", None) for x in leaves)
         if key not in self._programs:
-            self._programs[key] = self._program(placed, batches)
+            self._programs[key] = self._program(placed, batches, on)
         return placed, self._programs[key]
 
-    def _program(self, args: list[Any], batches: set[int]) -> Callable[..., Any]:
+    def _program(self, args: list[Any], batches: set[int], on: Ground) -> Callable[..., Any]:
         out = jax.eval_shape(self._step, *args)
         kept = [x for i, x in enumerate(args) if i not in batches]
 
@@ -138,67 +146,41 @@ class DataParallel:
             return self._step(*args)
 
         return jax.jit(
-            step, out_shardings=_places(out, kept, self._same), donate_argnums=self._donated
+            step, out_shardings=_places(out, kept, on.same), donate_argnums=self._donated
         )
 
-    def _is_placed(self, x: Any) -> bool:
-        if not isinstance(x, jax.Array):
-            return False
-        return x.sharding is self._same or x.sharding.device_set == self._same.device_set
+    def _replicate(self, tree: Any, on: Ground) -> Any:
+        return jax.tree.map(lambda x: _everywhere(x, on), tree)
 
-    def _everywhere(self, x: Any) -> Any:
-        # jit puts numbers of Python everywhere itself, and keeps their weak types
-        if not _is_array(x) or self._is_placed(x):
-            return x
-        return _put(x, self._same)
-
-    def _by_rows(self, x: Any) -> Any:
-        if not _has_rows(x):
-            return self._everywhere(x)
-        return x if self._is_placed(x) else _put(x, self._rows)
-
-    def _check(self, path: Any, x: Any) -> None:
-        if not _has_rows(x) or self._is_placed(x) or x.shape[0] % self._local == 0:
-            return
-        where = jax.tree_util.keystr(path)
-        own = "" if self._local == self.mesh.size else " of this process"
-        raise ValueError(
-            f"batch{where} has {x.shape[0]} rows, which cannot be dealt out evenly to "
-            f"{self._local} devices{own}; drop the rest of {x.shape[0] % self._local}, or pad the "
-            "batch and weigh its rows in the loss by a mask"
-        )
+    def _shard(self, batch: Any, on: Ground) -> Any:
+        for path, x in jax.tree.leaves_with_path(batch):
+            _check(path, x, on)
+        return jax.tree.map(lambda x: _by_rows(x, on), batch)
 
 
-def _devices(devices: Devices) -> list[jax.Device]:
-    """The devices that were asked for, which must be of all processes in equal number."""
-    there = jax.devices()
-    if devices is None:
-        chosen = there
-    elif isinstance(devices, Iterable):
-        chosen = list(devices)
-    else:
-        count = operator.index(devices)
-        if count > len(there):
-            raise ValueError(
-                f"devices={count} is more than the {len(there)} of jax.devices(); on a CPU, "
-                f'jax.config.update("jax_num_cpu_devices", {count}) before they are first used '
-                "emulates them"
-            )
-        if count < 1:
-            raise ValueError(f"devices={count} must be at least 1, or None for all there are")
-        chosen = there[:count]
-    if not chosen:
-        raise ValueError("devices=[] must have at least one device, or be None for all there are")
-    if len(set(chosen)) < len(chosen):
-        raise ValueError(f"devices={chosen} must name each device once")
-    of = collections.Counter(device.process_index for device in chosen)
-    if len({of[process] for process in range(jax.process_count())}) > 1:
-        shares = ", ".join(f"{of[p]} of process {p}" for p in range(jax.process_count()))
-        raise ValueError(
-            f"devices={devices} are {shares}; every process needs the same number of them: give "
-            "None for all, or a sequence of devices"
-        )
-    return chosen
+def _everywhere(x: Any, on: Ground) -> Any:
+    # jit puts numbers of Python everywhere itself, and keeps their weak types
+    if not _is_array(x) or on.holds(x):
+        return x
+    return _put(x, on.same)
+
+
+def _by_rows(x: Any, on: Ground) -> Any:
+    if not _has_rows(x):
+        return _everywhere(x, on)
+    return x if on.holds(x) else _put(x, on.rows)
+
+
+def _check(path: Any, x: Any, on: Ground) -> None:
+    if not _has_rows(x) or on.holds(x) or x.shape[0] % on.parts == 0:
+        return
+    where = jax.tree_util.keystr(path)
+    own = "" if len(on.mesh.local_devices) == on.mesh.size else " of this process"
+    raise ValueError(
+        f"batch{where} has {x.shape[0]} rows, which cannot be dealt out evenly to "
+        f"{on.parts} devices{own}; drop the rest of {x.shape[0] % on.parts}, or pad the "
+        "batch and weigh its rows in the loss by a mask"
+    )
 
 
 def _integers(numbers: int | Sequence[int], name: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lsam_jax import symbolic
 from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.parts import along, inner
+from lsam_jax.shardings import lay_like, whole
 
 Leaves = Sequence[Any]
 Found = tuple[Any, list[Any], Leaves]
@@ -156,12 +157,17 @@ def of_samples(share: float) -> Descent:
                 "that is a number, or pass gamma=1."
             )
         count = max(1, round(share * samples))
-        _, worst = jax.lax.top_k(after - before, count)
-        chosen = loss_fn.of(worst)
+        _, worst = jax.lax.top_k(whole(after - before), count)
+        # What is dealt out evenly to devices is filled up by samples that do not count.
+        filled = jnp.arange(-(-count // loss_fn.parts) * loss_fn.parts)
+        chosen = loss_fn.of(worst[filled % count])
 
         def mean(leaves: Leaves) -> Any:
             out = chosen.each(tree_of(leaves))
-            return jnp.mean(out[0] if isinstance(out, tuple) else out)
+            losses = out[0] if isinstance(out, tuple) else out
+            if len(losses) > count:
+                losses = jnp.where(lay_like(filled < count, losses), losses, 0)
+            return jnp.sum(losses) / count
 
         return loss, aux, jax.grad(mean)(list(second.weights))
 

@@ -9,6 +9,7 @@ from lsam_jax import promotion
 from lsam_jax.layers import partition
 from lsam_jax.losses import PerSample
 from lsam_jax.recipe import state_of
+from lsam_jax.shardings import lay_like
 from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation
 
@@ -48,8 +49,9 @@ def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any)
 
     def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
         def loss(params: Any) -> Any:
-            out = batch.of(sample[None]).each(params)
-            return jnp.sum(out[0] if isinstance(out, tuple) else out)
+            # Where samples are dealt out to devices, each gets the same one.
+            out = batch.of(jnp.full(batch.parts, sample)).each(params)
+            return jnp.mean(out[0] if isinstance(out, tuple) else out)
 
         g = jax.grad(loss)(params)
         return jax.tree.map(lambda t, d: t + d * d / count, total, g), None
@@ -90,4 +92,5 @@ def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> Sam
     layers = partition(scores, tx.recipe.layers)
     sam_state = state_of(tx.recipe, layers, scores, sam_state)
     mask = refresh(layers, layers.leaves(scores))
+    mask = jax.tree.map(lay_like, mask, sam_state.memory.perturbation)
     return sam_state._replace(memory=sam_state.memory._replace(perturbation=mask))

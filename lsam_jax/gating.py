@@ -70,7 +70,7 @@ def gated_value_and_grad(
             gradients[i] = jax.lax.cond(wanted[i], run, zeros, *(env[v] for v in reads[i]))
         else:
             found = [env[v] if jaxprs.is_variable(v) else v.val for v in outvars]
-            gradients[i] = [jnp.where(wanted[i], g, zero) for g, zero in zip(found, zeros())]
+            gradients[i] = [jnp.where(wanted[i], g, jnp.zeros_like(g)) for g in found]
     in_order = {i: iter(gs) for i, gs in gradients.items()}
     return values[0], values[1:], [next(in_order[i]) for i in group]
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import paths, stacks, symbolic
+from lsam_jax import paths, shardings, stacks, symbolic
 
 Params = Any
 Rule = tuple[str, str | None]
@@ -37,6 +37,8 @@ class Layers(NamedTuple):
       paths: for each leaf, its path, as in "block0/Conv_0/kernel".
       treedef: the structure of the parameters.
       lengths: for each array of the parameters, how many slices it has; 0 if it is not stacked.
+      along: for each, the axes of a mesh that its first dimension lies along, if its type says so
+        and it is stacked.
     """
 
     names: tuple[str, ...]
@@ -44,10 +46,11 @@ class Layers(NamedTuple):
     paths: tuple[str, ...]
     treedef: Any
     lengths: tuple[int, ...]
+    along: tuple[Any, ...]
 
     def tree(self, leaves: Sequence[Any]) -> Any:
         """The tree of the parameters' structure with these leaves."""
-        return jax.tree.unflatten(self.treedef, stacks.joined(leaves, self.lengths))
+        return jax.tree.unflatten(self.treedef, stacks.joined(leaves, self.lengths, self.along))
 
     def leaves(self, tree: Any) -> list[Any]:
         """The leaves of such a tree."""
@@ -157,7 +160,11 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
             f"The paths are: {', '.join(names) or '(none: params is empty)'}."
         )
     lengths = tuple(stack.length if stack else 0 for stack in found)
-    return Layers(tuple(index), tuple(of_leaf), tuple(leaf_paths), treedef, lengths)
+    along = tuple(
+        shardings.along_first(leaf) if stack else None
+        for (_, leaf), stack in zip(with_paths, found)
+    )
+    return Layers(tuple(index), tuple(of_leaf), tuple(leaf_paths), treedef, lengths, along)
 
 
 def _parts(

@@ -5,6 +5,7 @@ the first, `esam` the second.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arguments import check_argnums, check_callable
+from lsam_jax.shardings import row_parts, take_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # not a tuple: jax.jit must be able to refer to it
@@ -82,11 +84,20 @@ class PerSample:
         """The loss of each sample, [B], or these and aux."""
         return self.losses(params, *self.args, **(self.kwargs or {}))
 
+    @property
+    def parts(self) -> int:
+        """Into how many equal parts the types of the samples say that they are dealt out."""
+        arrays = jax.tree.leaves([self.args[n - 1] for n in self.argnums])
+        return math.lcm(*map(row_parts, arrays))
+
     def of(self, samples: jax.Array) -> "PerSample":
-        """The same loss on some samples of the batch, given by their indices."""
+        """The same loss on some samples of the batch, given by their indices.
+
+        The loss may lay the samples along a mesh, so there must be a multiple of `parts`.
+        """
         args = list(self.args)
         for n in self.argnums:
-            args[n - 1] = jax.tree.map(lambda x: jnp.take(x, samples, axis=0), args[n - 1])
+            args[n - 1] = jax.tree.map(lambda x: take_rows(x, samples), args[n - 1])
         return dataclasses.replace(self, args=tuple(args))
 
 

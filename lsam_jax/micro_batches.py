@@ -9,6 +9,13 @@ import numpy as np
 from lsam_jax import symbolic
 from lsam_jax.arguments import check_argnums
 from lsam_jax.parallel import MICRO_BATCH, Axes
+from lsam_jax.shardings import explicit
+
+EXPLICIT = (
+    "m={m} on a mesh with explicit axes: every part of the batch has weights of its own, so what "
+    "the parts lie along, neither weights nor a sharding within the loss can. Lay the batch along "
+    "other axes than these, or use a mesh with axes of type Auto."
+)
 
 
 def check_micro_batches(m: Any, argnums: Any) -> tuple[int, ...]:
@@ -70,4 +77,9 @@ def in_micro_batches(
     split = [jax.tree.map(part, x) if n in places else x for n, x in enumerate(args, 1)]
     along = [0 if n in places else None for n in range(1, len(args) + 1)]
     mapped = jax.vmap(step, in_axes=along, out_axes=(0, None), axis_name=MICRO_BATCH)
-    return mapped(*split)
+    try:
+        return mapped(*split)
+    except Exception as error:
+        if any(explicit(x) for x in jax.tree.leaves(split)):
+            error.add_note(EXPLICIT.format(m=m))
+        raise

@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lsam_jax import shardings
+
 AxisName = str | Sequence[str] | None
 PerturbationSync = str | int | Sequence[str]
 MICRO_BATCH = "micro_batch"
@@ -171,8 +173,9 @@ def axes(axis_name: AxisName, perturbation_sync: PerturbationSync) -> Axes:
 
 
 def zeros_like_type(aval: Any) -> jax.Array:
-    """Zeros of a type, varying over the axes that it varies over."""
-    return _varying(jnp.zeros(aval.shape, aval.dtype), tuple(_of_type(aval)))
+    """Zeros of a type, lying as it says and varying over the axes that it varies over."""
+    zeros = jnp.zeros(aval.shape, aval.dtype, out_sharding=shardings.explicit(aval))
+    return _varying(zeros, tuple(_of_type(aval)))
 
 
 def check_loss(loss: Any, params: Sequence[Any], names: Sequence[str]) -> None:

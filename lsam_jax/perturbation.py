@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from lsam_jax.arguments import resolve
 from lsam_jax.layers import Layers, sum_of_squares
 from lsam_jax.parts import Moving, Now, ratio, remember_nothing, square_of
+from lsam_jax.shardings import draw_like
 
 Arrays = Sequence[Any]
 Move = Callable[[Arrays, Arrays, Moving, Now, Any], list[Any]]
@@ -99,7 +100,7 @@ def some_weights(share: Any, seed: int) -> Perturbation:
         key = jax.random.fold_in(jax.random.key(seed), now.count)
         keys = [jax.random.fold_in(key, n) for n in at.leaf]
         masked = [
-            jnp.where(jax.random.uniform(k, d.shape) < p, d, jnp.zeros_like(d))
+            jnp.where(draw_like(d, jax.random.uniform, k) < p, d, jnp.zeros_like(d))
             for k, d in zip(keys, g)
         ]
         scale = ratio(now.rho / p, square_of(g))

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
-from lsam_jax import jaxprs, symbolic
+from lsam_jax import jaxprs, shardings, symbolic
 from lsam_jax.segments import Entries, Entry, Plan, Segment
 
 JOINS = frozenset({"concatenate", "stack"})
 """What joins arrays; `jnp.stack` is one or the other, by version of JAX."""
 
-KEEP_ROWS = frozenset({"convert_element_type", "reduce_precision", "copy", "mul", "div", "neg"})
+KEEP_ROWS = frozenset(
+    {"convert_element_type", "reduce_precision", "copy", "mul", "div", "neg", "reshard"}
+)
 """What is often done to weights before a scan, element by element."""
 
 
@@ -168,8 +170,13 @@ class _Splitter:
                 operands = [x if n == place else value for n, value in enumerate(values)]
                 return eqn.primitive.bind(*operands, **eqn.params)
 
+            def of_part(x: Any) -> Any:
+                # No axes along the first dimension: they need not divide the length of a part.
+                return shardings.lay_by(x, (None, *eqn.outvars[0].aval.sharding.spec[1:]))
+
             row = self.rows[eqn.invars[place]]
-            self.rows[eqn.outvars[0]] = row._replace(then=(*row.then, fun))
+            then = of_part if eqn.primitive.name == "reshard" else fun
+            self.rows[eqn.outvars[0]] = row._replace(then=(*row.then, then))
             return [fun(values[place])]
 
         return keep

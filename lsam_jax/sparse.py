@@ -10,6 +10,7 @@ from lsam_jax import arguments
 from lsam_jax.layers import Layers
 from lsam_jax.parts import Moving, Now, ratio, square_of
 from lsam_jax.perturbation import Perturbation, plain
+from lsam_jax.shardings import draw_like, lay_like, whole
 
 Arrays = Sequence[Any]
 
@@ -29,9 +30,8 @@ def masked(sparsity: float, seed: int) -> Perturbation:
 
     def init(layers: Layers, leaves: Sequence[Any]) -> Mask:
         key = jax.random.key(seed)
-        scores = [
-            jax.random.uniform(jax.random.fold_in(key, n), x.shape) for n, x in enumerate(leaves)
-        ]
+        keys = [jax.random.fold_in(key, n) for n in range(len(leaves))]
+        scores = [draw_like(x, jax.random.uniform, k) for k, x in zip(keys, leaves)]
         return most(layers, scores, sparsity)
 
     def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Mask) -> list[Any]:
@@ -54,20 +54,17 @@ def drop_and_grow(
 
     def changed(memory: Mask, g: Arrays, at: Moving, now: Now) -> Mask:
         moves = now.layers.leaves(memory.moves)
-        shapes = [moves[n].shape for n in at.leaf]
-        flat = jnp.concatenate([moves[n].ravel() for n in at.leaf])
-        size = jnp.concatenate([jnp.abs(d).ravel() for d in g])
+        flat = _joined([moves[n] for n in at.leaf])
+        size = _joined([jnp.abs(d) for d in g])
         key = jax.random.fold_in(jax.random.key(seed), now.count)
         luck = jax.random.uniform(key, flat.shape)
         count = jnp.round(drop(now.count) * flat.sum()).astype(jnp.int32)
         count = jnp.minimum(count, (~flat).sum())
         gone = flat & (_rank(jnp.where(flat, size, jnp.inf)) < count)
         come = ~flat & (_rank(jnp.where(flat, jnp.inf, luck)) < count)
-        new, place = (flat & ~gone) | come, 0
-        for n, shape in zip(at.leaf, shapes):
-            length = moves[n].size
-            moves[n] = new[place : place + length].reshape(shape)
-            place += length
+        new = _parts((flat & ~gone) | come, [moves[n] for n in at.leaf])
+        for n, part in zip(at.leaf, new):
+            moves[n] = part
         return Mask(now.layers.tree(moves))
 
     def update(memory: Mask, g: Arrays, at: Moving, now: Now) -> Mask:
@@ -80,15 +77,27 @@ def drop_and_grow(
 def most(layers: Layers, scores: Sequence[jax.Array], sparsity: float) -> Mask:
     """The mask of the share `1 - sparsity` of all weights in layers that has the largest scores."""
     inside = [n for n, i in enumerate(layers.of_leaf) if i >= 0]
-    flat = jnp.concatenate([jnp.asarray(scores[n]).ravel() for n in inside])
+    of_layers = [jnp.asarray(scores[n]) for n in inside]
+    flat = _joined(of_layers)
     chosen = _rank(-flat) < round((1 - sparsity) * flat.size)
     moves: list[Any] = [()] * len(scores)
-    place = 0
-    for n in inside:
-        length = scores[n].size
-        moves[n] = chosen[place : place + length].reshape(scores[n].shape)
-        place += length
+    for n, part in zip(inside, _parts(chosen, of_layers)):
+        moves[n] = part
     return Mask(layers.tree(moves))
+
+
+def _joined(arrays: Sequence[jax.Array]) -> jax.Array:
+    """All entries in one vector, which each device has as a whole: ranks are over all of them."""
+    return jnp.concatenate([whole(x).ravel() for x in arrays])
+
+
+def _parts(flat: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
+    """The inverse of `_joined`, the arrays lying like these."""
+    parts, place = [], 0
+    for x in like:
+        parts.append(lay_like(flat[place : place + x.size].reshape(x.shape), x))
+        place += x.size
+    return parts
 
 
 def _rank(x: jax.Array) -> jax.Array:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsam_jax import shardings
+
 
 @dataclasses.dataclass(frozen=True)
 class Stacked:
@@ -131,11 +133,12 @@ def sliced(arrays: Sequence[Any], lengths: Sequence[int]) -> list[Any]:
     return [part for x, length in zip(arrays, lengths) for part in _slices(x, length)]
 
 
-def joined(parts: Sequence[Any], lengths: Sequence[int]) -> list[Any]:
-    """The inverse of `sliced`."""
+def joined(parts: Sequence[Any], lengths: Sequence[int], along: Sequence[Any]) -> list[Any]:
+    """The inverse of `sliced`, for arrays whose first dimension lies along these axes of a mesh."""
     rest = iter(parts)
     return [
-        _join([next(rest) for _ in range(length)]) if length else next(rest) for length in lengths
+        _join([next(rest) for _ in range(length)], axes) if length else next(rest)
+        for length, axes in zip(lengths, along)
     ]
 
 
@@ -143,13 +146,15 @@ def _slices(x: Any, length: int) -> Iterator[Any]:
     if not length or isinstance(x, tuple):  # `()` stands for nothing
         yield from [x] * max(length, 1)
         return
-    x = jnp.asarray(x)
+    x = shardings.whole_rows(jnp.asarray(x))
     yield from (jax.lax.index_in_dim(x, i, keepdims=False) for i in range(length))
 
 
-def _join(parts: list[Any]) -> Any:
+def _join(parts: list[Any], axes: Any) -> Any:
     arrays = [x for x in parts if not isinstance(x, tuple)]
     if not arrays:
         return ()
     filled = [jnp.zeros_like(arrays[0]) if isinstance(x, tuple) else x for x in parts]
-    return jax.lax.concatenate([jnp.expand_dims(x, 0) for x in filled], 0)
+    return shardings.rows_along(
+        jax.lax.concatenate([jnp.expand_dims(x, 0) for x in filled], 0), axes
+    )

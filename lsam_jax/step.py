@@ -22,6 +22,7 @@ from lsam_jax.outcome import Assembly, Outcome
 from lsam_jax.parallel import check_loss
 from lsam_jax.program import trace
 from lsam_jax.recipe import Recipe, choose, initial_memory, layers_of, numbers, state_of
+from lsam_jax.shardings import beside
 from lsam_jax.state import SamState, initial_state
 from lsam_jax.two_pass import Method, Passes, in_conditional, two_pass
 
@@ -30,7 +31,7 @@ from lsam_jax.two_pass import Method, Passes, in_conditional, two_pass
 def start(recipe: Recipe, params: Any) -> SamState:
     """The state before the first step."""
     layers = layers_of(recipe, params)
-    return initial_state(layers, initial_memory(recipe, layers, params))
+    return beside(initial_state(layers, initial_memory(recipe, layers, params)), params)
 
 
 @promotion.usual(theirs=1)

@@ -1,0 +1,326 @@
+"""Weights whose types say where they lie: every method does on several devices what it does on one.
+
+The network has a layer spread over the data axis (FSDP), two split along the model axis (tensor
+parallel) and one that is both. A mesh of two devices along one axis makes it FSDP alone, along the
+other tensor-parallel alone.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from contract import METHODS, Method
+from jax.sharding import AxisType, NamedSharding, reshard
+from jax.sharding import PartitionSpec as P
+
+import lsam_jax as lsam
+
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("x64")]
+
+STEPS, RHO, LR = 4, 0.1, 0.05
+FSDP, TENSOR, BOTH = (2, 1), (1, 2), (2, 2)
+SPECS = {
+    "a": P("data"),
+    "b": {"w": P(None, "model"), "bias": P("model")},
+    "norm": {"scale": P("model")},
+    "z": {"down": P("model", "data"), "w": P()},
+}
+
+
+def parameters():
+    rng = np.random.default_rng(0)
+    shapes = {
+        "a": (4, 4),
+        "b": {"w": (4, 8), "bias": (8,)},
+        "norm": {"scale": (8,)},
+        "z": {"down": (8, 4), "w": (4, 2)},
+    }
+    return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s)), shapes, is_leaf=is_shape)
+
+
+def is_shape(x):
+    return isinstance(x, tuple)
+
+
+def batch(i):
+    rng = np.random.default_rng(100 + i)
+    return jnp.asarray(rng.normal(size=(8, 4))), jnp.asarray(rng.normal(size=(8, 2)))
+
+
+def lay(x, *spec):
+    """`x` along these axes; nothing on one device."""
+    return x if jax.sharding.get_abstract_mesh().empty else reshard(x, P(*spec))
+
+
+def outputs(p, x, y):
+    h = jnp.tanh(x @ lay(p["a"]))
+    h = jnp.tanh(h @ p["b"]["w"] + p["b"]["bias"]) * p["norm"]["scale"]
+    down = lay(p["z"]["down"], "model")
+    one = jax.sharding.get_abstract_mesh().empty
+    h = jnp.einsum("bi,ij->bj", h, down, out_sharding=None if one else P("data"))
+    return jnp.tanh(h) @ p["z"]["w"]
+
+
+def losses(p, x, y):
+    return jnp.sum((outputs(p, x, y) - y) ** 2, 1)
+
+
+LOSSES = {
+    "plain": lambda p, x, y: jnp.mean(losses(p, x, y)),
+    "split": lsam.split_loss(outputs, lambda out, x, y: jnp.mean(jnp.sum((out - y) ** 2, 1))),
+    "per_sample": lsam.per_sample(losses, argnums=(1, 2)),
+}
+TABLE = {
+    **METHODS,
+    "no_gates": Method(lsam.layerwise_sam, {"k": 1, "gate": False}),
+    "gates_3_cuts": Method(lsam.layerwise_sam, {"k": 1, "gate": True, "cuts": 3}),
+    "arrays_1_cut": Method(
+        lsam.layerwise_sam, {"k": 2, "cuts": 1, "layers": "array", "normalize": "layer"}
+    ),
+    "named": Method(lsam.layerwise_sam, {"k": None, "selection": ["b/w"], "alpha": 0.5}),
+}
+
+
+def mesh_of(shape, names=("data", "model"), kinds=(AxisType.Explicit,) * 2):
+    devices = jax.devices()[: np.prod(shape)]
+    return jax.make_mesh(shape, names, axis_types=kinds, devices=devices)
+
+
+def place(tree, specs, mesh):
+    def put(spec, x):
+        return jax.device_put(x, NamedSharding(mesh, P(*spec, *[None] * (x.ndim - len(spec)))))
+
+    return jax.tree.map(put, specs, tree, is_leaf=lambda x: isinstance(x, P))
+
+
+def make_step(tx, face, loss):
+    """`(params, (sam_state, opt_state), x, y) -> (params, state)` by one of the faces."""
+    value_and_grad = lsam.value_and_grad(loss, tx)
+    sgd = optax.sgd(LR, momentum=0.9)
+    chain = optax.chain(tx, sgd)
+
+    def step(params, state, x, y):
+        if face == "value_and_grad":
+            _, grads, sam = value_and_grad(params, state[0], x, y)
+            updates, opt = sgd.update(grads, state[1], params)
+            return optax.apply_updates(params, updates), (sam, opt)
+        of = loss.at(x, y) if hasattr(loss, "at") else lambda p: loss(p, x, y)
+        plain = jax.tree.map(jnp.zeros_like, params) if face == "value_fn" else jax.grad(of)(params)
+        how = {face: of if face == "value_fn" else jax.grad(of)}
+        updates, state = chain.update(plain, state, params, **how)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step), chain.init
+
+
+def types(tree):
+    return jax.tree.map(jax.typeof, tree)
+
+
+def trained(tx, face, loss, params, batches, compilations=None):
+    step, init = make_step(tx, face, loss)
+    state = init(params)
+    before = types((params, state))
+    for i, (x, y) in enumerate(batches):
+        params, state = step(params, state, x, y)
+        assert types((params, state)) == before
+        if i == 0 and compilations is not None:
+            jax.block_until_ready(params)
+            compiled = compilations.count
+    if compilations is not None:
+        assert compilations.count == compiled
+    return params, state
+
+
+def assert_equal(got, want):
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        tolerance = 1e-9 if y.dtype == np.float64 else 1e-5
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=tolerance, atol=tolerance)
+
+
+def on_mesh(mesh, x, *spec):
+    return place(x, jax.tree.map(lambda _: P(*spec), x), mesh)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_method_does_what_it_does_on_one_device(name, compilations):
+    """Parameters, state, their types; nothing is compiled for a second step."""
+    method = TABLE[name]
+    loss, tx = LOSSES[method.loss], method(RHO)
+    batches = [batch(i) for i in range(STEPS)]
+    one = trained(tx, "value_and_grad", loss, parameters(), batches)
+    for face, shape in [("value_and_grad", BOTH), ("value_fn", FSDP), ("grad_fn", TENSOR)]:
+        if face == "grad_fn" and not method.grad_fn:
+            face = "value_fn"  # noqa: PLW2901
+        mesh = mesh_of(shape)
+        with jax.set_mesh(mesh):
+            params = place(parameters(), SPECS, mesh)
+            there = [on_mesh(mesh, xy, "data") for xy in batches]
+            got = trained(tx, face, loss, params, there, compilations)
+        assert_equal(got[0], one[0])
+        assert_equal(got[1][0].norms, one[1][0].norms)
+        assert_equal(got[1][0].memory, one[1][0].memory)
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_equals_two_gradients_by_hand(gate):
+    """The layer of largest norm, chosen at run time, on four devices."""
+    mesh = mesh_of(BOTH)
+    tx = lsam.layerwise_sam(1, RHO, gate=gate, cuts=2)
+    params, loss, (x, y) = parameters(), LOSSES["plain"], batch(0)
+    state = tx.init(params)._replace(norms=jnp.asarray([1.0, 3.0, 2.0, 0.0], jnp.float32))
+    g = jax.grad(loss)(params, x, y)
+    moved = {**params, "b": {**params["b"], "w": params["b"]["w"] + RHO * g["b"]["w"]}}
+    want = jax.grad(loss)(moved, x, y)
+    with jax.set_mesh(mesh):
+        _, got, _ = jax.jit(lsam.value_and_grad(loss, tx))(
+            place(params, SPECS, mesh), on_mesh(mesh, state), *on_mesh(mesh, (x, y), "data")
+        )
+    assert_equal(got, want)
+
+
+STACKS = {
+    "fsdp": {"up": P(None, "data"), "down": P(None, None, "data")},
+    "depth": {"up": P("data"), "down": P("data")},
+}
+
+
+def scanned(p, x, y):
+    def block(h, w):
+        return h + jnp.tanh(h @ lay(w["up"])) @ lay(w["down"]), None
+
+    blocks = p["blocks"]
+    if not jax.sharding.get_abstract_mesh().empty:  # a scan runs over what is whole
+        blocks = jax.tree.map(
+            lambda w: reshard(w, P(None, *jax.typeof(w).sharding.spec[1:])), blocks
+        )
+    return jnp.mean((jax.lax.scan(block, x @ p["in"], blocks)[0] @ p["out"] - y) ** 2)
+
+
+STACKED = {
+    "layerwise": lambda layers: lsam.layerwise_sam(2, RHO, layers=layers, cuts=3),
+    "momentum": lambda layers: lsam.momentum_sam(RHO, layers=layers),
+    "dynamic": lambda layers: lsam.sparse_sam(RHO, dynamic=True, every=2, layers=layers),
+    "drawn": lambda layers: lsam.sl_sam(RHO, 0.5, layers=layers),
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+@pytest.mark.parametrize("kind", STACKS)
+def test_stacked_layers(name, kind):
+    """Slices of arrays that are spread within the layers, or over them."""
+    rng = np.random.default_rng(1)
+    blocks = {n: jnp.asarray(rng.normal(size=(2, 4, 4))) / 4 for n in ("up", "down")}
+    ends = {
+        n: jnp.asarray(rng.normal(size=s)) / 2 for n, s in {"in": (4, 4), "out": (4, 2)}.items()
+    }
+    params, specs = {**ends, "blocks": blocks}, {"in": P(), "out": P(), "blocks": STACKS[kind]}
+    tx = STACKED[name](lsam.stacked("blocks"))
+    batches = [batch(i) for i in range(3)]
+    want = trained(tx, "value_and_grad", scanned, params, batches)
+    mesh = mesh_of(FSDP)
+    with jax.set_mesh(mesh):
+        there = [on_mesh(mesh, xy, "data") for xy in batches]
+        got = trained(tx, "value_and_grad", scanned, place(params, specs, mesh), there)
+    assert_equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["layerwise_sam", "sparse_sam", "esam", "adazo_sam"])
+@pytest.mark.parametrize("data", [AxisType.Auto, AxisType.Explicit])
+def test_axes_that_xla_lays_out_beside_explicit_ones(name, data):
+    """Where the data axis is Auto, types tell of the model axis alone; and no context is needed."""
+    mesh = mesh_of(BOTH, kinds=(data, AxisType.Explicit))
+    method = TABLE[name]
+    one = trained(method(RHO), "value_and_grad", simple(None)[method.loss], small(), SMALL)
+    params = place(small(), {"a": P(None, "model"), "b": P("model")}, mesh)
+    there = [on_mesh(mesh, xy, "data") for xy in SMALL]
+    got = trained(method(RHO), "value_and_grad", simple(mesh)[method.loss], params, there)
+    assert_equal(got, one)
+
+
+SMALL = [(np.random.default_rng(i).normal(size=(8, 4)), np.ones((8, 3))) for i in range(3)]
+
+
+def small():
+    rng = np.random.default_rng(2)
+    return {"a": jnp.asarray(rng.normal(size=(4, 4))), "b": jnp.asarray(rng.normal(size=(4, 3)))}
+
+
+def simple(mesh):
+    """Losses on a mesh that they name themselves; everything whole for the second product."""
+
+    def losses(p, x, y):
+        h, b = jnp.tanh(x @ p["a"]), p["b"]
+        if mesh is not None:
+            rows = jax.typeof(h).sharding.spec[0]
+            h, b = reshard(h, NamedSharding(mesh, P(rows))), reshard(b, NamedSharding(mesh, P()))
+        return jnp.sum((h @ b - y) ** 2, 1)
+
+    return {
+        "plain": lambda p, x, y: jnp.mean(losses(p, x, y)),
+        "per_sample": lsam.per_sample(losses, argnums=(1, 2)),
+    }
+
+
+def test_freezing_masks_and_survival():
+    loss, tx = LOSSES["per_sample"], lsam.sparse_sam(RHO)
+    frozen = optax.chain(lsam.sl_sam(RHO, 0.5), lsam.freeze_inactive(optax.adamw(0.01)))
+
+    def everything(params, x, y):
+        fisher = jax.jit(lambda *args: lsam.empirical_fisher(loss, *args))(params, x, y)
+        masks = lsam.refresh_mask(tx, tx.init(params), fisher)
+        assert types(masks) == types(tx.init(params))
+        survived = lsam.perturbation_survival(tx, params, fisher, masks)
+        state = frozen.init(params)
+        how = {"value_fn": loss.at(x, y)}
+        updates, new = jax.jit(lambda p, s: frozen.update(p, s, p, **how))(params, state)
+        assert types(new) == types(state)
+        return fisher, masks, survived, updates, new
+
+    want, mesh = everything(parameters(), *batch(0)), mesh_of(BOTH)
+    with jax.set_mesh(mesh):
+        got = everything(place(parameters(), SPECS, mesh), *on_mesh(mesh, batch(0), "data"))
+    assert_equal(got, want)
+
+
+def parallel(mesh, devices=None, **options):
+    """Three steps by `data_parallel`, from rows that nothing has placed."""
+    tx = lsam.layerwise_sam(1, RHO)
+    value_and_grad = lsam.value_and_grad(LOSSES["plain"], tx)
+
+    def step(params, state, xy):
+        value, grads, state = value_and_grad(params, state, *xy)
+        return jax.tree.map(lambda w, g: w - LR * g, params, grads), state, value
+
+    if mesh is None:
+        run, params = jax.jit(step), parameters()
+    else:
+        run, params = lsam.data_parallel(step, devices=devices, **options), parameters()
+        params = place(params, SPECS, mesh)
+    state = tx.init(params)
+    for i in range(3):
+        params, state, value = run(params, state, batch(i))
+    return params, state, value
+
+
+@pytest.mark.parametrize("shape", [FSDP, BOTH])
+@pytest.mark.parametrize("said", [True, False])
+def test_data_parallel_runs_on_the_mesh_of_the_parameters(shape, said, compilations):
+    want, mesh = parallel(None), mesh_of(shape)
+    with jax.set_mesh(mesh):
+        got = parallel(mesh, mesh if said else None, batch_axes="data")
+    assert_equal(got, want)
+    assert got[0]["z"]["down"].sharding.spec == P("model", "data")
+
+
+def test_data_parallel_refuses_meshes_that_do_not_go_together():
+    mesh, other = mesh_of(FSDP), mesh_of((2,), ("d",), (AxisType.Explicit,))
+    w, x = place(jnp.ones(4), P("data"), mesh), np.ones((4, 4))
+    run = lsam.data_parallel(lambda w, v, x: w)
+    with pytest.raises(ValueError, match=r"several meshes with explicit axes.*device_put"):
+        run(w, place(jnp.ones(4), P("d"), other), x)
+    with pytest.raises(ValueError, match="devices=4 are others: pass that mesh as devices"):
+        lsam.data_parallel(lambda w, x: w, devices=4)(w, x)
+    with pytest.raises(ValueError, match="batch_axes='rows' must be among the axes of the mesh"):
+        lsam.data_parallel(lambda w, x: w, batch_axes="rows")(w, x)
