@@ -1,5 +1,6 @@
 """The two faces of a method: an Optax transformation, and `value_and_grad`."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from lsam_jax.step import start, step, step_by_gradient
 
 
 class SamTransformation(optax.GradientTransformationExtraArgs):
-    """An Optax transformation, `(init, update)`, that also carries its `recipe`; methods make it.
+    """An Optax transformation, `(init, update)`, whose `init` holds its `recipe`; methods make it.
 
     `init(params)` gives a `SamState`.
     `update(updates, state, params, *, value_fn=None, grad_fn=None)` takes one of:
@@ -43,46 +44,79 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
     [-4.5, -6.0]
     """
 
+    @property
+    def recipe(self) -> Recipe:
+        """The parts of the method, which its `init` holds.
+
+        Raises:
+          TypeError: if `init` is no longer the method's own.
+        """
+        if not isinstance(self.init, Init):
+            raise TypeError(
+                f"tx.init is {self.init!r}, not the function that the method made, so what the "
+                "method is has been lost: a tree.map or a filter over tx replaced it. Use tx as "
+                "the method returned it: keep the original, or rebuild it of its own init and "
+                "update."
+            )
+        return self.init.recipe
+
+    # Functions are copied as they are, and so is a pair of them: a copy equals the original.
+    def __deepcopy__(self, memo: Any) -> "SamTransformation":
+        return self
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed and compared as functions are
+class Init:
+    """`init` of a method."""
+
     recipe: Recipe
 
-    def __new__(cls, recipe: Recipe) -> "SamTransformation":
-        """Makes the pair of functions for `recipe`."""
+    def __call__(self, params: Any) -> SamState:
+        """The state before the first step."""
+        check_placement(params)
+        with explained(params):
+            return start(self.recipe, params)
 
-        def init(params: Any) -> SamState:
-            check_placement(params)
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Update:
+    """`update` of a method; see `SamTransformation`."""
+
+    recipe: Recipe
+
+    def __call__(
+        self,
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        value_fn: Callable[..., Any] | None = None,
+        grad_fn: Callable[..., Any] | None = None,
+        **extra_args: Any,
+    ) -> tuple[Any, SamState]:
+        """The direction of descent, and the new state."""
+        del extra_args
+        if params is None:
+            raise ValueError(
+                "params is None, but the perturbation starts from the parameters: call "
+                "update(updates, state, params, value_fn=...)."
+            )
+        check_placement(params)
+        if grad_fn is not None:
+            arguments.check_callable("grad_fn", grad_fn, "Pass grad_fn=gradient_of_params.")
             with explained(params):
-                return start(recipe, params)
+                return step_by_gradient(self.recipe, updates, state, params, grad_fn)
+        if value_fn is None:
+            raise ValueError(MISSING)
+        arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
+        with explained(params):
+            _, _, direction, new_state = step(self.recipe, value_fn, params, state, has_aux=False)
+        return direction, new_state
 
-        def update(
-            updates: Any,
-            state: Any,
-            params: Any = None,
-            *,
-            value_fn: Callable[..., Any] | None = None,
-            grad_fn: Callable[..., Any] | None = None,
-            **extra_args: Any,
-        ) -> tuple[Any, SamState]:
-            del extra_args
-            if params is None:
-                raise ValueError(
-                    "params is None, but the perturbation starts from the parameters: call "
-                    "update(updates, state, params, value_fn=...)."
-                )
-            check_placement(params)
-            if grad_fn is not None:
-                arguments.check_callable("grad_fn", grad_fn, "Pass grad_fn=gradient_of_params.")
-                with explained(params):
-                    return step_by_gradient(recipe, updates, state, params, grad_fn)
-            if value_fn is None:
-                raise ValueError(MISSING)
-            arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
-            with explained(params):
-                _, _, direction, new_state = step(recipe, value_fn, params, state, has_aux=False)
-            return direction, new_state
 
-        self = super().__new__(cls, init, update)
-        self.recipe = recipe
-        return self
+def transformation(recipe: Recipe) -> SamTransformation:
+    """The method of a recipe."""
+    return SamTransformation(Init(recipe), Update(recipe))
 
 
 def value_and_grad(
