@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from lsam_jax import jaxprs, scans, segments
+from lsam_jax import auxiliary, jaxprs, scans, segments
 
 
 class Program(NamedTuple):
@@ -16,7 +16,7 @@ class Program(NamedTuple):
 
     Attributes:
       closed: the jaxpr from the parameters' leaves to the loss and the leaves of aux.
-      aux: the pytree structure of aux.
+      aux: the pytree structure of aux; see `auxiliary` for what is no array.
     """
 
     closed: jex.ClosedJaxpr
@@ -56,13 +56,15 @@ def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
     Raises:
       TypeError: if the loss is not a real scalar, or does not match `has_aux`.
     """
-    closed, shape = jax.make_jaxpr(loss_fn, return_shape=True)(params)
-    if isinstance(shape, tuple) and not has_aux:
+    traceable = auxiliary.closed(loss_fn) if has_aux else loss_fn
+    closed, shape = jax.make_jaxpr(traceable, return_shape=True)(params)
+    if isinstance(shape, auxiliary.Pair) and not has_aux:
         raise TypeError(
-            f"The loss function returned a tuple of {len(shape)}, not a scalar. If it is "
-            "(loss, aux), use value_and_grad(..., has_aux=True); a value_fn returns the loss only."
+            f"The loss function returned a {type(shape).__name__} of {len(shape)}, not a scalar. If "
+            "it is (loss, aux), use value_and_grad(..., has_aux=True); a value_fn returns the loss "
+            "only."
         )
-    if has_aux and not (isinstance(shape, tuple) and len(shape) == 2):
+    if has_aux and not (isinstance(shape, auxiliary.Pair) and len(shape) == 2):
         raise TypeError(
             f"With has_aux=True the loss function must return (loss, aux); got {shape}."
         )

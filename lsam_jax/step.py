@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, selection
+from lsam_jax import arguments, auxiliary, selection
 from lsam_jax.cuts import network_of, wanted
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
@@ -98,7 +98,12 @@ def step(
     direction = layers.tree(passes.result.direction)
     aux = program.aux.unflatten(passes.aux)
     aux = aux if prepare is None else aux[0]
-    return axes.average(passes.loss), aux, direction, assembly.advanced(passes.result)
+    return (
+        axes.average(passes.loss),
+        auxiliary.opened(aux),
+        direction,
+        assembly.advanced(passes.result),
+    )
 
 
 def step_by_gradient(

@@ -11,6 +11,7 @@ from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.micro_batches import check_micro_batches, in_micro_batches
 from lsam_jax.placement import MISSING, check_placement, explained
 from lsam_jax.recipe import Recipe
+from lsam_jax.signature import Call, check_options, signature_of, with_state
 from lsam_jax.state import SamState
 from lsam_jax.step import start, step, step_by_gradient
 
@@ -124,8 +125,12 @@ def value_and_grad(
     tx: SamTransformation,
     has_aux: bool = False,
     *,
+    argnums: int | Sequence[int] = 0,
     m: int | None = None,
     batch_argnums: int | Sequence[int] = 1,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    reduce_axes: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """Like `jax.value_and_grad`, for the direction of descent that `tx` defines.
 
@@ -138,20 +143,27 @@ def value_and_grad(
         need it in parts, made by `split_loss` or `per_sample`.
       tx: what `layerwise_sam` or another method returns (not a chain).
       has_aux: whether `loss_fn` returns `(loss, aux)`.
+      argnums: which arguments of `loss_fn` are the parameters. With several the parameters are
+        a tuple, in `tx.init` and in what comes back.
       m: m-sharpness (Foret et al. 2021, section 4.1): every m samples of the batch get a
         perturbation of their own, and the directions there are averaged. The parts run side by
         side (`jax.vmap`, axis "micro_batch"), each with perturbed weights of its own; the loss is
         then the mean over the parts, and aux gets a leading axis of parts.
-      batch_argnums: with m, the positions of the arguments of `loss_fn` (0 is params) whose arrays
-        have the samples along their first axis.
+      batch_argnums: with m, the positions of the arguments of `loss_fn` (by default 0 is params)
+        whose arrays have the samples along their first axis.
+      holomorphic: as `jax.value_and_grad` has it; only False.
+      allow_int: likewise.
+      reduce_axes: likewise; only (). See the methods' `axis_name`.
 
     Returns:
       A function `(params, sam_state, *args, **kwargs)` that returns `(loss, grads, sam_state)`,
-      or `((loss, aux), grads, sam_state)`; `sam_state` starts as `tx.init(params)`.
+      or `((loss, aux), grads, sam_state)`; `sam_state` starts as `tx.init(params)`. It takes the
+      arguments of `loss_fn`, with the state behind the last of the parameters; parameters and
+      state may be passed by name.
 
     Raises:
-      TypeError: if `tx` is not a SAM transformation, the loss is not a real scalar, or a
-        parameter is not of a real floating type.
+      TypeError: if `tx` is not a SAM transformation, the loss is not a real scalar, a parameter is
+        not of a real floating type, or an argument of `jax.value_and_grad` is not taken.
       ValueError: if the state belongs to other parameters, or m does not divide the batch.
 
     >>> import jax, jax.numpy as jnp, optax
@@ -170,29 +182,33 @@ def value_and_grad(
             f"tx must be what layerwise_sam(...) returns; got {type(tx).__name__}. Keep the SAM "
             "transformation apart from the base optimizer: chain nothing to it here."
         )
-
-    places = () if m is None else check_micro_batches(m, batch_argnums)
+    check_options(holomorphic=holomorphic, allow_int=allow_int, reduce_axes=reduce_axes)
+    signature = signature_of(loss_fn, argnums)
+    places = () if m is None else check_micro_batches(m, batch_argnums, signature.argnums)
     recipe = tx.recipe
     if m is not None:
         recipe = recipe._replace(axes=recipe.axes.with_micro_batches())
 
-    def part(params: Any, sam_state: Any, args: Any, kwargs: Any) -> Any:
+    def part(params: Any, call: Call) -> Any:
         def of_params(params: Any) -> Any:
-            return loss_fn(params, *args, **kwargs)
+            return loss_fn(*call.at(params), **call.kwargs)
 
         function: Callable[[Any], Any] = of_params
         if isinstance(loss_fn, SplitLoss | PerSample):  # whose parts a method may need
-            function = loss_fn.at(*args, **kwargs)
-        loss, aux, grads, new_state = step(recipe, function, params, sam_state, has_aux)
+            function = loss_fn.at(*call.args[1:], **call.kwargs)
+        loss, aux, grads, new_state = step(recipe, function, params, call.state, has_aux)
         return aux, (loss, grads, new_state)
 
-    def wrapped(params: Any, sam_state: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        call = signature.take(args, kwargs)
+        params = call.params
         if m is None:
-            aux, (loss, grads, new_state) = part(params, sam_state, args, kwargs)
+            aux, (loss, grads, new_state) = part(params, call)
         else:
+            others = [None if n in call.argnums else x for n, x in enumerate(call.args)]
             aux, (loss, grads, new_state) = in_micro_batches(
-                lambda *args: part(params, sam_state, args, kwargs), m, places, args
+                lambda *args: part(params, call._replace(args=list(args))), m, places, others
             )
         return ((loss, aux) if has_aux else loss), grads, new_state
 
-    return wrapped
+    return with_state(wrapped, loss_fn, signature)
