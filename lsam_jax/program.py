@@ -58,11 +58,23 @@ def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
     """
     traceable = auxiliary.closed(loss_fn) if has_aux else loss_fn
     closed, shape = jax.make_jaxpr(traceable, return_shape=True)(params)
+    _, aux = loss_and_aux(shape, has_aux)
+    leaves = jax.tree.leaves(params)
+    opened = jaxprs.rewrite(closed, leaves, jaxprs.open_nested)
+    return Program(opened, jax.tree.structure(aux))
+
+
+def loss_and_aux(shape: Any, has_aux: bool) -> tuple[Any, Any]:
+    """The shapes of the loss and of aux, of those of what a loss function returned.
+
+    Raises:
+      TypeError: if the loss is not a real scalar, or does not match `has_aux`.
+    """
     if isinstance(shape, auxiliary.Pair) and not has_aux:
         raise TypeError(
-            f"The loss function returned a {type(shape).__name__} of {len(shape)}, not a scalar. If "
-            "it is (loss, aux), use value_and_grad(..., has_aux=True); a value_fn returns the loss "
-            "only."
+            f"The loss function returned a {type(shape).__name__} of {len(shape)}, not a scalar. "
+            "If it is (loss, aux), use value_and_grad(..., has_aux=True); a value_fn returns the "
+            "loss only."
         )
     if has_aux and not (isinstance(shape, auxiliary.Pair) and len(shape) == 2):
         raise TypeError(
@@ -75,9 +87,7 @@ def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
             "The loss must be a real scalar of a floating type; the loss function returned "
             f"{loss}. Reduce it, e.g. by jnp.mean, or take its real part."
         )
-    leaves = jax.tree.leaves(params)
-    opened = jaxprs.rewrite(closed, leaves, jaxprs.open_nested)
-    return Program(opened, jax.tree.structure(aux))
+    return loss, aux
 
 
 def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> Cut:

@@ -13,7 +13,8 @@ from lsam_jax.placement import MISSING, check_placement, explained
 from lsam_jax.recipe import Recipe
 from lsam_jax.signature import Call, check_options, signature_of, with_state
 from lsam_jax.state import SamState
-from lsam_jax.step import start, step, step_by_gradient
+from lsam_jax.step import start, step_by_gradient
+from lsam_jax.untraced import step_of_any
 
 
 class SamTransformation(optax.GradientTransformationExtraArgs):
@@ -111,8 +112,8 @@ class Update:
             raise ValueError(MISSING)
         arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
         with explained(params):
-            _, _, direction, new_state = step(self.recipe, value_fn, params, state, has_aux=False)
-        return direction, new_state
+            out = step_of_any(self.recipe, value_fn, params, state, has_aux=False)
+        return out[2], out[3]
 
 
 def transformation(recipe: Recipe) -> SamTransformation:
@@ -196,7 +197,7 @@ def value_and_grad(
         function: Callable[[Any], Any] = of_params
         if isinstance(loss_fn, SplitLoss | PerSample):  # whose parts a method may need
             function = loss_fn.at(*call.args[1:], **call.kwargs)
-        loss, aux, grads, new_state = step(recipe, function, params, call.state, has_aux)
+        loss, aux, grads, new_state = step_of_any(recipe, function, params, call.state, has_aux)
         return aux, (loss, grads, new_state)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
