@@ -119,6 +119,8 @@ def _tracers(roots: Iterable[Any]) -> list[Any]:
         here = todo.pop()
         if id(here) in seen or isinstance(here, types.ModuleType | type | str):
             continue
+        if type(here).__name__.endswith("Trace"):  # JAX's own record of all that it has traced
+            continue
         seen.add(id(here))
         alive.append(here)
         if isinstance(here, jax.core.Tracer):

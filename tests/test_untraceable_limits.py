@@ -16,8 +16,14 @@ pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
 
 RHO = 0.3
 QUIET = pytest.mark.filterwarnings("ignore:.*two gradients:UserWarning")
-CLOSES, TWIN = (lambda p, x, of=network(m): jnp.mean(of(p, x)) for m in CLOSING["custom_vjp"])
-BRANCHES = lambda p, x: jnp.mean(network(EAGER["a branch on the batch"][0])(p, x))  # noqa: E731
+
+
+def mean_of(middle):
+    return lambda p, x: jnp.mean(network(middle)(p, x))
+
+
+CLOSES, TWIN = map(mean_of, CLOSING["custom_vjp"])
+BRANCHES = mean_of(EAGER["a branch on the batch"][0])
 
 
 def sam_by_hand(loss, params, x):
