@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lsam_jax.auxiliary import loss_of
 from lsam_jax.layers import partition
 from lsam_jax.losses import PerSample
 from lsam_jax.state import SamState
@@ -40,13 +41,11 @@ def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any)
             f"{type(loss_fn).__name__}."
         )
     batch = loss_fn.at(*args, **kwargs)
-    out = jax.eval_shape(batch.each, params)
-    count = (out[0] if isinstance(out, tuple) else out).shape[0]
+    count = jax.eval_shape(lambda params: loss_of(batch.each(params)), params).shape[0]
 
     def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
         def loss(params: Any) -> Any:
-            out = batch.of(sample[None]).each(params)
-            return jnp.sum(out[0] if isinstance(out, tuple) else out)
+            return jnp.sum(loss_of(batch.of(sample[None]).each(params)))
 
         g = jax.grad(loss)(params)
         return jax.tree.map(lambda t, d: t + d * d / count, total, g), None

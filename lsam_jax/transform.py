@@ -137,7 +137,9 @@ def value_and_grad(
 
     Both passes are made, nothing is computed twice. `loss` and `aux` come from the clean pass,
     so metrics and BatchNorm statistics are those of the weights that you have; whatever is
-    random is the same in both passes. Call it under `jax.jit`.
+    random is the same in both passes. Call it under `jax.jit`. A loss that `jax.grad` takes but
+    that cannot be traced first (Python's `if` on the batch outside of `jit`, say) costs two
+    gradients of the whole, and a warning says what to change.
 
     Args:
       loss_fn: `loss_fn(params, *args, **kwargs)`, a real scalar, or `(loss, aux)`; some methods

@@ -261,3 +261,13 @@ def test_argnums_with_micro_batches():
     assert_like((value, grads), mean)
     with pytest.raises(ValueError, match="batch_argnums=1"):
         lsam.value_and_grad(behind, tx, argnums=1, m=1)
+
+
+@pytest.mark.parametrize("pair", [tuple, list])
+def test_elsewhere_aux_may_be_anything_too(pair):
+    params, x = problem()
+    for has_aux in (None, True):
+        network = lsam.inspect(parts("", pair), params, x, has_aux=has_aux)
+        assert [layer.name for layer in network.layers] == ["a", "b"]
+    fisher = lsam.empirical_fisher(parts("esam", pair), params, x)
+    assert_like(fisher, lsam.empirical_fisher(lsam.per_sample(losses), params, x))
