@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -97,15 +97,17 @@ def _is_real(dtype: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating))
 
 
-def check_argnums(name: str, argnums: Any) -> tuple[int, ...]:
-    """The positions of arguments of a loss, of which 0 is that of the parameters.
+def check_argnums(name: str, argnums: Any, of_params: Sequence[int] = (0,)) -> tuple[int, ...]:
+    """The positions of arguments of a loss, other than those of its parameters.
 
     Raises:
-      ValueError: unless they are positions from 1 on.
+      ValueError: unless they are.
     """
     places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if not places or not all(isinstance(n, int) and n >= 1 for n in places):
+    if not places or not all(isinstance(n, int) and n >= 0 and n not in of_params for n in places):
+        there = "from 1 on" if tuple(of_params) == (0,) else "from 0 on, other than these"
+        taken = ", ".join(map(str, of_params))
         raise ValueError(
-            f"{name} must be positions from 1 on (0 is that of params); got {name}={argnums!r}."
+            f"{name} must be positions {there} ({taken} is that of params); got {name}={argnums!r}."
         )
     return places

@@ -9,7 +9,7 @@ from lsam_jax import selection as selectors
 from lsam_jax.layers import LayerSpec
 from lsam_jax.radii import Radii, Radius
 from lsam_jax.recipe import Recipe
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform import SamTransformation, transformation
 
 
 def build(
@@ -49,7 +49,7 @@ def build(
     cuts.check_cuts(where)
     if gate not in (None, True, False):
         raise ValueError(f"gate must be True, False or None (by platform); got gate={gate!r}.")
-    return SamTransformation(
+    return transformation(
         Recipe(
             layers=layers,
             selector=selector,

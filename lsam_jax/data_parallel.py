@@ -103,6 +103,9 @@ class DataParallel:
         placed, program = self._prepare(args)
         return program(*placed)
 
+    def __deepcopy__(self, memo: Any) -> "DataParallel":
+        return self  # as functions are; devices cannot be copied
+
     def lower(self, *args: Any) -> jax.stages.Lowered:
         """As `jax.jit(step).lower`, for the program that a call with `args` runs."""
         placed, program = self._prepare(args)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsam_jax import symbolic
+from lsam_jax import auxiliary, symbolic
 from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.parts import along, inner
 from lsam_jax.shardings import lay_like, whole
@@ -58,7 +58,7 @@ def _with_cotangent(loss_fn: Any, has_aux: bool) -> Callable[[Any], Any]:
         )
 
     def prepared(params: Any) -> Any:
-        outputs = loss_fn.outputs(params)
+        outputs = jax.tree.map(jnp.asarray, loss_fn.outputs(params))
         out = loss_fn.loss(outputs)
         loss, aux = out if has_aux else (out, None)
 
@@ -107,8 +107,7 @@ def of_gradient_norm(step: float) -> Descent:
         second: Second,
     ) -> Found:
         def loss_of(leaves: Leaves) -> Any:
-            out = loss_fn(tree_of(leaves))
-            return out[0] if isinstance(out, tuple) else out
+            return auxiliary.loss_of(loss_fn(tree_of(leaves)))
 
         loss, aux, h = second.gradient(lambda loss, aux: loss)
         ahead = jax.grad(loss_of)(along(second.weights, h, step))
@@ -163,8 +162,7 @@ def of_samples(share: float) -> Descent:
         chosen = loss_fn.of(worst[filled % count])
 
         def mean(leaves: Leaves) -> Any:
-            out = chosen.each(tree_of(leaves))
-            losses = out[0] if isinstance(out, tuple) else out
+            losses = auxiliary.loss_of(chosen.each(tree_of(leaves)))
             if len(losses) > count:
                 losses = jnp.where(lay_like(filled < count, losses), losses, 0)
             return jnp.sum(losses) / count

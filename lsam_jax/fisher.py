@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import promotion
+from lsam_jax.auxiliary import loss_of
 from lsam_jax.layers import partition
 from lsam_jax.losses import PerSample
 from lsam_jax.recipe import state_of
@@ -44,14 +45,12 @@ def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any)
             f"{type(loss_fn).__name__}."
         )
     batch = loss_fn.at(*args, **kwargs)
-    out = jax.eval_shape(batch.each, params)
-    count = (out[0] if isinstance(out, tuple) else out).shape[0]
+    count = jax.eval_shape(lambda params: loss_of(batch.each(params)), params).shape[0]
 
     def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
         def loss(params: Any) -> Any:
             # Where samples are dealt out to devices, each gets the same one.
-            out = batch.of(jnp.full(batch.parts, sample)).each(params)
-            return jnp.mean(out[0] if isinstance(out, tuple) else out)
+            return jnp.mean(loss_of(batch.of(jnp.full(batch.parts, sample)).each(params)))
 
         g = jax.grad(loss)(params)
         return jax.tree.map(lambda t, d: t + d * d / count, total, g), None

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lsam_jax import auxiliary
 from lsam_jax.costs import Profile
 from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, network_of, wanted
 from lsam_jax.layers import LayerSpec, partition
@@ -218,8 +219,8 @@ def inspect(
         return loss_of(params)
 
     if has_aux is None:
-        out = jax.eval_shape(value, arrays)
-        has_aux = isinstance(out, tuple) and len(out) == 2
+        out = jax.eval_shape(auxiliary.closed(value), arrays)
+        has_aux = isinstance(out, auxiliary.Pair) and len(out) == 2
 
     found: list[Inspection] = []
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arguments import check_argnums, check_callable
+from lsam_jax.auxiliary import Pair
 from lsam_jax.shardings import row_parts, take_rows
 
 
@@ -72,7 +73,7 @@ class PerSample:
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """The mean loss, or mean loss and aux."""
         out = self.at(*args, **kwargs).each(params)
-        return (jnp.mean(out[0]), out[1]) if isinstance(out, tuple) else jnp.mean(out)
+        return (jnp.mean(out[0]), out[1]) if isinstance(out, Pair) else jnp.mean(out)
 
     def at(self, *args: Any, **kwargs: Any) -> "PerSample":
         """The same on a batch: a function of the parameters alone, to be given as `value_fn`."""

@@ -18,15 +18,16 @@ EXPLICIT = (
 )
 
 
-def check_micro_batches(m: Any, argnums: Any) -> tuple[int, ...]:
+def check_micro_batches(m: Any, argnums: Any, of_params: Sequence[int]) -> tuple[int, ...]:
     """The positions of the arguments that hold samples.
 
     Raises:
-      ValueError: unless `m` is a whole number of at least 1, and these are positions from 1 on.
+      ValueError: unless `m` is a whole number of at least 1, and these are positions other than
+        those of the parameters.
     """
     if isinstance(m, bool) or not isinstance(m, int | np.integer) or m < 1:
         raise ValueError(f"m must be a number of samples, at least 1; got m={m!r}.")
-    return check_argnums("batch_argnums", argnums)
+    return check_argnums("batch_argnums", argnums, of_params)
 
 
 def check_references(references: Sequence[Any], axes: Axes) -> None:
@@ -47,16 +48,16 @@ def in_micro_batches(
     Args:
       step: gives aux, and what is the same for all parts.
       m: samples in a part.
-      places: where among `args` (counted from 1) samples are, along the first axis of each array.
+      places: where among `args` samples are, along the first axis of each array.
       args: the arguments.
 
     Returns:
       Aux with a leading axis of parts, and the rest.
     """
-    if max(places) > len(args):
+    if max(places) >= len(args):
         raise ValueError(
-            f"batch_argnums={max(places)} is beyond the {len(args)} arguments behind params; pass "
-            "the batch by position."
+            f"batch_argnums={max(places)} is beyond the {len(args)} arguments of the loss that "
+            "were passed by position; pass the batch by position."
         )
 
     def part(x: Any) -> Any:
@@ -74,8 +75,8 @@ def in_micro_batches(
             )
         return x.reshape(shape[0] // m, m, *shape[1:])
 
-    split = [jax.tree.map(part, x) if n in places else x for n, x in enumerate(args, 1)]
-    along = [0 if n in places else None for n in range(1, len(args) + 1)]
+    split = [jax.tree.map(part, x) if n in places else x for n, x in enumerate(args)]
+    along = [0 if n in places else None for n in range(len(args))]
     mapped = jax.vmap(step, in_axes=along, out_axes=(0, None), axis_name=MICRO_BATCH)
     try:
         return mapped(*split)

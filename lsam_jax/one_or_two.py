@@ -11,31 +11,30 @@ from typing import Any
 import jax
 
 from lsam_jax.outcome import Assembly, Outcome
-from lsam_jax.program import Program, cut
+from lsam_jax.program import Cut
 from lsam_jax.two_pass import Passes, in_one, in_two
 
 Leaves = Sequence[Any]
 
 
 def one_or_two(
-    program: Program,
+    parts: Cut,
     leaves: Leaves,
     in_suffix: Sequence[bool],
     assembly: Assembly,
-    inside: Callable[[Callable[..., Any]], Callable[..., Any]],
+    branch: Callable[..., Any],
 ) -> Passes:
     """One step.
 
     Args:
-      program: the loss.
+      parts: the loss, cut.
       leaves: the parameters.
       in_suffix: which of them may move.
       assembly: the method.
-      inside: a transformation of what runs inside a conditional.
+      branch: `(called_for, twice, once, operand)`, a conditional.
     """
     early_params, late_params = in_two(leaves, in_suffix)
     index = [n for n, late in enumerate(in_suffix) if late]
-    parts = cut(program, leaves, in_suffix)
     hidden, pull_back, fixed = jax.vjp(parts.prefix, early_params, has_aux=True)
 
     def gradient(late: Leaves) -> tuple[Any, list[Any], list[Any]]:
@@ -62,5 +61,5 @@ def one_or_two(
     def once(late: Leaves) -> Outcome:
         return assembly.alone(g, loss)
 
-    out = jax.lax.cond(called_for, inside(twice), once, late_params)
+    out = branch(called_for, twice, once, late_params)
     return Passes(loss, aux, assembly.decided(out, memory))

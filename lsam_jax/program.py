@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from lsam_jax import effects, jaxprs, scans, segments
+from lsam_jax import auxiliary, effects, jaxprs, scans, segments
 
 Suffix = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, list[Any]]]
 
@@ -18,7 +18,7 @@ class Program(NamedTuple):
 
     Attributes:
       closed: the jaxpr from the parameters' leaves to the loss and the leaves of aux.
-      aux: the pytree structure of aux.
+      aux: the pytree structure of aux; see `auxiliary` for what is no array.
       references: those of the caller that the loss reads or writes; what they are to hold stands
         behind the leaves of aux, and counts among them.
     """
@@ -80,13 +80,31 @@ def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
     Raises:
       TypeError: if the loss is not a real scalar, or does not match `has_aux`.
     """
-    closed, shape = jax.make_jaxpr(loss_fn, return_shape=True)(params)
-    if isinstance(shape, tuple) and not has_aux:
+    traceable = auxiliary.closed(loss_fn) if has_aux else loss_fn
+    closed, shape = jax.make_jaxpr(traceable, return_shape=True)(params)
+    _, aux = loss_and_aux(shape, has_aux)
+    leaves = jax.tree.leaves(params)
+    references: Sequence[Any] = ()
+    if any(map(effects.is_reference, closed.jaxpr.constvars)):
+        run, references = effects.starting_over(closed)
+        closed = jax.make_jaxpr(run)(*leaves)
+    opened = jaxprs.rewrite(closed, leaves, jaxprs.open_nested)
+    return Program(opened, jax.tree.structure(aux), references)
+
+
+def loss_and_aux(shape: Any, has_aux: bool) -> tuple[Any, Any]:
+    """The shapes of the loss and of aux, of those of what a loss function returned.
+
+    Raises:
+      TypeError: if the loss is not a real scalar, or does not match `has_aux`.
+    """
+    if isinstance(shape, auxiliary.Pair) and not has_aux:
         raise TypeError(
-            f"The loss function returned a tuple of {len(shape)}, not a scalar. If it is "
-            "(loss, aux), use value_and_grad(..., has_aux=True); a value_fn returns the loss only."
+            f"The loss function returned a {type(shape).__name__} of {len(shape)}, not a scalar. "
+            "If it is (loss, aux), use value_and_grad(..., has_aux=True); a value_fn returns the "
+            "loss only."
         )
-    if has_aux and not (isinstance(shape, tuple) and len(shape) == 2):
+    if has_aux and not (isinstance(shape, auxiliary.Pair) and len(shape) == 2):
         raise TypeError(
             f"With has_aux=True the loss function must return (loss, aux); got {shape}."
         )
@@ -97,13 +115,7 @@ def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
             "The loss must be a real scalar of a floating type; the loss function returned "
             f"{loss}. Reduce it, e.g. by jnp.mean, or take its real part."
         )
-    leaves = jax.tree.leaves(params)
-    references: Sequence[Any] = ()
-    if any(map(effects.is_reference, closed.jaxpr.constvars)):
-        run, references = effects.starting_over(closed)
-        closed = jax.make_jaxpr(run)(*leaves)
-    opened = jaxprs.rewrite(closed, leaves, jaxprs.open_nested)
-    return Program(opened, jax.tree.structure(aux), references)
+    return loss, aux
 
 
 def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> Cut:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, promotion, selection
+from lsam_jax import arguments, auxiliary, promotion, selection
 from lsam_jax.cuts import network_of, wanted
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
@@ -20,11 +20,12 @@ from lsam_jax.micro_batches import check_references
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly, Outcome
 from lsam_jax.parallel import check_loss
-from lsam_jax.program import trace
+from lsam_jax.program import cut, trace
 from lsam_jax.recipe import Recipe, choose, initial_memory, layers_of, numbers, state_of
 from lsam_jax.shardings import beside
 from lsam_jax.state import SamState, initial_state
 from lsam_jax.two_pass import Method, Passes, in_conditional, two_pass
+from lsam_jax.untraceable import check_rules, watched
 
 
 @promotion.usual
@@ -39,7 +40,7 @@ def step(
     recipe: Recipe, loss_fn: Callable[[Any], Any], params: Any, state: Any, has_aux: bool
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by the engine: clean loss, aux, direction of descent, new state."""
-    layers, state = _checked(recipe, params, state)
+    layers, state = checked(recipe, params, state)
     axes, prepare = recipe.axes, recipe.descent.prepare
     leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
 
@@ -47,9 +48,11 @@ def step(
         return layers.tree(axes.enter(leaves))
 
     prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
-    program = trace(lambda leaves: prepared(tree(leaves)), leaves, has_aux or prepare is not None)
+    whole = watched(lambda leaves: prepared(tree(leaves)))
+    program = trace(whole, leaves, has_aux or prepare is not None)
     check_loss(program.closed.out_avals[0], leaves, axes.names)
     check_references(program.references, axes)
+    check_rules(program, leaves, loss_fn)
     if axes.shares:
         program = program.of_loss(axes.leave, leaves)
     network, place_cuts, _ = network_of(program, leaves, layers)
@@ -58,20 +61,8 @@ def step(
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)
     cadence = recipe.cadence
     where = wanted(recipe.cuts, recipe.selector)
-
-    def descend(clean: Sequence[Any], second: Second) -> Found:
-        assert recipe.descent.second is not None
-        return recipe.descent.second(
-            loss_fn, tree, lambda aux: program.aux_of(aux)[1], clean, second
-        )
-
-    method = Method(
-        assembly.perturb,
-        assembly.finish,
-        assembly.estimate if recipe.ascent.estimate is not None else None,
-        recipe.combine.everywhere,
-        None if recipe.descent.second is None else descend,
-    )
+    need = lambda aux: program.aux_of(aux)[1]  # noqa: E731
+    method = method_of(recipe, assembly, loss_fn, tree, need)
 
     def perturbed(leaves: Sequence[Any]) -> Passes:
         return two_pass(
@@ -95,7 +86,11 @@ def step(
     # Where everything moves, the ascent needs the whole clean gradient, as a step without one does.
     same_first_pass = isinstance(selected, np.ndarray) and all(in_suffix)
     if candidates.any() and (cadence.decide or (cadence.due and same_first_pass)):
-        passes = one_or_two(program, leaves, in_suffix, assembly, inside)
+
+        def branch(called_for: Any, twice: Any, once: Any, late: Any) -> Any:
+            return jax.lax.cond(called_for, inside(twice), once, late)
+
+        passes = one_or_two(cut(program, leaves, in_suffix), leaves, in_suffix, assembly, branch)
     elif cadence.due is not None:
         passes = jax.lax.cond(cadence.due(state.count), inside(perturbed), inside(alone), leaves)
     else:
@@ -103,7 +98,34 @@ def step(
     direction = layers.tree(passes.result.direction)
     aux = program.settle(passes.aux)
     aux = aux if prepare is None else aux[0]
-    return axes.average(passes.loss), aux, direction, assembly.advanced(passes.result)
+    return (
+        axes.average(passes.loss),
+        auxiliary.opened(aux),
+        direction,
+        assembly.advanced(passes.result),
+    )
+
+
+def method_of(
+    recipe: Recipe,
+    assembly: Assembly,
+    loss_fn: Callable[[Any], Any],
+    tree: Callable[[Sequence[Any]], Any],
+    need: Callable[[Sequence[Any]], Any],
+) -> Method:
+    """What the engine asks of a method at one step; `tree` and `need` as in `Descent.second`."""
+
+    def descend(clean: Sequence[Any], second: Second) -> Found:
+        assert recipe.descent.second is not None
+        return recipe.descent.second(loss_fn, tree, need, clean, second)
+
+    return Method(
+        assembly.perturb,
+        assembly.finish,
+        assembly.estimate if recipe.ascent.estimate is not None else None,
+        recipe.combine.everywhere,
+        None if recipe.descent.second is None else descend,
+    )
 
 
 @promotion.usual(theirs=4)
@@ -111,7 +133,7 @@ def step_by_gradient(
     recipe: Recipe, updates: Any, state: Any, params: Any, grad_fn: Callable[..., Any]
 ) -> tuple[Any, SamState]:
     """One step from a gradient function: direction of descent, new state."""
-    layers, state = _checked(recipe, params, state)
+    layers, state = checked(recipe, params, state)
     if recipe.ascent.estimate is not None and recipe.ascent.uses_loss:
         raise ValueError(
             "grad_fn was given, but this method climbs by differences of the loss or of its "
@@ -162,7 +184,8 @@ def step_by_gradient(
     return layers.tree(out.direction), assembly.advanced(out)
 
 
-def _checked(recipe: Recipe, params: Any, state: Any) -> tuple[Layers, SamState]:
+def checked(recipe: Recipe, params: Any, state: Any) -> tuple[Layers, SamState]:
+    """The layers of `params`, and the state; raises unless they fit the recipe."""
     recipe.axes.check_bound()
     layers = layers_of(recipe, params)
     return layers, state_of(recipe, layers, params, state)

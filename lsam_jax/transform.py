@@ -1,5 +1,6 @@
 """The two faces of a method: an Optax transformation, and `value_and_grad`."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,13 +11,15 @@ from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.micro_batches import check_micro_batches, in_micro_batches
 from lsam_jax.placement import MISSING, check_placement, explained
 from lsam_jax.recipe import Recipe
+from lsam_jax.signature import Call, check_options, signature_of, with_state
 from lsam_jax.state import SamState
-from lsam_jax.step import start, step, step_by_gradient
+from lsam_jax.step import start, step_by_gradient
 from lsam_jax.surroundings import check_surroundings
+from lsam_jax.untraced import step_of_any
 
 
 class SamTransformation(optax.GradientTransformationExtraArgs):
-    """An Optax transformation, `(init, update)`, that also carries its `recipe`; methods make it.
+    """An Optax transformation, `(init, update)`, whose `init` holds its `recipe`; methods make it.
 
     `init(params)` gives a `SamState`.
     `update(updates, state, params, *, value_fn=None, grad_fn=None)` takes one of:
@@ -49,48 +52,81 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
     [-4.5, -6.0]
     """
 
+    @property
+    def recipe(self) -> Recipe:
+        """The parts of the method, which its `init` holds.
+
+        Raises:
+          TypeError: if `init` is no longer the method's own.
+        """
+        if not isinstance(self.init, Init):
+            raise TypeError(
+                f"tx.init is {self.init!r}, not the function that the method made, so what the "
+                "method is has been lost: a tree.map or a filter over tx replaced it. Use tx as "
+                "the method returned it: keep the original, or rebuild it of its own init and "
+                "update."
+            )
+        return self.init.recipe
+
+    # Functions are copied as they are, and so is a pair of them: a copy equals the original.
+    def __deepcopy__(self, memo: Any) -> "SamTransformation":
+        return self
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed and compared as functions are
+class Init:
+    """`init` of a method."""
+
     recipe: Recipe
 
-    def __new__(cls, recipe: Recipe) -> "SamTransformation":
-        """Makes the pair of functions for `recipe`."""
+    def __call__(self, params: Any) -> SamState:
+        """The state before the first step."""
+        check_placement(params)
+        with explained(params):
+            return start(self.recipe, params)
 
-        def init(params: Any) -> SamState:
-            check_placement(params)
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Update:
+    """`update` of a method; see `SamTransformation`."""
+
+    recipe: Recipe
+
+    def __call__(
+        self,
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        value_fn: Callable[..., Any] | None = None,
+        grad_fn: Callable[..., Any] | None = None,
+        **extra_args: Any,
+    ) -> tuple[Any, SamState]:
+        """The direction of descent, and the new state."""
+        del extra_args
+        if params is None:
+            raise ValueError(
+                "params is None, but the perturbation starts from the parameters: call "
+                "update(updates, state, params, value_fn=...)."
+            )
+        check_placement(params)
+        if grad_fn is not None:
+            arguments.check_callable("grad_fn", grad_fn, "Pass grad_fn=gradient_of_params.")
+            check_surroundings(state, by_loss=False)
             with explained(params):
-                return start(recipe, params)
+                return step_by_gradient(self.recipe, updates, state, params, grad_fn)
+        if value_fn is None:
+            raise ValueError(MISSING)
+        arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
+        check_surroundings(state, by_loss=True)
+        with explained(params):
+            out = step_of_any(self.recipe, value_fn, params, state, has_aux=False)
+        return out[2], out[3]
 
-        def update(
-            updates: Any,
-            state: Any,
-            params: Any = None,
-            *,
-            value_fn: Callable[..., Any] | None = None,
-            grad_fn: Callable[..., Any] | None = None,
-            **extra_args: Any,
-        ) -> tuple[Any, SamState]:
-            del extra_args
-            if params is None:
-                raise ValueError(
-                    "params is None, but the perturbation starts from the parameters: call "
-                    "update(updates, state, params, value_fn=...)."
-                )
-            check_placement(params)
-            if grad_fn is not None:
-                arguments.check_callable("grad_fn", grad_fn, "Pass grad_fn=gradient_of_params.")
-                check_surroundings(state, by_loss=False)
-                with explained(params):
-                    return step_by_gradient(recipe, updates, state, params, grad_fn)
-            if value_fn is None:
-                raise ValueError(MISSING)
-            arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
-            check_surroundings(state, by_loss=True)
-            with explained(params):
-                _, _, direction, new_state = step(recipe, value_fn, params, state, has_aux=False)
-            return direction, new_state
 
-        self = super().__new__(cls, init, update)
-        self.recipe = recipe
-        return self
+def transformation(recipe: Recipe) -> SamTransformation:
+    """The method of a recipe."""
+    return SamTransformation(Init(recipe), Update(recipe))
 
 
 def value_and_grad(
@@ -98,34 +134,47 @@ def value_and_grad(
     tx: SamTransformation,
     has_aux: bool = False,
     *,
+    argnums: int | Sequence[int] = 0,
     m: int | None = None,
     batch_argnums: int | Sequence[int] = 1,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    reduce_axes: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """Like `jax.value_and_grad`, for the direction of descent that `tx` defines.
 
     Both passes are made, nothing is computed twice. `loss` and `aux` come from the clean pass,
     so metrics and BatchNorm statistics are those of the weights that you have; whatever is
-    random is the same in both passes. Call it under `jax.jit`.
+    random is the same in both passes. Call it under `jax.jit`. A loss that `jax.grad` takes but
+    that cannot be traced first (Python's `if` on the batch outside of `jit`, say) costs two
+    gradients of the whole, and a warning says what to change.
 
     Args:
       loss_fn: `loss_fn(params, *args, **kwargs)`, a real scalar, or `(loss, aux)`; some methods
         need it in parts, made by `split_loss` or `per_sample`.
       tx: what `layerwise_sam` or another method returns (not a chain).
       has_aux: whether `loss_fn` returns `(loss, aux)`.
+      argnums: which arguments of `loss_fn` are the parameters. With several the parameters are
+        a tuple, in `tx.init` and in what comes back.
       m: m-sharpness (Foret et al. 2021, section 4.1): every m samples of the batch get a
         perturbation of their own, and the directions there are averaged. The parts run side by
         side (`jax.vmap`, axis "micro_batch"), each with perturbed weights of its own; the loss is
         then the mean over the parts, and aux gets a leading axis of parts.
-      batch_argnums: with m, the positions of the arguments of `loss_fn` (0 is params) whose arrays
-        have the samples along their first axis.
+      batch_argnums: with m, the positions of the arguments of `loss_fn` (by default 0 is params)
+        whose arrays have the samples along their first axis.
+      holomorphic: as `jax.value_and_grad` has it; only False.
+      allow_int: likewise.
+      reduce_axes: likewise; only (). See the methods' `axis_name`.
 
     Returns:
       A function `(params, sam_state, *args, **kwargs)` that returns `(loss, grads, sam_state)`,
-      or `((loss, aux), grads, sam_state)`; `sam_state` starts as `tx.init(params)`.
+      or `((loss, aux), grads, sam_state)`; `sam_state` starts as `tx.init(params)`. It takes the
+      arguments of `loss_fn`, with the state behind the last of the parameters; parameters and
+      state may be passed by name.
 
     Raises:
-      TypeError: if `tx` is not a SAM transformation, the loss is not a real scalar, or a
-        parameter is not of a real floating type.
+      TypeError: if `tx` is not a SAM transformation, the loss is not a real scalar, a parameter is
+        not of a real floating type, or an argument of `jax.value_and_grad` is not taken.
       ValueError: if the state belongs to other parameters, or m does not divide the batch.
 
     >>> import jax, jax.numpy as jnp, optax
@@ -144,29 +193,33 @@ def value_and_grad(
             f"tx must be what layerwise_sam(...) returns; got {type(tx).__name__}. Keep the SAM "
             "transformation apart from the base optimizer: chain nothing to it here."
         )
-
-    places = () if m is None else check_micro_batches(m, batch_argnums)
+    check_options(holomorphic=holomorphic, allow_int=allow_int, reduce_axes=reduce_axes)
+    signature = signature_of(loss_fn, argnums)
+    places = () if m is None else check_micro_batches(m, batch_argnums, signature.argnums)
     recipe = tx.recipe
     if m is not None:
         recipe = recipe._replace(axes=recipe.axes.with_micro_batches())
 
-    def part(params: Any, sam_state: Any, args: Any, kwargs: Any) -> Any:
+    def part(params: Any, call: Call) -> Any:
         def of_params(params: Any) -> Any:
-            return loss_fn(params, *args, **kwargs)
+            return loss_fn(*call.at(params), **call.kwargs)
 
         function: Callable[[Any], Any] = of_params
         if isinstance(loss_fn, SplitLoss | PerSample):  # whose parts a method may need
-            function = loss_fn.at(*args, **kwargs)
-        loss, aux, grads, new_state = step(recipe, function, params, sam_state, has_aux)
+            function = loss_fn.at(*call.args[1:], **call.kwargs)
+        loss, aux, grads, new_state = step_of_any(recipe, function, params, call.state, has_aux)
         return aux, (loss, grads, new_state)
 
-    def wrapped(params: Any, sam_state: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        call = signature.take(args, kwargs)
+        params = call.params
         if m is None:
-            aux, (loss, grads, new_state) = part(params, sam_state, args, kwargs)
+            aux, (loss, grads, new_state) = part(params, call)
         else:
+            others = [None if n in call.argnums else x for n, x in enumerate(call.args)]
             aux, (loss, grads, new_state) = in_micro_batches(
-                lambda *args: part(params, sam_state, args, kwargs), m, places, args
+                lambda *args: part(params, call._replace(args=list(args))), m, places, others
             )
         return ((loss, aux) if has_aux else loss), grads, new_state
 
-    return wrapped
+    return with_state(wrapped, loss_fn, signature)

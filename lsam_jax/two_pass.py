@@ -21,7 +21,7 @@ import numpy as np
 from lsam_jax.convolutions import canonical_convolutions, holds_convolution
 from lsam_jax.descent import Found, Second
 from lsam_jax.gating import gated_value_and_grad
-from lsam_jax.program import Program, cut
+from lsam_jax.program import Cut, Program, cut
 
 Leaves = Sequence[Any]
 
@@ -97,7 +97,8 @@ def two_pass(
     def at(first: int, gradient: Callable[..., Any], wanted: Any, leaves: Leaves) -> Passes:
         late = candidates & (position >= first)
         in_suffix = [i >= 0 and bool(late[i]) for i in of_leaf]
-        return _at_cut(program, leaves, of_leaf, in_suffix, gradient, wanted, method)
+        parts = cut(program, leaves, in_suffix)
+        return at_cut(parts, leaves, of_leaf, in_suffix, gradient, wanted, method)
 
     if isinstance(selected, np.ndarray):
         return at(0, _gradient, None, leaves)
@@ -119,8 +120,8 @@ def in_conditional(program: Program) -> Callable[[Callable[..., Any]], Callable[
     return canonical_convolutions if slow else _as_it_is
 
 
-def _at_cut(
-    program: Program,
+def at_cut(
+    parts: Cut,
     leaves: Leaves,
     of_leaf: Sequence[int],
     in_suffix: Sequence[bool],
@@ -132,7 +133,6 @@ def _at_cut(
     prefix_params, suffix_params = in_two(leaves, in_suffix)
     index = [n for n, late in enumerate(in_suffix) if late]
     group = [of_leaf[n] for n in index]
-    parts = cut(program, leaves, in_suffix)
     suffix = parts.suffix()
     hidden, pull_back, fixed = jax.vjp(parts.prefix, prefix_params, has_aux=True)
 

@@ -151,7 +151,7 @@ def test_micro_batches_on_several_devices(sync):
         ({"m": 2.0}, 8, "got m=2.0"),
         ({"m": 3}, 8, r"m=3 does not divide an array of shape \(8, 3\)"),
         ({"m": 2, "batch_argnums": 0}, 8, "batch_argnums=0"),
-        ({"m": 2, "batch_argnums": 5}, 8, "batch_argnums=5 is beyond the 2 arguments"),
+        ({"m": 2, "batch_argnums": 5}, 8, "batch_argnums=5 is beyond the 3 arguments"),
     ],
 )
 def test_refuses_micro_batches(options, size, message):

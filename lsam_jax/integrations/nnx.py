@@ -50,7 +50,7 @@ def make_value_fn(
 
     def value_fn(params: Any) -> Any:
         out = loss_fn(nnx.merge(graphdef, params, rest, copy=True), *args, **kwargs)
-        return out[0] if isinstance(out, tuple) else out
+        return out[0] if isinstance(out, tuple | list) else out
 
     return value_fn
 

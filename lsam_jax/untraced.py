@@ -1,0 +1,158 @@
+"""A step on a loss that cannot be traced first: its gradients as `jax.grad` takes them.
+
+The engine skips what two passes share, for which it needs the loss as a program. Where there is
+none (see `untraceable`), both gradients are those of the function as it is. Every method works by
+that, and nothing is skipped but gradients that nobody asks for. The order of the network is
+not known then, and that of the pytree stands in for it.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsam_jax import auxiliary, promotion, selection, step
+from lsam_jax.one_or_two import one_or_two
+from lsam_jax.outcome import Assembly
+from lsam_jax.parallel import check_loss
+from lsam_jax.program import Cut, loss_and_aux
+from lsam_jax.recipe import Recipe, choose, numbers
+from lsam_jax.state import SamState
+from lsam_jax.two_pass import Passes, at_cut, in_one
+from lsam_jax.untraceable import SIGNS, way_out
+
+Leaves = Sequence[Any]
+LIBRARIES = ("lsam_jax", "jax", "optax")
+
+
+def step_of_any(
+    recipe: Recipe, loss_fn: Callable[[Any], Any], params: Any, state: Any, has_aux: bool
+) -> tuple[Any, Any, Any, SamState]:
+    """`step.step`, by the engine if that can be."""
+    try:
+        return step.step(recipe, loss_fn, params, state, has_aux)
+    except SIGNS as error:
+        reason = way_out(error)
+    # Outside of the handler, so that an error of the loss is shown as `jax.grad` would show it.
+    return _step(recipe, loss_fn, params, state, has_aux, reason)
+
+
+@promotion.usual(theirs=1)
+def _step(
+    recipe: Recipe,
+    loss_fn: Callable[[Any], Any],
+    params: Any,
+    state: Any,
+    has_aux: bool,
+    reason: str,
+) -> tuple[Any, Any, Any, SamState]:
+    layers, state = step.checked(recipe, params, state)
+    axes, prepare, cadence = recipe.axes, recipe.descent.prepare, recipe.cadence
+    leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
+    prepared = auxiliary.closed(loss_fn if prepare is None else prepare(loss_fn, has_aux))
+    with_aux = has_aux or prepare is not None
+
+    def tree(leaves: Leaves) -> Any:
+        return layers.tree(axes.enter(leaves))
+
+    def value(leaves: Leaves) -> tuple[Any, list[Any]]:
+        out = prepared(tree(leaves))
+        loss_and_aux(jax.tree.map(_shape, out), with_aux)
+        loss, aux = out if with_aux else (out, None)
+        check_loss(jax.typeof(loss), leaves, axes.names)
+        return axes.leave(loss) if axes.shares else loss, [aux]
+
+    def price() -> np.ndarray:
+        raise ValueError(
+            "budget needs to count what a layer costs, and this loss cannot be traced before it is "
+            f"differentiated. {reason}"
+        )
+
+    network = selection.in_tree_order(layers.names)._replace(price=price, first=price)
+    candidates, selected = choose(recipe, network, state)
+    in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
+    known = isinstance(selected, np.ndarray)
+    everything = known and all(in_suffix)
+    if candidates.any() and not everything:
+        _warn(reason)
+    assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
+    method = step.method_of(recipe, assembly, loss_fn, tree, lambda aux: aux[0][1])
+    whole = _whole(value, in_suffix)
+
+    def perturbed(leaves: Leaves) -> Passes:
+        if not candidates.any():
+            (loss, aux), h = jax.value_and_grad(value, has_aux=True)(list(leaves))
+            nowhere = [None] * len(leaves)
+            return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss))
+        wanted = None if known else selected
+        return at_cut(whole, leaves, layers.of_leaf, in_suffix, _gradient, wanted, method)
+
+    def alone(leaves: Leaves) -> Passes:
+        (loss, aux), g = jax.value_and_grad(value, has_aux=True)(list(leaves))
+        return Passes(loss, aux, assembly.alone(g, loss))
+
+    if candidates.any() and (cadence.decide or (cadence.due and everything)):
+        passes = one_or_two(whole, leaves, in_suffix, assembly, _branch)
+    elif cadence.due is not None:
+        passes = _branch(cadence.due(state.count), perturbed, alone, leaves)
+    else:
+        passes = perturbed(leaves)
+    direction = layers.tree(passes.result.direction)
+    aux = passes.aux[0] if prepare is None else passes.aux[0][0]
+    return (
+        axes.average(passes.loss),
+        auxiliary.opened(aux),
+        direction,
+        assembly.advanced(passes.result),
+    )
+
+
+def _whole(value: Callable[[Leaves], tuple[Any, list[Any]]], in_suffix: Sequence[bool]) -> Cut:
+    """The loss as the second part of a program, whose first part does nothing."""
+
+    def prefix(early: Leaves) -> tuple[list[Any], list[Any]]:
+        return list(early), []
+
+    def suffix(hidden: Leaves, fixed: Leaves, late: Leaves) -> tuple[Any, list[Any]]:
+        return value(in_one(hidden, late, in_suffix))
+
+    return Cut(prefix, lambda: suffix, writes=False)
+
+
+def _gradient(
+    wanted: Any, loss_of: Callable[[Leaves], Any], params: Leaves, group: Sequence[int]
+) -> tuple[Any, list[Any], list[Any]]:
+    """Loss, aux and gradient, which is zero for groups that are not wanted; None wants all."""
+    (loss, aux), g = jax.value_and_grad(loss_of, has_aux=True)(list(params))
+    if wanted is not None:
+        g = [jnp.where(wanted[i], x, jnp.zeros_like(x)) for i, x in zip(group, g)]
+    return loss, aux, g
+
+
+def _branch(
+    called_for: Any, yes: Callable[[Any], Any], no: Callable[[Any], Any], operand: Any
+) -> Any:
+    """`jax.lax.cond`, which traces its branches, only where the choice is not known."""
+    if isinstance(called_for, jax.core.Tracer):
+        return jax.lax.cond(called_for, yes, no, operand)
+    return (yes if called_for else no)(operand)
+
+
+def _shape(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+
+
+def _warn(reason: str) -> None:
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in LIBRARIES:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        "The loss cannot be traced before it is differentiated, so a step takes two gradients of "
+        "the whole: it is right, but costs more than it might, and the order of layers is that of "
+        f"the pytree. {reason}",
+        stacklevel=level,
+    )
