@@ -28,8 +28,8 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
 
     - `value_fn(params) -> loss`: the engine computes both gradients; `updates` is not used (and
       under `jit` XLA does not compute it either).
-      With `ascent_fn(params) -> loss` beside it, the loss on a part of the batch, that one is climbed
-      (see `value_and_grad`, `ascent_batch`).
+      `ascent_fn(params) -> loss` beside it, the loss on a part of the batch, is then climbed
+      instead (see `ascent_batch` of `value_and_grad`).
     - `grad_fn(params) -> gradient`, any gradient function: `updates` is the gradient at `params`
       and serves as the ascent gradient; `grad_fn` is called once, at the perturbed weights, and
       nothing is skipped. `grad_fn` goes first if both are there. It may take a second argument,
