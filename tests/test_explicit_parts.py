@@ -145,7 +145,7 @@ def test_data_parallel_runs_on_the_mesh_of_the_parameters(shape, said, compilati
     with jax.set_mesh(mesh):
         got = parallel(mesh, mesh if said else None, batch_axes="data")
     assert_equal(got, want)
-    assert got[0]["z"]["down"].sharding.spec == P("model", "data")
+    assert got[0]["z"].sharding.spec == P("model", "data")
 
 
 def test_data_parallel_refuses_meshes_that_do_not_go_together():
