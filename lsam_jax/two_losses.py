@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.recipe import Recipe
-from lsam_jax.two_pass import Method, Passes, put
+from lsam_jax.two_pass import Method, Passes, latest, put
 
 Leaves = Sequence[Any]
 
@@ -140,7 +140,5 @@ def _at_last(
     """`uphill` from the last place in front of the first selected layer."""
     if len(places) == 1:
         return uphill(places[0], leaves)
-    first = jnp.min(jnp.where(selected, jnp.asarray(position), len(position)))
-    branch = jnp.searchsorted(jnp.asarray(places), first, side="right") - 1
     branches = [inside(partial(uphill, place)) for place in places]
-    return jax.lax.switch(branch, branches, list(leaves))
+    return jax.lax.switch(latest(places, position, selected), branches, list(leaves))

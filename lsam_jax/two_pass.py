@@ -109,9 +109,13 @@ def two_pass(
         return at(places[0], gradient, selected, leaves)
     gradient = partial(gated_value_and_grad, gate=gate, inside=_as_it_is)
     branches = [inside(partial(at, place, gradient)) for place in places]
-    first_selected = jnp.min(jnp.where(selected, jnp.asarray(position), len(position)))
-    branch = jnp.searchsorted(jnp.asarray(places), first_selected, side="right") - 1
-    return jax.lax.switch(branch, branches, selected, list(leaves))
+    return jax.lax.switch(latest(places, position, selected), branches, selected, list(leaves))
+
+
+def latest(places: Sequence[int], position: np.ndarray, selected: jax.Array) -> jax.Array:
+    """Which of `places` is the last one at or in front of the first selected layer."""
+    first = jnp.min(jnp.where(selected, jnp.asarray(position), len(position)))
+    return jnp.searchsorted(jnp.asarray(places), first, side="right") - 1
 
 
 def in_conditional(program: Program) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
