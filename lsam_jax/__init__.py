@@ -63,7 +63,9 @@ of L numbers of type float32.
 
 from lsam_jax import presets
 from lsam_jax.affordable import budget
+from lsam_jax.ascent import stale
 from lsam_jax.bandit import bandit
+from lsam_jax.cadence import every
 from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
 from lsam_jax.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
@@ -90,6 +92,7 @@ from lsam_jax.selection import (
 from lsam_jax.stacks import stacked
 from lsam_jax.state import Memory, SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
+from lsam_jax.variation import with_parts
 
 __version__ = "0.1.0"
 
@@ -108,6 +111,7 @@ __all__ = [
     "data_parallel",
     "empirical_fisher",
     "esam",
+    "every",
     "everything",
     "fixed",
     "freeze_inactive",
@@ -137,5 +141,7 @@ __all__ = [
     "split_loss",
     "stable_sam",
     "stacked",
+    "stale",
     "value_and_grad",
+    "with_parts",
 ]

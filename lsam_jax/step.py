@@ -61,6 +61,8 @@ def step(
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)
     cadence = recipe.cadence
     where = wanted(recipe.cuts, recipe.selector)
+    # With one pass and every gradient asked for, a cut would save nothing.
+    shares = recipe.ascent.uses_loss or not recipe.combine.everywhere
     need = lambda aux: program.aux_of(aux)[1]  # noqa: E731
     method = method_of(recipe, assembly, loss_fn, tree, need)
 
@@ -72,7 +74,9 @@ def step(
             network.position,
             candidates,
             selected,
-            lambda: place_cuts(where, candidates, arguments.static_int(recipe.k)),
+            lambda: (
+                place_cuts(where, candidates, arguments.static_int(recipe.k)) if shares else [0]
+            ),
             recipe.gate,
             method,
         )
@@ -85,7 +89,7 @@ def step(
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     # Where everything moves, the ascent needs the whole clean gradient, as a step without one does.
     same_first_pass = isinstance(selected, np.ndarray) and all(in_suffix)
-    if candidates.any() and (cadence.decide or (cadence.due and same_first_pass)):
+    if candidates.any() and starts_plain(recipe, same_first_pass):
 
         def branch(called_for: Any, twice: Any, once: Any, late: Any) -> Any:
             return jax.lax.cond(called_for, inside(twice), once, late)
@@ -104,6 +108,19 @@ def step(
         direction,
         assembly.advanced(passes.result),
     )
+
+
+def starts_plain(recipe: Recipe, same_first_pass: bool) -> bool:
+    """Whether a step starts with the clean gradient of everything, whether it perturbs or not.
+
+    Args:
+      recipe: the method.
+      same_first_pass: whether a step that perturbs asks for the clean gradient of all arrays.
+    """
+    if recipe.cadence.decide is not None:
+        return True
+    takes_two_gradients = recipe.ascent.estimate is None and recipe.descent.second is None
+    return recipe.cadence.due is not None and same_first_pass and takes_two_gradients
 
 
 def method_of(

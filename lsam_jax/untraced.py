@@ -95,7 +95,7 @@ def _step(
         (loss, aux), g = jax.value_and_grad(value, has_aux=True)(list(leaves))
         return Passes(loss, aux, assembly.alone(g, loss))
 
-    if candidates.any() and (cadence.decide or (cadence.due and everything)):
+    if candidates.any() and step.starts_plain(recipe, everything):
         passes = one_or_two(whole, leaves, in_suffix, assembly, _branch)
     elif cadence.due is not None:
         passes = _branch(cadence.due(state.count), perturbed, alone, leaves)
