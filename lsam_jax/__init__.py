@@ -48,6 +48,9 @@ devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 **Which layers** (`selection=`). `high`, `low`, `random`, `independent`, `everything`, `nothing`,
 `fixed`, `budget`, `bandit`; a `Selector` of your own.
 
+**Other parts of a method.** `with_parts`: uphill by the step before (`stale`), one gradient a step;
+perturbing only in some steps (`between`, `every`, `bernoulli`), the others costing one gradient.
+
 **How far** (`rho=`). A number, an Optax schedule, or `per_layer` radii.
 
 **Losses that can be taken apart.** `split_loss` for `functional_sam`, `per_sample` for `esam` and
@@ -65,7 +68,7 @@ from lsam_jax import presets
 from lsam_jax.affordable import budget
 from lsam_jax.ascent import stale
 from lsam_jax.bandit import bandit
-from lsam_jax.cadence import every
+from lsam_jax.cadence import bernoulli, between, every
 from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
 from lsam_jax.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
@@ -107,6 +110,8 @@ __all__ = [
     "ae_sam",
     "asam",
     "bandit",
+    "bernoulli",
+    "between",
     "budget",
     "data_parallel",
     "empirical_fisher",

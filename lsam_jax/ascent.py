@@ -89,7 +89,6 @@ def stale(decay: Any = 0.0) -> Ascent:
 
 def momentum(decay: Any) -> Ascent:
     """Against the momentum `m = decay m + h`: no first pass at all (Momentum-SAM)."""
-
     return _remembered(-1, lambda m, h, now: decay * m + h)
 
 

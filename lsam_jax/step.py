@@ -60,9 +60,7 @@ def step(
     now = numbers(recipe, layers, state)
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)
     cadence = recipe.cadence
-    where = wanted(recipe.cuts, recipe.selector)
-    # With one pass and every gradient asked for, a cut would save nothing.
-    shares = recipe.ascent.uses_loss or not recipe.combine.everywhere
+    where = wanted(recipe.cuts, recipe.selector) if shares_passes(recipe) else 1
     need = lambda aux: program.aux_of(aux)[1]  # noqa: E731
     method = method_of(recipe, assembly, loss_fn, tree, need)
 
@@ -74,9 +72,7 @@ def step(
             network.position,
             candidates,
             selected,
-            lambda: (
-                place_cuts(where, candidates, arguments.static_int(recipe.k)) if shares else [0]
-            ),
+            lambda: place_cuts(where, candidates, arguments.static_int(recipe.k)),
             recipe.gate,
             method,
         )
@@ -108,6 +104,11 @@ def step(
         direction,
         assembly.advanced(passes.result),
     )
+
+
+def shares_passes(recipe: Recipe) -> bool:
+    """Whether a cut could save something: two passes, or gradients that nobody asks for."""
+    return recipe.ascent.uses_loss or not recipe.combine.everywhere
 
 
 def starts_plain(recipe: Recipe, same_first_pass: bool) -> bool:

@@ -77,7 +77,7 @@ def _step(
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     known = isinstance(selected, np.ndarray)
     everything = known and all(in_suffix)
-    if candidates.any() and not everything:
+    if candidates.any() and not everything and step.shares_passes(recipe):
         _warn(reason)
     assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
     method = step.method_of(recipe, assembly, loss_fn, tree, lambda aux: aux[0][1])

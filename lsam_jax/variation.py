@@ -20,10 +20,10 @@ def with_parts(
     refused:
 
     - another ascent for a method with an estimate of its own (`adazo_sam`, `momentum_sam`, `gam`);
-    - an ascent without a clean pass, as `stale` is, where the clean gradient is needed: to be mixed
-      (`generalized_sam` and `layerwise_sam` unless alpha is 1, `gsam`, `stable_sam`, `look_sam`), to
-      decide (`ae_sam`), to teach a bandit (`sl_sam`); or the clean outputs or losses are
-      (`functional_sam`, `esam` unless gamma is 1);
+    - an ascent without a clean pass, as `stale` is, where the clean gradient is needed: to be
+      mixed (`generalized_sam` and `layerwise_sam` unless alpha is 1, `gsam`, `stable_sam`,
+      `look_sam`), to decide (`ae_sam`), to teach a bandit (`sl_sam`); or the clean outputs or
+      losses are (`functional_sam`, `esam` unless gamma is 1);
     - another cadence for a method that has a rule of its own for the steps between (`look_sam`) or
       for when to perturb (`ae_sam`), or that trains the perturbed layers alone (`sl_sam`).
 
@@ -78,9 +78,9 @@ def _check_no_clean_pass(recipe: Recipe) -> None:
         )
     if recipe.combine.uses_clean:
         raise ValueError(
-            "ascent=... computes no clean gradient, but this method descends on a mix of it and the "
-            "perturbed one (alpha other than 1, gsam, stable_sam, look_sam): pass alpha=1, or use a "
-            "method that descends on the perturbed one alone, such as sam."
+            "ascent=... computes no clean gradient, but this method descends on a mix of it and "
+            "the perturbed one (alpha other than 1, gsam, stable_sam, look_sam): pass alpha=1, or "
+            "use a method that descends on the perturbed one alone, such as sam."
         )
     if recipe.cadence.decide is not None:
         raise ValueError(

