@@ -51,6 +51,8 @@ devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 **Other parts of a method.** `with_parts`: uphill by the step before (`stale`), one gradient a step;
 perturbing only in some steps (`between`, `every`, `bernoulli`), the others costing one gradient.
 
+**Methods of your own.** `components`: the parts that every method here is made of.
+
 **How far** (`rho=`). A number, an Optax schedule, or `per_layer` radii.
 
 **Losses that can be taken apart.** `split_loss` for `functional_sam`, `per_sample` for `esam` and
@@ -64,7 +66,7 @@ In formulas w are the weights, g the gradient at w, h the gradient at the pertur
 of L numbers of type float32.
 """
 
-from lsam_jax import presets
+from lsam_jax import components, presets
 from lsam_jax.affordable import budget
 from lsam_jax.ascent import stale
 from lsam_jax.bandit import bandit
@@ -113,6 +115,7 @@ __all__ = [
     "bernoulli",
     "between",
     "budget",
+    "components",
     "data_parallel",
     "empirical_fisher",
     "esam",
