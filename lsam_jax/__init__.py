@@ -41,7 +41,8 @@ devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 `sl_sam`, `esam`, `sam_on`, `adazo_sam`.
 
 **Methods, two gradients a step or more.** `sam`, `generalized_sam`, `asam`, `gsam`, `stable_sam`,
-`sparse_sam`, `functional_sam`, `gam`. Where papers and their code differ: `lsam_jax.presets`.
+`sparse_sam`, `functional_sam`, `gam`, `f_sam`, `vasso`, `wsam`, `zsharp`. Where papers and their
+code differ: `lsam_jax.presets`.
 
 **What a layer is** (`layers=`). See `layer_names`; `stacked`, for models that scan over blocks.
 
@@ -76,6 +77,7 @@ from lsam_jax.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
 from lsam_jax.distances import asam, sam_on, sparse_sam
 from lsam_jax.drawn import esam, sl_sam
+from lsam_jax.f_sam import f_sam
 from lsam_jax.fisher import empirical_fisher, refresh_mask
 from lsam_jax.freezing import freeze_inactive
 from lsam_jax.inspection import Inspection, LayerCost, inspect
@@ -98,6 +100,9 @@ from lsam_jax.stacks import stacked
 from lsam_jax.state import Memory, SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
 from lsam_jax.variation import with_parts
+from lsam_jax.vasso import vasso
+from lsam_jax.wsam import wsam
+from lsam_jax.zsharp import zsharp
 
 __version__ = "0.1.0"
 
@@ -121,6 +126,7 @@ __all__ = [
     "esam",
     "every",
     "everything",
+    "f_sam",
     "fixed",
     "freeze_inactive",
     "functional_sam",
@@ -151,5 +157,8 @@ __all__ = [
     "stacked",
     "stale",
     "value_and_grad",
+    "vasso",
     "with_parts",
+    "wsam",
+    "zsharp",
 ]

@@ -38,7 +38,7 @@ from lsam_jax import descent as descents
 from lsam_jax import perturbation as perturbations
 from lsam_jax.ascent import Ascent, gradient, momentum, stale, two_point
 from lsam_jax.build import build
-from lsam_jax.cadence import Cadence, always, between, bernoulli, every
+from lsam_jax.cadence import Cadence, always, bernoulli, between, every
 from lsam_jax.combination import Combination, mix, perturbed_only, same_norm, surrogate_gap
 from lsam_jax.descent import Descent, of_loss, of_outputs, of_samples
 from lsam_jax.layers import LayerSpec
