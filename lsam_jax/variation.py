@@ -37,11 +37,15 @@ def with_parts(
       ValueError: if the method and the part do not go together.
 
     >>> import lsam_jax as lsam
-    >>> tx = lsam.with_parts(lsam.sam(rho=0.8), ascent=lsam.stale())  # one gradient a step
-    >>> tx = lsam.with_parts(lsam.sam(rho=0.5), when=lsam.every(10))
-    >>> lsam.with_parts(lsam.look_sam(), when=lsam.every(3))
-    Traceback (most recent call last):
-    ValueError: when=... does not go with a method that has a rule of its own for the steps ...
+    >>> import jax.numpy as jnp
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.with_parts(lsam.sam(rho=2.5), ascent=lsam.stale(), when=lsam.between(1))
+    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
+    >>> for _ in range(2):  # one gradient a step, and from the second on a perturbed one
+    ...     loss, direction, sam_state = step(w, sam_state)
+    ...     print(direction.tolist())
+    [3.0, 4.0]
+    [4.5, 6.0]
     """
     if not isinstance(tx, SamTransformation):
         raise TypeError(
