@@ -175,7 +175,9 @@ def step_by_gradient(
         return axes.mean(_leaves_like(there, layers, "the result of grad_fn"))
 
     clean = _leaves_like(updates, layers, "updates")
-    clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
+    timed = recipe.cadence.due is not None or recipe.cadence.decide is not None
+    if timed or recipe.ascent.estimate is None:  # otherwise it is not used
+        clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
     # As the engine does: None for an array that cannot move, zeros for one that does not.
     known = isinstance(selected, np.ndarray)
     index = [n for n, i in enumerate(layers.of_leaf) if i >= 0 and (not known or bool(selected[i]))]
@@ -194,7 +196,7 @@ def step_by_gradient(
     def alone(leaves: Sequence[Any]) -> Outcome:
         return assembly.alone(clean)
 
-    if recipe.cadence.due is not None or recipe.cadence.decide is not None:
+    if timed:
         called_for, memory = assembly.decide(clean)
         out = assembly.decided(jax.lax.cond(called_for, perturbed, alone, leaves), memory)
     else:

@@ -137,3 +137,23 @@ def test_like_the_textbook(name, face):
             assert relative_error(got[path], want[1][path]) <= EXACT, (count, path)
         params = place(face, unnamed(want[2], contract.parameters()), P())
     assert int(state.count) == STEPS
+
+
+def test_a_gradient_function_is_asked_once():
+    """Also where JAX may have summed the given gradient over devices, so that it cannot be used."""
+    asked = []
+
+    def grad_fn(params):
+        asked.append(1)
+        return jax.grad(contract.loss)(params, *contract.batch())
+
+    tx = method("sam", axis_name="batch")
+    params = contract.parameters()
+    step = jax.shard_map(
+        lambda p, s: tx.update(p, s, p, grad_fn=grad_fn),
+        mesh=mesh(),
+        in_specs=P(),
+        out_specs=P(),
+    )
+    jax.make_jaxpr(step)(params, tx.init(params))
+    assert len(asked) == 1
