@@ -41,12 +41,18 @@ devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 `sl_sam`, `esam`, `sam_on`, `adazo_sam`.
 
 **Methods, two gradients a step or more.** `sam`, `generalized_sam`, `asam`, `gsam`, `stable_sam`,
-`sparse_sam`, `functional_sam`, `gam`. Where papers and their code differ: `lsam_jax.presets`.
+`sparse_sam`, `functional_sam`, `gam`, `f_sam`, `vasso`, `wsam`, `zsharp`. Where papers and their
+code differ: `lsam_jax.presets`.
 
 **What a layer is** (`layers=`). See `layer_names`; `stacked`, for models that scan over blocks.
 
 **Which layers** (`selection=`). `high`, `low`, `random`, `independent`, `everything`, `nothing`,
 `fixed`, `budget`, `bandit`; a `Selector` of your own.
+
+**Other parts of a method.** `with_parts`: uphill by the step before (`stale`), one gradient a step;
+perturbing only in some steps (`between`, `every`, `bernoulli`), the others costing one gradient.
+
+**Methods of your own.** `components`: the parts that every method here is made of.
 
 **How far** (`rho=`). A number, an Optax schedule, or `per_layer` radii.
 
@@ -61,14 +67,17 @@ In formulas w are the weights, g the gradient at w, h the gradient at the pertur
 of L numbers of type float32.
 """
 
-from lsam_jax import presets
+from lsam_jax import components, presets
 from lsam_jax.affordable import budget
+from lsam_jax.ascent import stale
 from lsam_jax.bandit import bandit
+from lsam_jax.cadence import bernoulli, between, every
 from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
 from lsam_jax.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
 from lsam_jax.distances import asam, sam_on, sparse_sam
 from lsam_jax.drawn import esam, sl_sam
+from lsam_jax.f_sam import f_sam
 from lsam_jax.fisher import empirical_fisher, refresh_mask
 from lsam_jax.freezing import freeze_inactive
 from lsam_jax.inspection import Inspection, LayerCost, inspect
@@ -90,6 +99,10 @@ from lsam_jax.selection import (
 from lsam_jax.stacks import stacked
 from lsam_jax.state import Memory, SamState
 from lsam_jax.transform import SamTransformation, value_and_grad
+from lsam_jax.variation import with_parts
+from lsam_jax.vasso import vasso
+from lsam_jax.wsam import wsam
+from lsam_jax.zsharp import zsharp
 
 __version__ = "0.1.0"
 
@@ -104,11 +117,16 @@ __all__ = [
     "ae_sam",
     "asam",
     "bandit",
+    "bernoulli",
+    "between",
     "budget",
+    "components",
     "data_parallel",
     "empirical_fisher",
     "esam",
+    "every",
     "everything",
+    "f_sam",
     "fixed",
     "freeze_inactive",
     "functional_sam",
@@ -137,5 +155,10 @@ __all__ = [
     "split_loss",
     "stable_sam",
     "stacked",
+    "stale",
     "value_and_grad",
+    "vasso",
+    "with_parts",
+    "wsam",
+    "zsharp",
 ]

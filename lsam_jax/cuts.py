@@ -73,7 +73,13 @@ def network_apart(
 
 
 def wanted(cuts: Cuts, selector: Selector, shared: bool = True) -> Cuts:
-    """What to place for a selector: "auto" is one cut where more would serve nothing."""
+    """What to place for a selector: "auto" is one cut where more would serve nothing.
+
+    Args:
+      cuts: as the method has it.
+      selector: which layers.
+      shared: whether there are two passes that could share something.
+    """
     return 1 if cuts == "auto" and (selector.one_cut or not shared) else cuts
 
 

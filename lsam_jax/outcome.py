@@ -98,10 +98,12 @@ class Assembly(NamedTuple):
         observed = recipe.selector.observe(
             memory.selection, self.selected, average(now.layers.norms(g)), self.candidates
         )
+        # So that devices that perturb apart still remember the same.
+        g_shared = average(g_in) if jax.tree.leaves(memory.perturbation) else g_in
         new = memory._replace(
             selection=observed,
             ascent=recipe.ascent.update(memory.ascent, direction, now),
-            perturbation=recipe.perturb.update(memory.perturbation, g_in, at, now),
+            perturbation=recipe.perturb.update(memory.perturbation, g_shared, at, now),
             combination=combination,
         )
         if clean is None:

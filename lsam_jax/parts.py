@@ -63,6 +63,14 @@ def zeros_like_layers(layers: Layers, leaves: Sequence[Any]) -> Any:
     )
 
 
+def mean_of_layers(memory: Any, g: Sequence[Any], at: Moving, now: Now, decay: Any) -> Any:
+    """`decay memory + (1 - decay) g`, for a memory that `zeros_like_layers` made."""
+    mean = now.layers.leaves(memory)
+    for n, x in zip(at.leaf, g):
+        mean[n] = (decay * mean[n] + (1 - decay) * x).astype(mean[n].dtype)
+    return now.layers.tree(mean)
+
+
 def inner(a: Sequence[Any], b: Sequence[Any]) -> jax.Array:
     """The inner product of two lists of arrays, in at least float32."""
     return total([_inner(x, y) for x, y in zip(a, b)])

@@ -71,7 +71,8 @@ def step(
     candidates, selected = choose(recipe, network, state)
     assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
     cadence = recipe.cadence
-    where = wanted(recipe.cuts, recipe.selector, shared=climbed is None)
+    shared = climbed is None and shares_passes(recipe)
+    where = wanted(recipe.cuts, recipe.selector, shared)
     need = lambda aux: program.aux_of(aux)[1]  # noqa: E731
     method = method_of(recipe, assembly, loss_fn, tree, need)
     inside = in_conditional(program)
@@ -92,7 +93,7 @@ def step(
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     # Where everything moves, the ascent needs the whole clean gradient, as a step without one does.
     same_first_pass = climbed is None and isinstance(selected, np.ndarray) and all(in_suffix)
-    if candidates.any() and (cadence.decide or (cadence.due and same_first_pass)):
+    if candidates.any() and starts_plain(recipe, same_first_pass):
 
         def branch(called_for: Any, twice: Any, once: Any, late: Any) -> Any:
             return jax.lax.cond(called_for, inside(twice), once, late)
@@ -111,6 +112,24 @@ def step(
         direction,
         assembly.advanced(passes.result),
     )
+
+
+def shares_passes(recipe: Recipe) -> bool:
+    """Whether a cut could save something: two passes, or gradients that nobody asks for."""
+    return recipe.ascent.uses_loss or not recipe.combine.everywhere
+
+
+def starts_plain(recipe: Recipe, same_first_pass: bool) -> bool:
+    """Whether a step starts with the clean gradient of everything, whether it perturbs or not.
+
+    Args:
+      recipe: the method.
+      same_first_pass: whether a step that perturbs asks for the clean gradient of all arrays.
+    """
+    if recipe.cadence.decide is not None:
+        return True
+    takes_two_gradients = recipe.ascent.estimate is None and recipe.descent.second is None
+    return recipe.cadence.due is not None and same_first_pass and takes_two_gradients
 
 
 def method_of(
@@ -164,7 +183,9 @@ def step_by_gradient(
         return axes.mean(_leaves_like(there, layers, "the result of grad_fn"))
 
     clean = _leaves_like(updates, layers, "updates")
-    clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
+    timed = recipe.cadence.due is not None or recipe.cadence.decide is not None
+    if timed or recipe.ascent.estimate is None:  # otherwise it is not used
+        clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
     # As the engine does: None for an array that cannot move, zeros for one that does not.
     known = isinstance(selected, np.ndarray)
     index = [n for n, i in enumerate(layers.of_leaf) if i >= 0 and (not known or bool(selected[i]))]
@@ -183,7 +204,7 @@ def step_by_gradient(
     def alone(leaves: Sequence[Any]) -> Outcome:
         return assembly.alone(clean)
 
-    if recipe.cadence.due is not None or recipe.cadence.decide is not None:
+    if timed:
         called_for, memory = assembly.decide(clean)
         out = assembly.decided(jax.lax.cond(called_for, perturbed, alone, leaves), memory)
     else:

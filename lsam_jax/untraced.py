@@ -108,7 +108,8 @@ def _step(
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     known = isinstance(selected, np.ndarray)
     everything = known and all(in_suffix)
-    if ascent is None and candidates.any() and not everything:
+    saved = ascent is None and step.shares_passes(recipe)
+    if saved and candidates.any() and not everything:
         _warn(reason)
     assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
     method = step.method_of(recipe, assembly, loss_fn, tree, lambda aux: aux[0][1])
@@ -134,7 +135,7 @@ def _step(
         (loss, aux), g = loss_of.value_and_grad(leaves)
         return Passes(loss, aux, assembly.alone(g, loss))
 
-    if candidates.any() and (cadence.decide or (cadence.due and everything and climbed is None)):
+    if candidates.any() and step.starts_plain(recipe, everything and climbed is None):
         passes = one_or_two(whole, leaves, in_suffix, assembly, _branch)
     elif cadence.due is not None:
         passes = _branch(cadence.due(state.count), perturbed, alone, leaves)
