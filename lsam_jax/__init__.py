@@ -48,7 +48,8 @@ devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 **Which layers** (`selection=`). `high`, `low`, `random`, `independent`, `everything`, `nothing`,
 `fixed`, `budget`, `bandit`; a `Selector` of your own.
 
-**How far** (`rho=`). A number, an Optax schedule, or `per_layer` radii.
+**How far** (`rho=`). A number, an Optax schedule, `per_layer` radii, or one `bounded` by the
+gradient.
 
 **Losses that can be taken apart.** `split_loss` for `functional_sam`, `per_sample` for `esam` and
 for `empirical_fisher`, whose mask `refresh_mask` gives to `sparse_sam`.
@@ -75,7 +76,7 @@ from lsam_jax.inspection import Inspection, LayerCost, inspect
 from lsam_jax.layers import layer_names
 from lsam_jax.losses import per_sample, split_loss
 from lsam_jax.methods import generalized_sam, layerwise_sam, sam
-from lsam_jax.radii import per_layer
+from lsam_jax.radii import bounded, per_layer
 from lsam_jax.rounding import perturbation_survival
 from lsam_jax.selection import (
     Selector,
@@ -104,6 +105,7 @@ __all__ = [
     "ae_sam",
     "asam",
     "bandit",
+    "bounded",
     "budget",
     "data_parallel",
     "empirical_fisher",

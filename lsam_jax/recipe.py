@@ -16,7 +16,7 @@ from lsam_jax.layers import Layers, LayerSpec, partition
 from lsam_jax.parallel import Axes
 from lsam_jax.parts import Now
 from lsam_jax.perturbation import Perturbation
-from lsam_jax.radii import Radii, Radius
+from lsam_jax.radii import Radii
 from lsam_jax.state import Memory, SamState, check_state
 
 
@@ -46,7 +46,7 @@ class Recipe(NamedTuple):
     k: Any
     ascent: Ascent
     perturb: Perturbation
-    rho: Radius
+    rho: Radii
     descent: Descent
     combine: Combination
     alpha: arguments.Scalar
@@ -63,8 +63,7 @@ def layers_of(recipe: Recipe, params: Any) -> Layers:
     layers = partition(params, recipe.layers)
     recipe.selector.check(layers.names)
     check_cut_names(recipe.cuts, layers.names)
-    if isinstance(recipe.rho, Radii):
-        recipe.rho.check(layers.names)
+    recipe.rho.check(layers.names)
     k = recipe.k
     if k is not None and arguments.is_concrete(k) and int(k) > len(layers.names):
         raise ValueError(
@@ -85,6 +84,7 @@ def initial_memory(recipe: Recipe, layers: Layers, params: Any) -> Memory:
             perturbation=recipe.perturb.init(layers, leaves),
             combination=recipe.combine.init(layers, leaves),
             cadence=recipe.cadence.init(layers, leaves),
+            radius=recipe.rho.init(layers, leaves),
         )
 
     # Slices of stacked arrays would take as much memory as the parameters; compiled, they do not.
@@ -113,11 +113,5 @@ def choose(
 
 
 def numbers(recipe: Recipe, layers: Layers, state: SamState) -> Now:
-    """The numbers of a step."""
-    rho = recipe.rho
-    radius = (
-        rho.by_layer(layers.names, state.count)
-        if isinstance(rho, Radii)
-        else arguments.resolve(rho, state.count)
-    )
-    return Now(state.count, radius, arguments.resolve(recipe.alpha, state.count), layers)
+    """The numbers of a step; the radius comes with its ascent gradient."""
+    return Now(state.count, None, arguments.resolve(recipe.alpha, state.count), layers)

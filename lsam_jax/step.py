@@ -168,10 +168,11 @@ def step_by_gradient(
             uphill = g = assembly.masked([clean[n] for n in index], index)
         else:
             _, _, uphill, g = assembly.estimate(None, inside, index)
-        moved = assembly.perturb(uphill, inside, index)
+        moved, radius = assembly.perturb(uphill, inside, index)
         h = gradient(_put(leaves, index, moved))
         nowhere = [None] * len(leaves)
-        return assembly.finish(_put(nowhere, index, g), h, _put(nowhere, index, moved))
+        g_all, w_all = _put(nowhere, index, g), _put(nowhere, index, moved)
+        return assembly.finish(g_all, h, w_all, radius=radius)
 
     def alone(leaves: Sequence[Any]) -> Outcome:
         return assembly.alone(clean)

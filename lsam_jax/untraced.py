@@ -87,7 +87,7 @@ def _step(
         if not candidates.any():
             (loss, aux), h = jax.value_and_grad(value, has_aux=True)(list(leaves))
             nowhere = [None] * len(leaves)
-            return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss))
+            return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss, None))
         wanted = None if known else selected
         return at_cut(whole, leaves, layers.of_leaf, in_suffix, _gradient, wanted, method)
 
