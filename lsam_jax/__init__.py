@@ -46,7 +46,7 @@ devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 **What a layer is** (`layers=`). See `layer_names`; `stacked`, for models that scan over blocks.
 
 **Which layers** (`selection=`). `high`, `low`, `random`, `independent`, `everything`, `nothing`,
-`fixed`, `budget`, `bandit`; a `Selector` of your own.
+`fixed`, `budget`, `price`, `per_cost`, `bandit`; a `Selector` of your own.
 
 **How far** (`rho=`). A number, an Optax schedule, `per_layer` radii, or one `bounded` by the
 gradient.
@@ -63,9 +63,10 @@ of L numbers of type float32.
 """
 
 from lsam_jax import presets
-from lsam_jax.affordable import budget
+from lsam_jax.affordable import budget, per_cost, price
 from lsam_jax.bandit import bandit
 from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
+from lsam_jax.choosing import Selector
 from lsam_jax.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
 from lsam_jax.distances import asam, sam_on, sparse_sam
@@ -79,7 +80,6 @@ from lsam_jax.methods import generalized_sam, layerwise_sam, sam
 from lsam_jax.radii import bounded, per_layer
 from lsam_jax.rounding import perturbation_survival
 from lsam_jax.selection import (
-    Selector,
     everything,
     fixed,
     high,
@@ -126,10 +126,12 @@ __all__ = [
     "low",
     "momentum_sam",
     "nothing",
+    "per_cost",
     "per_layer",
     "per_sample",
     "perturbation_survival",
     "presets",
+    "price",
     "random",
     "refresh_mask",
     "sam",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, selection
+from lsam_jax import arguments, choosing
 from lsam_jax.ascent import Ascent
 from lsam_jax.cadence import Cadence
 from lsam_jax.combination import Combination
@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
     """
 
     layers: LayerSpec
-    selector: selection.Selector
+    selector: choosing.Selector
     k: Any
     ascent: Ascent
     perturb: Perturbation
@@ -98,18 +98,27 @@ def state_of(recipe: Recipe, layers: Layers, params: Any, state: Any) -> SamStat
 
 
 def choose(
-    recipe: Recipe, network: selection.Network, state: SamState
-) -> tuple[np.ndarray, np.ndarray | jax.Array]:
-    """The candidates and the selected layers of a step; see `selection.select`."""
-    k = arguments.resolve(recipe.k, state.count)
-    static_k = arguments.static_int(recipe.k)
-    candidates, selected = selection.select(
-        recipe.selector, network, state.norms, k, static_k, state.count, state.memory.selection
+    recipe: Recipe, network: choosing.Network, state: SamState
+) -> tuple[np.ndarray, np.ndarray | jax.Array, SamState]:
+    """The candidates and the selected layers of a step, and the state with this choice in memory.
+
+    See `choosing.select`.
+    """
+    choice = choosing.Choice(
+        norms=state.norms,
+        count=state.count,
+        k=arguments.resolve(recipe.k, state.count),
+        candidates=recipe.selector.candidates(network),
+        network=network,
+        memory=state.memory.selection,
+        last=state.selected,
+        steps=recipe.select_every,
     )
+    candidates, selected, memory = choosing.select(recipe.selector, choice)
     if not isinstance(selected, np.ndarray) and arguments.static_int(recipe.select_every) != 1:
         anew = state.count % recipe.select_every == 0
         selected = jnp.where(anew, selected, state.selected)
-    return candidates, selected
+    return candidates, selected, state._replace(memory=state.memory._replace(selection=memory))
 
 
 def numbers(recipe: Recipe, layers: Layers, state: SamState) -> Now:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, auxiliary, promotion, selection
-from lsam_jax.cuts import network_of, wanted
+from lsam_jax import arguments, auxiliary, choosing, promotion
+from lsam_jax.cuts import fewest, network_of, wanted
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
 from lsam_jax.micro_batches import check_references
@@ -55,12 +55,13 @@ def step(
     check_rules(program, leaves, loss_fn)
     if axes.shares:
         program = program.of_loss(axes.leave, leaves)
-    network, place_cuts, _ = network_of(program, leaves, layers)
-    candidates, selected = choose(recipe, network, state)
+    where = wanted(recipe.cuts, recipe.selector)
+    least = fewest(recipe.selector, arguments.static_int(recipe.k))
+    network, place_cuts, _ = network_of(program, leaves, layers, where, least)
+    candidates, selected, state = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)
     cadence = recipe.cadence
-    where = wanted(recipe.cuts, recipe.selector)
     need = lambda aux: program.aux_of(aux)[1]  # noqa: E731
     method = method_of(recipe, assembly, loss_fn, tree, need)
 
@@ -72,7 +73,7 @@ def step(
             network.position,
             candidates,
             selected,
-            lambda: place_cuts(where, candidates, arguments.static_int(recipe.k)),
+            lambda: place_cuts(where, candidates, least),
             recipe.gate,
             method,
         )
@@ -146,8 +147,8 @@ def step_by_gradient(
         )
     axes = recipe.axes
     leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
-    network = selection.in_tree_order(layers.names)
-    candidates, selected = choose(recipe, network, state)
+    network = choosing.in_tree_order(layers, leaves)
+    candidates, selected, state = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)
     extra = () if _takes_one_argument(grad_fn) else (0,)
