@@ -49,7 +49,7 @@ devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 `fixed`, `budget`, `price`, `per_cost`, `bandit`; a `Selector` of your own.
 
 **How far** (`rho=`). A number, an Optax schedule, `per_layer` radii, or one `bounded` by the
-gradient.
+gradient. `suggest_rho` measures where to start, as a `Suggestion`.
 
 **Losses that can be taken apart.** `split_loss` for `functional_sam`, `per_sample` for `esam` and
 for `empirical_fisher`, whose mask `refresh_mask` gives to `sparse_sam`.
@@ -90,6 +90,7 @@ from lsam_jax.selection import (
 )
 from lsam_jax.stacks import stacked
 from lsam_jax.state import Memory, SamState
+from lsam_jax.suggestion import Suggestion, suggest_rho
 from lsam_jax.transform import SamTransformation, value_and_grad
 
 __version__ = "0.1.0"
@@ -101,6 +102,7 @@ __all__ = [
     "SamState",
     "SamTransformation",
     "Selector",
+    "Suggestion",
     "adazo_sam",
     "ae_sam",
     "asam",
@@ -141,5 +143,6 @@ __all__ = [
     "split_loss",
     "stable_sam",
     "stacked",
+    "suggest_rho",
     "value_and_grad",
 ]
