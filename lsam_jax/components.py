@@ -39,6 +39,7 @@ from lsam_jax import perturbation as perturbations
 from lsam_jax.ascent import Ascent, gradient, momentum, stale, two_point
 from lsam_jax.build import build
 from lsam_jax.cadence import Cadence, always, bernoulli, between, every
+from lsam_jax.choosing import Selector
 from lsam_jax.combination import Combination, mix, perturbed_only, same_norm, surrogate_gap
 from lsam_jax.descent import Descent, of_loss, of_outputs, of_samples
 from lsam_jax.layers import LayerSpec
@@ -52,7 +53,6 @@ from lsam_jax.perturbation import (
     plain,
 )
 from lsam_jax.radii import Radius
-from lsam_jax.selection import Selector
 from lsam_jax.transform import SamTransformation
 
 __all__ = [

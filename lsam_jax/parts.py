@@ -1,9 +1,9 @@
 """What the parts of a method are told, and what they may remember.
 
-A method is made of parts: a selection (which layers), an ascent (uphill by what), a perturbation
-(how far), a combination (what to descend) and a cadence (when). Each is a NamedTuple of pure
-functions in a file of its own. A part that learns from step to step has two more: `init` makes
-its memory, and the function that it is asked by returns the memory of the next step; the
+A method is made of parts: a selection (which layers), an ascent (uphill by what), a radius and a
+perturbation (how far), a combination (what to descend) and a cadence (when). Each is a NamedTuple
+of pure functions in a file of its own. A part that learns from step to step has two more: `init`
+makes its memory, and the function that it is asked by returns the memory of the next step; the
 memories of a method's parts stand side by side in `SamState.memory`.
 """
 
@@ -21,7 +21,7 @@ class Now(NamedTuple):
 
     Attributes:
       count: i32[], steps taken before.
-      rho: the radius, a scalar or one for each layer, [L].
+      rho: the radius, a scalar or one for each layer, [L]; None until the ascent is known.
       alpha: the weight that the combination uses.
       layers: how the parameters are cut; static.
     """

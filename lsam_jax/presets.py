@@ -10,6 +10,7 @@ method itself could not do.
 | SAM | all parameters | the same (Foret et al.) |
 | ASAM | weights are scaled, biases are not | the same; the scales of normalisation layers too |
 | ESAM | draws single weights, norm over all | draws arrays, norm over those drawn |
+| LE-SAM | the radius bound to the gradient, annealed at the end | |
 | SL-SAM | | the bandit depends on the scale of the loss |
 
 And two practices: `sam_composer`, that of a training library, and `layerwise_sam_recipe`, ours.
@@ -26,9 +27,25 @@ And two practices: `sam_composer`, that of a training library, and `layerwise_sa
 
 from typing import Any
 
-from lsam_jax import cadence, distances, drawn, methods
+from lsam_jax import distances, drawn, methods
+from lsam_jax.practices import layerwise_sam_recipe, le_sam, sam_composer
 from lsam_jax.transform import SamTransformation
-from lsam_jax.variation import with_parts
+
+__all__ = [
+    "asam_code",
+    "asam_kernels",
+    "esam_code",
+    "esam_paper",
+    "generalized_sam_code",
+    "layerwise_sam_code",
+    "layerwise_sam_paper",
+    "layerwise_sam_recipe",
+    "le_sam",
+    "sam_composer",
+    "sam_foret",
+    "sl_sam_code",
+    "sl_sam_scale_free",
+]
 
 
 def layerwise_sam_paper(k: Any = 4, rho: Any = 0.1, alpha: Any = 0.8) -> SamTransformation:
@@ -229,49 +246,3 @@ def sl_sam_scale_free(rho: Any = 0.01, active: float = 0.2, seed: int = 0) -> Sa
     True
     """
     return drawn.sl_sam(rho, active, rate=1e-3, scale_free=True, seed=seed)
-
-
-def sam_composer(rho: Any = 0.5, every: Any = 10) -> SamTransformation:
-    """SAM as MosaicML's Composer advises it: in every tenth step, at ten times the radius.
-
-    A step costs 1.1 gradients on average. Where labels are noisy that is too seldom: there every
-    second step already loses most of SAM's gain.
-
-    Args:
-      rho: the radius, as for `lsam_jax.sam`.
-      every: steps from one perturbed step to the next.
-
-    >>> import jax.numpy as jnp
-    >>> import lsam_jax as lsam
-    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
-    >>> tx = lsam.presets.sam_composer()
-    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
-    >>> for _ in range(2):  # w + 0.5 w / ||w||, then w
-    ...     loss, direction, sam_state = step(w, sam_state)
-    ...     print([round(x, 2) for x in direction.tolist()])
-    [3.3, 4.4]
-    [3.0, 4.0]
-    """
-    return with_parts(methods.sam(rho), when=cadence.every(every))
-
-
-def layerwise_sam_recipe(k: Any = 4, rho: Any = 1.4) -> SamTransformation:
-    """Layer-wise SAM as it pays: normalised, and descending on the perturbed gradient alone.
-
-    Meant for `value_and_grad(..., ascent_batch=1 / 8)`, where a step costs about 1.1 gradients and
-    keeps SAM's whole gain under label noise. The radius is that of a ResNet-8 on digits with 40 %
-    of the labels drawn anew; on the whole batch 0.6 fitted, and on clean labels a tenth may.
-
-    Args:
-      k: how many layers, as for `lsam_jax.layerwise_sam`.
-      rho: the radius, as for `lsam_jax.layerwise_sam`.
-
-    >>> import jax.numpy as jnp
-    >>> import lsam_jax as lsam
-    >>> w, loss_fn = jnp.asarray([[3.0, 4.0]]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
-    >>> tx = lsam.presets.layerwise_sam_recipe(k=1)
-    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
-    >>> [round(x, 2) for x in direction[0].tolist()]  # w + 1.4 w / ||w||
-    [3.84, 5.12]
-    """
-    return methods.layerwise_sam(k, rho, 1.0, layers="kernel", normalize=True)

@@ -6,14 +6,15 @@ by what, how far, what to descend, when).
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, auxiliary, promotion, selection
-from lsam_jax.cuts import network_apart, network_of, wanted
+from lsam_jax import arguments, auxiliary, choosing, promotion
+from lsam_jax.cuts import fewest, network_apart, network_of, wanted
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
 from lsam_jax.micro_batches import check_references
@@ -63,28 +64,31 @@ def step(
         return program.of_loss(axes.leave, leaves) if axes.shares else program
 
     program = traced(loss_fn)
-    network, place_cuts, _ = network_of(program, leaves, layers)
     climbed = None if ascent is None else traced(ascent.loss_fn)
-    if climbed is not None:
-        network = network_apart(network, program, climbed, leaves, layers)
     clean_aux = ascent is not None and ascent.clean_aux
-    candidates, selected = choose(recipe, network, state)
-    assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
-    cadence = recipe.cadence
     shared = climbed is None and shares_passes(recipe)
     where = wanted(recipe.cuts, recipe.selector, shared)
+    least = fewest(recipe.selector, arguments.static_int(recipe.k))
+    network, place_cuts, _ = network_of(program, leaves, layers, where, least)
+
+    def cuts(candidates: np.ndarray) -> list[int]:
+        return place_cuts(where, candidates, least)
+
+    if climbed is not None:
+        network = network_apart(network, program, climbed, leaves, layers, cuts)
+    candidates, selected, state = choose(recipe, network, state)
+    assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
+    cadence = recipe.cadence
     need = lambda aux: program.aux_of(aux)[1]  # noqa: E731
     method = method_of(recipe, assembly, loss_fn, tree, need)
     inside = in_conditional(program)
 
-    def cuts() -> list[int]:
-        return place_cuts(where, candidates, arguments.static_int(recipe.k))
-
     def perturbed(leaves: Sequence[Any]) -> Passes:
         of_layers = layers.of_leaf, network.position, candidates, selected
+        places = partial(cuts, candidates)
         if climbed is None:
-            return two_pass(program, leaves, *of_layers, cuts, recipe.gate, method)
-        return two_losses(climbed, program, leaves, *of_layers, cuts, inside, method, clean_aux)
+            return two_pass(program, leaves, *of_layers, places, recipe.gate, method)
+        return two_losses(climbed, program, leaves, *of_layers, places, inside, method, clean_aux)
 
     def alone(leaves: Sequence[Any]) -> Passes:
         (loss, aux), g = program.value_and_grad(leaves)
@@ -172,8 +176,8 @@ def step_by_gradient(
         )
     axes = recipe.axes
     leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
-    network = selection.in_tree_order(layers.names)
-    candidates, selected = choose(recipe, network, state)
+    network = choosing.in_tree_order(layers, leaves)
+    candidates, selected, state = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)
     extra = () if _takes_one_argument(grad_fn) else (0,)
@@ -196,10 +200,11 @@ def step_by_gradient(
             uphill = g = assembly.masked([clean[n] for n in index], index)
         else:
             _, _, uphill, g = assembly.estimate(None, inside, index)
-        moved = assembly.perturb(uphill, inside, index)
+        moved, radius = assembly.perturb(uphill, inside, index)
         h = gradient(put(leaves, index, moved))
         nowhere = [None] * len(leaves)
-        return assembly.finish(put(nowhere, index, g), h, put(nowhere, index, moved))
+        g_all, w_all = put(nowhere, index, g), put(nowhere, index, moved)
+        return assembly.finish(g_all, h, w_all, radius=radius)
 
     def alone(leaves: Sequence[Any]) -> Outcome:
         return assembly.alone(clean)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import auxiliary, promotion, selection, step
+from lsam_jax import auxiliary, choosing, promotion, step
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly
 from lsam_jax.parallel import check_loss
@@ -97,14 +97,9 @@ def _step(
 
         return Untraced(value)
 
-    def price() -> np.ndarray:
-        raise ValueError(
-            "budget needs to count what a layer costs, and this loss cannot be traced before it is "
-            f"differentiated. {reason}"
-        )
-
-    network = selection.in_tree_order(layers.names)._replace(price=price, first=price)
-    candidates, selected = choose(recipe, network, state)
+    why = f"and this loss cannot be traced before it is differentiated. {reason}"
+    network = choosing.in_tree_order(layers, leaves, why)
+    candidates, selected, state = choose(recipe, network, state)
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     known = isinstance(selected, np.ndarray)
     everything = known and all(in_suffix)
@@ -127,7 +122,7 @@ def _step(
         if not candidates.any():
             (loss, aux), h = loss_of.value_and_grad(leaves)
             nowhere = [None] * len(leaves)
-            return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss))
+            return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss, None))
         wanted = None if known else selected
         return at_cut(whole, leaves, layers.of_leaf, in_suffix, _gradient, wanted, method)
 
