@@ -140,10 +140,10 @@ def suggest_rho(
     >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2
     >>> found = lsam.suggest_rho(loss_fn, w, radii=[0.01, 0.02, 0.05])
     >>> print("\n".join(str(found).splitlines()[:4]))  # rho (5 + rho) is at most 0.1
-    radius   loss  sharpness     rise
-      0.01  12.55    0.05005   0.0501  start here
-      0.02   12.6     0.1002   0.1004
-      0.05  12.75     0.2512   0.2525
+    radius   loss  sharpness    rise
+      0.01  12.55    0.05005  0.0501  start here
+      0.02   12.6     0.1002  0.1004
+      0.05  12.75     0.2512  0.2525
     """
     arguments.check_callable("loss_fn", loss_fn, "Pass the loss itself, not its value.")
     tx = sam() if tx is None else tx
