@@ -65,6 +65,8 @@ class Profile(NamedTuple):
       again: of the forward pass from this layer on.
       spent: f64[M], the cost of the backward pass in M parts.
       serving: bool[M, L], which layers' gradients need each part.
+      forward: the cost of a forward pass.
+      plain: operations of a plain gradient, which all others are relative to.
     """
 
     first: np.ndarray
@@ -73,6 +75,8 @@ class Profile(NamedTuple):
     again: np.ndarray
     spent: np.ndarray
     serving: np.ndarray
+    forward: float
+    plain: float
 
     def of(self, selected: np.ndarray, cut: int) -> float:
         """Extra cost of a step that perturbs some layers behind a cut, with gates.
@@ -143,7 +147,29 @@ def profile(
         shared[: places[-2] + 1 if len(places) > 1 else 0] += cost  # at least two
     plain = _total(jaxpr)
     parts = np.array(list(spent.values())) / plain
-    return Profile(first / plain, shared / plain, full / plain, again / plain, parts, serving)
+    ahead = sum(map(flops, forward)) / plain
+    counted = (first / plain, shared / plain, full / plain, again / plain, parts, serving)
+    return Profile(*counted, ahead, plain)
+
+
+def apart(descent: Profile, ascent: Profile) -> Profile:
+    """What a step costs in addition to a plain gradient of one loss, if another one is climbed.
+
+    Nothing is shared: the forward pass of the ascent runs whole, its backward pass to the first
+    perturbed layer.
+    """
+    share = ascent.plain / descent.plain
+    behind = (x - ascent.again for x in (ascent.first, ascent.shared, ascent.full))
+    first, shared, full = (share * (ascent.forward + x) for x in behind)
+    forward = np.full_like(ascent.again, share * ascent.forward)
+    return descent._replace(
+        first=first,
+        shared=shared,
+        full=full,
+        again=forward,
+        spent=share * ascent.spent,
+        serving=ascent.serving,
+    )
 
 
 def choose_cuts(cost: np.ndarray, latest: int, count: int) -> list[int]:

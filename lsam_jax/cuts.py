@@ -56,9 +56,25 @@ def network_of(
     return network, place, profile
 
 
-def wanted(cuts: Cuts, selector: Selector) -> Cuts:
-    """What to place for a selector: "auto" is one cut where it wants no more."""
-    return 1 if cuts == "auto" and selector.one_cut else cuts
+def network_apart(
+    network: Network, descent: Program, ascent: Program, leaves: Sequence[Any], layers: Layers
+) -> Network:
+    """The network where another loss is climbed than descended: the passes share nothing."""
+
+    @cache
+    def profile() -> costs.Profile:
+        of = leaves, layers.of_leaf, network.position
+        return costs.apart(costs.profile(descent, *of), costs.profile(ascent, *of))
+
+    return network._replace(
+        price=lambda: profile().full[network.position],
+        first=lambda: profile().first[network.position],
+    )
+
+
+def wanted(cuts: Cuts, selector: Selector, shared: bool = True) -> Cuts:
+    """What to place for a selector: "auto" is one cut where more would serve nothing."""
+    return 1 if cuts == "auto" and (selector.one_cut or not shared) else cuts
 
 
 def check_cuts(cuts: Any) -> None:

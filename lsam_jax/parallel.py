@@ -126,7 +126,7 @@ class Axes(NamedTuple):
             return tree
         leaves, treedef = jax.tree.flatten(tree)
         index = [n for n, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
-        for n, x in zip(index, lax.pmean([leaves[n] for n in index], self.separate)):
+        for n, x in zip(index, _pmean([leaves[n] for n in index], self.separate)):
             leaves[n] = x
         return jax.tree.unflatten(treedef, leaves)
 
@@ -240,6 +240,14 @@ def _group_mean(name: str, size: int, x: jax.Array) -> jax.Array:
     if _is_checked(name):  # which knows no psum of groups
         return jnp.mean(lax.all_gather(x, name, axis_index_groups=groups), axis=0)
     return lax.psum(x, name, axis_index_groups=groups) / size
+
+
+def _pmean(arrays: list[Any], names: tuple[str, ...]) -> list[Any]:
+    if MICRO_BATCH in names and any(map(shardings.explicit, arrays)):
+        # JAX (0.7 to 0.12) fails to lower a psum of explicitly sharded arrays over a vmapped axis.
+        arrays = [jnp.mean(lax.all_gather(x, MICRO_BATCH), axis=0) for x in arrays]
+        names = tuple(name for name in names if name != MICRO_BATCH)
+    return lax.pmean(arrays, names) if names else arrays
 
 
 def _varying(x: Any, names: Sequence[str]) -> Any:

@@ -32,11 +32,13 @@ class Program(NamedTuple):
         loss, *aux = jex.jaxpr_as_fun(self.closed)(*leaves)
         return loss, aux
 
-    def value_and_grad(self, leaves: Sequence[Any]) -> tuple[tuple[Any, list[Any]], list[Any]]:
-        """The loss and the leaves of aux, and the gradient."""
+    def value_and_grad(
+        self, leaves: Sequence[Any], wanted: Sequence[bool] | None = None
+    ) -> tuple[tuple[Any, list[Any]], list[Any]]:
+        """The loss and the leaves of aux, and the gradient: of the leaves that are wanted."""
         jaxpr, consts = self.closed.jaxpr, self.closed.consts
         apart = self._replace(closed=jex.ClosedJaxpr(jaxpr, effects.own(jaxpr.constvars, consts)))
-        return jax.value_and_grad(apart.run, has_aux=True)(list(leaves))
+        return gradient_of(apart.run, leaves, wanted)
 
     def settle(self, leaves: Sequence[Any]) -> Any:
         """Aux, and the caller's references are written."""
@@ -56,6 +58,20 @@ class Program(NamedTuple):
             return [change(loss), *aux]
 
         return self._replace(closed=jax.make_jaxpr(changed)(*leaves))
+
+
+def gradient_of(
+    run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], wanted: Sequence[bool] | None
+) -> Any:
+    """Value, aux and gradient of a function with aux, of all leaves or of those wanted."""
+    wanted = [True] * len(leaves) if wanted is None else wanted
+    index = [n for n, is_wanted in enumerate(wanted) if is_wanted]
+
+    def of_wanted(some: Sequence[Any]) -> Any:
+        rest = iter(some)
+        return run([next(rest) if w else x for w, x in zip(wanted, leaves)])
+
+    return jax.value_and_grad(of_wanted, has_aux=True)([leaves[n] for n in index])
 
 
 class Cut(NamedTuple):

@@ -13,18 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments, auxiliary, promotion, selection
-from lsam_jax.cuts import network_of, wanted
+from lsam_jax.cuts import network_apart, network_of, wanted
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
 from lsam_jax.micro_batches import check_references
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly, Outcome
 from lsam_jax.parallel import check_loss
-from lsam_jax.program import cut, trace
+from lsam_jax.program import Program, cut, trace
 from lsam_jax.recipe import Recipe, choose, initial_memory, layers_of, numbers, state_of
 from lsam_jax.shardings import beside
 from lsam_jax.state import SamState, initial_state
-from lsam_jax.two_pass import Method, Passes, in_conditional, two_pass
+from lsam_jax.two_losses import AscentLoss, two_losses
+from lsam_jax.two_pass import Method, Passes, in_conditional, put, two_pass
 from lsam_jax.untraceable import check_rules, watched
 
 
@@ -37,9 +38,14 @@ def start(recipe: Recipe, params: Any) -> SamState:
 
 @promotion.usual(theirs=1)
 def step(
-    recipe: Recipe, loss_fn: Callable[[Any], Any], params: Any, state: Any, has_aux: bool
+    recipe: Recipe,
+    loss_fn: Callable[[Any], Any],
+    params: Any,
+    state: Any,
+    has_aux: bool,
+    ascent: AscentLoss | None = None,
 ) -> tuple[Any, Any, Any, SamState]:
-    """One step by the engine: clean loss, aux, direction of descent, new state."""
+    """One step by the engine: loss, aux, direction of descent, new state."""
     layers, state = checked(recipe, params, state)
     axes, prepare = recipe.axes, recipe.descent.prepare
     leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
@@ -47,44 +53,45 @@ def step(
     def tree(leaves: Sequence[Any]) -> Any:
         return layers.tree(axes.enter(leaves))
 
-    prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
-    whole = watched(lambda leaves: prepared(tree(leaves)))
-    program = trace(whole, leaves, has_aux or prepare is not None)
-    check_loss(program.closed.out_avals[0], leaves, axes.names)
-    check_references(program.references, axes)
-    check_rules(program, leaves, loss_fn)
-    if axes.shares:
-        program = program.of_loss(axes.leave, leaves)
+    def traced(loss_fn: Any) -> Program:
+        prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
+        whole = watched(lambda leaves: prepared(tree(leaves)))
+        program = trace(whole, leaves, has_aux or prepare is not None)
+        check_loss(program.closed.out_avals[0], leaves, axes.names)
+        check_references(program.references, axes)
+        check_rules(program, leaves, loss_fn)
+        return program.of_loss(axes.leave, leaves) if axes.shares else program
+
+    program = traced(loss_fn)
     network, place_cuts, _ = network_of(program, leaves, layers)
+    climbed = None if ascent is None else traced(ascent.loss_fn)
+    if climbed is not None:
+        network = network_apart(network, program, climbed, leaves, layers)
+    clean_aux = ascent is not None and ascent.clean_aux
     candidates, selected = choose(recipe, network, state)
-    now = numbers(recipe, layers, state)
-    assembly = Assembly(recipe, now, state, candidates, selected, leaves)
+    assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
     cadence = recipe.cadence
-    where = wanted(recipe.cuts, recipe.selector)
+    where = wanted(recipe.cuts, recipe.selector, shared=climbed is None)
     need = lambda aux: program.aux_of(aux)[1]  # noqa: E731
     method = method_of(recipe, assembly, loss_fn, tree, need)
+    inside = in_conditional(program)
+
+    def cuts() -> list[int]:
+        return place_cuts(where, candidates, arguments.static_int(recipe.k))
 
     def perturbed(leaves: Sequence[Any]) -> Passes:
-        return two_pass(
-            program,
-            leaves,
-            layers.of_leaf,
-            network.position,
-            candidates,
-            selected,
-            lambda: place_cuts(where, candidates, arguments.static_int(recipe.k)),
-            recipe.gate,
-            method,
-        )
+        of_layers = layers.of_leaf, network.position, candidates, selected
+        if climbed is None:
+            return two_pass(program, leaves, *of_layers, cuts, recipe.gate, method)
+        return two_losses(climbed, program, leaves, *of_layers, cuts, inside, method, clean_aux)
 
     def alone(leaves: Sequence[Any]) -> Passes:
         (loss, aux), g = program.value_and_grad(leaves)
         return Passes(loss, aux, assembly.alone(g, loss))
 
-    inside = in_conditional(program)
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     # Where everything moves, the ascent needs the whole clean gradient, as a step without one does.
-    same_first_pass = isinstance(selected, np.ndarray) and all(in_suffix)
+    same_first_pass = climbed is None and isinstance(selected, np.ndarray) and all(in_suffix)
     if candidates.any() and (cadence.decide or (cadence.due and same_first_pass)):
 
         def branch(called_for: Any, twice: Any, once: Any, late: Any) -> Any:
@@ -96,7 +103,7 @@ def step(
     else:
         passes = perturbed(leaves)
     direction = layers.tree(passes.result.direction)
-    aux = program.settle(passes.aux)
+    aux = (climbed if climbed and clean_aux else program).settle(passes.aux)
     aux = aux if prepare is None else aux[0]
     return (
         axes.average(passes.loss),
@@ -169,9 +176,9 @@ def step_by_gradient(
         else:
             _, _, uphill, g = assembly.estimate(None, inside, index)
         moved = assembly.perturb(uphill, inside, index)
-        h = gradient(_put(leaves, index, moved))
+        h = gradient(put(leaves, index, moved))
         nowhere = [None] * len(leaves)
-        return assembly.finish(_put(nowhere, index, g), h, _put(nowhere, index, moved))
+        return assembly.finish(put(nowhere, index, g), h, put(nowhere, index, moved))
 
     def alone(leaves: Sequence[Any]) -> Outcome:
         return assembly.alone(clean)
@@ -189,13 +196,6 @@ def checked(recipe: Recipe, params: Any, state: Any) -> tuple[Layers, SamState]:
     recipe.axes.check_bound()
     layers = layers_of(recipe, params)
     return layers, state_of(recipe, layers, params, state)
-
-
-def _put(leaves: Sequence[Any], index: Sequence[int], new: Sequence[Any]) -> list[Any]:
-    out = list(leaves)
-    for n, x in zip(index, new):
-        out[n] = x
-    return out
 
 
 def _leaves_like(tree: Any, layers: Layers, what: str) -> list[Any]:

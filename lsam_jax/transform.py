@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from lsam_jax import arguments
+from lsam_jax import ascent_batch as samples
 from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.micro_batches import check_micro_batches, in_micro_batches
 from lsam_jax.placement import MISSING, check_placement, explained
@@ -15,6 +16,7 @@ from lsam_jax.signature import Call, check_options, signature_of, with_state
 from lsam_jax.state import SamState
 from lsam_jax.step import start, step_by_gradient
 from lsam_jax.surroundings import check_surroundings
+from lsam_jax.two_losses import AscentLoss, check_recipe
 from lsam_jax.untraced import step_of_any
 
 
@@ -22,10 +24,12 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
     """An Optax transformation, `(init, update)`, whose `init` holds its `recipe`; methods make it.
 
     `init(params)` gives a `SamState`.
-    `update(updates, state, params, *, value_fn=None, grad_fn=None)` takes one of:
+    `update(updates, state, params, *, value_fn=None, grad_fn=None, ascent_fn=None)` takes one of:
 
     - `value_fn(params) -> loss`: the engine computes both gradients; `updates` is not used (and
       under `jit` XLA does not compute it either).
+      `ascent_fn(params) -> loss` beside it, the loss on a part of the batch, is then climbed
+      instead (see `ascent_batch` of `value_and_grad`).
     - `grad_fn(params) -> gradient`, any gradient function: `updates` is the gradient at `params`
       and serves as the ascent gradient; `grad_fn` is called once, at the perturbed weights, and
       nothing is skipped. `grad_fn` goes first if both are there. It may take a second argument,
@@ -100,6 +104,7 @@ class Update:
         *,
         value_fn: Callable[..., Any] | None = None,
         grad_fn: Callable[..., Any] | None = None,
+        ascent_fn: Callable[..., Any] | None = None,
         **extra_args: Any,
     ) -> tuple[Any, SamState]:
         """The direction of descent, and the new state."""
@@ -110,6 +115,12 @@ class Update:
                 "update(updates, state, params, value_fn=...)."
             )
         check_placement(params)
+        if ascent_fn is not None and (value_fn is None or grad_fn is not None):
+            raise ValueError(
+                "ascent_fn is the loss on a part of the batch, and stands beside value_fn, the "
+                "loss on the whole: pass both, and no grad_fn. With grad_fn, pass the gradient of "
+                "the part as updates."
+            )
         if grad_fn is not None:
             arguments.check_callable("grad_fn", grad_fn, "Pass grad_fn=gradient_of_params.")
             check_surroundings(state, by_loss=False)
@@ -119,8 +130,12 @@ class Update:
             raise ValueError(MISSING)
         arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
         check_surroundings(state, by_loss=True)
+        ascent = None
+        if ascent_fn is not None:
+            arguments.check_callable("ascent_fn", ascent_fn, "Pass ascent_fn=loss_of_params.")
+            ascent = AscentLoss(ascent_fn)
         with explained(params):
-            out = step_of_any(self.recipe, value_fn, params, state, has_aux=False)
+            out = step_of_any(self.recipe, value_fn, params, state, False, ascent)
         return out[2], out[3]
 
 
@@ -136,6 +151,9 @@ def value_and_grad(
     *,
     argnums: int | Sequence[int] = 0,
     m: int | None = None,
+    ascent_batch: float | None = None,
+    ascent_samples: Any = "even",
+    clean_aux: bool = False,
     batch_argnums: int | Sequence[int] = 1,
     holomorphic: bool = False,
     allow_int: bool = False,
@@ -160,8 +178,20 @@ def value_and_grad(
         perturbation of their own, and the directions there are averaged. The parts run side by
         side (`jax.vmap`, axis "micro_batch"), each with perturbed weights of its own; the loss is
         then the mean over the parts, and aux gets a leading axis of parts.
-      batch_argnums: with m, the positions of the arguments of `loss_fn` (by default 0 is params)
-        whose arrays have the samples along their first axis.
+      ascent_batch: the part of the batch on which the ascent gradient is computed: a share, as 1/8,
+        or a number of samples (under `jax.pmap` and `jax.shard_map`, of the device's own). A
+        step on a share q costs at most 1 + q gradients. Loss and aux are then those of the second
+        pass, the whole batch at the perturbed weights, and the state's `sharpness` is that loss
+        minus the clean one of the part. 1.0 is the method itself.
+      ascent_samples: which they are. "even": every eighth, say, so that each device takes them from
+        its own rows; right for a batch that is shuffled, and for one that is sorted. "first": the
+        first. "rotating": others in each step, for batches that come again with the same samples
+        in the same places. A random key (`jax.random.key(0)`): drawn anew in each step.
+      clean_aux: with ascent_batch, takes aux from the clean pass, on the part: statistics of
+        BatchNorm, say, that are those of the weights that you have.
+      batch_argnums: with m or ascent_batch, the positions of the arguments of `loss_fn` (by default
+        0 is params) whose arrays have the samples along their first axis. Whatever else the loss
+        takes (random keys, say) is the same in both passes.
       holomorphic: as `jax.value_and_grad` has it; only False.
       allow_int: likewise.
       reduce_axes: likewise; only (). See the methods' `axis_name`.
@@ -175,7 +205,8 @@ def value_and_grad(
     Raises:
       TypeError: if `tx` is not a SAM transformation, the loss is not a real scalar, a parameter is
         not of a real floating type, or an argument of `jax.value_and_grad` is not taken.
-      ValueError: if the state belongs to other parameters, or m does not divide the batch.
+      ValueError: if the state belongs to other parameters, m does not divide the batch, or
+        ascent_batch cannot be taken of it or makes no sense for the method.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import lsam_jax as lsam
@@ -197,17 +228,33 @@ def value_and_grad(
     signature = signature_of(loss_fn, argnums)
     places = () if m is None else check_micro_batches(m, batch_argnums, signature.argnums)
     recipe = tx.recipe
+    sampled = None
+    if ascent_batch is not None:
+        if m is not None:
+            raise ValueError(
+                f"m={m} gives each part of the batch a perturbation of its own, and ascent_batch="
+                f"{ascent_batch} one to all from a part of it: choose one of the two."
+            )
+        sampled = samples.ascent_batch(
+            ascent_batch, ascent_samples, batch_argnums, signature.argnums
+        )
+        check_recipe(recipe)
     if m is not None:
         recipe = recipe._replace(axes=recipe.axes.with_micro_batches())
 
-    def part(params: Any, call: Call) -> Any:
-        def of_params(params: Any) -> Any:
-            return loss_fn(*call.at(params), **call.kwargs)
-
-        function: Callable[[Any], Any] = of_params
+    def of_params(call: Call) -> Callable[[Any], Any]:
         if isinstance(loss_fn, SplitLoss | PerSample):  # whose parts a method may need
-            function = loss_fn.at(*call.args[1:], **call.kwargs)
-        loss, aux, grads, new_state = step_of_any(recipe, function, params, call.state, has_aux)
+            return loss_fn.at(*call.args[1:], **call.kwargs)
+        return lambda params: loss_fn(*call.at(params), **call.kwargs)
+
+    def part(params: Any, call: Call) -> Any:
+        some = None if sampled is None else sampled.of(call.args, call.state)
+        ascent = (
+            None if some is None else AscentLoss(of_params(call._replace(args=some)), clean_aux)
+        )
+        loss, aux, grads, new_state = step_of_any(
+            recipe, of_params(call), params, call.state, has_aux, ascent
+        )
         return aux, (loss, grads, new_state)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -186,6 +186,14 @@ def in_one(early: Leaves, late: Leaves, in_suffix: Sequence[bool]) -> list[Any]:
     return [next(parts[is_late]) for is_late in in_suffix]
 
 
+def put(leaves: Leaves, index: Sequence[int], new: Leaves) -> list[Any]:
+    """The leaves, with new ones at these places."""
+    out = list(leaves)
+    for n, x in zip(index, new):
+        out[n] = x
+    return out
+
+
 def _gradient(
     wanted: None, loss_of: Callable[[Leaves], Any], params: Leaves, group: Sequence[int]
 ) -> tuple[Any, list[Any], list[Any]]:

@@ -9,7 +9,7 @@ not known then, and that of the pytree stands in for it.
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,10 @@ from lsam_jax import auxiliary, promotion, selection, step
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly
 from lsam_jax.parallel import check_loss
-from lsam_jax.program import Cut, loss_and_aux
+from lsam_jax.program import Cut, gradient_of, loss_and_aux
 from lsam_jax.recipe import Recipe, choose, numbers
 from lsam_jax.state import SamState
+from lsam_jax.two_losses import AscentLoss, check_recipe, two_losses
 from lsam_jax.two_pass import Passes, at_cut, in_one
 from lsam_jax.untraceable import SIGNS, way_out
 
@@ -29,16 +30,41 @@ Leaves = Sequence[Any]
 LIBRARIES = ("lsam_jax", "jax", "optax")
 
 
+class Untraced(NamedTuple):
+    """A loss as it is; what `two_losses` takes for a program.
+
+    Attributes:
+      value: from the parameters' leaves to the loss and aux, in a list.
+    """
+
+    value: Callable[[Leaves], tuple[Any, list[Any]]]
+
+    def run(self, leaves: Leaves) -> tuple[Any, list[Any]]:
+        """The loss and aux."""
+        return self.value(leaves)
+
+    def value_and_grad(self, leaves: Leaves, wanted: Sequence[bool] | None = None) -> Any:
+        """The loss and aux, and the gradient: of the leaves that are wanted."""
+        return gradient_of(self.value, leaves, wanted)
+
+
 def step_of_any(
-    recipe: Recipe, loss_fn: Callable[[Any], Any], params: Any, state: Any, has_aux: bool
+    recipe: Recipe,
+    loss_fn: Callable[[Any], Any],
+    params: Any,
+    state: Any,
+    has_aux: bool,
+    ascent: AscentLoss | None = None,
 ) -> tuple[Any, Any, Any, SamState]:
     """`step.step`, by the engine if that can be."""
+    if ascent is not None:
+        check_recipe(recipe)
     try:
-        return step.step(recipe, loss_fn, params, state, has_aux)
+        return step.step(recipe, loss_fn, params, state, has_aux, ascent)
     except SIGNS as error:
         reason = way_out(error)
     # Outside of the handler, so that an error of the loss is shown as `jax.grad` would show it.
-    return _step(recipe, loss_fn, params, state, has_aux, reason)
+    return _step(recipe, loss_fn, params, state, has_aux, ascent, reason)
 
 
 @promotion.usual(theirs=1)
@@ -48,23 +74,28 @@ def _step(
     params: Any,
     state: Any,
     has_aux: bool,
+    ascent: AscentLoss | None,
     reason: str,
 ) -> tuple[Any, Any, Any, SamState]:
     layers, state = step.checked(recipe, params, state)
     axes, prepare, cadence = recipe.axes, recipe.descent.prepare, recipe.cadence
     leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
-    prepared = auxiliary.closed(loss_fn if prepare is None else prepare(loss_fn, has_aux))
     with_aux = has_aux or prepare is not None
 
     def tree(leaves: Leaves) -> Any:
         return layers.tree(axes.enter(leaves))
 
-    def value(leaves: Leaves) -> tuple[Any, list[Any]]:
-        out = prepared(tree(leaves))
-        loss_and_aux(jax.tree.map(_shape, out), with_aux)
-        loss, aux = out if with_aux else (out, None)
-        check_loss(jax.typeof(loss), leaves, axes.names)
-        return axes.leave(loss) if axes.shares else loss, [aux]
+    def untraced(loss_fn: Any) -> Untraced:
+        prepared = auxiliary.closed(loss_fn if prepare is None else prepare(loss_fn, has_aux))
+
+        def value(leaves: Leaves) -> tuple[Any, list[Any]]:
+            out = prepared(tree(leaves))
+            loss_and_aux(jax.tree.map(_shape, out), with_aux)
+            loss, aux = out if with_aux else (out, None)
+            check_loss(jax.typeof(loss), leaves, axes.names)
+            return axes.leave(loss) if axes.shares else loss, [aux]
+
+        return Untraced(value)
 
     def price() -> np.ndarray:
         raise ValueError(
@@ -77,25 +108,33 @@ def _step(
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     known = isinstance(selected, np.ndarray)
     everything = known and all(in_suffix)
-    if candidates.any() and not everything:
+    if ascent is None and candidates.any() and not everything:
         _warn(reason)
     assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
     method = step.method_of(recipe, assembly, loss_fn, tree, lambda aux: aux[0][1])
-    whole = _whole(value, in_suffix)
+    loss_of = untraced(loss_fn)
+    climbed = None if ascent is None else (untraced(ascent.loss_fn), ascent.clean_aux)
+    whole = _whole(loss_of.value, in_suffix)
 
     def perturbed(leaves: Leaves) -> Passes:
+        if climbed is not None:
+            of_layers = layers.of_leaf, network.position, candidates, selected
+            one_cut = lambda: [0]  # noqa: E731
+            return two_losses(
+                climbed[0], loss_of, leaves, *of_layers, one_cut, _as_it_is, method, climbed[1]
+            )
         if not candidates.any():
-            (loss, aux), h = jax.value_and_grad(value, has_aux=True)(list(leaves))
+            (loss, aux), h = loss_of.value_and_grad(leaves)
             nowhere = [None] * len(leaves)
             return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss))
         wanted = None if known else selected
         return at_cut(whole, leaves, layers.of_leaf, in_suffix, _gradient, wanted, method)
 
     def alone(leaves: Leaves) -> Passes:
-        (loss, aux), g = jax.value_and_grad(value, has_aux=True)(list(leaves))
+        (loss, aux), g = loss_of.value_and_grad(leaves)
         return Passes(loss, aux, assembly.alone(g, loss))
 
-    if candidates.any() and (cadence.decide or (cadence.due and everything)):
+    if candidates.any() and (cadence.decide or (cadence.due and everything and climbed is None)):
         passes = one_or_two(whole, leaves, in_suffix, assembly, _branch)
     elif cadence.due is not None:
         passes = _branch(cadence.due(state.count), perturbed, alone, leaves)
@@ -140,6 +179,10 @@ def _branch(
     if isinstance(called_for, jax.core.Tracer):
         return jax.lax.cond(called_for, yes, no, operand)
     return (yes if called_for else no)(operand)
+
+
+def _as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
+    return fun
 
 
 def _shape(x: Any) -> Any:

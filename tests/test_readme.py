@@ -6,7 +6,9 @@ import re
 import jax.numpy as jnp
 import pytest
 
-TEXT = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+ROOT = pathlib.Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 SECTION = re.search(r"^## In your code base\n(.*?)^## ", TEXT, re.S | re.M)[1]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.S | re.M)
 OPTIONAL = ("equinox", "haiku")
@@ -54,3 +56,13 @@ def test_diagnostics_run_in_a_fresh_namespace():
     exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["ball"].rise > 0
     assert namespace["plane"].loss.shape == (9, 9)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_of_the_documentation_run(page):
+    """The blocks of a page, one after the other."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M)
+    assert blocks
+    namespace = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block, page.name, "exec"), namespace)

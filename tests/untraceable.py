@@ -112,11 +112,11 @@ def where_not_selected(x, h, p):
 
 
 def formatted(x, h, p):
-    return h * float(f"{jnp.mean(x):.3f}")
+    return h * (2 + float(f"{jnp.mean(x):.3f}"))
 
 
 def rounded(x, h, p):
-    return h * jnp.round(jnp.mean(x), 3)
+    return h * (2 + jnp.round(jnp.mean(x), 3))
 
 
 CLOSING = {

@@ -99,6 +99,11 @@ def table2(model: str) -> dict[str, Method]:
         "lsam": _own(
             f"layer-wise SAM, k={k}", lsam.layerwise_sam(k, RADIUS, ALPHA), modelled=by_equation_8
         ),
+        "sam-1/8": _part("SAM, 1/8 of the batch", lsam.sam(), 1 / 8),
+        "sam-1/4": _part("SAM, 1/4 of the batch", lsam.sam(), 1 / 4),
+        "lsam-1/8": _part(
+            f"layer-wise SAM, k={k}, 1/8", lsam.layerwise_sam(k, RADIUS, normalize=True), 1 / 8
+        ),
         "esam": _esam("ESAM"),
         "slsam": _own("SL-SAM", lsam.sl_sam(), counted=cost_model.drawn_alone),
         "optax": Method(OPTAX, lambda work: Timed(peers.optax_sam(work.loss, RADIUS))),
@@ -164,17 +169,37 @@ def _own(
     label: str,
     tx: lsam.SamTransformation,
     losses: Callable[[Classifier], Any] = lambda classifier: classifier.mean,
+    part: float | None = None,
     **counts: Any,
 ) -> Method:
-    """A method of the library, with its state going on from step to step."""
+    """A method of the library, with its state going on from step to step.
+
+    Args:
+        label: What tables call it.
+        tx: The method.
+        losses: Its loss.
+        part: The share of the batch that it climbs; None for all of it.
+        **counts: `counted`, `modelled`.
+    """
 
     def timed(work: Workload) -> Timed:
         if work.classifier is None:
             raise ValueError(f"{label} cannot be timed on a loss that is not a classifier's")
-        step = lsam.value_and_grad(losses(work.classifier), tx, has_aux=True)
+        step = lsam.value_and_grad(
+            losses(work.classifier),
+            tx,
+            has_aux=True,
+            ascent_batch=part,
+            batch_argnums=BATCH_ARGUMENTS,
+        )
         return Timed(step, (tx.init(work.params),), carries=True)
 
     return Method(label, timed, tx, **counts)
+
+
+def _part(label: str, tx: lsam.SamTransformation, share: float) -> Method:
+    # Without a conditional: all that may be perturbed is climbed.
+    return _own(label, tx, part=share, counted=lambda network, selected: 1 + share)
 
 
 def _sgd() -> Method:

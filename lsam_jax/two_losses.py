@@ -1,0 +1,146 @@
+"""The engine where one loss is climbed and another descended: a part of a batch, and the whole.
+
+The two passes share nothing, so nothing is cut: the ascent gradient is that of the arrays that may
+move alone, whose backward pass ends at the first of them; the descent is one plain gradient at
+the perturbed weights. On a share q of a batch a step costs 1 + q at most, without a conditional.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsam_jax.recipe import Recipe
+from lsam_jax.two_pass import Method, Passes, put
+
+Leaves = Sequence[Any]
+
+
+class AscentLoss(NamedTuple):
+    """What is climbed, where it is not the loss that is descended.
+
+    Attributes:
+      loss_fn: a function of the parameters, of the kind of the other loss.
+      clean_aux: whether the step's aux is that of this loss, at the clean weights.
+    """
+
+    loss_fn: Callable[[Any], Any]
+    clean_aux: bool = False
+
+
+class Differentiable(Protocol):
+    """A loss: a `Program`, or one that cannot be traced."""
+
+    def run(self, leaves: Leaves) -> tuple[Any, list[Any]]:
+        """Loss and aux."""
+        ...
+
+    def value_and_grad(
+        self, leaves: Leaves, wanted: Sequence[bool] | None = None
+    ) -> tuple[tuple[Any, list[Any]], list[Any]]:
+        """Loss and aux, and the gradient of the arrays that are wanted."""
+        ...
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises unless the method can climb another loss than it descends.
+
+    Raises:
+      ValueError: for a method that has no ascent gradient, or needs the clean pass of the loss that
+        it descends.
+    """
+    ascent, descent = recipe.ascent, recipe.descent
+    if ascent.estimate is not None and not ascent.uses_loss:
+        why = "it climbs along what it remembers, and computes no ascent gradient"
+    elif descent.prepare is not None or descent.second is not None:
+        why = "its second pass needs a clean pass of the same samples"
+    elif recipe.cadence.decide is not None:
+        why = "it decides by the clean gradient of the whole batch whether to perturb"
+    else:
+        return
+    raise ValueError(
+        f"ascent_batch (or ascent_fn) makes no sense for this method: {why}. Leave it out, or take "
+        "sam, layerwise_sam, asam or another method that climbs its gradient."
+    )
+
+
+def two_losses(
+    ascent: Differentiable,
+    descent: Differentiable,
+    leaves: Leaves,
+    of_leaf: Sequence[int],
+    position: np.ndarray,
+    candidates: np.ndarray,
+    selected: np.ndarray | jax.Array,
+    cuts: Callable[[], Sequence[int]],
+    inside: Callable[[Callable[..., Any]], Callable[..., Any]],
+    method: Method,
+    clean_aux: bool,
+) -> Passes:
+    """Both passes of one step.
+
+    Args:
+      ascent: the loss that is climbed.
+      descent: the loss that is descended.
+      leaves: the parameters.
+      of_leaf: the layer of each, or -1.
+      position: i64[L], the place of each layer in the network.
+      candidates: bool[L], static; the layers that may be selected.
+      selected: bool[L]; static if a NumPy array.
+      cuts: gives the positions at which the ascent's backward pass may end, ascending. More than
+        one are the branches of a conditional.
+      inside: a transformation of what runs inside a conditional.
+      method: how to perturb and what to make of the gradients.
+      clean_aux: whether aux is that of the ascent.
+
+    Returns:
+      The loss that is descended, at the perturbed weights, and its aux unless `clean_aux`.
+    """
+    nowhere = [None] * len(leaves)
+    if not candidates.any():
+        (loss, aux), h = descent.value_and_grad(leaves)
+        return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss))
+    index = [n for n, i in enumerate(of_leaf) if i >= 0 and candidates[i]]
+
+    def uphill(place: int, leaves: Leaves) -> tuple[Any, list[Any], list[Any]]:
+        late = [i >= 0 and bool(candidates[i]) and position[i] >= place for i in of_leaf]
+        (clean, aux), found = ascent.value_and_grad(leaves, late)
+        rest = iter(found)
+        return clean, aux, [next(rest) if late[n] else jnp.zeros_like(leaves[n]) for n in index]
+
+    if method.estimate is not None:
+        clean, aux_there, up, g = method.estimate(
+            lambda late: ascent.run(put(leaves, index, late)), [leaves[n] for n in index], index
+        )
+    else:
+        clean, aux_there, g = _at_last(cuts(), position, selected, uphill, inside, leaves)
+        if not isinstance(selected, np.ndarray):
+            g = [jnp.where(selected[of_leaf[n]], x, jnp.zeros_like(x)) for n, x in zip(index, g)]
+        up = g
+    moved = method.perturb(up, [leaves[n] for n in index], index)
+    wanted = None if method.everywhere else [n in index for n in range(len(leaves))]
+    (loss, aux), found = descent.value_and_grad(put(leaves, index, moved), wanted)
+    h = found if wanted is None else put(nowhere, index, found)
+    w = put(nowhere, index, moved)
+    result = method.finish(put(nowhere, index, g), h, w, clean, loss)
+    return Passes(loss, aux_there if clean_aux else aux, result)
+
+
+def _at_last(
+    places: Sequence[int],
+    position: np.ndarray,
+    selected: Any,
+    uphill: Callable[[int, Leaves], Any],
+    inside: Callable[[Callable[..., Any]], Callable[..., Any]],
+    leaves: Leaves,
+) -> Any:
+    """`uphill` from the last place in front of the first selected layer."""
+    if len(places) == 1:
+        return uphill(places[0], leaves)
+    first = jnp.min(jnp.where(selected, jnp.asarray(position), len(position)))
+    branch = jnp.searchsorted(jnp.asarray(places), first, side="right") - 1
+    branches = [inside(partial(uphill, place)) for place in places]
+    return jax.lax.switch(branch, branches, list(leaves))

@@ -1,0 +1,310 @@
+"""The ascent gradient of a part of the batch, against a textbook; and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import textbook
+from counting import flops
+from training import assert_same
+
+import lsam_jax as lsam
+
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
+
+RHO, ROWS = 0.3, 16
+
+
+def network():
+    rng = np.random.default_rng(0)
+    shapes = {"z_in/w": (5, 6), "z_in/b": (6,), "m/w": (6, 6), "m/b": (6,), "a_out/w": (6, 3)}
+    params = {n: jnp.asarray(rng.normal(size=s) / 2) for n, s in shapes.items()}
+    x = jnp.asarray(rng.normal(size=(4, ROWS, 5)))
+    return params, [{"x": b, "y": jnp.arange(ROWS) % 3} for b in x]
+
+
+ORDER = ["z_in/w", "m/w", "a_out/w"]
+
+
+def losses(params, batch):
+    x = jnp.tanh(batch["x"] @ params["z_in/w"] + params["z_in/b"])
+    x = jnp.tanh(x @ params["m/w"] + params["m/b"])
+    logits = x @ params["a_out/w"]
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["y"][:, None], 1)[:, 0]
+
+
+def loss(params, batch):
+    """And aux: the mean of the batch."""
+    return jnp.mean(losses(params, batch)), jnp.mean(batch["x"])
+
+
+def every(batch, n, first=0):
+    return jax.tree.map(lambda x: x[first::n], batch)
+
+
+def textbook_step(params, part, batch, chosen, alpha=1.0, scaled=False):
+    """Loss of the second pass and the direction, by two gradients; all in `chosen` normalised."""
+    (clean, _), g = jax.value_and_grad(loss, has_aux=True)(params, part)
+    t = {n: jnp.abs(w) + 0.01 if scaled and w.ndim > 1 else 1.0 for n, w in params.items()}
+    size = np.sqrt(sum(float(jnp.sum((t[n] * g[n]) ** 2)) for n in chosen))
+    there = {n: w + RHO * t[n] ** 2 * g[n] / size if n in chosen else w for n, w in params.items()}
+    (value, aux), h = jax.value_and_grad(loss, has_aux=True)(there, batch)
+    mixed = {n: (1 - alpha) * g[n] + alpha * h[n] if n in chosen else h[n] for n in h}
+    return (value, aux), mixed, h, value - clean
+
+
+def everything(params, norms):
+    return set(params)
+
+
+def largest(params, norms):
+    return textbook.choose(norms, 1, ORDER)
+
+
+METHODS = {
+    "sam": (lsam.sam(RHO), everything, {}),
+    "layerwise_sam": (lsam.layerwise_sam(1, RHO, normalize=True), largest, {}),
+    "layerwise_sam, cuts": (lsam.layerwise_sam(1, RHO, normalize=True, cuts=3), largest, {}),
+    "generalized_sam": (lsam.generalized_sam(RHO, 0.7), everything, {"alpha": 0.7}),
+    "asam": (lsam.asam(RHO), everything, {"scaled": True}),
+    "look_sam": (lsam.look_sam(RHO, every=1), everything, {}),
+}
+
+
+def plain_step(tx, **options):
+    return lsam.value_and_grad(loss, tx, has_aux=True, ascent_batch=1 / 4, **options)
+
+
+def chained(tx):
+    """The same in a chain."""
+    optimizer = optax.chain(tx, optax.identity())
+
+    def step(params, state, batch):
+        updates, (state, _) = optimizer.update(
+            None,
+            (state, optax.EmptyState()),
+            params,
+            value_fn=lambda p: loss(p, batch)[0],
+            ascent_fn=lambda p: loss(p, every(batch, 4))[0],
+        )
+        return None, updates, state
+
+    return step
+
+
+@pytest.mark.parametrize("make", [plain_step, chained])
+@pytest.mark.parametrize("name", METHODS)
+def test_trains_like_the_textbook(name, make):
+    tx, choose, options = METHODS[name]
+    params, batches = network()
+    step, state = jax.jit(make(tx)), tx.init(params)
+    norms = dict.fromkeys(ORDER, 0.0)
+    for batch in 5 * batches:
+        chosen = choose(params, norms)
+        out, direction, state = step(params, state, batch)
+        want, mixed, h, rise = textbook_step(params, every(batch, 4), batch, chosen, **options)
+        if out is not None:
+            assert_same(out, want)
+        assert_same(direction, mixed)
+        assert abs(float(state.sharpness) - float(rise)) < 1e-6
+        params = {n: w - 0.1 * mixed[n] for n, w in params.items()}
+        norms = {n: float(jnp.linalg.norm(h[n])) for n in ORDER}
+
+
+@pytest.mark.parametrize("whole", [1.0, ROWS])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_part_that_is_the_whole_is_the_method(name, whole):
+    tx, _, _ = METHODS[name]
+    params, (batch, *_) = network()
+    by_part = lsam.value_and_grad(loss, tx, has_aux=True, ascent_batch=whole)
+    got, want = (
+        jax.jit(step)(params, tx.init(params), batch)
+        for step in (by_part, lsam.value_and_grad(loss, tx, has_aux=True))
+    )
+    assert_same(got, want, 0)
+
+
+def test_which_samples():
+    params, (batch, *_) = network()
+    batch["id"] = jnp.arange(ROWS)
+
+    def with_ids(params, batch):
+        return loss(params, batch)[0], batch["id"]
+
+    def samples(count, part=1 / 4, **options):
+        tx = lsam.sam(RHO)
+        state = tx.init(params)._replace(count=jnp.asarray(count, jnp.int32))
+        step = lsam.value_and_grad(with_ids, tx, True, ascent_batch=part, clean_aux=True, **options)
+        return jax.jit(step)(params, state, batch)[0][1].tolist()
+
+    assert samples(3) == [0, 4, 8, 12]
+    assert samples(3, 3 / 8) == samples(3, 6) == [0, 1, 2, 8, 9, 10]
+    assert samples(5, ascent_samples="rotating") == [1, 5, 9, 13]
+    assert samples(3, 3 / 8, ascent_samples="rotating") == [1, 2, 3, 9, 10, 11]
+    assert samples(3, ascent_samples="first") == [0, 1, 2, 3]
+    drawn = [samples(n, ascent_samples=jax.random.key(1)) for n in range(20)]
+    assert all([i // 4 for i in ids] == [0, 1, 2, 3] for ids in drawn)
+    assert {ids[0] for ids in drawn} == {0, 1, 2, 3}
+    assert drawn[3] == samples(3, ascent_samples=jax.random.key(1))
+    twice = samples(3, 1 / 2, ascent_samples=jax.random.key(1))
+    assert len(set(twice)) == 8  # none is taken twice
+
+
+def test_aux_of_the_clean_part():
+    params, (batch, *_) = network()
+    tx = lsam.sam(RHO)
+    (value, aux), _, _ = jax.jit(plain_step(tx, clean_aux=True))(params, tx.init(params), batch)
+    assert_same(aux, jnp.mean(every(batch, 4)["x"]))
+    assert_same(value, textbook_step(params, every(batch, 4), batch, set(params))[0][0])
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("name", ["sam", "layerwise_sam", "generalized_sam"])
+def test_devices_take_the_samples_that_one_takes(name, devices):
+    tx, _, _ = METHODS[name]
+    params, (batch, *_) = network()
+    want = jax.jit(plain_step(tx))(params, tx.init(params), batch)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("d",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
+    compiled = jax.jit(plain_step(tx)).lower(
+        params, tx.init(params), jax.device_put(batch, rows)
+    ).compile()  # fmt: skip
+    assert_same(compiled(params, tx.init(params), jax.device_put(batch, rows))[1:], want[1:])
+    moved = [word for word in ("all-gather", "collective-permute", "all-to-all")
+             if word in compiled.as_text()]  # fmt: skip
+    assert not moved  # no rows move
+
+    apart = tx.recipe._replace(axes=lsam.sam(RHO, axis_name="d").recipe.axes)
+    of_device = type(tx)(type(tx.init)(apart), type(tx.update)(apart))
+    spec = jax.sharding.PartitionSpec
+    for check_vma in (True, False):
+        step = jax.shard_map(
+            lambda p, s, b: plain_step(of_device)(p, s, b)[1:],
+            mesh=mesh, in_specs=(spec(), spec(), spec("d")), out_specs=spec(), check_vma=check_vma,
+        )  # fmt: skip
+        assert_same(jax.jit(step)(params, tx.init(params), batch), want[1:])
+
+
+def test_losses_in_parts_and_several_batch_arguments():
+    params, (batch, *_) = network()
+    tx = lsam.sam(RHO)
+    want = textbook_step(params, every(batch, 4), batch, set(params))[1]
+
+    def two_arguments(params, x, y):
+        return jnp.mean(losses(params, {"x": x, "y": y}))
+
+    step = lsam.value_and_grad(two_arguments, tx, ascent_batch=1 / 4, batch_argnums=(1, 2))
+    assert_same(jax.jit(step)(params, tx.init(params), batch["x"], batch["y"])[1], want)
+    split = lsam.split_loss(losses, lambda out, batch: jnp.mean(out))
+    for apart in (split, lsam.per_sample(losses)):
+        step = lsam.value_and_grad(apart, tx, ascent_batch=1 / 4)
+        assert_same(jax.jit(step)(params, tx.init(params), batch)[1], want)
+
+
+def test_weights_of_samples_count_within_the_part():
+    """Padding: rows of weight 0, wherever they are."""
+    params, (batch, *_) = network()
+    tx, weight = lsam.sam(RHO), jnp.arange(ROWS) < 13
+
+    def weighted(params, batch, weight):
+        return jnp.sum(losses(params, batch) * weight) / jnp.sum(weight)
+
+    step = lsam.value_and_grad(weighted, tx, ascent_batch=1 / 4, batch_argnums=(1, 2))
+    got = jax.jit(step)(params, tx.init(params), batch, weight)[1]
+    g = jax.grad(weighted)(params, every(batch, 4), weight[::4])
+    size = jnp.sqrt(sum(jnp.sum(x**2) for x in g.values()))
+    there = {n: w + RHO * g[n] / size for n, w in params.items()}
+    assert_same(got, jax.grad(weighted)(there, batch, weight))
+
+
+def test_what_it_costs():
+    """1 + q, and 1 + q (forward, and backward to the first layer) for fixed ones; as XLA counts."""
+    width, rows = 64, 2048
+    params = {f"w{n}": jnp.ones((width, width), jnp.float32) for n in range(4)}
+    x = jnp.ones((rows, width), jnp.float32)
+
+    def mean(params, x):
+        for w in params.values():
+            x = jnp.tanh(x @ w)
+        return jnp.mean(x**2)
+
+    def cost(tx, **options):
+        step = lsam.value_and_grad(mean, tx, **options)
+        return flops(step, params, tx.init(params), x)
+
+    plain = flops(jax.value_and_grad(mean), params, x)
+    assert cost(lsam.sam(RHO), ascent_batch=1 / 8) / plain == pytest.approx(1.125, rel=0.02)
+    product = 2 * rows * width**2  # 4 forward, 4 weight gradients, 3 backward
+    for first in range(4):
+        last = 3 - first  # error propagations from the output to it
+        tx = lsam.layerwise_sam(None, RHO, selection=[f"w{first}"])
+        want = 11 * product + (4 + last + 1) * product / 8
+        assert cost(tx, ascent_batch=1 / 8) / want == pytest.approx(1, rel=0.02)
+
+
+REFUSED = [
+    (0, ValueError, "ascent_batch must be a share above 0"),
+    (0.0, ValueError, "ascent_batch must be a share above 0"),
+    (1.5, ValueError, "ascent_batch must be a share above 0"),
+    (True, TypeError, "a share of the batch such as 1/8"),
+    ("1/8", TypeError, "a share of the batch such as 1/8"),
+    (1 / 3, ValueError, "of 16 samples is 5.33"),
+    (17, ValueError, "more than the 16 samples"),
+]
+
+
+@pytest.mark.parametrize(("size", "error", "words"), REFUSED)
+def test_sizes_that_are_refused(size, error, words):
+    params, (batch, *_) = network()
+    tx = lsam.sam(RHO)
+    with pytest.raises(error, match=words):
+        lsam.value_and_grad(loss, tx, has_aux=True, ascent_batch=size)(
+            params, tx.init(params), batch
+        )
+
+
+def test_batches_that_are_refused():
+    params, (batch, *_) = network()
+    tx, state = lsam.sam(RHO), lsam.sam(RHO).init(params)
+    step = plain_step(tx)
+    with pytest.raises(ValueError, match=r"argument 1\['scale'\] .* has shape \(\)"):
+        step(params, state, {**batch, "scale": 2.0})
+    with pytest.raises(ValueError, match=r"\['x'\] has 16, .*\['y'\] has 8"):
+        step(params, state, {**batch, "y": batch["y"][:8]})
+    with pytest.raises(ValueError, match="batch_argnums=2 is beyond"):
+        plain_step(tx, batch_argnums=2)(params, state, batch)
+    with pytest.raises(ValueError, match="ascent_samples must be"):
+        plain_step(tx, ascent_samples="some")
+    with pytest.raises(ValueError, match="choose one of the two"):
+        plain_step(tx, m=4)
+
+
+@pytest.mark.parametrize(
+    "tx", [lsam.momentum_sam(RHO), lsam.functional_sam(RHO), lsam.esam(), lsam.gam(), lsam.ae_sam()]
+)
+def test_methods_that_are_refused(tx):
+    params, (batch, *_) = network()
+    with pytest.raises(ValueError, match=r"ascent_batch .* makes no sense for this method"):
+        plain_step(tx)
+    with pytest.raises(ValueError, match=r"ascent_batch .* makes no sense for this method"):
+        of = lambda p: loss(p, batch)[0]  # noqa: E731
+        tx.update(None, tx.init(params), params, value_fn=of, ascent_fn=of)
+
+
+def test_ascent_fn_stands_beside_value_fn():
+    params, (batch, *_) = network()
+    tx = lsam.sam(RHO)
+    for other in ({}, {"grad_fn": jax.grad(lambda p: loss(p, batch)[0])}):
+        with pytest.raises(ValueError, match="ascent_fn is the loss on a part"):
+            tx.update(params, tx.init(params), params, ascent_fn=lambda p: 0.0, **other)
+
+
+def test_a_budget_counts_the_part():
+    """A fifth of a gradient affords every layer on an eighth, and none on the whole batch."""
+    params, (batch, *_) = network()
+    tx = lsam.layerwise_sam(None, RHO, selection=lsam.budget(0.2, "all"))
+    step = lsam.value_and_grad(loss, tx, has_aux=True, ascent_batch=1 / 8)
+    assert step(params, tx.init(params), batch)[2].selected.all()
+    with pytest.raises(ValueError, match="affords no layer"):
+        lsam.value_and_grad(loss, tx, has_aux=True)(params, tx.init(params), batch)
