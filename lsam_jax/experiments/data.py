@@ -195,6 +195,29 @@ def limited(
     )
 
 
+def hold_out(data: Dataset, images: int) -> Dataset:
+    """A data set to tune on: its validation split is some of the training images.
+
+    Args:
+        data: The data set, whose own validation images are not used.
+        images: How many of the training images are held out: the last.
+
+    Raises:
+        ValueError: When none would be left, or none held out.
+    """
+    count = len(data.train.labels)
+    if not 0 < images < count:
+        raise ValueError(
+            f"images={images} must lie between 1 and {count - 1}, one less than the training "
+            f"images of {data.name}"
+        )
+    train, held_out = (
+        Split(*(part[rows] for part in data.train))
+        for rows in (slice(count - images), slice(count - images, None))
+    )
+    return data._replace(train=train, validation=held_out)
+
+
 def _first(split: Split, name: str, images: int | None, what: str) -> Split:
     count = len(split.labels)
     if images is not None and not 1 <= images <= count:

@@ -101,6 +101,18 @@ def test_a_broken_rest_is_named_and_left_alone(tmp_path):
     assert len(list(rest.iterdir())) == 1
 
 
+def test_hyper_parameters_are_chosen_on_training_images(small):
+    part = data.hold_out(small, 30)
+    np.testing.assert_array_equal(part.train.images, small.train.images[:100])
+    np.testing.assert_array_equal(part.train.labels, small.train.labels[:100])
+    np.testing.assert_array_equal(part.validation.images, small.train.images[100:])
+    np.testing.assert_array_equal(part.validation.labels, small.train.labels[100:])
+    assert part.mean == small.mean
+    for images in (0, 130, -1):
+        with pytest.raises(ValueError, match=f"images={images} must lie between 1 and 129"):
+            data.hold_out(small, images)
+
+
 def test_what_an_earlier_version_wrote_is_not_read(tmp_path, counted, monkeypatch):
     with monkeypatch.context() as before:
         before.setattr(data_digits.Digits, "VERSION", tfds.core.Version("1.0.0"))
