@@ -97,7 +97,13 @@ PRESETS: Mapping[str, Preset] = {
             methods={
                 "sgd": {},
                 "sam": {"rho": 0.4},
-                "lsam": {"k": 4, "rho": 0.6, "alpha": 1.0, "normalize": True},
+                "lsam": {
+                    "k": 4,
+                    "rho": 1.4,
+                    "alpha": 1.0,
+                    "normalize": True,
+                    "ascent_batch": 1 / 8,
+                },
             },
         ),
         Preset(
