@@ -47,15 +47,19 @@ def runs(method, rho, digits):
     return {"method": method, "rho": rho, "config": config.to_json(), "seeds": found}
 
 
+def stored():
+    """The rows that are there, by method and radius."""
+    rows = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
+    return {(row["method"], row["rho"]): row for row in rows}
+
+
 def main(methods):
-    report = json.loads(FILE.read_text()) if FILE.exists() else {"rows": []}
-    rows = {(row["method"], row["rho"]): row for row in report["rows"]}
     digits = data.hold_out(data.load("digits"), HELD_OUT)
     for method in methods or GRID:
         for rho in GRID[method]:
-            if (method, rho) in rows:
+            if (method, rho) in stored():
                 continue
-            row = rows[method, rho] = runs(method, rho, digits)
+            row = runs(method, rho, digits)
             accuracy, fitted = (
                 100 * np.mean([seed[name] for seed in row["seeds"]])
                 for name in ("accuracy", "fitted")
@@ -65,12 +69,13 @@ def main(methods):
                 f"labels fitted {fitted:.1f} %",
                 flush=True,
             )
+            rows = {**stored(), (method, rho): row}  # of other processes too
             output.write_json(
                 FILE,
                 {
                     "preset": PRESET,
                     "held_out": HELD_OUT,
-                    "rows": list(rows.values()),
+                    "rows": [rows[key] for key in sorted(rows, key=str)],
                     "environment": environment.describe(),
                 },
             )

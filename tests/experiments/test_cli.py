@@ -78,6 +78,10 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
         assert min(pixels.shape[:2]) > 400
         assert pixels[..., :3].std() > 0.05  # something is drawn
     blue, green = np.array([0, 0x72, 0xB2]) / 255, np.array([0, 0x9E, 0x73]) / 255
+    points = imread(out / "accuracy_cost.png")[..., :3]
+    orange = np.array([0xD5, 0x5E, 0]) / 255
+    for colour in (blue, orange, green):  # a point for each method, and not a legend alone
+        assert (np.abs(points - colour).max(axis=-1) < 0.01).sum() > 2 * 200
     curves = imread(out / "learning_curves.png")[..., :3]
     bars = imread(out / "perturbations.png")[..., :3]
     assert (np.abs(curves - blue).max(axis=-1) < 0.01).sum() > 100

@@ -10,9 +10,12 @@ import pytest
 from tiny import TINY
 
 from lsam_jax.experiments import data, resnet
+from lsam_jax.experiments.cells import changes
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.label_noise import drawn_anew
 from lsam_jax.experiments.objective import Normalise, TrainingLoss
+from lsam_jax.experiments.presets import preset
+from lsam_jax.experiments.reproduce import plan, write_study
 from lsam_jax.experiments.run import CONFIG, Run
 from lsam_jax.experiments.step import build
 from lsam_jax.experiments.training import fit
@@ -127,3 +130,14 @@ def test_a_run_that_began_before_there_was_such_a_setting_goes_on(tmp_path):
     with pytest.raises(ValueError, match=r"configuration: label_noise=0.0 there, .*=0.4 now"):
         Run(tmp_path, dataclasses.replace(TINY, label_noise=0.4), resume=True)
     Run(tmp_path, TINY, resume=True).close()
+
+
+def test_a_study_takes_the_share_and_says_so(tmp_path):
+    study = plan(["table3"], preset("cifar10-resnet20"), "cpu", 1, {"label_noise": 0.4})
+    assert {config.label_noise for config in study.configs.values()} == {0.4}
+    said = changes(study.preset, study.configs["sgd"])
+    assert [text for text in said if "label" in text] == ["40 % of the training labels drawn anew"]
+    write_study(tmp_path, study, {})
+    written = json.loads((tmp_path / "study.json").read_text())
+    assert written["command"].endswith("--set label_noise=0.4")
+    assert written["scale"]["says"] == said
