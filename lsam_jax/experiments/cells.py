@@ -110,6 +110,8 @@ def changes(preset: Preset, config: Config) -> list[str]:
         said.append(f"{config.images:,} of the {known:,} training images")
     if config.validation_images is not None:
         said.append(f"the first {config.validation_images:,} validation images")
+    if config.label_noise:
+        said.append(f"{100 * config.label_noise:g} % of the training labels drawn anew")
     if not config.augment:
         said.append("no augmentation")
     if config.epochs * config.passes != whole.epochs * whole.passes:
@@ -122,7 +124,16 @@ def changes(preset: Preset, config: Config) -> list[str]:
         "batch_size": "images in a batch",
         "image_size": "height and width of an image",
     }
-    told = {"images", "validation_images", "augment", "epochs", "passes", "method", "options"}
+    told = {
+        "images",
+        "validation_images",
+        "label_noise",
+        "augment",
+        "epochs",
+        "passes",
+        "method",
+        "options",
+    }
     for field in dataclasses.fields(Config):
         new, old = getattr(config, field.name), getattr(whole, field.name)
         if field.name not in told | {"seed"} and new != old:

@@ -29,13 +29,17 @@ class Config:
             for all.
         validation_images: How many of the validation images, likewise.
         image_size: Height and width that all images are scaled to; None leaves them as they are.
+        label_noise: The share of the training labels that is drawn anew, uniformly over all classes
+            (the old one included), once for the run, by its seed; see
+            `label_noise.drawn_anew`. Validation labels stay clean.
         augment: Whether training images are augmented, where the data set has a way to.
         model: Name of the model, see `models.PRESETS`.
         width: Channels of the model's first stage; None for the model's own.
         dtype: Of the computation, "float32" or "bfloat16". Parameters, gradients, their norms
             and the perturbation are float32 either way.
         random_init: Whether a model whose backbone should be pretrained starts without.
-        seed: Of the initial weights, the order of the batches, augmentation and dropout.
+        seed: Of the initial weights, the order of the batches, noisy labels, augmentation and
+            dropout.
         epochs: How often the run is evaluated and saved.
         passes: Over the training images in each epoch: more than one where there are few of them,
             so that evaluation does not take longer than training.
@@ -60,6 +64,7 @@ class Config:
     images: int | None = None
     validation_images: int | None = None
     image_size: int | None = None
+    label_noise: float = 0.0
     augment: bool = True
     model: str = "resnet8"
     width: int | None = None
@@ -108,6 +113,10 @@ class Config:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={value} must lie in [0, 1)")
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(
+                f"label_noise={self.label_noise} must be a share of the training labels, in [0, 1]"
+            )
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm={self.clip_norm} must be a finite number above zero")
         if not all(0 < share < 1 for share in self.decay_at):

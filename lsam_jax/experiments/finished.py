@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lsam_jax.experiments.checkpoints import Checkpoints
-from lsam_jax.experiments.data import Dataset
+from lsam_jax.experiments.data import Dataset, Split
 from lsam_jax.experiments.run import CHECKPOINTS, configuration
 from lsam_jax.experiments.step import Program, State, build
 
@@ -20,12 +20,14 @@ class Finished:
         program: What it ran.
         start: The parameters that it began with.
         state: That of its last checkpoint.
+        train: What it was trained on, with the labels that it was given.
     """
 
     directory: Path
     program: Program
     start: Any
     state: State
+    train: Split
 
 
 def load(directory: str | os.PathLike[str], data: Dataset) -> Finished:
@@ -54,7 +56,13 @@ def load(directory: str | os.PathLike[str], data: Dataset) -> Finished:
             f"the run in {str(directory)!r} has taken {taken} of its {steps} steps; finish it with "
             "lsam-jax train --resume"
         )
-    return Finished(Path(directory), program, program.init(config.seed).params, state)
+    return Finished(
+        Path(directory),
+        program,
+        program.init(config.seed).params,
+        state,
+        program.train(config.seed),
+    )
 
 
 def last_state(directory: str | os.PathLike[str], program: Program) -> State:

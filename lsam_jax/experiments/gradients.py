@@ -6,11 +6,18 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 import lsam_jax as lsam
 from lsam_jax.experiments import prices
 from lsam_jax.experiments.objective import TrainingLoss
 from lsam_jax.layers import LayerSpec
+
+ASCENT_BATCH = "ascent_batch"
+"""The option of all methods that says on which share of the batch they climb."""
+
+BATCH = 3
+"""Where a `TrainingLoss` takes the batch."""
 
 
 class Family(NamedTuple):
@@ -37,7 +44,26 @@ class Family(NamedTuple):
     def options(self) -> tuple[str, ...]:
         """Names of what can be set; a run has no named axes, see `step.build`."""
         names = inspect.signature(self.make).parameters
-        return tuple(name for name in names if name not in ("axis_name", "perturbation_sync"))
+        own = tuple(name for name in names if name not in ("axis_name", "perturbation_sync"))
+        return own if self.make is _no_ascent else (*own, ASCENT_BATCH)
+
+    def value_and_grad(self, loss_fn: TrainingLoss, **options: Any) -> Callable[..., Any]:
+        """The method's gradient of a loss.
+
+        Args:
+            loss_fn: What is trained.
+            **options: Of the method, and `ASCENT_BATCH`.
+        """
+        part = options.pop(ASCENT_BATCH, None)
+        if part is not None and not isinstance(part, float):
+            raise ValueError(f"{ASCENT_BATCH}={part!r} must be a share of the batch, such as 0.125")
+        return lsam.value_and_grad(
+            self.loss(loss_fn),
+            self.make(**options),
+            has_aux=True,
+            ascent_batch=part,
+            batch_argnums=BATCH,
+        )
 
 
 def _no_ascent() -> lsam.SamTransformation:
@@ -82,7 +108,7 @@ METHODS: Mapping[str, Family] = {
         "ESAM",
         lsam.esam,
         {"rho": 0.05, "beta": 0.6, "gamma": 0.5},
-        loss=lambda loss: lsam.per_sample(loss.each, argnums=3),
+        loss=lambda loss: lsam.per_sample(loss.each, argnums=BATCH),
         price=_some_samples,
     ),
     "sam_on": Family("SAM-ON", lsam.sam_on, {"rho": 0.5}),
@@ -138,7 +164,8 @@ def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 f"{', '.join(family.options) or 'none'}"
             )
     full = {**family.defaults, **options}
-    family.make(**full)
+    if name != "sgd":
+        family.value_and_grad(TrainingLoss(None, jnp.asarray, 0.0), **full)  # complains
     return full
 
 
@@ -150,13 +177,16 @@ def method(name: str, options: Mapping[str, Any]) -> Method:
         baseline of every cost ratio holds nothing of this library.
     """
     family = METHODS[name]
-    tx = family.make(**options)
-    if name == "sgd":
-        differentiate: Callable[..., Any] = _plain_value_and_grad
-    else:
+    own = {option: value for option, value in options.items() if option != ASCENT_BATCH}
+    tx, part = family.make(**own), options.get(ASCENT_BATCH)
+    differentiate: Callable[..., Any] = _plain_value_and_grad
+    if name != "sgd":
+        differentiate = partial(family.value_and_grad, **options)
 
-        def differentiate(loss_fn: TrainingLoss) -> Callable[..., Any]:
-            return lsam.value_and_grad(family.loss(loss_fn), tx, has_aux=True)
+    def price(inspection: lsam.Inspection, names: Sequence[str]) -> float:
+        if part is not None:  # the passes share nothing, and all that may be perturbed is climbed
+            return 1 + part * bool(names)
+        return family.price(inspection, names, options)
 
     survival = jax.jit(partial(lsam.perturbation_survival, tx))
     return Method(
@@ -166,7 +196,7 @@ def method(name: str, options: Mapping[str, Any]) -> Method:
         k=tx.recipe.k,
         cuts=tx.recipe.cuts,
         selection=tx.recipe.selector,
-        price=lambda inspection, names: family.price(inspection, names, options),
+        price=price,
         survival=survival,
     )
 

@@ -12,8 +12,8 @@ class History:
     """One entry for each epoch, L entries for the kernels in network order.
 
     Gradient norms are of the plain training loss at the epoch's last weights, on the same
-    training images every time, whatever the method: they compare methods, which the norms of
-    the directions that the methods descend would not.
+    training images with the same labels every time, whatever the method: they compare methods,
+    which the norms of the directions that the methods descend would not.
 
     Attributes:
         layers: Names of the L kernels.

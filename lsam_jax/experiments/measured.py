@@ -111,7 +111,8 @@ class EvaluationLoss:
         """What it is, in words."""
         return (
             f"cross-entropy with label smoothing {self.training.smoothing} on training images "
-            "without augmentation; batch normalisation with its running statistics"
+            "without augmentation, their labels as they were trained on; batch normalisation with "
+            "its running statistics"
         )
 
 
@@ -138,7 +139,7 @@ class Measured:
         self.run, self.settings, self.name = run, settings, name
         self.loss_fn = EvaluationLoss(run.program.loss_fn)
         self.arguments = (self.loss_fn, run.state.params, run.state.batch_stats)
-        self.batches = equal_batches(run.program.data.train, settings.images)
+        self.batches = equal_batches(run.train, settings.images)
         self.images = sum(len(batch.labels) for batch in self.batches)
         self.key = jax.random.key(settings.seed)
 

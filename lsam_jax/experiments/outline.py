@@ -26,7 +26,7 @@ class Outline(NamedTuple):
 
 
 OUTLINES: Mapping[str, Outline] = {
-    "digits": Outline(898, (8, 8, 1), 10),
+    "digits": Outline(1200, (8, 8, 1), 10),
     "cifar10": Outline(50_000, (32, 32, 3), 10),
     "cifar100": Outline(50_000, (32, 32, 3), 100),
     "oxford_flowers102": Outline(6149, (32, 32, 3), 102),

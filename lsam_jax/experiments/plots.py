@@ -1,4 +1,4 @@
-"""The three pictures of a comparison; colours are told apart by the colour-blind too."""
+"""The four pictures of a comparison; colours are told apart by the colour-blind too."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ from lsam_jax.experiments.history import History
 
 # Okabe and Ito's palette, without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "D", "^", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 
 
@@ -40,6 +41,40 @@ def learning_curves(histories: Mapping[str, Sequence[History]], path: Path) -> N
     left.set(title="Training loss (with label smoothing)", ylabel="loss")
     right.set(title="Test error", ylabel="wrong of the test split (%)")
     left.legend(title=_seeds(histories))
+    figure.savefig(path, dpi=150)
+
+
+def accuracy_and_cost(report: Mapping[str, Any], path: Path) -> None:
+    """Accuracy against the measured cost of a step, a point for each method.
+
+    Args:
+        report: Of a comparison, see `summary.report`; the level of its first method is a line.
+        path: Of the PNG.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, row) in enumerate(report["methods"].items()):
+        colour = COLOURS[i % len(COLOURS)]
+        values = 100 * np.array(row["validation_accuracy"]["values"])
+        cost = row["step_cost"]
+        mean, reach = mean_and_reach(values[:, None])
+        across = [[cost["ratio"] - cost["low"]], [cost["high"] - cost["ratio"]]]
+        axes.errorbar(
+            cost["ratio"], mean, reach, across, fmt=MARKERS[i % len(MARKERS)],
+            color=colour, ms=8, lw=1.4, capsize=3, label=name,
+        )  # fmt: skip
+        if i == 0:
+            axes.axhline(mean[0], color=colour, lw=1, ls=":", zorder=0)
+    axes.set(
+        title="Accuracy against cost",
+        xlabel="cost of a training step relative to " + next(iter(report["methods"])),
+        ylabel="right of the test split (%)",
+    )
+    axes.set_xlim(left=0.9)
+    axes.grid(alpha=0.25)
+    seeds = len(report["seeds"])
+    axes.legend(title=f"mean and range of {seeds} seed{'s' * (seeds > 1)}", loc="best")
+    open_frame(axes)
     figure.savefig(path, dpi=150)
 
 

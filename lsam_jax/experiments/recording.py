@@ -9,13 +9,14 @@ from lsam_jax.experiments.history import History
 from lsam_jax.experiments.step import Program, State
 
 
-def record_epoch(program: Program, history: History, state: State) -> None:
+def record_epoch(program: Program, history: History, state: State, seed: int) -> None:
     """Evaluates the state, and appends an epoch to the history.
 
     Args:
         program: Of the run.
         history: Of the epochs before.
         state: After the last step of the epoch.
+        seed: Of the run, which decides its noisy labels.
     """
     loss, accuracy, sharpness, selected = (np.asarray(x) for x in state.record)
     names = lsam.layer_names(state.params, program.method.layers)
@@ -25,7 +26,7 @@ def record_epoch(program: Program, history: History, state: State) -> None:
     sizes = np.array([size_of[name] for name in names])
     never = np.zeros(len(selected), bool)
     validation_loss, validation_accuracy = program.evaluate(state.params, state.batch_stats)
-    probe = program.probe(state.params, state.batch_stats)
+    probe = program.probe(state.params, state.batch_stats, seed)
     survival = program.method.survival(state.params, probe.gradient, state.sam)
     history.append(
         step=int(state.step),

@@ -154,7 +154,7 @@ class Run:
                 f"{str(self.directory)!r} already holds a run; pass --resume to go on with it, or "
                 "choose another --out"
             )
-        elif found := differences(there, wanted):
+        elif found := differences(_completed(there), wanted):
             raise ValueError(
                 f"the run in {str(self.directory)!r} has another configuration: "
                 f"{'; '.join(found)}. Resume it with its own, or choose another --out"
@@ -181,6 +181,11 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(
             f"{str(file)!r} is not the configuration of a run; choose another --out"
         ) from (error)
+
+
+def _completed(there: Mapping[str, Any]) -> dict[str, Any]:
+    """With the defaults of settings that an earlier version did not have."""
+    return {**there, "config": Config.from_json(there["config"]).to_json()}
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

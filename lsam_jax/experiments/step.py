@@ -23,6 +23,7 @@ from lsam_jax.experiments.data import Dataset, Split
 from lsam_jax.experiments.devices import Layout, layout
 from lsam_jax.experiments.evaluation import Probe, evaluate, probe
 from lsam_jax.experiments.gradients import Method, method
+from lsam_jax.experiments.label_noise import given
 from lsam_jax.experiments.objective import (
     Normalise,
     TrainingLoss,
@@ -87,7 +88,7 @@ class Program:
 
     Attributes:
         config: What it was built from.
-        data: The data set, limited as the configuration says.
+        data: The data set, limited as the configuration says, with clean labels.
         layout: On which devices.
         steps_per_epoch: Full batches in the training images, times the passes over them.
         layers: Names of the trained kernels in network order.
@@ -96,11 +97,14 @@ class Program:
         method: How gradients are taken.
         inspection: The method's layers, in network order, and what perturbing them costs.
         frozen: Number of parameters that are not trained.
+        train: Seed to the training images with the labels that a run is given.
         init: Seed to a fresh state.
         step: ``(state, batch) -> (state, metrics)`` with this process's rows of the batch; the old
             state is donated.
         evaluate: ``(params, batch_stats) -> (loss, accuracy)`` on the validation split.
-        probe: ``(params, batch_stats) -> Probe`` of the training loss's gradient.
+        fitted: ``(params, batch_stats, seed) -> share`` of the training labels, as `train` gives
+            them, that the network predicts for the images as they are.
+        probe: ``(params, batch_stats, seed) -> Probe`` of the training loss's gradient.
     """
 
     config: Config
@@ -113,14 +117,16 @@ class Program:
     method: Method
     inspection: lsam.Inspection
     frozen: int
+    train: Callable[[int], Split]
     init: Callable[[int], State]
     step: Callable[[State, Split], tuple[State, StepMetrics]]
     evaluate: Callable[[Any, Any], tuple[float, float]]
-    probe: Callable[[Any, Any], Probe]
+    fitted: Callable[[Any, Any, int], float]
+    probe: Callable[[Any, Any, int], Probe]
 
     def batches(self, seed: int) -> Batches:
         """The training batches of a run, by step; in several processes, the rows of this one."""
-        return Batches(self.data.train, self.config.batch_size, seed, self.layout.shard)
+        return Batches(self.train(seed), self.config.batch_size, seed, self.layout.shard)
 
 
 def build(
@@ -249,26 +255,33 @@ def build(
         return new, StepMetrics(loss, aux.accuracy)
 
     compiled = placed.compile(step)
+    train = partial(given, data, config.label_noise)
     probed = dataclasses.replace(loss_fn, accumulate=1)
-    paths = jax.tree_util.tree_leaves_with_path(params)
     return Program(
         config=config,
         data=data,
         layout=placed,
         steps_per_epoch=steps_per_epoch,
         layers=tuple(row.name for row in kernels.layers),
-        sizes={jax.tree_util.keystr(p, simple=True, separator="/"): x.size for p, x in paths},
+        sizes={
+            jax.tree_util.keystr(path, simple=True, separator="/"): x.size
+            for path, x in jax.tree_util.tree_leaves_with_path(params)
+        },
         loss_fn=loss_fn,
         method=gradient,
         inspection=inspection,
         frozen=sum(x.size for x in jax.tree.leaves(frozen)),
+        train=train,
         init=init,
         step=lambda state, batch: compiled(state, backbone(), batch),
         evaluate=lambda params, batch_stats: evaluate(
             model, preprocess, data.validation, params, batch_stats, backbone(), placed
         ),
-        probe=lambda params, batch_stats: probe(
-            probed, data.train, data.augment, params, batch_stats, backbone(), placed
+        fitted=lambda params, batch_stats, seed: evaluate(
+            model, preprocess, train(seed), params, batch_stats, backbone(), placed
+        )[1],
+        probe=lambda params, batch_stats, seed: probe(
+            probed, train(seed), data.augment, params, batch_stats, backbone(), placed
         ),
     )
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich import box
@@ -14,30 +14,48 @@ from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.history import History
 
 
+class Trained(NamedTuple):
+    """A run that is over.
+
+    Attributes:
+        history: Its epochs.
+        seconds: Of training, evaluations left out.
+        labels_fitted: Share of the training labels, as they were given, that the network predicts.
+    """
+
+    history: History
+    seconds: float
+    labels_fitted: float
+
+
 def report(
     configs: Mapping[str, Config],
     seeds: Sequence[int],
-    histories: Mapping[str, Sequence[History]],
-    seconds: np.ndarray,
+    trained: Mapping[str, Sequence[Trained]],
+    step_seconds: np.ndarray,
 ) -> dict[str, Any]:
     """Everything that a comparison found.
 
     Args:
         configs: By method.
         seeds: Of each method's runs.
-        histories: By method, in the order of the seeds.
-        seconds: f64[rounds, methods], times of a training step.
+        trained: By method, in the order of the seeds.
+        step_seconds: f64[rounds, methods], times of a training step.
 
     Returns:
-        Nested dictionaries; the numbers of a run are those of its last epoch, and how much was
-        perturbed is the mean over the run.
+        Nested dictionaries; the numbers of a run are those of its last epoch, but for the best
+        accuracy, and how much was perturbed is the mean over the run.
     """
     first = next(iter(configs.values()))
-    costs = timing.costs(tuple(configs), seconds)
+    costs = timing.costs(tuple(configs), step_seconds)
+    histories = {name: [run.history for run in runs] for name, runs in trained.items()}
     methods = {
         name: {
             "config": dataclasses.replace(configs[name], seed=0).to_json(),
             "validation_accuracy": over_seeds([h.validation_accuracy[-1] for h in runs]),
+            "best_accuracy": over_seeds([max(h.validation_accuracy) for h in runs]),
+            "labels_fitted": over_seeds([run.labels_fitted for run in trained[name]]),
+            "run_seconds": over_seeds([run.seconds for run in trained[name]]),
             "validation_loss": over_seeds([h.validation_loss[-1] for h in runs]),
             "train_loss": over_seeds([h.train_loss[-1] for h in runs]),
             "gradient_norm": over_seeds([h.gradient_norm[-1] for h in runs]),
@@ -53,8 +71,9 @@ def report(
         "model": first.model,
         "epochs": first.epochs,
         "batch_size": first.batch_size,
+        "label_noise": first.label_noise,
         "seeds": list(seeds),
-        "timing_rounds": len(seconds),
+        "timing_rounds": len(step_seconds),
         "methods": methods,
         "environment": environment.describe(),
     }
@@ -68,36 +87,38 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
         console: Where to; None for standard output.
     """
     seeds = len(report["seeds"])
-    of_seeds = f"mean ± sample standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    noise = f", {100 * report['label_noise']:g} % of the training labels drawn anew"
+    of_seeds = f"Mean ± sample standard deviation of {seeds} seeds" if seeds > 1 else "One seed"
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),  # fits 80 columns
-        title=f"{report['model']} on {report['data']}, {report['epochs']} epochs of batches of "
-        f"{report['batch_size']}",
+        title=f"{report['model']} on {report['data']}{noise if report['label_noise'] else ''}, "
+        f"{report['epochs']} epochs of batches of {report['batch_size']}",
         caption=(
-            f"Last epoch, {of_seeds}. Gradient norm: of the plain training loss. Cost: of a "
-            "whole training step relative to SGD, measured interleaved, median. Perturbed: share "
-            "of the layers / of the parameters, mean over all steps."
+            f"{of_seeds}. Accuracy: on the test images, whose labels are clean; the best epoch is "
+            "chosen by them. Labels fitted: of the training labels as given, the last epoch. Cost: "
+            "of a whole training step relative to SGD, measured interleaved, median. Time: of "
+            "training, without compilation and evaluation."
         ),
     )
     table.add_column("method", no_wrap=True)
     for heading in (
-        "accuracy\n(test, %)",
-        "loss\n(test)",
-        "gradient\nnorm",
+        "accuracy\n(last, %)",
+        "accuracy\n(best, %)",
+        "labels\nfitted (%)",
         "cost of\na step",
-        "perturbed\n(%)",
+        "time of\na run (s)",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in report["methods"].items():
         table.add_row(
             name,
-            statistics_text(row["validation_accuracy"], 2, scale=100),
-            statistics_text(row["validation_loss"], 3),
-            statistics_text(row["gradient_norm"], 3),
+            statistics_text(row["validation_accuracy"], 1, scale=100),
+            statistics_text(row["best_accuracy"], 1, scale=100),
+            statistics_text(row["labels_fitted"], 1, scale=100),
             f"{row['step_cost']['ratio']:.2f}",
-            f"{100 * row['perturbed_layers']:.0f} / {100 * row['perturbed_parameters']:.0f}",
+            f"{row['run_seconds']['mean']:.1f}",
         )
     (console or Console()).print(table)
 

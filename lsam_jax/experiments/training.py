@@ -152,7 +152,7 @@ class _Loop:
             with clock.waiting():
                 self._catch_up(0)
         with clock.evaluation(), self._watcher.evaluating():
-            record_epoch(program, history, state)
+            record_epoch(program, history, state, self._config.seed)
         timing = clock.read(history.epochs, (last - first) * self._config.batch_size)
         self._team.first(partial(self._watcher.epoch, state, history, timing))
         if self._run is not None:

@@ -41,9 +41,12 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     names = ["SGD", "SAM", "layer-wise SAM"]
     printed = capsys.readouterr()
     for name in names:
-        assert re.search(rf"^ *{name} +\d+\.\d\d ±\d+\.\d\d ", printed.out, re.MULTILINE)
+        assert re.search(
+            rf"^ *{name} +(\d+\.\d ±\d+\.\d +){{3}}\d\.\d\d +\d+\.\d *$", printed.out, re.MULTILINE
+        )
     assert "100%" in printed.err  # the progress bar
     assert sorted(path.name for path in out.iterdir()) == [
+        "accuracy_cost.png",
         "compare.json",
         "gradient_norm.png",
         "learning_curves.png",
@@ -59,17 +62,26 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
         np.testing.assert_allclose(
             row["validation_accuracy"]["std"], abs(last[0] - last[1]) / math.sqrt(2), atol=1e-12
         )
+        best = [max(history["validation_accuracy"]) for history in row["histories"]]
+        assert row["best_accuracy"]["values"] == best
+        assert all(0 < share < 1 for share in row["labels_fitted"]["values"])
+        assert all(seconds > 0 for seconds in row["run_seconds"]["values"])
         assert row["step_cost"]["ratio"] > 0
+        assert row["config"]["label_noise"] == 0.4
         assert row["config"]["epochs"] == 2
         assert row["config"]["method"] == {"SGD": "sgd", "SAM": "sam"}.get(name, "lsam")
     assert report["methods"]["SGD"]["step_cost"]["ratio"] == 1.0
     shares = [report["methods"][name]["perturbed_layers"] for name in names]
-    np.testing.assert_allclose(shares, [0.0, 1.0, 2 / 11])
-    for picture in ("gradient_norm", "learning_curves", "perturbations"):
+    np.testing.assert_allclose(shares, [0.0, 1.0, 4 / 11])
+    for picture in ("accuracy_cost", "gradient_norm", "learning_curves", "perturbations"):
         pixels = imread(out / f"{picture}.png")
         assert min(pixels.shape[:2]) > 400
         assert pixels[..., :3].std() > 0.05  # something is drawn
     blue, green = np.array([0, 0x72, 0xB2]) / 255, np.array([0, 0x9E, 0x73]) / 255
+    points = imread(out / "accuracy_cost.png")[..., :3]
+    orange = np.array([0xD5, 0x5E, 0]) / 255
+    for colour in (blue, orange, green):  # a point for each method, and not a legend alone
+        assert (np.abs(points - colour).max(axis=-1) < 0.01).sum() > 2 * 200
     curves = imread(out / "learning_curves.png")[..., :3]
     bars = imread(out / "perturbations.png")[..., :3]
     assert (np.abs(curves - blue).max(axis=-1) < 0.01).sum() > 100
@@ -192,6 +204,14 @@ def failing(error):
             "preset 'mnist'.*digits-resnet8",
         ),
         (["compare", "--seeds", "0", "--out", "{directory}"], "--seeds=0"),
+        (["compare", "--noise", "40", "--out", "{directory}"], r"--noise=40.0 .* in \[0, 1\]"),
+        (["compare", "--noise", "nan", "--out", "{directory}"], "--noise=nan"),
+        (
+            ["train", "digits-resnet8", "--set", "label_noise=-1"],
+            "label_noise=-1.0 must be a share",
+        ),
+        (["train", "digits-resnet8", "--set", "label_noise=40%"], "'40%' is not a number"),
+        (["reproduce", "table1", "--set", "label_noise=2", "--out", "{directory}"], "noise=2.0"),
         (["compare", "--rounds", "1", "--out", "{directory}"], "rounds=1"),
         (["compare", "--set", "sam.rho=-1", "--out", "{directory}"], "rho=-1"),
         (["compare", "--set", "model=vgg", "--out", "{directory}"], "model='vgg'"),

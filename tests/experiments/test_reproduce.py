@@ -141,7 +141,7 @@ def test_only_what_is_missing_is_run_and_a_failure_leaves_the_others(trained, tm
     assert failures == {"lsam/seed0": "the training loss is nan"}
     told = json.loads((tmp_path / "study.json").read_text())
     assert told["failures"] == failures
-    assert told["scale"]["says"][0] == "64 of the 898 training images"
+    assert told["scale"]["says"][0] == "64 of the 1,200 training images"
     assert told["name"] == ["figure1", "figure6"]
     assert told["tables"] == []
     assert told["command"].startswith(

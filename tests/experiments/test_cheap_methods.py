@@ -1,0 +1,111 @@
+"""The cheaper ascents as settings of training, against two gradients by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import TINY
+
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.gradients import method
+from lsam_jax.experiments.presets import preset
+from lsam_jax.experiments.training import fit
+
+
+def loss_fn(params, batch_stats, frozen, batch, key):
+    hidden = jnp.tanh(batch.images @ params["a"]["kernel"])
+    errors = hidden @ params["b"]["kernel"] - batch.labels
+    return 0.5 * jnp.mean(errors**2), errors
+
+
+@pytest.fixture
+def arguments(x64):
+    a, b, images, labels = (
+        jax.random.normal(jax.random.key(n), shape)
+        for n, shape in enumerate([(3, 4), (4, 2), (16, 3), (16, 2)])
+    )
+    params = {"a": {"kernel": a}, "b": {"kernel": b}}
+    return params, {}, {}, Split(images, labels), jax.random.key(0)
+
+
+def gradient(params, batch):
+    return jax.grad(loss_fn, has_aux=True)(params, {}, {}, batch, None)[0]
+
+
+def moved(params, direction, rho, names):
+    """By rho along the direction of some layers, of unit length over them."""
+    length = jnp.sqrt(sum(jnp.sum(direction[name]["kernel"] ** 2) for name in names))
+    return {
+        name: {"kernel": leaf["kernel"] + rho * direction[name]["kernel"] / length}
+        if name in names
+        else leaf
+        for name, leaf in params.items()
+    }
+
+
+def assert_same(got, want):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "names"),
+    [
+        ("sam", {"rho": 0.7}, "ab"),
+        ("lsam", {"k": 1, "rho": 0.7, "alpha": 1.0, "normalize": True}, "b"),
+    ],
+)
+def test_the_ascent_is_that_of_a_share_of_the_batch(arguments, name, options, names):
+    params, *_, batch, _ = arguments
+    chosen = method(name, {**options, "ascent_batch": 0.25})
+    step = chosen.value_and_grad(loss_fn)
+    (loss, aux), grads, _ = step(params, chosen.init(params), *arguments[1:])
+    part = Split(batch.images[::4], batch.labels[::4])
+    there = moved(params, gradient(params, part), 0.7, names)
+    assert_same(grads, gradient(there, batch))
+    assert_same((loss, aux), loss_fn(there, {}, {}, batch, None))
+    whole = moved(params, gradient(params, batch), 0.7, names)
+    assert np.abs(gradient(whole, batch)["a"]["kernel"] - grads["a"]["kernel"]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("sam", {"ascent_batch": 0.0}, "ascent_batch.*0.0"),
+        ("sam", {"ascent_batch": 1.5}, "ascent_batch.*1.5"),
+        ("lsam", {"ascent_batch": 8}, "ascent_batch=8 must be a share of the batch.*0.125"),
+        ("sam", {"ascent_batch": "1/8"}, "ascent_batch='1/8' must be a share"),
+        ("sgd", {"ascent_batch": 0.125}, "ascent_batch=0.125 is not an option of method 'sgd'"),
+        ("momentum_sam", {"ascent_batch": 0.125}, "ascent_batch.*makes no sense"),
+    ],
+)
+def test_a_share_that_makes_no_sense_is_named(name, options, words):
+    with pytest.raises(ValueError, match=words):
+        Config(method=name, options=options)
+
+
+def test_a_share_that_does_not_divide_the_batch_is_found_before_training(small):
+    config = dataclasses.replace(TINY, options={"ascent_batch": 0.3}, batch_size=32)
+    with pytest.raises(ValueError, match=r"ascent_batch=0.3 of 32 samples is 9.6"):
+        fit(config, small)
+
+
+@pytest.mark.parametrize(("name", "cost"), [("sam", 1.25), ("looksam", 1.125)])
+def test_a_share_is_recorded_at_its_price(small, name, cost):
+    options = {"ascent_batch": 0.25}
+    config = dataclasses.replace(TINY, method=name, options=options, epochs=1)
+    history = fit(config, small).history
+    np.testing.assert_allclose(history.cost, cost)  # LookSAM: two of four steps perturb
+
+
+@pytest.mark.parametrize("name", ["sgd", "sam", "lsam"])
+def test_the_presets_methods_are_what_its_table_says(name):
+    config = preset("noisy-digits-resnet8").configure(name)
+    assert (config.label_noise, config.label_smoothing, config.data) == (0.4, 0.0, "digits")
+    options = dict(config.options)
+    options.pop("rho", None)
+    recipe = {"k": 4, "alpha": 1.0, "normalize": True, "ascent_batch": 0.125}
+    assert options == {"lsam": recipe}.get(name, {})
