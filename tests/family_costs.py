@@ -176,6 +176,13 @@ TABLE = {
     "ASAM": Row(lambda: lsam.asam(RHO), lambda u: (2,)),
     "GSAM": Row(lambda: lsam.gsam(RHO), lambda u: (2,)),
     "Stable SAM": Row(lambda: lsam.stable_sam(RHO), lambda u: (2,)),
+    "F-SAM": Row(lambda: lsam.f_sam(RHO), lambda u: (2,)),
+    "VaSSO": Row(lambda: lsam.vasso(RHO), lambda u: (2,)),
+    "WSAM": Row(lambda: lsam.wsam(RHO), lambda u: (2,)),
+    "ZSharp": Row(lambda: lsam.zsharp(RHO), lambda u: (2,)),
+    "SAM, Composer's": Row(
+        lsam.presets.sam_composer, lambda u: (0, 1), shares=(0.9, 0.1), outside=1.0
+    ),
     "Sparse SAM": Row(lambda: lsam.sparse_sam(RHO), lambda u: (2,)),
 }
 
