@@ -1,11 +1,14 @@
 """Selections that know prices: norm per cost, and a mean price that is held over a run."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import textbook
 import zoo
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from refusals import NAN, refused
 from staged import dense
 from training import RHO, assert_trains_like_textbook
@@ -225,3 +228,51 @@ def test_prices_without_a_loss(selection):
     params = {"w": jnp.ones((2, 2))}
     with refused(ValueError, "price", "per_cost", "value_fn", "grad_fn"):
         tx.update(params, tx.init(params), params, grad_fn=lambda w: w)
+
+
+FACES = ["value_fn", "jit", "explicit", "checked", "unchecked", "m"]
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_other_faces_choose_the_same(face, x64):
+    """A chain, four devices, parts of a batch: the layers and the account of one device.
+
+    Mapped, the program that is counted is that of a part of the batch: a network as small as this
+    one has another relative cost then.
+    """
+    options = {"k": 1, "rho": RHO, "selection": lsam.price(1.6, "random"), "normalize": True}
+    whole = jax.jit(lsam.value_and_grad(contract.loss, lsam.layerwise_sam(**options)))
+    axis = {"axis_name": "batch"} if face in ("checked", "unchecked") else {}
+    tx = lsam.layerwise_sam(**options, **axis)
+    kind = AxisType.Explicit if face == "explicit" else AxisType.Auto
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(kind,), devices=jax.devices()[:4])
+    step = lsam.value_and_grad(contract.loss, tx)
+    place = lay = lambda tree: tree
+    if face == "value_fn":
+
+        def step(params, state, *batch):
+            value_fn = lambda p: contract.loss(p, *batch)  # noqa: E731
+            direction, state = tx.update(params, state, params, value_fn=value_fn)
+            return value_fn(params), direction, state
+
+    elif face == "m":
+        step = lsam.value_and_grad(contract.loss, tx, m=8, batch_argnums=(1, 2))
+    elif axis:
+        specs = {"in_specs": (P(), P(), P("batch"), P("batch")), "out_specs": P()}
+        step = jax.shard_map(step, mesh=mesh, check_vma=face == "checked", **specs)
+    else:
+        same, rows = (NamedSharding(mesh, spec) for spec in (P(), P("batch")))
+        place, lay = (lambda tree, to=to: jax.device_put(tree, to) for to in (same, rows))
+    step, params = jax.jit(step), contract.parameters()
+    state, other, seen = place(tx.init(params)), tx.init(params), set()
+    for count in range(12):
+        batch = contract.batch(count, 8)
+        _, got, state = step(place(params), state, *lay(batch))
+        _, want, other = whole(params, other, *batch)
+        assert (np.asarray(state.selected) == np.asarray(other.selected)).all(), count
+        left, of_one = (float(x.memory.selection.balance) for x in (state, other))
+        assert axis or left == pytest.approx(of_one, abs=0.02)
+        for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=1e-9, atol=1e-12)
+        seen.add(tuple(np.asarray(state.selected)))
+    assert len(seen) == 2
