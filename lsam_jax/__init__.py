@@ -41,14 +41,21 @@ devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 `sl_sam`, `esam`, `sam_on`, `adazo_sam`.
 
 **Methods, two gradients a step or more.** `sam`, `generalized_sam`, `asam`, `gsam`, `stable_sam`,
-`sparse_sam`, `functional_sam`, `gam`. Where papers and their code differ: `lsam_jax.presets`.
+`sparse_sam`, `functional_sam`, `gam`, `f_sam`, `vasso`, `wsam`, `zsharp`. Where papers and their
+code differ: `lsam_jax.presets`.
 
 **What a layer is** (`layers=`). See `layer_names`; `stacked`, for models that scan over blocks.
 
 **Which layers** (`selection=`). `high`, `low`, `random`, `independent`, `everything`, `nothing`,
-`fixed`, `budget`, `bandit`; a `Selector` of your own.
+`fixed`, `budget`, `price`, `per_cost`, `bandit`; a `Selector` of your own.
 
-**How far** (`rho=`). A number, an Optax schedule, or `per_layer` radii.
+**Other parts of a method.** `with_parts`: uphill by the step before (`stale`), one gradient a step;
+perturbing only in some steps (`between`, `every`, `bernoulli`), the others costing one gradient.
+
+**Methods of your own.** `components`: the parts that every method here is made of.
+
+**How far** (`rho=`). A number, an Optax schedule, `per_layer` radii, or one `bounded` by the
+gradient. `suggest_rho` measures where to start, as a `Suggestion`.
 
 **Losses that can be taken apart.** `split_loss` for `functional_sam`, `per_sample` for `esam` and
 for `empirical_fisher`, whose mask `refresh_mask` gives to `sparse_sam`.
@@ -61,24 +68,27 @@ In formulas w are the weights, g the gradient at w, h the gradient at the pertur
 of L numbers of type float32.
 """
 
-from lsam_jax import presets
-from lsam_jax.affordable import budget
+from lsam_jax import components, presets
+from lsam_jax.affordable import budget, per_cost, price
+from lsam_jax.ascent import stale
 from lsam_jax.bandit import bandit
+from lsam_jax.cadence import bernoulli, between, every
 from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
+from lsam_jax.choosing import Selector
 from lsam_jax.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
 from lsam_jax.distances import asam, sam_on, sparse_sam
 from lsam_jax.drawn import esam, sl_sam
+from lsam_jax.f_sam import f_sam
 from lsam_jax.fisher import empirical_fisher, refresh_mask
 from lsam_jax.freezing import freeze_inactive
 from lsam_jax.inspection import Inspection, LayerCost, inspect
 from lsam_jax.layers import layer_names
 from lsam_jax.losses import per_sample, split_loss
 from lsam_jax.methods import generalized_sam, layerwise_sam, sam
-from lsam_jax.radii import per_layer
+from lsam_jax.radii import bounded, per_layer
 from lsam_jax.rounding import perturbation_survival
 from lsam_jax.selection import (
-    Selector,
     everything,
     fixed,
     high,
@@ -89,7 +99,12 @@ from lsam_jax.selection import (
 )
 from lsam_jax.stacks import stacked
 from lsam_jax.state import Memory, SamState
+from lsam_jax.suggestion import Suggestion, suggest_rho
 from lsam_jax.transform import SamTransformation, value_and_grad
+from lsam_jax.variation import with_parts
+from lsam_jax.vasso import vasso
+from lsam_jax.wsam import wsam
+from lsam_jax.zsharp import zsharp
 
 __version__ = "0.1.0"
 
@@ -100,15 +115,22 @@ __all__ = [
     "SamState",
     "SamTransformation",
     "Selector",
+    "Suggestion",
     "adazo_sam",
     "ae_sam",
     "asam",
     "bandit",
+    "bernoulli",
+    "between",
+    "bounded",
     "budget",
+    "components",
     "data_parallel",
     "empirical_fisher",
     "esam",
+    "every",
     "everything",
+    "f_sam",
     "fixed",
     "freeze_inactive",
     "functional_sam",
@@ -124,10 +146,12 @@ __all__ = [
     "low",
     "momentum_sam",
     "nothing",
+    "per_cost",
     "per_layer",
     "per_sample",
     "perturbation_survival",
     "presets",
+    "price",
     "random",
     "refresh_mask",
     "sam",
@@ -137,5 +161,11 @@ __all__ = [
     "split_loss",
     "stable_sam",
     "stacked",
+    "stale",
+    "suggest_rho",
     "value_and_grad",
+    "vasso",
+    "with_parts",
+    "wsam",
+    "zsharp",
 ]

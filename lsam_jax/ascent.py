@@ -1,4 +1,4 @@
-"""Uphill by what: the clean gradient, the momentum, or differences of the loss.
+"""Uphill by what: the clean gradient, that of the step before, or differences of the loss.
 
 The clean gradient is the engine's own, since it skips what nobody asks for. Any other ascent is a
 function that stands in for it, and makes the first backward pass unnecessary.
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lsam_jax import arguments
 from lsam_jax.layers import Layers
 from lsam_jax.parts import Moving, Now, along, remember_nothing, zeros_like_layers
 from lsam_jax.shardings import draw_like
@@ -27,7 +28,8 @@ class Ascent(NamedTuple):
         move; `loss_of(w)` gives loss and aux. Loss and aux may be None: those of the perturbed
         pass are then the step's. g is what the combination gets, the clean gradient if it is
         known.
-      uses_loss: whether `estimate` calls `loss_of`; if not, a gradient function is enough.
+      uses_loss: whether `estimate` calls `loss_of`; if not, a gradient function is enough, and a
+        step has no clean pass.
       init: makes its memory from the layers and the leaves of the parameters.
       update: the memory after a step, from `(memory, direction, now)`, direction for all arrays.
     """
@@ -41,20 +43,69 @@ class Ascent(NamedTuple):
 gradient = Ascent()
 
 
+def stale(decay: Any = 0.0) -> Ascent:
+    """Uphill by the direction of the step before: no first pass, one gradient a step.
+
+    The weights move along d by the rule of the method (for SAM: eps = rho d / ||d||), and d is the
+    gradient that the step before descended on; with `decay`, the running mean
+    d = decay d + (1 - decay) h. The first step has no d, and moves nothing. Close to AsyncSAM
+    (https://arxiv.org/abs/2503.11147), whose d is the clean gradient of the step before.
+
+    There is no clean pass: loss and aux are those at the perturbed weights, as are BatchNorm
+    statistics among them. The state holds one gradient, as much memory as the parameters that
+    may move.
+
+    Args:
+      decay: of the running mean, in [0, 1). 0 keeps the last direction alone.
+
+    Returns:
+      An ascent, for `with_parts`.
+
+    Raises:
+      ValueError, TypeError: if `decay` is out of its range.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.with_parts(lsam.sam(rho=2.5), ascent=lsam.stale())
+    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
+    >>> for _ in range(2):  # nothing to climb by; then at w + 2.5 d / 5 with d = w
+    ...     loss, direction, sam_state = step(w, sam_state)
+    ...     print(direction.tolist())
+    [3.0, 4.0]
+    [4.5, 6.0]
+    """
+    arguments.check_real("decay", decay, low=0.0, below=1.0)
+    last_alone = arguments.equals(decay, 0.0)
+
+    def mean(d: Any, h: Any, now: Now) -> Any:
+        if last_alone:
+            return h
+        share = arguments.resolve(decay, now.count)
+        return share * d + (1 - share) * h
+
+    return _remembered(1, mean)
+
+
 def momentum(decay: Any) -> Ascent:
     """Against the momentum `m = decay m + h`: no first pass at all (Momentum-SAM)."""
+    return _remembered(-1, lambda m, h, now: decay * m + h)
+
+
+def _remembered(sign: int, advance: Callable[[Any, Any, Now], Any]) -> Ascent:
+    """Along (or against) what is remembered of the directions of the steps before."""
 
     def estimate(loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any) -> Estimate:
         del loss_of, w
-        m = now.layers.leaves(memory)
-        uphill = [-m[n] for n in at.leaf]
+        d = now.layers.leaves(memory)
+        uphill = [sign * d[n] for n in at.leaf]
         return None, None, uphill, uphill
 
     def update(memory: Any, direction: Arrays, now: Now) -> Any:
-        def advance(m: Any, h: Any) -> Any:
-            return () if isinstance(m, tuple) else (decay * m + h).astype(m.dtype)
+        def new(d: Any, h: Any) -> Any:
+            return () if isinstance(d, tuple) else advance(d, h, now).astype(d.dtype)
 
-        return now.layers.tree(list(map(advance, now.layers.leaves(memory), direction)))
+        return now.layers.tree(list(map(new, now.layers.leaves(memory), direction)))
 
     return Ascent(estimate, False, zeros_like_layers, update)
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arguments import check_real, check_share
+from lsam_jax.choosing import Selector
 from lsam_jax.layers import Layers
-from lsam_jax.selection import Selector
 
 
 class Chances(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 from lsam_jax import arguments, ascent, cadence, combination, cuts, descent, parallel, perturbation
 from lsam_jax import selection as selectors
 from lsam_jax.layers import LayerSpec
-from lsam_jax.radii import Radii, Radius
+from lsam_jax.radii import Radius, as_radii
 from lsam_jax.recipe import Recipe
 from lsam_jax.transform import SamTransformation, transformation
 
@@ -41,8 +41,7 @@ def build(
         raise ValueError("k is None, but this selection needs a number of layers; pass k=4, say.")
     if k is not None:
         arguments.check_count("k", k, low=0)
-    if not isinstance(rho, Radii):
-        arguments.check_real("rho", rho, low=0.0)
+    radius = as_radii("rho", rho)
     arguments.check_real("alpha", alpha)
     arguments.check_real("norm_decay", norm_decay, low=0.0, below=1.0)
     arguments.check_count("select_every", select_every, low=1)
@@ -56,7 +55,7 @@ def build(
             k=k,
             ascent=ascend,
             perturb=perturb,
-            rho=rho,
+            rho=radius,
             descent=descend,
             combine=combine,
             alpha=alpha,

@@ -1,10 +1,14 @@
-"""When a step perturbs: always, every so many steps, or when the clean gradient calls for it."""
+"""When a step perturbs: always, in a window of steps, now and then, or when the gradient is large.
+
+A window that can never open is refused: a run with SAM silently off looks like any other.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lsam_jax import arguments
 from lsam_jax.layers import Layers
@@ -31,10 +35,126 @@ always = Cadence()
 
 
 def every(period: Any) -> Cadence:
-    """Perturbs the first of every `period` steps; a whole number or a schedule."""
+    """Perturbs in the first of every `period` steps, for `with_parts`.
+
+    Composer's practice is every tenth step, at ten times the radius.
+
+    Args:
+      period: how many steps; a whole number, at least 1, or a schedule. 1 is every step.
+
+    Raises:
+      ValueError, TypeError: if `period` is out of its range.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w = jnp.asarray([3.0, 4.0])
+    >>> tx = lsam.with_parts(lsam.sam(rho=0.5), when=lsam.every(2))
+    >>> step, sam_state = lsam.value_and_grad(lambda w: jnp.sum(w**2) / 2, tx), tx.init(w)
+    >>> for _ in range(3):
+    ...     loss, direction, sam_state = step(w, sam_state)
+    ...     print(sam_state.selected.tolist())
+    [True]
+    [False]
+    [True]
+    """
+    arguments.check_count("period", period, low=1)
     if arguments.static_int(period) == 1:
         return always
     return Cadence(due=lambda count: count % arguments.resolve(period, count) == 0)
+
+
+def between(start: float, stop: float | None = None, steps: int | None = None) -> Cadence:
+    """Perturbs from one step of a run to another, for `with_parts`.
+
+    SAM in the last eighth of a run alone does nearly what it does in all of it, where labels are
+    clean (late-phase SAM, https://arxiv.org/abs/2410.10373); with noisy labels it must start early.
+
+    Args:
+      start: the first step that perturbs, counted from 0; with `steps`, a share of the run.
+      stop: the first that no longer does, likewise; None is the end of the run.
+      steps: the length of the run; start and stop are then shares of it, from 0 to 1.
+
+    Raises:
+      TypeError: if they are not plain numbers.
+      ValueError: if they are out of their range, or no step lies between them.
+
+    >>> import lsam_jax as lsam
+    >>> late = lsam.between(7 / 8, 1, steps=16)
+    >>> [bool(late.due(count)) for count in (0, 13, 14, 15)]
+    [False, False, True, True]
+    """
+    if steps is None:
+        first = _whole("start", start, " Pass steps=..., the length of the run, for shares of it.")
+        last = None if stop is None else _whole("stop", stop, "")
+        end = last
+    else:
+        length = _whole("steps", steps, "")
+        first = _share_of(length, "start", start)
+        last = None if stop is None else _share_of(length, "stop", stop)
+        end = length if last is None else last
+    if end is not None and first >= end:
+        of = "" if steps is None else f" of steps={steps}"
+        raise ValueError(
+            f"start={start} and stop={stop}{of} leave no step between them, so nothing would ever "
+            "be perturbed: pass a start before the stop, and before the end of the run."
+        )
+    if last is None:
+        return Cadence(due=lambda count: count >= first) if first else always
+    return Cadence(due=lambda count: (count >= first) & (count < last))
+
+
+def bernoulli(p: arguments.Scalar, seed: int = 0) -> Cadence:
+    """Perturbs each step with a probability, independently, for `with_parts`.
+
+    That is RST, randomized sharpness-aware training (https://arxiv.org/abs/2203.09962).
+
+    Args:
+      p: the probability, above 0 and at most 1, or a schedule of it. 1 is every step.
+      seed: the draws are a function of it and of the step count only, so all devices agree.
+
+    Raises:
+      ValueError, TypeError: if p is out of its range; 0 would never perturb.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> import optax
+    >>> half = lsam.bernoulli(0.5, seed=1)
+    >>> 400 < sum(bool(half.due(jnp.asarray(count))) for count in range(1000)) < 600
+    True
+    >>> tx = lsam.with_parts(lsam.sam(), when=lsam.bernoulli(optax.linear_schedule(0, 1, 1000)))
+    """
+    arguments.check_share("p", p)
+    if arguments.equals(p, 1.0):
+        return always
+
+    def due(count: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), count)
+        return jax.random.uniform(key, (), jnp.float32) < arguments.resolve(p, count)
+
+    return Cadence(due=due)
+
+
+def _whole(name: str, value: Any, way_out: str) -> int:
+    _check_plain(name, value)
+    arguments.check_real(name, value, low=0.0)
+    if not float(value).is_integer():
+        raise ValueError(f"{name} must be a whole number of steps; got {name}={value!r}.{way_out}")
+    return int(value)
+
+
+def _share_of(steps: int, name: str, value: Any) -> int:
+    _check_plain(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"{name} must be a share of the run, from 0 to 1, where steps={steps} is given; got "
+            f"{name}={value!r}. Leave steps out to count in steps."
+        )
+    return round(value * steps)
+
+
+def _check_plain(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name} must be a plain number; got {name}={value!r}.")
 
 
 class Spread(NamedTuple):

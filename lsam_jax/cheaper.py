@@ -33,7 +33,7 @@ def look_sam(
     other one gradient. https://arxiv.org/abs/2203.02714
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       every: steps from one perturbed step to the next; a whole number or a schedule. 1 is SAM.
       alpha: the weight of g_v; a number or a schedule.
       k: how many layers, if the selection needs a number.
@@ -94,7 +94,7 @@ def ae_sam(
     of their ||g||^2 decides, so that all do the same. https://arxiv.org/abs/2304.14647
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       threshold: c; a number or a schedule (the authors let it fall linearly, which
         `optax.linear_schedule(1.0, -1.0, steps)` does). -inf is SAM, inf is SGD.
       decay: of the running mean and variance, in [0, 1).
@@ -148,7 +148,7 @@ def momentum_sam(
     perturbed weights. https://arxiv.org/abs/2401.12033
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       momentum: of m, in [0, 1); that of the base optimizer, usually, which keeps its own.
       k: how many layers, if the selection needs a number.
       selection: which layers are perturbed, as for `layerwise_sam`.
@@ -201,7 +201,7 @@ def adazo_sam(
     forward passes; loss and aux are those at w. https://arxiv.org/abs/2502.19571
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       probes: how many, at least 1.
       step: c, above 0. Too small a number drowns in the rounding of the loss, or of weights in half
         precision.

@@ -34,12 +34,14 @@ class Combination(NamedTuple):
       alone: `(g, now, memory) -> direction`, for all arrays, in a step without perturbation.
       init: makes its memory from the layers and the leaves of the parameters.
       everywhere: whether arrays of layers that are not selected descend at all.
+      uses_clean: whether `mix` needs the clean gradient, g; if not, any ascent will do.
     """
 
     mix: Callable[[Arrays, Arrays, Moving, Now, Any], tuple[list[Any], Any]]
     alone: Callable[[Arrays, Now, Any], Arrays] = lambda g, now, memory: g
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
     everywhere: bool = True
+    uses_clean: bool = True
 
 
 def _mix(g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any) -> tuple[list[Any], Any]:
@@ -70,7 +72,7 @@ def _same_norm(g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any) -> tuple
 mix = Combination(_mix)
 """`(1 - alpha) g + alpha h` (the paper, eq. 6; Zhao et al. 2022, eq. 2)."""
 
-perturbed_only = Combination(_perturbed_only)
+perturbed_only = Combination(_perturbed_only, uses_clean=False)
 """`h`: SAM's choice, alpha = 1, without a multiplication that rounds or turns inf to NaN."""
 
 surrogate_gap = Combination(_surrogate_gap)
@@ -79,7 +81,7 @@ surrogate_gap = Combination(_surrogate_gap)
 same_norm = Combination(_same_norm)
 """`h ||g|| / ||h||` (Stable SAM)."""
 
-selected_only = Combination(_perturbed_only, everywhere=False)
+selected_only = Combination(_perturbed_only, everywhere=False, uses_clean=False)
 """`h` for the selected layers, and 0 for all others (SL-SAM)."""
 
 

@@ -1,10 +1,11 @@
 """Counted cost: floating-point operations of equations, and of a step at each cut."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import effects, jaxprs, parallel, scans, segments, symbolic
@@ -90,6 +91,40 @@ class Profile(NamedTuple):
         anyway = self.serving[:, cut:].sum(axis=1) > 1  # no gate can skip it
         needed = (self.serving & selected).any(axis=1)
         return float(self.again[cut] + self.spent[anyway | needed].sum())
+
+    def at(self, cuts: Sequence[int]) -> Callable[[Any], Any]:
+        """`of` at the last of these cuts (ascending) in front of the first selected layer.
+
+        Returns:
+          A function from bool[L], by position, to a number; both may be traced.
+        """
+        anyway = np.stack([self.serving[:, cut:].sum(axis=1) > 1 for cut in cuts])
+        return self._at(cuts, anyway)
+
+    def ungated(self, cuts: Sequence[int], candidates: np.ndarray) -> Callable[[Any], Any]:
+        """The same without gates: the gradients of all candidates behind a cut are computed.
+
+        Args:
+          cuts: as for `at`.
+          candidates: bool[L], by position.
+        """
+        behind = np.arange(len(candidates)) >= np.asarray(cuts)[:, None]
+        anyway = np.stack([(self.serving & (candidates & late)).any(axis=1) for late in behind])
+        return self._at(cuts, anyway)
+
+    def _at(self, cuts: Sequence[int], anyway: np.ndarray) -> Callable[[Any], Any]:
+        again = self.again[list(cuts)]
+
+        def cost(selected: Any) -> Any:
+            xp: Any = np if isinstance(selected, np.ndarray) else jnp
+            needed = (self.serving & selected).any(axis=1)
+            behind = xp.searchsorted(xp.asarray(cuts), xp.argmax(selected), side="right")
+            cut = xp.maximum(behind - 1, 0)
+            spent = xp.where(xp.asarray(anyway)[cut] | needed, self.spent, 0).sum()
+            extra = xp.asarray(again)[cut] + spent
+            return xp.where(selected.any(), extra, xp.zeros_like(extra))
+
+        return cost
 
 
 def profile(

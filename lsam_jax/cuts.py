@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from lsam_jax import costs
+from lsam_jax.choosing import Network, Selector
 from lsam_jax.layers import Layers
 from lsam_jax.program import Program, layer_order
-from lsam_jax.selection import Network, Selector
 
 Cuts = str | int | Sequence[str]
 AUTOMATIC = 4
@@ -17,14 +17,19 @@ AUTOMATIC = 4
 
 
 def network_of(
-    program: Program, leaves: Sequence[Any], layers: Layers
+    program: Program,
+    leaves: Sequence[Any],
+    layers: Layers,
+    cuts: Cuts = "auto",
+    k: int | None = None,
 ) -> tuple[
     Network, Callable[[Cuts, np.ndarray, int | None], list[int]], Callable[[], costs.Profile]
 ]:
     """The network of a loss, a function that places cuts in it, and one that counts its costs.
 
     The second takes the argument `cuts`, the candidates, and k if it is static, and gives the
-    positions, ascending. Costs are counted only if something asks for them.
+    positions, ascending. Costs are counted only if something asks for them; what a step costs
+    depends on the cuts that will be made, which `cuts` and `k` say.
     """
     position, reached = layer_order(program, leaves, layers.of_leaf, len(layers.names))
 
@@ -32,12 +37,18 @@ def network_of(
     def profile() -> costs.Profile:
         return costs.profile(program, leaves, layers.of_leaf, position)
 
+    def cost(candidates: np.ndarray) -> Callable[[Any], Any]:
+        counted, order = profile().at(place(cuts, candidates, k)), np.argsort(position)
+        return lambda selected: counted(selected[order])
+
     network = Network(
         layers.names,
         position,
         reached,
         price=lambda: profile().full[position],
         first=lambda: profile().first[position],
+        cost=cost,
+        sizes=layers.sizes(leaves),
     )
 
     def place(cuts: Cuts, candidates: np.ndarray, k: int | None) -> list[int]:
@@ -57,7 +68,12 @@ def network_of(
 
 
 def network_apart(
-    network: Network, descent: Program, ascent: Program, leaves: Sequence[Any], layers: Layers
+    network: Network,
+    descent: Program,
+    ascent: Program,
+    leaves: Sequence[Any],
+    layers: Layers,
+    cuts: Callable[[np.ndarray], Sequence[int]],
 ) -> Network:
     """The network where another loss is climbed than descended: the passes share nothing."""
 
@@ -66,15 +82,32 @@ def network_apart(
         of = leaves, layers.of_leaf, network.position
         return costs.apart(costs.profile(descent, *of), costs.profile(ascent, *of))
 
+    def cost(candidates: np.ndarray) -> Callable[[Any], Any]:
+        order = np.argsort(network.position)
+        counted = profile().ungated(cuts(candidates), candidates[order])
+        return lambda selected: counted(selected[order])
+
     return network._replace(
         price=lambda: profile().full[network.position],
         first=lambda: profile().first[network.position],
+        cost=cost,
     )
 
 
 def wanted(cuts: Cuts, selector: Selector, shared: bool = True) -> Cuts:
-    """What to place for a selector: "auto" is one cut where more would serve nothing."""
+    """What to place for a selector: "auto" is one cut where more would serve nothing.
+
+    Args:
+      cuts: as the method has it.
+      selector: which layers.
+      shared: whether there are two passes that could share something.
+    """
     return 1 if cuts == "auto" and (selector.one_cut or not shared) else cuts
+
+
+def fewest(selector: Selector, k: int | None) -> int | None:
+    """The smallest number of layers that a selector chooses, given k."""
+    return None if selector.fewer else k
 
 
 def check_cuts(cuts: Any) -> None:

@@ -158,14 +158,15 @@ def of_samples(share: float) -> Descent:
         count = max(1, round(share * samples))
         _, worst = jax.lax.top_k(whole(after - before), count)
         # What is dealt out evenly to devices is filled up by samples that do not count.
-        filled = jnp.arange(-(-count // loss_fn.parts) * loss_fn.parts)
-        chosen = loss_fn.of(worst[filled % count])
+        short = -count % loss_fn.parts
+        chosen = loss_fn.of(worst if not short else worst[jnp.arange(count + short) % count])
 
         def mean(leaves: Leaves) -> Any:
             losses = auxiliary.loss_of(chosen.each(tree_of(leaves)))
-            if len(losses) > count:
-                losses = jnp.where(lay_like(filled < count, losses), losses, 0)
-            return jnp.sum(losses) / count
+            if not short:
+                return jnp.mean(losses)
+            counts = lay_like(jnp.arange(count + short) < count, losses)
+            return jnp.sum(jnp.where(counts, losses, 0)) / count
 
         return loss, aux, jax.grad(mean)(list(second.weights))
 

@@ -31,7 +31,7 @@ def gsam(
     fall with the learning rate, which a schedule does. https://arxiv.org/abs/2203.08065
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       alpha: how much of that part is taken away; a number or a schedule. 0 is SAM.
       k: how many layers, if the selection needs a number.
       selection: which layers are perturbed, as for `layerwise_sam`; the inner products are over
@@ -80,7 +80,7 @@ def stable_sam(
     https://arxiv.org/abs/2401.07250
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       k: how many layers, if the selection needs a number.
       selection: which layers are perturbed, as for `layerwise_sam`; the norms are over these.
       layers: how the parameters are cut into layers; see `layer_names`.
@@ -126,7 +126,7 @@ def gam(
     https://arxiv.org/abs/2303.03108
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       alpha: the weight of the penalty; a number or a schedule. 0 is the plain gradient.
       step: how far apart the two gradients of a difference are, above 0. Weights in half precision
         need a larger one, or their rounding eats it.
@@ -176,7 +176,7 @@ def functional_sam(
     `value_and_grad` or, `.at(batch)`, as `value_fn`.
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       k: how many layers, if the selection needs a number.
       selection: which layers are perturbed, as for `layerwise_sam`.
       layers: how the parameters are cut into layers; see `layer_names`.

@@ -36,7 +36,7 @@ def asam(
     weights. https://arxiv.org/abs/2102.11600
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       eta: added to |w|, at least 0.
       scaled: what has T = |w| + eta: "weights" (the authors' code: all but biases, so the scales
         of normalisation layers too), "kernels" (arrays of rank > 1 only), "all", or a function
@@ -85,7 +85,7 @@ def sam_on(
     on the gradient there. Its radius is about ten times SAM's. https://arxiv.org/abs/2306.04226
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       layers: "norm" finds the arrays by the names of their modules; see `layer_names` for other
         ways to name them.
       normalize: as for `layerwise_sam`; False needs rho / c under loss scaling by c.
@@ -138,7 +138,7 @@ def sparse_sam(
     A mask saves nothing: a step costs what SAM costs. https://arxiv.org/abs/2210.05177
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       sparsity: the share of weights that are never moved, in [0, 1). 0 is SAM.
       dynamic: how the mask changes.
       every: with `dynamic`, steps between changes.

@@ -30,7 +30,7 @@ def esam(
     pass there is over the chosen samples alone. https://arxiv.org/abs/2110.03141
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       beta: the probability, in (0, 1]; a number or a schedule.
       gamma: the share of samples, in (0, 1]. Below 1 the loss must be that of samples: pass
         `per_sample(losses)` as the loss function of `value_and_grad` or, `.at(batch)`, as
@@ -92,7 +92,7 @@ def sl_sam(
     what was not drawn. https://arxiv.org/abs/2602.09395
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       active: the mean share of layers that are drawn, in (0, 1]. 1 is SAM.
       rate: how fast the probabilities learn.
       scale_free: whether they learn from norms relative to each other; see `bandit`. Needed under

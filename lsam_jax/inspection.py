@@ -8,7 +8,7 @@ import numpy as np
 
 from lsam_jax import auxiliary
 from lsam_jax.costs import Profile
-from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, network_of, wanted
+from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, fewest, network_of, wanted
 from lsam_jax.layers import LayerSpec, partition
 from lsam_jax.program import trace
 from lsam_jax.scans import over_inputs
@@ -231,7 +231,8 @@ def inspect(
         network, place, profile = network_of(program, leaves, parts)
         order = np.argsort(network.position)
         candidates = selector.candidates(network)
-        where = place(wanted(cuts, selector), candidates, k) if candidates.any() else []
+        least = fewest(selector, k)
+        where = place(wanted(cuts, selector), candidates, least) if candidates.any() else []
         shapes_of = [[np.shape(x) for x, j in zip(leaves, parts.of_leaf) if j == i] for i in order]
         sizes, cost = parts.sizes(leaves), 1 + network.first()
         rows = [

@@ -36,7 +36,8 @@ def layerwise_sam(
     Args:
       k: how many layers to perturb, 0 to L; a whole number or a schedule of the step count.
         Selections that need no number ("all", "none", a list) do not use it; it may be None.
-      rho: the radius, at least 0 (the paper's r); a number, a schedule, or `per_layer` radii.
+      rho: the radius, at least 0 (the paper's r); a number, a schedule, `per_layer` or `bounded`
+        radii.
       alpha: the weight of h; a number or a schedule. 1 is SAM's, the paper trains with 0.7, 0.8.
       selection: "high", "low", "random" (the paper, Table 3), "all", "none", a list of layer
         names, or a selector, e.g. `budget(0.1)`.
@@ -117,7 +118,7 @@ def generalized_sam(
     at w + rho g with `normalize=False` (eq. 3). https://arxiv.org/abs/2202.03599
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       alpha: the weight of h; a number or a schedule.
       layers: the parameters that are perturbed, and the layers whose norms are stored; by
         default every array is one.
@@ -159,7 +160,7 @@ def sam(
     ||g|| is the norm over all parameters. https://arxiv.org/abs/2010.01412
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       layers: as for `generalized_sam`.
       axis_name: the axis of devices to average over, as for `layerwise_sam`.
       perturbation_sync: which devices share a perturbation, likewise.

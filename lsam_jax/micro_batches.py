@@ -14,7 +14,7 @@ from lsam_jax.shardings import explicit
 EXPLICIT = (
     "m={m} on a mesh with explicit axes: every part of the batch has weights of its own, so what "
     "the parts lie along, neither weights nor a sharding within the loss can. Lay the batch along "
-    "other axes than these, or use a mesh with axes of type Auto."
+    "other axes than these, under jax.set_mesh(mesh), or use a mesh with axes of type Auto."
 )
 
 

@@ -52,11 +52,11 @@ def one_or_two(
 
     def twice(late: Leaves) -> Outcome:
         up = assembly.masked([g[n] for n in index], index)
-        moved = assembly.perturb(up, late, index)
+        moved, radius = assembly.perturb(up, late, index)
         perturbed_loss, _, h = gradient(moved)
         nothing = [None] * len(early_params)
         g_late, w_late = (in_one(nothing, x, in_suffix) for x in (up, moved))
-        return assembly.finish(g_late, h, w_late, loss, perturbed_loss)
+        return assembly.finish(g_late, h, w_late, loss, perturbed_loss, radius)
 
     def once(late: Leaves) -> Outcome:
         return assembly.alone(g, loss)

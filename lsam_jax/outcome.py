@@ -64,10 +64,12 @@ class Assembly(NamedTuple):
         chosen = self.at(index).chosen
         return [x if c is True else jnp.where(c, x, jnp.zeros_like(x)) for x, c in zip(g, chosen)]
 
-    def perturb(self, g: Leaves, w: Leaves, index: Sequence[int]) -> list[Any]:
-        """The weights moved."""
-        memory = self.state.memory.perturbation
-        return self.recipe.perturb.move(g, w, self.at(index), self.now, memory)
+    def perturb(self, g: Leaves, w: Leaves, index: Sequence[int]) -> tuple[list[Any], Any]:
+        """The weights moved, and the radius, which `finish` wants to know."""
+        recipe, at, memory = self.recipe, self.at(index), self.state.memory
+        radius = recipe.rho.of(g, at, self.now, memory.radius)
+        now = self.now._replace(rho=radius)
+        return recipe.perturb.move(g, w, at, now, memory.perturbation), radius
 
     def estimate(self, loss_of: Any, w: Leaves, index: Sequence[int]) -> Any:
         """Loss, aux, ascent direction and clean gradient, where the two are not the same."""
@@ -78,10 +80,17 @@ class Assembly(NamedTuple):
         return loss, aux, self.masked(uphill, index), self.masked(g, index)
 
     def finish(
-        self, g: Leaves, h: Leaves, w: Leaves, clean: Any = None, perturbed: Any = None
+        self,
+        g: Leaves,
+        h: Leaves,
+        w: Leaves,
+        clean: Any = None,
+        perturbed: Any = None,
+        radius: Any = None,
     ) -> Outcome:
         """The outcome of a step with both gradients; see `two_pass.Method`."""
-        recipe, now, memory = self.recipe, self.now, self.state.memory
+        recipe, memory = self.recipe, self.state.memory
+        now = self.now._replace(rho=radius)
         average = recipe.axes.average
         index = [n for n, x in enumerate(g) if x is not None]
         at = self.at(index)
@@ -98,12 +107,18 @@ class Assembly(NamedTuple):
         observed = recipe.selector.observe(
             memory.selection, self.selected, average(now.layers.norms(g)), self.candidates
         )
+        # So that devices that perturb apart still remember the same.
+        g_shared = average(g_in) if jax.tree.leaves(memory.perturbation) else g_in
         new = memory._replace(
             selection=observed,
             ascent=recipe.ascent.update(memory.ascent, direction, now),
-            perturbation=recipe.perturb.update(memory.perturbation, g_in, at, now),
+            perturbation=recipe.perturb.update(memory.perturbation, g_shared, at, now),
             combination=combination,
         )
+        if recipe.rho.update is not None and index:
+            eps = [w[n] - self.leaves[n] for n in index]
+            learnt = recipe.rho.update(memory.radius, g_in, h_in, eps, now)
+            new = new._replace(radius=average(learnt))
         if clean is None:
             slope = g_in if recipe.ascent.estimate is None else h_in
             rise = inner(slope, [w[n] - self.leaves[n] for n in index])

@@ -1,9 +1,9 @@
 """What the parts of a method are told, and what they may remember.
 
-A method is made of parts: a selection (which layers), an ascent (uphill by what), a perturbation
-(how far), a combination (what to descend) and a cadence (when). Each is a NamedTuple of pure
-functions in a file of its own. A part that learns from step to step has two more: `init` makes
-its memory, and the function that it is asked by returns the memory of the next step; the
+A method is made of parts: a selection (which layers), an ascent (uphill by what), a radius and a
+perturbation (how far), a combination (what to descend) and a cadence (when). Each is a NamedTuple
+of pure functions in a file of its own. A part that learns from step to step has two more: `init`
+makes its memory, and the function that it is asked by returns the memory of the next step; the
 memories of a method's parts stand side by side in `SamState.memory`.
 """
 
@@ -21,7 +21,7 @@ class Now(NamedTuple):
 
     Attributes:
       count: i32[], steps taken before.
-      rho: the radius, a scalar or one for each layer, [L].
+      rho: the radius, a scalar or one for each layer, [L]; None until the ascent is known.
       alpha: the weight that the combination uses.
       layers: how the parameters are cut; static.
     """
@@ -61,6 +61,14 @@ def zeros_like_layers(layers: Layers, leaves: Sequence[Any]) -> Any:
     return layers.tree(
         [jnp.zeros_like(x) if i >= 0 else () for i, x in zip(layers.of_leaf, leaves)]
     )
+
+
+def mean_of_layers(memory: Any, g: Sequence[Any], at: Moving, now: Now, decay: Any) -> Any:
+    """`decay memory + (1 - decay) g`, for a memory that `zeros_like_layers` made."""
+    mean = now.layers.leaves(memory)
+    for n, x in zip(at.leaf, g):
+        mean[n] = (decay * mean[n] + (1 - decay) * x).astype(mean[n].dtype)
+    return now.layers.tree(mean)
 
 
 def inner(a: Sequence[Any], b: Sequence[Any]) -> jax.Array:

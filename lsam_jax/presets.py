@@ -10,7 +10,10 @@ method itself could not do.
 | SAM | all parameters | the same (Foret et al.) |
 | ASAM | weights are scaled, biases are not | the same; the scales of normalisation layers too |
 | ESAM | draws single weights, norm over all | draws arrays, norm over those drawn |
+| LE-SAM | the radius bound to the gradient, annealed at the end | |
 | SL-SAM | | the bandit depends on the scale of the loss |
+
+And two practices: `sam_composer`, that of a training library, and `layerwise_sam_recipe`, ours.
 
 >>> import jax.numpy as jnp
 >>> import lsam_jax as lsam
@@ -25,7 +28,24 @@ method itself could not do.
 from typing import Any
 
 from lsam_jax import distances, drawn, methods
+from lsam_jax.practices import layerwise_sam_recipe, le_sam, sam_composer
 from lsam_jax.transform import SamTransformation
+
+__all__ = [
+    "asam_code",
+    "asam_kernels",
+    "esam_code",
+    "esam_paper",
+    "generalized_sam_code",
+    "layerwise_sam_code",
+    "layerwise_sam_paper",
+    "layerwise_sam_recipe",
+    "le_sam",
+    "sam_composer",
+    "sam_foret",
+    "sl_sam_code",
+    "sl_sam_scale_free",
+]
 
 
 def layerwise_sam_paper(k: Any = 4, rho: Any = 0.1, alpha: Any = 0.8) -> SamTransformation:

@@ -1,43 +1,102 @@
-"""A radius of its own for each layer."""
+"""How far: the radius of a step, a part of every method.
 
-from collections.abc import Callable, Mapping
+A number or a schedule is a radius, and so are the parts here: one for each layer, or one that the
+gradient bounds. A radius is asked once the step knows its ascent gradient, in front of the
+perturbation, and may remember something from step to step.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
+from lsam_jax.layers import Layers
+from lsam_jax.parts import Moving, Now, remember_nothing, square_of
+
+Arrays = Sequence[Any]
 
 
 class Radii(NamedTuple):
-    """The radius of each layer, by its name.
+    """A radius, made by `per_layer` or `bounded`.
 
     Attributes:
-      of: from a layer's name to its radius: a number or a schedule.
-      named: names that must be layers.
+      of: `(g, at, now, memory) -> rho`, a scalar or one for each layer, [L]: from the ascent
+        gradients of the arrays that may move (zero where a layer is not selected), where these
+        belong, and the step; `now.rho` is not known yet.
+      check: raises unless it fits layers of these names.
+      init: makes its memory from the layers and the leaves of the parameters.
+      update: the memory after a step that perturbed, from `(memory, g, h, eps, now)`: the
+        gradients in front of and behind the perturbation eps, for the arrays that may move, and
+        the step, whose `now.rho` is the radius; None where nothing is learnt.
     """
 
-    of: Callable[[str], arguments.Scalar]
-    named: tuple[str, ...] = ()
-
-    def check(self, names: tuple[str, ...]) -> None:
-        """Raises unless it gives a radius for each of these layers, and names no other."""
-        for name in self.named:
-            if name not in names:
-                raise ValueError(
-                    f"rho names the layer {name!r}, which does not exist. The layers are: "
-                    f"{', '.join(names)}."
-                )
-        for name in names:
-            arguments.check_real(f"rho of {name!r}", self.of(name), low=0.0)
-
-    def by_layer(self, names: tuple[str, ...], count: jax.Array) -> jax.Array:
-        """The radii at step `count`, [L]."""
-        return jnp.stack([jnp.asarray(arguments.resolve(self.of(n), count)) for n in names])
+    of: Callable[[Arrays, Moving, Now, Any], Any]
+    check: Callable[[tuple[str, ...]], None] = lambda names: None
+    init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
+    update: Callable[[Any, Arrays, Arrays, Arrays, Now], Any] | None = None
 
 
 Radius = arguments.Scalar | Radii
-"""What may be given as `rho`: one number or schedule, or one for each layer."""
+"""What may be given as `rho`: one number or schedule, or a part."""
+
+
+def as_radii(name: str, radius: Any) -> Radii:
+    """The part that the user may have written as a number or a schedule.
+
+    Raises:
+      TypeError, ValueError: unless it is a part, a schedule or a number of at least 0.
+    """
+    if isinstance(radius, Radii):
+        return radius
+    arguments.check_real(name, radius, low=0.0)
+    return Radii(lambda g, at, now, memory: arguments.resolve(radius, now.count))
+
+
+def bounded(sigma: arguments.Scalar, rho_max: Any) -> Radii:
+    """A radius bound to the gradient, to be given as `rho` to any method (LE-SAM).
+
+    rho_t = min(sigma / ||g||, rho_max), with g the ascent gradient of the arrays that the step
+    moves. With SAM sigma is then what the perturbation adds to the loss, to first order, while
+    sigma / ||g|| is below rho_max. https://arxiv.org/abs/2605.10183
+
+    ||g|| is that of the gradient itself in every method: not scaled as in ASAM, over all selected
+    layers with `normalize="layer"`, and that of the momentum in Momentum-SAM. Where devices or
+    parts of a batch perturb apart, each has a radius by its own gradient. Under loss scaling by c,
+    pass c sigma.
+
+    Args:
+      sigma: at least 0; a number or a schedule, e.g. one that ends at 0, as in
+        `lsam_jax.presets.le_sam`. With 0 nothing moves.
+      rho_max: the largest radius; a number, a schedule, or `per_layer` radii.
+
+    Raises:
+      ValueError, TypeError: if one of the two is out of its range.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> for sigma in (5.0, 100.0):
+    ...     tx = lsam.sam(rho=lsam.bounded(sigma, rho_max=2.5))
+    ...     loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    ...     print([round(x, 2) for x in direction.tolist()])  # moved by 5 / 5, and by 2.5
+    [3.6, 4.8]
+    [4.5, 6.0]
+    """
+    arguments.check_real("sigma", sigma, low=0.0)
+    largest = as_radii("rho_max", rho_max)
+
+    def of(g: Arrays, at: Moving, now: Now, memory: Any) -> Any:
+        square = square_of(g)
+        # Not sigma / 0, which is no number where sigma is 0 too.
+        by_gradient = arguments.resolve(sigma, now.count) / jnp.sqrt(
+            jnp.where(square == 0, 1, square)
+        )
+        bound = largest.of(g, at, now, memory)
+        return jnp.where(square == 0, bound, jnp.minimum(by_gradient, bound))
+
+    return largest._replace(of=of)
 
 
 def per_layer(
@@ -82,6 +141,24 @@ def per_layer(
                 )
             return radius
 
-        return Radii(of, tuple(known))
+        return _by_name(of, tuple(known))
     arguments.check_callable("radii", radii, "Pass a mapping from layer names, or a function.")
-    return Radii(radii)
+    return _by_name(radii, ())
+
+
+def _by_name(radius: Callable[[str], arguments.Scalar], named: tuple[str, ...]) -> Radii:
+    def check(names: tuple[str, ...]) -> None:
+        for name in named:
+            if name not in names:
+                raise ValueError(
+                    f"rho names the layer {name!r}, which does not exist. The layers are: "
+                    f"{', '.join(names)}."
+                )
+        for name in names:
+            arguments.check_real(f"rho of {name!r}", radius(name), low=0.0)
+
+    def of(g: Arrays, at: Moving, now: Now, memory: Any) -> jax.Array:
+        radii = [arguments.resolve(radius(name), now.count) for name in now.layers.names]
+        return jnp.stack([jnp.asarray(x) for x in radii])
+
+    return Radii(of, check)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, selection
+from lsam_jax import arguments, choosing
 from lsam_jax.ascent import Ascent
 from lsam_jax.cadence import Cadence
 from lsam_jax.combination import Combination
@@ -16,7 +16,7 @@ from lsam_jax.layers import Layers, LayerSpec, partition
 from lsam_jax.parallel import Axes
 from lsam_jax.parts import Now
 from lsam_jax.perturbation import Perturbation
-from lsam_jax.radii import Radii, Radius
+from lsam_jax.radii import Radii
 from lsam_jax.state import Memory, SamState, check_state
 
 
@@ -42,11 +42,11 @@ class Recipe(NamedTuple):
     """
 
     layers: LayerSpec
-    selector: selection.Selector
+    selector: choosing.Selector
     k: Any
     ascent: Ascent
     perturb: Perturbation
-    rho: Radius
+    rho: Radii
     descent: Descent
     combine: Combination
     alpha: arguments.Scalar
@@ -63,8 +63,7 @@ def layers_of(recipe: Recipe, params: Any) -> Layers:
     layers = partition(params, recipe.layers)
     recipe.selector.check(layers.names)
     check_cut_names(recipe.cuts, layers.names)
-    if isinstance(recipe.rho, Radii):
-        recipe.rho.check(layers.names)
+    recipe.rho.check(layers.names)
     k = recipe.k
     if k is not None and arguments.is_concrete(k) and int(k) > len(layers.names):
         raise ValueError(
@@ -85,6 +84,7 @@ def initial_memory(recipe: Recipe, layers: Layers, params: Any) -> Memory:
             perturbation=recipe.perturb.init(layers, leaves),
             combination=recipe.combine.init(layers, leaves),
             cadence=recipe.cadence.init(layers, leaves),
+            radius=recipe.rho.init(layers, leaves),
         )
 
     # Slices of stacked arrays would take as much memory as the parameters; compiled, they do not.
@@ -98,26 +98,29 @@ def state_of(recipe: Recipe, layers: Layers, params: Any, state: Any) -> SamStat
 
 
 def choose(
-    recipe: Recipe, network: selection.Network, state: SamState
-) -> tuple[np.ndarray, np.ndarray | jax.Array]:
-    """The candidates and the selected layers of a step; see `selection.select`."""
-    k = arguments.resolve(recipe.k, state.count)
-    static_k = arguments.static_int(recipe.k)
-    candidates, selected = selection.select(
-        recipe.selector, network, state.norms, k, static_k, state.count, state.memory.selection
+    recipe: Recipe, network: choosing.Network, state: SamState
+) -> tuple[np.ndarray, np.ndarray | jax.Array, SamState]:
+    """The candidates and the selected layers of a step, and the state with this choice in memory.
+
+    See `choosing.select`.
+    """
+    choice = choosing.Choice(
+        norms=state.norms,
+        count=state.count,
+        k=arguments.resolve(recipe.k, state.count),
+        candidates=recipe.selector.candidates(network),
+        network=network,
+        memory=state.memory.selection,
+        last=state.selected,
+        steps=recipe.select_every,
     )
+    candidates, selected, memory = choosing.select(recipe.selector, choice)
     if not isinstance(selected, np.ndarray) and arguments.static_int(recipe.select_every) != 1:
         anew = state.count % recipe.select_every == 0
         selected = jnp.where(anew, selected, state.selected)
-    return candidates, selected
+    return candidates, selected, state._replace(memory=state.memory._replace(selection=memory))
 
 
 def numbers(recipe: Recipe, layers: Layers, state: SamState) -> Now:
-    """The numbers of a step."""
-    rho = recipe.rho
-    radius = (
-        rho.by_layer(layers.names, state.count)
-        if isinstance(rho, Radii)
-        else arguments.resolve(rho, state.count)
-    )
-    return Now(state.count, radius, arguments.resolve(recipe.alpha, state.count), layers)
+    """The numbers of a step; the radius comes with its ascent gradient."""
+    return Now(state.count, None, arguments.resolve(recipe.alpha, state.count), layers)

@@ -61,7 +61,7 @@ def perturbation_survival(
         w, g = cast(params), cast(gradient)
         assembly = Assembly(recipe, now, sam_state, every, selected, w)
         start = [w[n] for n in index]
-        there = assembly.perturb(assembly.masked([g[n] for n in index], index), start, index)
+        there, _ = assembly.perturb(assembly.masked([g[n] for n in index], index), start, index)
         return [x.astype(jnp.float32) - y.astype(jnp.float32) for x, y in zip(there, start)]
 
     intended, done = moves(True), moves(False)

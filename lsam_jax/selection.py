@@ -1,78 +1,13 @@
-"""Which layers a step perturbs.
+"""The selections: the layers of largest or smallest norm, drawn ones, all, none, or by name."""
 
-A selector knows, before the step is compiled, which layers it could ever choose (its
-candidates), and gives each layer a score at run time; the k candidates of highest score are
-perturbed, ties going to the layer nearest the output. One without scores takes all candidates:
-its choice is static, and the engine compiles nothing else.
-"""
-
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arguments import check_real, resolve
-from lsam_jax.layers import Layers
-from lsam_jax.parts import remember_nothing
-
-
-class Network(NamedTuple):
-    """What is known of the layers before a step is compiled.
-
-    Attributes:
-      names: the L names.
-      position: i64[L], the place of each layer between input (0) and output (L - 1).
-      reached: bool[L], whether the loss depends on the layer at all.
-      price: gives f64[L]: the extra cost of a step, relative to a plain gradient, if this layer
-        and all nearer the output are perturbed.
-      first: the same, if this layer alone is perturbed.
-    """
-
-    names: tuple[str, ...]
-    position: np.ndarray
-    reached: np.ndarray
-    price: Callable[[], np.ndarray]
-    first: Callable[[], np.ndarray]
-
-
-class Selector(NamedTuple):
-    """A pair of pure functions (and a check) that choose layers.
-
-    Attributes:
-      candidates: from what is known of the network to bool[L], static: the layers that can ever be
-        chosen. Known are, in the order of `layer_names`: `names`; `position`, i64[L], the place
-        between input (0) and output (L - 1); `reached`, bool[L], whether the loss depends on it;
-        `price()`, f64[L], the extra cost, relative to a plain gradient, of perturbing the layer
-        and all nearer the output; `first()`, that of perturbing it alone.
-      score: from the stored norms f32[L] and the step count to f32[L]; None takes every candidate.
-      check: raises if the selector does not fit layers of these names.
-      one_cut: whether the candidates are so near each other that "auto" is one cut.
-      draw: from the step count, the memory and the candidates to bool[L]: for a selector that
-        chooses by itself, instead of by scores and k.
-      init: makes its memory from the layers and the leaves of the parameters.
-      observe: the memory after a step, from `(memory, selected, norms, candidates)`, norms being
-        those of the ascent gradient, f32[L].
-
-    >>> import jax.numpy as jnp
-    >>> import lsam_jax as lsam
-    >>> params = {"a": jnp.ones(1), "b": 2 * jnp.ones(1)}
-    >>> first = lsam.Selector(candidates=lambda network: network.position == 0)
-    >>> tx = lsam.layerwise_sam(k=None, rho=0.1, selection=first, layers="array")
-    >>> loss_fn = lambda p: jnp.sum((p["a"] * 3.0 + p["b"]) ** 2)
-    >>> loss, grads, sam_state = lsam.value_and_grad(loss_fn, tx)(params, tx.init(params))
-    >>> sam_state.selected.tolist()  # the layer that the loss uses first
-    [True, False]
-    """
-
-    candidates: Callable[[Network], np.ndarray]
-    score: Callable[[jax.Array, jax.Array], jax.Array] | None = None
-    check: Callable[[tuple[str, ...]], None] = lambda names: None
-    one_cut: bool = False
-    draw: Callable[[jax.Array, Any, np.ndarray], jax.Array] | None = None
-    init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
-    observe: Callable[[Any, Any, jax.Array, np.ndarray], Any] = lambda memory, *_: memory
+from lsam_jax.choosing import Network, Selector
 
 
 def high() -> Selector:
@@ -229,49 +164,5 @@ def as_selector(selection: Any) -> Selector:
     )
 
 
-def select(
-    selector: Selector,
-    network: Network,
-    norms: jax.Array,
-    k: Any,
-    static_k: int | None,
-    count: jax.Array,
-    memory: Any = (),
-) -> tuple[np.ndarray, np.ndarray | jax.Array]:
-    """Chooses the layers of one step.
-
-    Returns:
-      The candidates, bool[L], static; and the chosen layers, bool[L]: a NumPy array if they are
-      known before the step is compiled, else a traced one.
-    """
-    candidates = selector.candidates(network)
-    if selector.draw is not None:
-        return candidates, selector.draw(count, memory, candidates)
-    if selector.score is None or (static_k is not None and static_k >= candidates.sum()):
-        return candidates, candidates
-    if static_k == 0:
-        nothing_chosen = np.zeros_like(candidates)
-        return nothing_chosen, nothing_chosen
-    # Nearest the output first, layers that the loss does not reach last: a stable sort by score
-    # then settles ties as it should.
-    preferred = np.lexsort((-network.position, ~network.reached, ~candidates))
-    score = jnp.where(candidates, selector.score(norms, count), -jnp.inf)
-    by_score = jnp.asarray(preferred)[jnp.argsort(-score[preferred], stable=True)]
-    places = jnp.arange(len(candidates), dtype=jnp.int32)
-    rank = jnp.zeros_like(places).at[by_score].set(places)
-    return candidates, (rank < jnp.asarray(k).astype(jnp.int32)) & candidates
-
-
 def _all_layers(network: Network) -> np.ndarray:
     return np.ones(len(network.names), bool)
-
-
-def in_tree_order(names: tuple[str, ...]) -> Network:
-    """The network as far as it is known without a loss: in the order of the pytree."""
-
-    def price() -> np.ndarray:
-        raise ValueError(
-            "budget needs the loss to count what a layer costs: pass value_fn, not grad_fn."
-        )
-
-    return Network(names, np.arange(len(names)), np.ones(len(names), bool), price, price)

@@ -21,6 +21,7 @@ class Memory(NamedTuple):
       perturbation: e.g. a mask.
       combination: e.g. LookSAM's direction.
       cadence: e.g. AE-SAM's running mean and variance.
+      radius: what a radius learns from step to step.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
@@ -38,6 +39,7 @@ class Memory(NamedTuple):
     perturbation: Any = ()
     combination: Any = ()
     cadence: Any = ()
+    radius: Any = ()
 
 
 class SamState(NamedTuple):

@@ -6,14 +6,15 @@ by what, how far, what to descend, when).
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, auxiliary, promotion, selection
-from lsam_jax.cuts import network_apart, network_of, wanted
+from lsam_jax import arguments, auxiliary, choosing, promotion
+from lsam_jax.cuts import fewest, network_apart, network_of, wanted
 from lsam_jax.descent import Found, Second
 from lsam_jax.layers import Layers
 from lsam_jax.micro_batches import check_references
@@ -63,27 +64,31 @@ def step(
         return program.of_loss(axes.leave, leaves) if axes.shares else program
 
     program = traced(loss_fn)
-    network, place_cuts, _ = network_of(program, leaves, layers)
     climbed = None if ascent is None else traced(ascent.loss_fn)
-    if climbed is not None:
-        network = network_apart(network, program, climbed, leaves, layers)
     clean_aux = ascent is not None and ascent.clean_aux
-    candidates, selected = choose(recipe, network, state)
+    shared = climbed is None and shares_passes(recipe)
+    where = wanted(recipe.cuts, recipe.selector, shared)
+    least = fewest(recipe.selector, arguments.static_int(recipe.k))
+    network, place_cuts, _ = network_of(program, leaves, layers, where, least)
+
+    def cuts(candidates: np.ndarray) -> list[int]:
+        return place_cuts(where, candidates, least)
+
+    if climbed is not None:
+        network = network_apart(network, program, climbed, leaves, layers, cuts)
+    candidates, selected, state = choose(recipe, network, state)
     assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
     cadence = recipe.cadence
-    where = wanted(recipe.cuts, recipe.selector, shared=climbed is None)
     need = lambda aux: program.aux_of(aux)[1]  # noqa: E731
     method = method_of(recipe, assembly, loss_fn, tree, need)
     inside = in_conditional(program)
 
-    def cuts() -> list[int]:
-        return place_cuts(where, candidates, arguments.static_int(recipe.k))
-
     def perturbed(leaves: Sequence[Any]) -> Passes:
         of_layers = layers.of_leaf, network.position, candidates, selected
+        places = partial(cuts, candidates)
         if climbed is None:
-            return two_pass(program, leaves, *of_layers, cuts, recipe.gate, method)
-        return two_losses(climbed, program, leaves, *of_layers, cuts, inside, method, clean_aux)
+            return two_pass(program, leaves, *of_layers, places, recipe.gate, method)
+        return two_losses(climbed, program, leaves, *of_layers, places, inside, method, clean_aux)
 
     def alone(leaves: Sequence[Any]) -> Passes:
         (loss, aux), g = program.value_and_grad(leaves)
@@ -92,7 +97,7 @@ def step(
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     # Where everything moves, the ascent needs the whole clean gradient, as a step without one does.
     same_first_pass = climbed is None and isinstance(selected, np.ndarray) and all(in_suffix)
-    if candidates.any() and (cadence.decide or (cadence.due and same_first_pass)):
+    if candidates.any() and starts_plain(recipe, same_first_pass):
 
         def branch(called_for: Any, twice: Any, once: Any, late: Any) -> Any:
             return jax.lax.cond(called_for, inside(twice), once, late)
@@ -111,6 +116,24 @@ def step(
         direction,
         assembly.advanced(passes.result),
     )
+
+
+def shares_passes(recipe: Recipe) -> bool:
+    """Whether a cut could save something: two passes, or gradients that nobody asks for."""
+    return recipe.ascent.uses_loss or not recipe.combine.everywhere
+
+
+def starts_plain(recipe: Recipe, same_first_pass: bool) -> bool:
+    """Whether a step starts with the clean gradient of everything, whether it perturbs or not.
+
+    Args:
+      recipe: the method.
+      same_first_pass: whether a step that perturbs asks for the clean gradient of all arrays.
+    """
+    if recipe.cadence.decide is not None:
+        return True
+    takes_two_gradients = recipe.ascent.estimate is None and recipe.descent.second is None
+    return recipe.cadence.due is not None and same_first_pass and takes_two_gradients
 
 
 def method_of(
@@ -153,8 +176,8 @@ def step_by_gradient(
         )
     axes = recipe.axes
     leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
-    network = selection.in_tree_order(layers.names)
-    candidates, selected = choose(recipe, network, state)
+    network = choosing.in_tree_order(layers, leaves)
+    candidates, selected, state = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)
     extra = () if _takes_one_argument(grad_fn) else (0,)
@@ -164,7 +187,9 @@ def step_by_gradient(
         return axes.mean(_leaves_like(there, layers, "the result of grad_fn"))
 
     clean = _leaves_like(updates, layers, "updates")
-    clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
+    timed = recipe.cadence.due is not None or recipe.cadence.decide is not None
+    if timed or recipe.ascent.estimate is None:  # otherwise it is not used
+        clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
     # As the engine does: None for an array that cannot move, zeros for one that does not.
     known = isinstance(selected, np.ndarray)
     index = [n for n, i in enumerate(layers.of_leaf) if i >= 0 and (not known or bool(selected[i]))]
@@ -175,15 +200,16 @@ def step_by_gradient(
             uphill = g = assembly.masked([clean[n] for n in index], index)
         else:
             _, _, uphill, g = assembly.estimate(None, inside, index)
-        moved = assembly.perturb(uphill, inside, index)
+        moved, radius = assembly.perturb(uphill, inside, index)
         h = gradient(put(leaves, index, moved))
         nowhere = [None] * len(leaves)
-        return assembly.finish(put(nowhere, index, g), h, put(nowhere, index, moved))
+        g_all, w_all = put(nowhere, index, g), put(nowhere, index, moved)
+        return assembly.finish(g_all, h, w_all, radius=radius)
 
     def alone(leaves: Sequence[Any]) -> Outcome:
         return assembly.alone(clean)
 
-    if recipe.cadence.due is not None or recipe.cadence.decide is not None:
+    if timed:
         called_for, memory = assembly.decide(clean)
         out = assembly.decided(jax.lax.cond(called_for, perturbed, alone, leaves), memory)
     else:

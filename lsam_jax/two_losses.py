@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.recipe import Recipe
-from lsam_jax.two_pass import Method, Passes, put
+from lsam_jax.two_pass import Method, Passes, latest, put
 
 Leaves = Sequence[Any]
 
@@ -102,7 +102,7 @@ def two_losses(
     nowhere = [None] * len(leaves)
     if not candidates.any():
         (loss, aux), h = descent.value_and_grad(leaves)
-        return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss))
+        return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss, None))
     index = [n for n, i in enumerate(of_leaf) if i >= 0 and candidates[i]]
 
     def uphill(place: int, leaves: Leaves) -> tuple[Any, list[Any], list[Any]]:
@@ -120,12 +120,12 @@ def two_losses(
         if not isinstance(selected, np.ndarray):
             g = [jnp.where(selected[of_leaf[n]], x, jnp.zeros_like(x)) for n, x in zip(index, g)]
         up = g
-    moved = method.perturb(up, [leaves[n] for n in index], index)
+    moved, radius = method.perturb(up, [leaves[n] for n in index], index)
     wanted = None if method.everywhere else [n in index for n in range(len(leaves))]
     (loss, aux), found = descent.value_and_grad(put(leaves, index, moved), wanted)
     h = found if wanted is None else put(nowhere, index, found)
     w = put(nowhere, index, moved)
-    result = method.finish(put(nowhere, index, g), h, w, clean, loss)
+    result = method.finish(put(nowhere, index, g), h, w, clean, loss, radius)
     return Passes(loss, aux_there if clean_aux else aux, result)
 
 
@@ -140,7 +140,5 @@ def _at_last(
     """`uphill` from the last place in front of the first selected layer."""
     if len(places) == 1:
         return uphill(places[0], leaves)
-    first = jnp.min(jnp.where(selected, jnp.asarray(position), len(position)))
-    branch = jnp.searchsorted(jnp.asarray(places), first, side="right") - 1
     branches = [inside(partial(uphill, place)) for place in places]
-    return jax.lax.switch(branch, branches, list(leaves))
+    return jax.lax.switch(latest(places, position, selected), branches, list(leaves))

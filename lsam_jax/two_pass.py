@@ -45,11 +45,11 @@ class Method(NamedTuple):
 
     Attributes:
       perturb: from the ascent gradients, the weights and the places among the leaves of the
-        arrays that may move (three lists) to the weights moved.
+        arrays that may move (three lists) to the weights moved, and the radius.
       finish: from the ascent gradients `g` and the descent gradients `h` of all arrays, the
-        weights `w'`, and the clean (or None) and the perturbed loss to any pytree; `g` and `w'`
-        have None for an array that cannot move, and `g` zeros for one that did not. `h` has None
-        where nothing is asked for.
+        weights `w'`, the clean (or None) and the perturbed loss and the radius to any pytree; `g`
+        and `w'` have None for an array that cannot move, and `g` zeros for one that did not. `h`
+        has None where nothing is asked for.
       estimate: stands in for the gradient in the ascent: from a function that gives loss and aux,
         the weights and their places to loss, aux (or None and None), the ascent direction and g.
       everywhere: whether the descent gradient of layers that are not selected is asked for.
@@ -57,8 +57,8 @@ class Method(NamedTuple):
         clean aux and a `Second` to what that one's `gradient` gives.
     """
 
-    perturb: Callable[[Leaves, Leaves, Sequence[int]], Leaves]
-    finish: Callable[[Leaves, Leaves, Leaves, Any, Any], Any]
+    perturb: Callable[[Leaves, Leaves, Sequence[int]], tuple[Leaves, Any]]
+    finish: Callable[[Leaves, Leaves, Leaves, Any, Any, Any], Any]
     estimate: Callable[[Callable[..., Any], Leaves, Sequence[int]], Any] | None = None
     everywhere: bool = True
     descend: Callable[[Leaves, Second], Found] | None = None
@@ -91,7 +91,7 @@ def two_pass(
     if not candidates.any():
         (loss, aux), h = program.value_and_grad(leaves)
         nowhere = [None] * len(leaves)
-        return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss))
+        return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss, None))
 
     # A function from the arrays that may move to both passes, for a static first position.
     def at(first: int, gradient: Callable[..., Any], wanted: Any, leaves: Leaves) -> Passes:
@@ -109,9 +109,13 @@ def two_pass(
         return at(places[0], gradient, selected, leaves)
     gradient = partial(gated_value_and_grad, gate=gate, inside=_as_it_is)
     branches = [inside(partial(at, place, gradient)) for place in places]
-    first_selected = jnp.min(jnp.where(selected, jnp.asarray(position), len(position)))
-    branch = jnp.searchsorted(jnp.asarray(places), first_selected, side="right") - 1
-    return jax.lax.switch(branch, branches, selected, list(leaves))
+    return jax.lax.switch(latest(places, position, selected), branches, selected, list(leaves))
+
+
+def latest(places: Sequence[int], position: np.ndarray, selected: jax.Array) -> jax.Array:
+    """Which of `places` is the last one at or in front of the first selected layer."""
+    first = jnp.min(jnp.where(selected, jnp.asarray(position), len(position)))
+    return jnp.searchsorted(jnp.asarray(places), first, side="right") - 1
 
 
 def in_conditional(program: Program) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -148,7 +152,7 @@ def at_cut(
         uphill = g
     else:
         loss, aux, uphill, g = method.estimate(at_hidden, suffix_params, index)
-    moved = method.perturb(uphill, suffix_params, index)
+    moved, radius = method.perturb(uphill, suffix_params, index)
     nothing = [None] * len(prefix_params)
 
     def whole_gradient(of: Callable[[Any, list[Any]], Any]) -> Found:
@@ -170,7 +174,7 @@ def at_cut(
         second = Second(whole_gradient, lambda: at_hidden(moved), weights)
         perturbed_loss, aux_there, h = method.descend(aux, second)
     g_all, w_all = (in_one(nothing, x, in_suffix) for x in (g, moved))
-    result = method.finish(g_all, h, w_all, loss, perturbed_loss)
+    result = method.finish(g_all, h, w_all, loss, perturbed_loss, radius)
     return Passes(perturbed_loss, aux_there, result) if loss is None else Passes(loss, aux, result)
 
 

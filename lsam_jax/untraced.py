@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import auxiliary, promotion, selection, step
+from lsam_jax import auxiliary, choosing, promotion, step
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly
 from lsam_jax.parallel import check_loss
@@ -97,18 +97,14 @@ def _step(
 
         return Untraced(value)
 
-    def price() -> np.ndarray:
-        raise ValueError(
-            "budget needs to count what a layer costs, and this loss cannot be traced before it is "
-            f"differentiated. {reason}"
-        )
-
-    network = selection.in_tree_order(layers.names)._replace(price=price, first=price)
-    candidates, selected = choose(recipe, network, state)
+    why = f"and this loss cannot be traced before it is differentiated. {reason}"
+    network = choosing.in_tree_order(layers, leaves, why)
+    candidates, selected, state = choose(recipe, network, state)
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     known = isinstance(selected, np.ndarray)
     everything = known and all(in_suffix)
-    if ascent is None and candidates.any() and not everything:
+    saved = ascent is None and step.shares_passes(recipe)
+    if saved and candidates.any() and not everything:
         _warn(reason)
     assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
     method = step.method_of(recipe, assembly, loss_fn, tree, lambda aux: aux[0][1])
@@ -126,7 +122,7 @@ def _step(
         if not candidates.any():
             (loss, aux), h = loss_of.value_and_grad(leaves)
             nowhere = [None] * len(leaves)
-            return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss))
+            return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss, None))
         wanted = None if known else selected
         return at_cut(whole, leaves, layers.of_leaf, in_suffix, _gradient, wanted, method)
 
@@ -134,7 +130,7 @@ def _step(
         (loss, aux), g = loss_of.value_and_grad(leaves)
         return Passes(loss, aux, assembly.alone(g, loss))
 
-    if candidates.any() and (cadence.decide or (cadence.due and everything and climbed is None)):
+    if candidates.any() and step.starts_plain(recipe, everything and climbed is None):
         passes = one_or_two(whole, leaves, in_suffix, assembly, _branch)
     elif cadence.due is not None:
         passes = _branch(cadence.due(state.count), perturbed, alone, leaves)

@@ -85,6 +85,10 @@ METHODS = {
     "esam_weights": Method(lsam.esam, {"gamma": 1.0, "weights": True}, static=("gamma",)),
     "adazo_sam": Method(lsam.adazo_sam, {}, grad_fn=False, static=("probes",)),
     "gam": Method(lsam.gam, {}, grad_fn=False),
+    "f_sam": Method(lsam.f_sam, {}),
+    "vasso": Method(lsam.vasso, {}),
+    "wsam": Method(lsam.wsam, {}),
+    "zsharp": Method(lsam.zsharp, {"share": 0.3}),
     "sl_sam": Method(lsam.sl_sam, {"active": 0.5}),
 }
 

@@ -90,6 +90,19 @@ TABLE = {
         lambda p, o: textbook.gam(p, RHO, 0.5, 0.02),
         grad_fn=False,
     ),
+    "f_sam": Row(lambda: lsam.f_sam(RHO, 0.8, 0.7), lambda p, o: textbook.f_sam(p, RHO, 0.8, 0.7)),
+    "vasso": Row(lambda: lsam.vasso(RHO, 0.3), lambda p, o: textbook.vasso(p, RHO, 0.3)),
+    "wsam": Row(lambda: lsam.wsam(RHO, 0.8), lambda p, o: textbook.wsam(p, RHO, 0.8)),
+    "zsharp": Row(lambda: lsam.zsharp(RHO, 0.3), lambda p, o: textbook.zsharp(p, RHO, 0.3)),
+    "stale": Row(
+        lambda: lsam.with_parts(lsam.sam(RHO), ascent=lsam.stale()),
+        lambda p, o: textbook.momentum(p, -RHO, 0.0),
+        clean=False,
+    ),
+    "late": Row(
+        lambda: lsam.with_parts(lsam.sam(RHO), when=lsam.between(5, 9)),
+        lambda p, o: textbook.window(p, RHO, 5, 9),
+    ),
     "sl_sam": Row(
         lambda: lsam.sl_sam(RHO, 0.5, rate=0.1), lambda p, o: textbook.drawn(p, RHO, p.arrays)
     ),

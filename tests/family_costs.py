@@ -122,6 +122,23 @@ def kernels(names):
 TABLE = {
     "SGD": Row(lambda: lsam.layerwise_sam(0, RHO), lambda u: (1,)),
     "Momentum-SAM": Row(lambda: lsam.momentum_sam(RHO), lambda u: (1,)),
+    "SAM, stale": Row(lambda: lsam.with_parts(lsam.sam(RHO), ascent=lsam.stale()), lambda u: (1,)),
+    "layer-wise SAM, stale": Row(
+        lambda: lsam.with_parts(lsam.layerwise_sam(2, RHO), ascent=lsam.stale()), lambda u: (1,)
+    ),
+    "SAM in the last eighth": Row(
+        lambda: lsam.with_parts(lsam.sam(RHO), when=lsam.between(7 / 8, 1, steps=800)),
+        lambda u: (0, 1),
+        shares=(7 / 8, 1 / 8),
+        outside=1.0,
+    ),
+    "layer-wise SAM, two late layers, with probability 0.5": Row(
+        lambda: lsam.with_parts(
+            lsam.layerwise_sam(None, RHO, selection=kernels(LATE)), when=lsam.bernoulli(0.5)
+        ),
+        lambda u: (1, 1 + u.late),
+        shares=(0.5, 0.5),
+    ),
     "SL-SAM, two layers drawn": Row(
         lambda: build.build(
             rho=RHO,

@@ -239,3 +239,56 @@ def gam(p, rho, alpha, c):
         return p.gradient(w) + alpha * rho * hessian_times_unit_gradient(ahead)
 
     return step
+
+
+def f_sam(p, rho, sigma, decay):
+    m = 0.0
+
+    def step(w, count):
+        nonlocal m
+        g = p.gradient(w)
+        m = decay * m + (1 - decay) * g
+        return p.gradient(w + rho * unit(g - sigma * m))
+
+    return step
+
+
+def vasso(p, rho, theta):
+    d = 0.0
+
+    def step(w, count):
+        nonlocal d
+        d = (1 - theta) * d + theta * p.gradient(w)
+        return p.gradient(w + rho * unit(d))
+
+    return step
+
+
+def wsam(p, rho, gamma):
+    def step(w, count):
+        g = p.gradient(w)
+        return g + gamma / (1 - gamma) * (p.gradient(w + rho * unit(g)) - g)
+
+    return step
+
+
+def zsharp(p, rho, share):
+    def step(w, count):
+        g = p.gradient(w)
+        z = np.zeros_like(g)
+        for mask in p.arrays.values():
+            if mask.sum() > 1:
+                z[mask] = np.abs(g[mask] - np.mean(g[mask])) / np.std(g[mask], ddof=1)
+        keep = z > np.quantile(z, 1 - share)
+        assert 0 < keep.sum() < keep.size
+        return p.gradient(w + rho * unit(keep * g))
+
+    return step
+
+
+def window(p, rho, start, stop):
+    def step(w, count):
+        g = p.gradient(w)
+        return p.gradient(w + rho * unit(g)) if start <= count < stop else g
+
+    return step

@@ -186,6 +186,26 @@ def test_devices_take_the_samples_that_one_takes(name, devices):
         assert_same(jax.jit(step)(params, tx.init(params), batch), want[1:])
 
 
+def test_a_batch_of_explicit_sharding():
+    params, (batch, *_) = network()
+    axis = jax.sharding.AxisType.Explicit
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(axis,), devices=jax.devices()[:4])
+    spec = jax.sharding.PartitionSpec
+    tx = lsam.layerwise_sam(1, RHO, normalize=True)
+    rows = {"x": batch["x"]}
+
+    def mean(params, batch):
+        return jnp.mean(jnp.tanh(batch["x"] @ params["z_in/w"]) ** 2)
+
+    for samples in ("even", "rotating"):
+        step = lsam.value_and_grad(mean, tx, ascent_batch=1 / 4, ascent_samples=samples)
+        want = jax.jit(step)(params, tx.init(params), rows)
+        with jax.set_mesh(mesh):
+            laid = jax.device_put(params, jax.sharding.NamedSharding(mesh, spec()))
+            dealt = jax.device_put(rows, jax.sharding.NamedSharding(mesh, spec("d")))
+            assert_same(jax.jit(step)(laid, tx.init(laid), dealt), want)
+
+
 def test_losses_in_parts_and_several_batch_arguments():
     params, (batch, *_) = network()
     tx = lsam.sam(RHO)

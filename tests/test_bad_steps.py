@@ -87,11 +87,17 @@ def test_state_of_other_parameters():
         tx.update(parameters(), other, parameters(), grad_fn=lambda p: p)
 
 
-@pytest.mark.parametrize("state", [(), {}, optax.EmptyState(), 3])
+@pytest.mark.parametrize("state", [(), optax.EmptyState(), 3])
 def test_state_of_another_transformation(state):
     loss = Loss()
     with refused(TypeError, "state", type(state).__name__, "init", loss=loss):
         one_step(loss, state=state)
+
+
+def test_dictionary_that_is_no_state():
+    loss = Loss()
+    with refused(ValueError, "state", "dictionary", "nothing at 'count'", "init", loss=loss):
+        one_step(loss, state={})
 
 
 def test_state_of_a_chain():

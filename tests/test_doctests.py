@@ -36,15 +36,16 @@ def defined_in(name):
     }
 
 
-DESCRIBED = {name: getattr(lsam_jax, name) for name in lsam_jax.__all__ if name != "presets"}
-for module in ("lsam_jax.presets", *INTEGRATIONS):
+MODULES = ("components", "presets")
+DESCRIBED = {name: getattr(lsam_jax, name) for name in lsam_jax.__all__ if name not in MODULES}
+for module in (*(f"lsam_jax.{name}" for name in MODULES), *INTEGRATIONS):
     DESCRIBED |= defined_in(module)
 DESCRIBED |= {
     f"diagnostics.{name}": getattr(diagnostics, name)
     for name in diagnostics.__all__
     if name != "PAPER_STEPS"
 }
-PUBLIC = {"lsam_jax": lsam_jax, "presets": lsam_jax.presets, **DESCRIBED}
+PUBLIC = {"lsam_jax": lsam_jax, **{n: getattr(lsam_jax, n) for n in MODULES}, **DESCRIBED}
 FUNCTIONS = [name for name, member in DESCRIBED.items() if inspect.isfunction(member)]
 TUPLES = [name for name, member in DESCRIBED.items() if hasattr(member, "_field_defaults")]
 

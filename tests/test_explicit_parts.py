@@ -94,6 +94,16 @@ IN_PARTS = {
 }
 
 
+def test_samples_that_cannot_be_dealt_out_evenly():
+    """Three of eight, of a loss that lays them along two devices."""
+    tx, loss, mesh = lsam.esam(RHO, 1.0, gamma=0.4), LOSSES["per_sample"], mesh_of(BOTH)
+    want = trained(tx, "value_and_grad", loss, parameters(), [batch(0)])
+    with jax.set_mesh(mesh):
+        params, xy = place(parameters(), SPECS, mesh), on_mesh(mesh, batch(0), "data")
+        got = trained(tx, "value_and_grad", loss, params, [xy])
+    assert_equal(got, want)
+
+
 @pytest.mark.parametrize("kind", IN_PARTS)
 def test_micro_batches(kind):
     specs, rows = IN_PARTS[kind]
@@ -105,7 +115,8 @@ def test_micro_batches(kind):
 
     want = step(None)(small(), tx.init(small()), *SMALL[0])
     params = place(small(), specs, mesh)
-    got = step(mesh)(params, tx.init(params), *on_mesh(mesh, SMALL[0], rows))
+    with jax.set_mesh(mesh):  # without it, some versions of JAX lose the mesh in a vmap
+        got = step(mesh)(params, tx.init(params), *on_mesh(mesh, SMALL[0], rows))
     assert_equal(got, want)
 
 

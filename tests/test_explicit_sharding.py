@@ -203,6 +203,11 @@ def scanned(p, x, y):
 STACKED = {
     "layerwise": lambda layers: lsam.layerwise_sam(2, RHO, layers=layers, cuts=3),
     "momentum": lambda layers: lsam.momentum_sam(RHO, layers=layers),
+    "stale": lambda layers: lsam.with_parts(
+        lsam.layerwise_sam(2, RHO, layers=layers), ascent=lsam.stale()
+    ),
+    "f_sam": lambda layers: lsam.f_sam(RHO, layers=layers),
+    "zsharp": lambda layers: lsam.zsharp(RHO, 0.3, layers=layers),
     "dynamic": lambda layers: lsam.sparse_sam(RHO, dynamic=True, every=2, layers=layers),
     "drawn": lambda layers: lsam.sl_sam(RHO, 0.5, layers=layers),
 }

@@ -50,6 +50,8 @@ ON_DEVICES = [
     "esam",
     "adazo_sam",
     "sl_sam",
+    "f_sam",
+    "zsharp",
 ]
 
 

@@ -9,6 +9,7 @@ import lsam_jax as lsam
 METHODS = (
     lsam.asam, lsam.gsam, lsam.stable_sam, lsam.sam_on, lsam.sparse_sam, lsam.functional_sam,
     lsam.look_sam, lsam.ae_sam, lsam.momentum_sam, lsam.esam, lsam.adazo_sam, lsam.sl_sam, lsam.gam,
+    lsam.f_sam, lsam.vasso, lsam.wsam, lsam.zsharp,
 )  # fmt: skip
 
 
@@ -30,6 +31,11 @@ ARGUMENTS = [
     (lsam.ae_sam, {"threshold": NAN}, ValueError, ["threshold", "nan"]),
     (lsam.ae_sam, {"decay": 1.0}, ValueError, ["decay", "1", "below 1"]),
     (lsam.momentum_sam, {"momentum": 1.0}, ValueError, ["momentum", "1", "below 1"]),
+    (lsam.f_sam, {"sigma": NAN}, ValueError, ["sigma", "nan"]),
+    (lsam.f_sam, {"decay": 1.0}, ValueError, ["decay", "1", "below 1"]),
+    (lsam.vasso, {"theta": 0.0}, ValueError, ["theta", "0", "above 0"]),
+    (lsam.wsam, {"gamma": 1.0}, ValueError, ["gamma", "1", "below 1"]),
+    (lsam.zsharp, {"share": 1.5}, ValueError, ["share", "1.5", "at most 1"]),
     (lsam.esam, {"beta": 0.0}, ValueError, ["beta", "0", "above 0"]),
     (lsam.esam, {"beta": 1.5}, ValueError, ["beta", "1.5", "at most 1"]),
     (lsam.esam, {"gamma": 0.0}, ValueError, ["gamma", "0", "above 0"]),

@@ -23,6 +23,10 @@ ARE_SAM = {
     "ae_sam, threshold -inf, no memory": lambda: lsam.ae_sam(RHO, -INF, 0.0),
     "sl_sam, all active": lambda: lsam.sl_sam(RHO, 1.0),
     "generalized_sam, alpha 1": lambda: lsam.generalized_sam(RHO, 1.0),
+    "f_sam, nothing taken away": lambda: lsam.f_sam(RHO, 0.0),
+    "vasso, the newest gradient": lambda: lsam.vasso(RHO, 1.0),
+    "wsam, half": lambda: lsam.wsam(RHO, 0.5),
+    "zsharp, all": lambda: lsam.zsharp(RHO, 1.0),
     "sam_on, all": lambda: lsam.sam_on(RHO, layers="array"),
     "per_layer, equal": lambda: lsam.sam(lsam.per_layer({}, default=RHO)),
     "layer-wise asam, nothing scaled": lambda: lsam.asam(RHO, scaled=lambda path: False),
@@ -30,6 +34,8 @@ ARE_SAM = {
 ARE_PLAIN = {
     "ae_sam, threshold inf": lambda: lsam.ae_sam(RHO, INF),
     "gam, alpha 0": lambda: lsam.gam(RHO, 0.0),
+    "wsam, no sharpness": lambda: lsam.wsam(RHO, 0.0),
+    "stale, no radius": lambda: lsam.with_parts(lsam.sam(0.0), ascent=lsam.stale()),
     "generalized_sam, alpha 0": lambda: lsam.generalized_sam(RHO, 0.0),
     "look_sam, no radius": lambda: lsam.look_sam(0.0, 2),
     "momentum_sam, no momentum": lambda: lsam.momentum_sam(0.0),
@@ -43,6 +49,10 @@ ARE_PLAIN = {
             lsam.adazo_sam,
             lsam.ae_sam,
             lsam.gam,
+            lsam.f_sam,
+            lsam.vasso,
+            lsam.wsam,
+            lsam.zsharp,
         )
     },
 }  # fmt: skip

@@ -167,6 +167,8 @@ OTHERS = {
     "adazo_sam": 1,
     "stable_sam": 1,
     "gam": 1,
+    "f_sam": 2,
+    "vasso": 2,
     # The mean of the norms teaches their memories, so from the second step on they are not those
     # of devices alone.
     "ae_sam": 1,

@@ -62,6 +62,16 @@ CASES = {
         lambda c, w, g: scaled(w, g, kernels(w), RHO),
         lambda c, w: dict.fromkeys(kernels(w), 0.8),
     ),
+    "sam_composer": (
+        lambda: presets.sam_composer(RHO),
+        lambda c, w, g: scaled(w, g, list(w), RHO),
+        lambda c, w: {},
+    ),
+    "layerwise_sam_recipe": (
+        lambda: presets.layerwise_sam_recipe(2, RHO),
+        lambda c, w, g: scaled(w, g, last(c, w), RHO),
+        lambda c, w: {},
+    ),
     "sam_foret": (
         lambda: presets.sam_foret(RHO),
         lambda c, w, g: scaled(w, g, list(w), RHO),
@@ -94,6 +104,12 @@ def test_first_step(name, model):
     for n, got in named(direction).items():
         a = alpha.get(n, 1.0)
         assert relative_error(got, (1 - a) * g[n] + a * h[n]) <= EXACT, n
+
+
+def test_composers_practice():
+    due = presets.sam_composer().recipe.cadence.due
+    assert [n for n in range(25) if due(n)] == [0, 10, 20]
+    assert presets.sam_composer().recipe.rho == 10 * lsam.sam().recipe.rho
 
 
 def test_the_others_are_made_with_the_arguments_that_they_name():

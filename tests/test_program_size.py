@@ -33,6 +33,10 @@ METHODS = {
     "ae_sam": lsam.ae_sam(RHO),
     "momentum_sam": lsam.momentum_sam(RHO),
     "sparse_sam": lsam.sparse_sam(RHO),
+    "stale": lsam.with_parts(lsam.sam(RHO), ascent=lsam.stale()),
+    "late": lsam.with_parts(lsam.sam(RHO), when=lsam.between(1, 5)),
+    "f_sam": lsam.f_sam(RHO),
+    "zsharp": lsam.zsharp(RHO, 0.3),
     "functional_sam": lsam.functional_sam(RHO),
     "layerwise_sam": lsam.layerwise_sam(1, RHO, normalize=True, layers="array", cuts=1),
 }

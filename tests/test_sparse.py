@@ -89,3 +89,21 @@ def test_dynamic_drops_the_smallest_gradients_and_grows_others():
         assert grown[-1].size == n
         assert not np.array_equal(grown[-1], np.flatnonzero(~before)[:n])  # not just the first
     assert len(grown) == 2
+
+
+def test_parts_of_a_batch_change_one_mask():
+    """Parts that perturb apart (`m=`) drop by their mean gradient, which is that of the batch."""
+    rng = np.random.default_rng(0)
+    params = {"a": jnp.asarray(rng.normal(size=(3, 5))), "b": jnp.asarray(rng.normal(size=(5, 2)))}
+    x = jnp.asarray(rng.normal(size=(8, 3)))
+    tx = lsam.sparse_sam(RHO, 0.5, dynamic=True, every=1)
+    found = []
+    for parts in ({}, {"m": 2}):
+        step = jax.jit(
+            lsam.value_and_grad(
+                lambda p, x: jnp.mean((jnp.tanh(x @ p["a"]) @ p["b"]) ** 2), tx, **parts
+            )
+        )
+        found.append(ones(step(params, tx.init(params), x)[2]))
+    assert np.array_equal(*found)
+    assert not np.array_equal(found[0], ones(tx.init(params)))

@@ -87,6 +87,12 @@ METHODS = {
     "look_sam": lambda layers: lsam.look_sam(RHO, every=2, k=3, selection="high", layers=layers),
     "momentum_sam": lambda layers: lsam.momentum_sam(RHO, layers=layers),
     "ae_sam": lambda layers: lsam.ae_sam(RHO, layers=layers),
+    "stale": lambda layers: lsam.with_parts(
+        lsam.layerwise_sam(3, RHO, layers=layers), ascent=lsam.stale(0.5)
+    ),
+    "late": lambda layers: lsam.with_parts(lsam.sam(RHO, layers=layers), when=lsam.between(2, 4)),
+    "f_sam": lambda layers: lsam.f_sam(RHO, layers=layers),
+    "zsharp": lambda layers: lsam.zsharp(RHO, 0.3, layers=layers),
     "gsam": lambda layers: lsam.gsam(RHO, k=2, selection="high", layers=layers),
 }
 
@@ -99,7 +105,7 @@ def test_methods_do_what_they_do_on_a_list_of_blocks(x64, method):
         return case.loss(scanned.stacks(params), batch)
 
     of_list = case._replace(params=scanned.slices(case.params), loss=listed)
-    layers = {"look_sam": "kernel", "gsam": "kernel"}.get(method, "array")
+    layers = {"look_sam": "kernel", "gsam": "kernel", "stale": "kernel"}.get(method, "array")
     make = METHODS[method]
     pairs = zip(
         train(case, make(lsam.stacked("blocks", layers))), train(of_list, make(layers)), strict=True

@@ -41,6 +41,7 @@ class TrainState(train_state.TrainState, kw_only=True):  # type: ignore[call-arg
         grads: Any,
         value_fn: Callable[..., Any] | None = None,
         grad_fn: Callable[..., Any] | None = None,
+        ascent_fn: Callable[..., Any] | None = None,
         **kwargs: Any,
     ) -> "TrainState":
         """Flax's `apply_gradients`, that also calls the optimizer with `value_fn` or `grad_fn`.
@@ -49,9 +50,10 @@ class TrainState(train_state.TrainState, kw_only=True):  # type: ignore[call-arg
           grads: gradients, a pytree like `params`.
           value_fn: `value_fn(params) -> loss`, without aux.
           grad_fn: `grad_fn(params) -> gradient`, for an optimizer that takes it instead.
+          ascent_fn: `ascent_fn(params) -> loss`, that of a part of the batch, beside `value_fn`.
           **kwargs: fields to replace, such as `batch_stats`.
         """
-        given = {"value_fn": value_fn, "grad_fn": grad_fn}
+        given = {"value_fn": value_fn, "grad_fn": grad_fn, "ascent_fn": ascent_fn}
         extra = {name: fun for name, fun in given.items() if fun is not None}
         tx = optax.with_extra_args_support(self.tx)
 

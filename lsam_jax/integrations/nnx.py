@@ -61,6 +61,7 @@ def value_and_grad(
     has_aux: bool = False,
     *,
     wrt: Any = nnx.Param,
+    **sampling: Any,
 ) -> Callable[..., Any]:
     """Like `nnx.value_and_grad`, for the direction of descent that `tx` defines.
 
@@ -77,6 +78,8 @@ def value_and_grad(
       has_aux: whether `loss_fn` returns `(loss, aux)`.
       wrt: what to differentiate with respect to, e.g. `nnx.LoRAParam`; what else the model holds
         is frozen, and costs no gradient.
+      **sampling: `ascent_batch` and what goes with it in `lsam_jax.value_and_grad` (the model
+        is argument 0). The model is then changed by the second pass, unless `clean_aux`.
 
     Returns:
       A function `(model, sam_state, *args, **kwargs)` that returns `(loss, grads, sam_state)`,
@@ -99,19 +102,19 @@ def value_and_grad(
     >>> bool(jnp.mean(model(jnp.ones((3, 2))) ** 2) < loss)
     True
     """
-    lsam.value_and_grad(loss_fn, tx)  # its checks of both
+    lsam.value_and_grad(loss_fn, tx, **sampling)  # its checks of all
 
     def wrapped(model: Any, sam_state: Any, /, *args: Any, **kwargs: Any) -> Any:
         graphdef, params, rest = nnx.split(model, wrt, ...)
 
-        def pure(params: Any) -> tuple[Any, Any]:
+        def pure(params: Any, *args: Any) -> tuple[Any, Any]:
             copy = nnx.merge(graphdef, params, rest, copy=True)
             out = loss_fn(copy, *args, **kwargs)
             loss, aux = out if has_aux else (out, None)
             return loss, (aux, nnx.state(copy, nnx.Not(wrt)))
 
-        step = lsam.value_and_grad(pure, tx, has_aux=True)
-        (loss, (aux, after)), grads, new_state = step(params, sam_state)
+        step = lsam.value_and_grad(pure, tx, has_aux=True, **sampling)
+        (loss, (aux, after)), grads, new_state = step(params, sam_state, *args)
         nnx.update(model, after)
         return ((loss, aux) if has_aux else loss), grads, new_state
 

@@ -128,9 +128,12 @@ def test_the_papers_throughput():
     assert published.of("resnet8", "sgd") is published.of("resnet20", "esam") is None
 
 
+METHOD_NAMES = ("sam", "gam", "sam_on", "vasso", "zsharp")
+
+
 def test_the_catalogs_know_every_method():
     family = catalog.family()
-    public = {name for name in lsam.__all__ if name.endswith(("sam", "gam", "sam_on"))}
+    public = {name for name in lsam.__all__ if name.endswith(METHOD_NAMES)}
     assert public == {name.partition(" ")[0] for name in family} - {"sgd"}
     wanted = "sgd sam gsam looksam lsam esam slsam optax textbook"
     assert list(catalog.table2("resnet20")) == wanted.split()
@@ -144,7 +147,8 @@ def test_the_catalogs_know_every_method():
     for esam, sl_sam in ((wide["esam"], wide["slsam"]), (family["esam"], family["sl_sam"])):
         assert esam.counted is cost_model.half_the_samples
         assert sl_sam.counted is cost_model.drawn_alone
-    assert family["momentum_sam"].counted(None, None) == 1
+    one_gradient = ("momentum_sam", "sam stale", "layerwise_sam k=4 stale")
+    assert [family[name].counted(None, None) for name in one_gradient] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["vit_b16", "wrn16_2"])

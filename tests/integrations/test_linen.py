@@ -131,6 +131,18 @@ def test_grad_fn_and_fields_of_a_subclass():
     np.testing.assert_allclose(state.params["w"], 1 + moved, rtol=1e-6)
 
 
+def test_ascent_fn():
+    """The loss that is climbed depends on the first row alone."""
+    state = state_of(TrainState, lsam.sam(RHO, layers="array"))
+    state = state.apply_gradients(
+        grads=state.params,
+        value_fn=lambda params: jnp.sum(params["w"] ** 2) / 2,
+        ascent_fn=lambda params: jnp.sum(params["w"][0]),
+    )
+    moved = np.array([[1 + RHO / np.sqrt(2)] * 2, [1, 1]])
+    np.testing.assert_allclose(state.params["w"], 1 + moved, rtol=1e-6)
+
+
 def test_flax_s_own_says_what_is_missing():
     state = state_of(train_state.TrainState, lsam.sam(RHO))
     with pytest.raises(ValueError, match=r"lsam_jax\.integrations\.linen\.TrainState"):

@@ -127,6 +127,32 @@ def test_without_aux_and_outside_of_jit():
     assert_same(nnx.state(model), nnx.state(same))
 
 
+@pytest.mark.parametrize("clean_aux", [False, True])
+def test_a_part_of_the_batch(clean_aux):
+    """The model is changed as by one pass: the second on the whole, or the clean one on a part."""
+    tx, x = lsam.sam(RHO), jnp.arange(24.0).reshape(8, 3)
+
+    def loss_fn(model, x):
+        return jnp.mean((model(x) + 1) ** 2)
+
+    def fresh():
+        return nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+
+    model, part, there = fresh(), fresh(), fresh()
+    step = lsam_nnx.value_and_grad(loss_fn, tx, ascent_batch=1 / 2, clean_aux=clean_aux)
+    loss, grads, _ = step(model, tx.init(nnx.state(model, nnx.Param)), x)
+    g = nnx.grad(loss_fn)(part, x[::2])
+    size = jnp.sqrt(sum(jnp.sum(d**2) for d in jax.tree.leaves(g)))
+    weights = nnx.state(there, nnx.Param)
+    nnx.update(there, jax.tree.map(lambda w, d: w + RHO * d / size, weights, g))
+    want, h = nnx.value_and_grad(loss_fn)(there, x)
+    np.testing.assert_allclose(loss, want, rtol=1e-6)
+    for got, expected in zip(jax.tree.leaves(grads), jax.tree.leaves(h), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    left = part if clean_aux else there
+    assert_same(nnx.state(model, nnx.BatchStat), nnx.state(left, nnx.BatchStat))
+
+
 def test_a_value_fn_leaves_the_model_alone():
     """And gives the same loss however often it is asked, dropout included."""
     model = resnet()

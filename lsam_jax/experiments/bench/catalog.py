@@ -126,6 +126,16 @@ def family() -> dict[str, Method]:
         "gsam": lsam.gsam(),
         "ae_sam": lsam.ae_sam(),
         "stable_sam": lsam.stable_sam(),
+        "f_sam": lsam.f_sam(),
+        "vasso": lsam.vasso(),
+        "wsam": lsam.wsam(),
+        "zsharp": lsam.zsharp(),
+    }
+    stale = {
+        "sam stale": lsam.with_parts(lsam.sam(), ascent=lsam.stale()),
+        "layerwise_sam k=4 stale": lsam.with_parts(
+            lsam.layerwise_sam(4, RADIUS, normalize=True), ascent=lsam.stale()
+        ),
     }
     drawn = {"sl_sam": lsam.sl_sam(), "sl_sam budget=0.1": lsam.sl_sam(budget=0.1)}
     uncounted = {"gam": lsam.gam(), "adazo_sam": lsam.adazo_sam(), "sam_on": lsam.sam_on()}
@@ -142,6 +152,7 @@ def family() -> dict[str, Method]:
         "esam": _esam("esam"),
         "functional_sam": parts,
         "momentum_sam": _own("momentum_sam", lsam.momentum_sam(), counted=_one),
+        **{name: _own(name, tx, counted=_one) for name, tx in stale.items()},
     }
 
 

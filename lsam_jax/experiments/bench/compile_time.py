@@ -107,6 +107,8 @@ def methods() -> dict[str, lsam.SamTransformation]:
         "sparse_sam": lsam.sparse_sam(RADIUS),
         "ae_sam": lsam.ae_sam(RADIUS),
         "momentum_sam": lsam.momentum_sam(RADIUS),
+        "sam, stale": lsam.with_parts(lsam.sam(RADIUS), ascent=lsam.stale()),
+        "sam, in a window": lsam.with_parts(lsam.sam(RADIUS), when=lsam.between(1, 2)),
         "look_sam": lsam.look_sam(RADIUS),
         "gam": lsam.gam(RADIUS),
     }

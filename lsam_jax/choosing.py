@@ -1,0 +1,181 @@
+"""Which layers a step perturbs: what a selection is told, and how it is asked.
+
+A selector knows, before the step is compiled, which layers it could ever choose (its
+candidates), and chooses among them at run time. Most give each layer a score: the k candidates
+of highest score are perturbed, ties going to the layer nearest the output. One without a rule
+takes all candidates: its choice is static, and the engine compiles nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsam_jax.arguments import static_int
+from lsam_jax.layers import Layers
+from lsam_jax.parts import remember_nothing
+
+
+class Network(NamedTuple):
+    """What is known of the layers before a step is compiled.
+
+    Attributes:
+      names: the L names.
+      position: i64[L], the place of each layer between input (0) and output (L - 1).
+      reached: bool[L], whether the loss depends on the layer at all.
+      price: gives f64[L]: the extra cost of a step, relative to a plain gradient, if this layer
+        and all nearer the output are perturbed.
+      first: the same, if this layer alone is perturbed.
+      cost: from the candidates to a function from selected layers, bool[L] and traced or not, to
+        the counted extra cost of a step that perturbs them, at the cuts that the engine makes.
+      sizes: i64[L], how many numbers each layer holds.
+    """
+
+    names: tuple[str, ...]
+    position: np.ndarray
+    reached: np.ndarray
+    price: Callable[[], np.ndarray]
+    first: Callable[[], np.ndarray]
+    cost: Callable[[np.ndarray], Callable[[Any], Any]]
+    sizes: np.ndarray
+
+
+class Choice(NamedTuple):
+    """What a selector chooses by, in one step.
+
+    Attributes:
+      norms: f32[L], as stored by the step before.
+      count: i32[], steps taken before.
+      k: how many layers; None if none was given.
+      candidates: bool[L], static.
+      network: what is known of the layers before the step is compiled, a `Network`; static.
+      memory: what the selector remembers.
+      last: bool[L], the layers that the step before perturbed.
+      steps: how many steps will keep to the choice.
+    """
+
+    norms: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as Optax's states do
+    k: Any
+    candidates: np.ndarray
+    network: Network
+    memory: Any = ()
+    last: Any = False
+    steps: Any = 1
+
+
+class Selector(NamedTuple):
+    """A pair of pure functions (and a check) that choose layers.
+
+    Attributes:
+      candidates: from what is known of the network to bool[L], static: the layers that can ever be
+        chosen. Known are, in the order of `layer_names`: `names`; `position`, i64[L], the place
+        between input (0) and output (L - 1); `reached`, bool[L], whether the loss depends on it;
+        `sizes`, i64[L]; `price()`, f64[L], the extra cost, relative to a plain gradient, of
+        perturbing the layer and all nearer the output; `first()`, that of perturbing it alone.
+      score: from the stored norms f32[L] and the step count to f32[L]: the k candidates of highest
+        score are chosen. Without any of `score`, `draw` and `select`, every candidate is.
+      check: raises if the selector does not fit layers of these names.
+      one_cut: whether the candidates are so near each other that "auto" is one cut.
+      draw: from the step count, the memory and the candidates to bool[L]: for a selector that
+        chooses by itself, instead of by scores and k.
+      init: makes its memory from the layers and the leaves of the parameters.
+      observe: the memory after a step, from `(memory, selected, norms, candidates)`, norms being
+        those of the ascent gradient, f32[L].
+      select: the whole rule, of which `score` and `draw` are short forms: from a choice to be made
+        to bool[L] and the new memory. It sees `norms`, `count`, `k`, `candidates`, `memory`,
+        `last` (bool[L], the layers that the step before perturbed), `steps` (how many steps will
+        keep to the choice) and `network`, as above, with `cost(candidates)`: a function from
+        bool[L] to the counted extra cost of perturbing these layers at the engine's cuts. A
+        selector that needs k has a `score` too.
+      fewer: whether it may choose fewer than k.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> params = {"a": jnp.ones(1), "b": 2 * jnp.ones(1)}
+    >>> first = lsam.Selector(candidates=lambda network: network.position == 0)
+    >>> tx = lsam.layerwise_sam(k=None, rho=0.1, selection=first, layers="array")
+    >>> loss_fn = lambda p: jnp.sum((p["a"] * 3.0 + p["b"]) ** 2)
+    >>> loss, grads, sam_state = lsam.value_and_grad(loss_fn, tx)(params, tx.init(params))
+    >>> sam_state.selected.tolist()  # the layer that the loss uses first
+    [True, False]
+    """
+
+    candidates: Callable[[Network], np.ndarray]
+    score: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    check: Callable[[tuple[str, ...]], None] = lambda names: None
+    one_cut: bool = False
+    draw: Callable[[jax.Array, Any, np.ndarray], jax.Array] | None = None
+    init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
+    observe: Callable[[Any, Any, jax.Array, np.ndarray], Any] = lambda memory, *_: memory
+    select: Callable[[Choice], tuple[Any, Any]] | None = None
+    fewer: bool = False
+
+
+def select(selector: Selector, choice: Choice) -> tuple[np.ndarray, np.ndarray | jax.Array, Any]:
+    """Chooses the layers of one step.
+
+    Returns:
+      The candidates, bool[L], static; the chosen layers, bool[L]: a NumPy array if they are known
+      before the step is compiled, else a traced one; and what the selector remembers.
+    """
+    if selector.score is not None and static_int(choice.k) == 0:
+        nothing_chosen = np.zeros_like(choice.candidates)
+        return nothing_chosen, nothing_chosen, choice.memory
+    return choice.candidates, *ask(selector, choice)
+
+
+def ask(selector: Selector, choice: Choice) -> tuple[Any, Any]:
+    """What a selector chooses, bool[L], and its memory; also for a selector around another."""
+    if selector.select is not None:
+        return selector.select(choice)
+    if selector.draw is not None:
+        drawn = selector.draw(choice.count, choice.memory, choice.candidates)
+        return drawn, choice.memory
+    static_k = static_int(choice.k)
+    if selector.score is None or (static_k is not None and static_k >= choice.candidates.sum()):
+        return choice.candidates, choice.memory
+    return highest(selector.score(choice.norms, choice.count), choice), choice.memory
+
+
+def highest(score: jax.Array, choice: Choice) -> jax.Array:
+    """The k candidates of highest score, bool[L]; of equal ones those nearest the output."""
+    candidates, network = choice.candidates, choice.network
+    # Nearest the output first, layers that the loss does not reach last: a stable sort by score
+    # then settles ties as it should.
+    preferred = np.lexsort((-network.position, ~network.reached, ~candidates))
+    score = jnp.where(candidates, score, -jnp.inf)
+    by_score = jnp.asarray(preferred)[jnp.argsort(-score[preferred], stable=True)]
+    places = jnp.arange(len(candidates), dtype=jnp.int32)
+    rank = jnp.zeros_like(places).at[by_score].set(places)
+    return (rank < jnp.asarray(choice.k).astype(jnp.int32)) & candidates
+
+
+def in_tree_order(
+    layers: Layers,
+    leaves: Sequence[Any],
+    why: str = "and grad_fn does not show it: pass value_fn, not grad_fn.",
+) -> Network:
+    """The network as far as it is known without a loss: in the order of the pytree.
+
+    Args:
+      layers: how the parameters are cut.
+      leaves: the parameters.
+      why: costs are not known, and the way out.
+    """
+
+    def unknown(*_: Any) -> Any:
+        raise ValueError(f"price, per_cost or budget needs to count what a layer costs, {why}")
+
+    number = len(layers.names)
+    return Network(
+        names=layers.names,
+        position=np.arange(number),
+        reached=np.ones(number, bool),
+        price=unknown,
+        first=unknown,
+        cost=unknown,
+        sizes=layers.sizes(leaves),
+    )

@@ -1,0 +1,82 @@
+"""F-SAM: uphill by what is special about a batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lsam_jax import arguments
+from lsam_jax.build import build
+from lsam_jax.layers import LayerSpec
+from lsam_jax.parallel import AxisName, PerturbationSync
+from lsam_jax.parts import Moving, Now, mean_of_layers, zeros_like_layers
+from lsam_jax.perturbation import Perturbation, normalized
+from lsam_jax.radii import Radius
+from lsam_jax.transform import SamTransformation
+
+Arrays = Sequence[Any]
+
+
+def f_sam(
+    rho: Radius = 0.1,
+    sigma: arguments.Scalar = 1.0,
+    decay: Any = 0.9,
+    *,
+    layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
+) -> SamTransformation:
+    """F-SAM, friendly SAM (Li et al. 2024): less of the gradient that all batches share.
+
+    With m = decay m + (1 - decay) g and d = g - sigma m, the direction is the gradient at
+    w + rho d / ||d||: m stands for the gradient of the whole data set, and d for the noise of the
+    batch. The authors' code subtracts the m of the step before, and climbs by g in the first step.
+    https://arxiv.org/abs/2403.12350
+
+    Args:
+      rho: the radius; a number, a schedule, or `per_layer` radii.
+      sigma: how much of m is taken away; a number or a schedule. 0 is SAM.
+      decay: of m, in [0, 1).
+      layers: how the parameters are cut into layers; see `layer_names`.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
+
+    Returns:
+      A transformation whose state is about as large as the parameters, for m.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w, c: jnp.sum(c * w**2) / 2
+    >>> tx = lsam.f_sam(rho=1.0, decay=0.5)
+    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
+    >>> for c in ([1.0, 1.0], [1.0, 0.0]):  # g = [3, 4], [3, 0]; d = g / 2, then [0.75, -1]
+    ...     loss, direction, sam_state = step(w, sam_state, jnp.asarray(c))
+    ...     print([round(x, 2) for x in direction.tolist()])
+    [3.6, 4.8]
+    [3.6, 0.0]
+    """
+    arguments.check_real("sigma", sigma)
+    arguments.check_real("decay", decay, low=0.0, below=1.0)
+    return build(
+        rho=rho,
+        perturb=less_the_mean(sigma, decay),
+        layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
+    )
+
+
+def less_the_mean(sigma: arguments.Scalar, decay: Any) -> Perturbation:
+    """`w + rho d / ||d||`, d being the gradient less `sigma` times its running mean."""
+
+    def update(memory: Any, g: Arrays, at: Moving, now: Now) -> Any:
+        return mean_of_layers(memory, g, at, now, decay)
+
+    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+        m = now.layers.leaves(update(memory, g, at, now))
+        share = arguments.resolve(sigma, now.count)
+        d = [(x - share * m[n]).astype(x.dtype) for n, x in zip(at.leaf, g)]
+        return normalized.move(d, w, at, now, ())
+
+    return Perturbation(move, zeros_like_layers, update)

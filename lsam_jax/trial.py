@@ -1,0 +1,123 @@
+"""What radii would do at given weights: a step's perturbation, made for each of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsam_jax import arguments, choosing
+from lsam_jax.cuts import fewest, network_of, wanted
+from lsam_jax.outcome import Assembly
+from lsam_jax.parts import inner
+from lsam_jax.program import trace
+from lsam_jax.radii import as_radii
+from lsam_jax.recipe import Recipe, choose, layers_of, numbers
+from lsam_jax.state import SamState
+from lsam_jax.untraceable import SIGNS, way_out
+
+Leaves = Sequence[Any]
+Losses = Callable[[dict[int, Any]], Sequence[Callable[[Any], Any]]]
+
+
+def effects_of_radii(
+    recipe: Recipe,
+    losses: Losses,
+    params: Any,
+    state: SamState,
+    arrays: dict[int, Any],
+    radii: np.ndarray,
+    fresh: bool,
+    in_part: bool,
+) -> tuple[np.ndarray, float, np.ndarray, np.ndarray, bool]:
+    """The selected layers, the clean loss, the perturbed losses and their rises; compiled once.
+
+    Args:
+      recipe: the method; its own radius is not used.
+      losses: from `arrays` to the loss of the parameters on the batch, and on the part of it that
+        gives the ascent gradient.
+      params: the parameters.
+      state: the state of the method.
+      arrays: of the batch, whatever `losses` makes of them.
+      radii: those to try.
+      fresh: whether the norms of the state are to be those of the clean gradient.
+      in_part: whether the ascent has a part of its own.
+
+    Returns:
+      bool[L], a number, f64[N], f64[N] and whether anything moved.
+    """
+    layers = layers_of(recipe, params)
+    index = [n for n, i in enumerate(layers.of_leaf) if i >= 0]
+
+    def of_leaves(loss: Callable[[Any], Any]) -> Callable[[Leaves], Any]:
+        return lambda leaves: loss(layers.tree(list(leaves)))
+
+    def put(leaves: Leaves, inside: Leaves) -> list[Any]:
+        out = list(leaves)
+        for n, x in zip(index, inside):
+            out[n] = x
+        return out
+
+    def assembled(w: Leaves, state: SamState, selected: Any, rho: Any) -> Assembly:
+        with_rho = recipe._replace(rho=as_radii("rho", rho))
+        every = np.ones(len(layers.names), bool)
+        return Assembly(with_rho, numbers(with_rho, layers, state), state, every, selected, w)
+
+    def before(w: Leaves, state: SamState, arrays: dict[int, Any]) -> Any:
+        whole, of_part = map(of_leaves, losses(arrays))
+        loss, g = jax.value_and_grad(whole)(list(w))
+        if fresh:
+            state = state._replace(norms=layers.norms(g))
+        try:
+            program = trace(whole, w, False)
+        except SIGNS as error:
+            why = f"and this loss cannot be traced before it is differentiated. {way_out(error)}"
+            network = choosing.in_tree_order(layers, w, why)
+        else:
+            where = wanted(recipe.cuts, recipe.selector)
+            least = fewest(recipe.selector, arguments.static_int(recipe.k))
+            network, _, _ = network_of(program, w, layers, where, least)
+        _, selected, state = choose(recipe, network, state)
+        selected, inside = jnp.asarray(selected), [w[n] for n in index]
+        assembly = assembled(w, state, selected, 0.0)
+        if recipe.ascent.estimate is None:
+            up = jax.grad(of_part)(list(w)) if in_part else g
+            uphill = assembly.masked([up[n] for n in index], index)
+        else:
+            _, _, uphill, _ = assembly.estimate(lambda x: (of_part(put(w, x)), []), inside, index)
+        return loss, uphill, selected, state
+
+    def at(
+        rho: Any,
+        uphill: Leaves,
+        selected: Any,
+        w: Leaves,
+        state: SamState,
+        arrays: dict[int, Any],
+    ) -> Any:
+        inside, whole = [w[n] for n in index], of_leaves(losses(arrays)[0])
+        moved, _ = assembled(w, state, selected, rho).perturb(uphill, inside, index)
+        loss, h = jax.value_and_grad(whole)(put(w, moved))
+        eps = [x - y for x, y in zip(moved, inside)]
+        return loss, inner([h[n] for n in index], eps), sum(jnp.any(x != 0) for x in eps)
+
+    w = [jnp.asarray(x) for x in layers.leaves(params)]
+    loss, uphill, selected, state = _compiled(before)(w, state, arrays)
+    measure = _compiled(at)
+    found = [measure(rho, uphill, selected, w, state, arrays) for rho in radii]
+    perturbed, rises, moves = (np.asarray(x, np.float64) for x in zip(*found))
+    return np.asarray(selected), float(loss), perturbed, rises, bool(moves.any())
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit`, unless the loss cannot be traced."""
+    jitted = jax.jit(function)
+
+    def call(*args: Any) -> Any:
+        try:
+            return jitted(*args)
+        except SIGNS:
+            return function(*args)
+
+    return call

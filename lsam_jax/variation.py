@@ -1,0 +1,121 @@
+"""A method with other parts than its own: another ascent, another cadence."""
+
+from typing import Any
+
+from lsam_jax.ascent import Ascent
+from lsam_jax.cadence import Cadence
+from lsam_jax.combination import Combination
+from lsam_jax.recipe import Recipe
+from lsam_jax.transform import SamTransformation, transformation
+
+OWN_STEPS = Combination._field_defaults["alone"]
+
+
+def with_parts(
+    tx: SamTransformation, *, ascent: Ascent | None = None, when: Cadence | None = None
+) -> SamTransformation:
+    """The method `tx` with another ascent, or another cadence; all else stays.
+
+    Outside of its cadence a step is the plain gradient's, and costs one. What makes no sense is
+    refused:
+
+    - another ascent for a method with an estimate of its own (`adazo_sam`, `momentum_sam`, `gam`);
+    - an ascent without a clean pass, as `stale` is, where the clean gradient is needed: to be
+      mixed (`generalized_sam` and `layerwise_sam` unless alpha is 1, `gsam`, `stable_sam`,
+      `look_sam`), to decide (`ae_sam`), to teach a bandit (`sl_sam`); or the clean outputs or
+      losses are (`functional_sam`, `esam` unless gamma is 1);
+    - another cadence for a method that has a rule of its own for the steps between (`look_sam`) or
+      for when to perturb (`ae_sam`), or that trains the perturbed layers alone (`sl_sam`).
+
+    Args:
+      tx: what a method returns.
+      ascent: uphill by what: `stale`; None keeps the method's.
+      when: `every`, `between`, `bernoulli`; None keeps the method's.
+
+    Raises:
+      TypeError: if `tx` is not a method, `ascent` not an ascent or `when` not a cadence.
+      ValueError: if the method and the part do not go together.
+
+    >>> import lsam_jax as lsam
+    >>> import jax.numpy as jnp
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.with_parts(lsam.sam(rho=2.5), ascent=lsam.stale(), when=lsam.between(1))
+    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
+    >>> for _ in range(2):  # one gradient a step, and from the second on a perturbed one
+    ...     loss, direction, sam_state = step(w, sam_state)
+    ...     print(direction.tolist())
+    [3.0, 4.0]
+    [4.5, 6.0]
+    """
+    if not isinstance(tx, SamTransformation):
+        raise TypeError(
+            f"tx must be what a method such as sam(...) returns; got {type(tx).__name__}. Change "
+            "its parts before it is chained, masked or injected into."
+        )
+    recipe = tx.recipe
+    if ascent is not None:
+        recipe = _climbing(recipe, ascent)
+    if when is not None:
+        recipe = _timed(recipe, when)
+    return transformation(recipe)
+
+
+def _climbing(recipe: Recipe, ascent: Any) -> Recipe:
+    if not isinstance(ascent, Ascent):
+        raise TypeError(f"ascent must be an ascent such as stale(); got {ascent!r}.")
+    if recipe.ascent.estimate is not None:
+        raise ValueError(
+            "ascent=... does not go with a method that climbs by something else than the clean "
+            "gradient already (adazo_sam, momentum_sam, gam, or one with another ascent): give it "
+            "to sam, layerwise_sam or asam, say."
+        )
+    if ascent.estimate is not None and not ascent.uses_loss:
+        _check_no_clean_pass(recipe)
+    return recipe._replace(ascent=ascent)
+
+
+def _check_no_clean_pass(recipe: Recipe) -> None:
+    if recipe.descent.second is not None:
+        raise ValueError(
+            "ascent=... makes no clean pass, but this method takes outputs or losses from it "
+            "(functional_sam, esam with gamma below 1): use another method, or esam(gamma=1)."
+        )
+    if recipe.combine.uses_clean:
+        raise ValueError(
+            "ascent=... computes no clean gradient, but this method descends on a mix of it and "
+            "the perturbed one (alpha other than 1, gsam, stable_sam, look_sam): pass alpha=1, or "
+            "use a method that descends on the perturbed one alone, such as sam."
+        )
+    if recipe.cadence.decide is not None:
+        raise ValueError(
+            "ascent=... computes no clean gradient, but this method decides by it when to perturb "
+            "(ae_sam): use sam, and when=every(2) or bernoulli(0.5), say."
+        )
+    if not recipe.combine.everywhere:
+        raise ValueError(
+            "ascent=... computes no clean gradient, but the layers of this method are drawn by "
+            "what it was, and have no direction where they were not drawn (sl_sam): use "
+            "layerwise_sam."
+        )
+
+
+def _timed(recipe: Recipe, when: Any) -> Recipe:
+    if not isinstance(when, Cadence):
+        raise TypeError(f"when must be a cadence such as every(10); got {when!r}.")
+    if recipe.combine.alone is not OWN_STEPS:
+        raise ValueError(
+            "when=... does not go with a method that has a rule of its own for the steps between "
+            "perturbed ones (look_sam): pass it every=..., or give when=... to sam."
+        )
+    if recipe.cadence.decide is not None:
+        raise ValueError(
+            "when=... does not go with a method that decides by the gradient when to perturb "
+            "(ae_sam): pass it a schedule as threshold (inf perturbs nothing), or give when=... to "
+            "sam."
+        )
+    if not recipe.combine.everywhere:
+        raise ValueError(
+            "when=... does not go with a method that trains the perturbed layers alone (sl_sam): a "
+            "step without perturbation would train none. Give it to layerwise_sam."
+        )
+    return recipe._replace(cadence=when)

@@ -1,0 +1,76 @@
+"""VaSSO: uphill by a running mean of the gradients."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lsam_jax import arguments
+from lsam_jax.build import build
+from lsam_jax.layers import LayerSpec
+from lsam_jax.parallel import AxisName, PerturbationSync
+from lsam_jax.parts import Moving, Now, mean_of_layers, zeros_like_layers
+from lsam_jax.perturbation import Perturbation, normalized
+from lsam_jax.radii import Radius
+from lsam_jax.transform import SamTransformation
+
+Arrays = Sequence[Any]
+
+
+def vasso(
+    rho: Radius = 0.1,
+    theta: Any = 0.4,
+    *,
+    layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
+) -> SamTransformation:
+    """VaSSO (Li and Giannakis 2023): a steadier ascent, along a running mean of the gradients.
+
+    With d = (1 - theta) d + theta g, which starts at 0, the direction is the gradient at
+    w + rho d / ||d||: the perturbation depends less on the noise of one batch.
+    https://arxiv.org/abs/2509.02433. `stale`, with a decay, is close to it at one gradient a step.
+
+    Args:
+      rho: the radius; a number, a schedule, or `per_layer` radii.
+      theta: the weight of the newest gradient, in (0, 1]. 1 is SAM.
+      layers: how the parameters are cut into layers; see `layer_names`.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
+
+    Returns:
+      A transformation whose state is about as large as the parameters, for d.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w, c: jnp.sum(c * w**2) / 2
+    >>> tx = lsam.vasso(rho=1.0, theta=0.5)
+    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
+    >>> for c in ([0.0, 1.0], [1.0, 0.0]):  # g = [0, 4], [3, 0]; d = [0, 2], [1.5, 1]
+    ...     loss, direction, sam_state = step(w, sam_state, jnp.asarray(c))
+    ...     print([round(x, 2) for x in direction.tolist()])
+    [0.0, 5.0]
+    [3.83, 0.0]
+    """
+    arguments.check_share("theta", theta)
+    return build(
+        rho=rho,
+        perturb=along_the_mean(theta),
+        layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
+    )
+
+
+def along_the_mean(theta: Any) -> Perturbation:
+    """`w + rho d / ||d||`, d being the running mean of the gradient."""
+
+    def update(memory: Any, g: Arrays, at: Moving, now: Now) -> Any:
+        return mean_of_layers(memory, g, at, now, 1 - arguments.resolve(theta, now.count))
+
+    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+        d = now.layers.leaves(update(memory, g, at, now))
+        return normalized.move([d[n] for n in at.leaf], w, at, now, ())
+
+    return Perturbation(move, zeros_like_layers, update)

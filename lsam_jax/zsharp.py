@@ -1,0 +1,87 @@
+"""ZSharp: uphill by the entries of the gradient that stand out in their array."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lsam_jax import arguments
+from lsam_jax.build import build
+from lsam_jax.layers import LayerSpec
+from lsam_jax.parallel import AxisName, PerturbationSync
+from lsam_jax.parts import Moving, Now
+from lsam_jax.perturbation import Perturbation, normalized
+from lsam_jax.radii import Radius
+from lsam_jax.shardings import whole
+from lsam_jax.transform import SamTransformation
+
+Arrays = Sequence[Any]
+
+
+def zsharp(
+    rho: Radius = 0.05,
+    share: float = 0.05,
+    *,
+    layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
+) -> SamTransformation:
+    """ZSharp (Yun 2025): perturbs along the entries of the gradient that stand out.
+
+    An entry's z-score is its distance from the mean of its array, in standard deviations of the
+    array. With m the mask of the given share of all entries, those of largest |z|, the direction is
+    the gradient at w + rho m g / ||m g||. All arrays compete, so some may have none. A mask saves
+    nothing: a step costs what SAM costs. https://arxiv.org/abs/2505.02369
+
+    Args:
+      rho: the radius; a number, a schedule, or `per_layer` radii.
+      share: of the entries that are kept, in (0, 1]; 1 keeps all, which is SAM.
+      layers: how the parameters are cut into layers; see `layer_names`.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([1.0, 1.0, 1.0, 5.0]), lambda w: jnp.sum(w**2) / 2
+    >>> tx = lsam.zsharp(rho=0.5, share=0.25)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> direction.tolist()  # the last entry alone stands out
+    [1.0, 1.0, 1.0, 5.5]
+    """
+    arguments.check_share("share", share)
+    return build(
+        rho=rho,
+        perturb=normalized if arguments.equals(share, 1.0) else standing_out(share),
+        layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
+    )
+
+
+def standing_out(share: Any) -> Perturbation:
+    """`w + rho m g / ||m g||`, m keeping a share of the entries, those of largest z-score."""
+
+    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+        scores = [_scores(d) for d in g]
+        everything = jnp.concatenate([whole(z).ravel() for z in scores])
+        limit = jnp.quantile(everything, 1 - arguments.resolve(share, now.count))
+        # Where nothing exceeds it (all entries alike, say), all are kept: the paper, eq. 9.
+        limit = jnp.where(jnp.any(everything > limit), limit, -1)
+        kept = [jnp.where(z > limit, d, jnp.zeros_like(d)) for z, d in zip(scores, g)]
+        return normalized.move(kept, w, at, now, ())
+
+    return Perturbation(move)
+
+
+def _scores(d: jax.Array) -> jax.Array:
+    """|z| of the entries of an array; 0 where they are all the same."""
+    wide = d.astype(jnp.promote_types(d.dtype, jnp.float32))
+    apart = wide - jnp.mean(wide)
+    variance = jnp.sum(apart**2) / max(d.size - 1, 1)
+    return jnp.where(
+        variance > 0, jnp.abs(apart) / jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0
+    )
