@@ -30,7 +30,7 @@ from lsam_jax.experiments.summary import Trained
 SNAPSHOTS = 4
 
 
-DEFAULT = ("sgd", "sam", "lsam")
+DEFAULT = ("sgd", "sam", "lsam", "stale")
 
 
 def configurations(

@@ -79,8 +79,12 @@ def _within_budget(
 def _one_gradient(
     inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
 ) -> float:
-    """Momentum-SAM takes its ascent from the momentum."""
+    """Momentum-SAM takes its ascent from the momentum, stale SAM from the step before."""
     return 1.0
+
+
+def _stale(rho: Any, decay: Any = 0.0) -> lsam.SamTransformation:
+    return lsam.with_parts(lsam.sam(rho), ascent=lsam.stale(decay))
 
 
 def _some_samples(
@@ -104,6 +108,7 @@ METHODS: Mapping[str, Family] = {
     "stable_sam": Family("Stable SAM", lsam.stable_sam, {"rho": 0.05}),
     "ae_sam": Family("AE-SAM", lsam.ae_sam, {"rho": 0.05}),
     "momentum_sam": Family("Momentum-SAM", lsam.momentum_sam, {"rho": 0.3}, price=_one_gradient),
+    "stale": Family("stale SAM", _stale, {"rho": 0.8}, price=_one_gradient),
     "esam": Family(
         "ESAM",
         lsam.esam,

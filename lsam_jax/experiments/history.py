@@ -18,7 +18,8 @@ class History:
     Attributes:
         layers: Names of the L kernels.
         step: Steps taken so far.
-        train_loss: Mean over the epoch's steps, of the weights before each step.
+        train_loss: Mean over the epoch's steps, of the weights before each step; of the perturbed
+            ones where a method has no clean pass of the whole batch (`ascent_batch`, stale).
         train_accuracy: Likewise, of the training batches as they were trained on.
         validation_loss: Cross-entropy on the validation split, without label smoothing.
         validation_accuracy: Share of the validation split.

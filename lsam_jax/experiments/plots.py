@@ -26,6 +26,8 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 def learning_curves(histories: Mapping[str, Sequence[History]], path: Path) -> None:
     """Training loss and test error by epoch, a line for each method.
 
+    Methods without a clean pass of the whole batch report the loss of the perturbed weights.
+
     Args:
         histories: For each method the histories of its seeds.
         path: Of the PNG.
@@ -38,7 +40,7 @@ def learning_curves(histories: Mapping[str, Sequence[History]], path: Path) -> N
         for name, runs in histories.items()
     }
     _curves(right, errors)
-    left.set(title="Training loss (with label smoothing)", ylabel="loss")
+    left.set(title="Training loss", ylabel="loss of the epoch's batches, as steps report it")
     right.set(title="Test error", ylabel="wrong of the test split (%)")
     left.legend(title=_seeds(histories))
     figure.savefig(path, dpi=150)
@@ -67,7 +69,7 @@ def accuracy_and_cost(report: Mapping[str, Any], path: Path) -> None:
             axes.axhline(mean[0], color=colour, lw=1, ls=":", zorder=0)
     axes.set(
         title="Accuracy against cost",
-        xlabel="cost of a training step relative to " + next(iter(report["methods"])),
+        xlabel=f"cost of a training step, {next(iter(report['methods']))} = 1 (median, quartiles)",
         ylabel="right of the test split (%)",
     )
     axes.set_xlim(left=0.9)

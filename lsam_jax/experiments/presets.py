@@ -104,6 +104,7 @@ PRESETS: Mapping[str, Preset] = {
                     "normalize": True,
                     "ascent_batch": 1 / 8,
                 },
+                "stale": {"rho": 0.8},
             },
         ),
         Preset(

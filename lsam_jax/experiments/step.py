@@ -36,7 +36,7 @@ class Record(NamedTuple):
     """What every step of an epoch reported; step i of an epoch writes entry i.
 
     Attributes:
-        loss: f32[steps], of the weights before the step.
+        loss: f32[steps], see `History.train_loss`.
         accuracy: f32[steps], of the training batch, likewise.
         sharpness: f32[steps], perturbed minus clean loss.
         selected: bool[steps, L], the layers that the method perturbed.
@@ -54,7 +54,7 @@ class State(NamedTuple):
     Attributes:
         step: i32[], steps taken; the position in the data and in every random sequence.
         params: The parameters that are trained.
-        batch_stats: Running statistics of batch normalisation, of clean passes only.
+        batch_stats: Running statistics of batch normalisation, of the passes that gave the loss.
         optimizer: The base optimizer's state.
         sam: The method's state.
         key: From which every random draw of the run is derived.
@@ -74,7 +74,7 @@ class StepMetrics(NamedTuple):
     """What a step reports, as arrays that the host need not wait for.
 
     Attributes:
-        loss: f32[], of the weights before the step.
+        loss: f32[], see `History.train_loss`.
         accuracy: f32[], of the training batch.
     """
 

@@ -71,6 +71,17 @@ def test_the_ascent_is_that_of_a_share_of_the_batch(arguments, name, options, na
     assert np.abs(gradient(whole, batch)["a"]["kernel"] - grads["a"]["kernel"]).max() > 1e-4
 
 
+def test_stale_climbs_along_the_step_before(arguments):
+    params, *_, batch, _ = arguments
+    chosen = method("stale", {"rho": 0.7})
+    step = chosen.value_and_grad(loss_fn)
+    _, first, state = step(params, chosen.init(params), *arguments[1:])
+    assert_same(first, gradient(params, batch))
+    _, second, _ = step(params, state, *arguments[1:])
+    assert_same(second, gradient(moved(params, first, 0.7, "ab"), batch))
+    assert chosen.price(None, ["a/kernel"]) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
@@ -101,7 +112,7 @@ def test_a_share_is_recorded_at_its_price(small, name, cost):
     np.testing.assert_allclose(history.cost, cost)  # LookSAM: two of four steps perturb
 
 
-@pytest.mark.parametrize("name", ["sgd", "sam", "lsam"])
+@pytest.mark.parametrize("name", ["sgd", "sam", "lsam", "stale"])
 def test_the_presets_methods_are_what_its_table_says(name):
     config = preset("noisy-digits-resnet8").configure(name)
     assert (config.label_noise, config.label_smoothing, config.data) == (0.4, 0.0, "digits")

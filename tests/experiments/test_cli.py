@@ -38,7 +38,7 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     out = tmp_path / "new" / "directory"
     quick = ["--set", "lsam.cuts=1", "--rounds", "4"]
     assert cli.main([*COMPARE, *quick, "--out", str(out)]) == 0
-    names = ["SGD", "SAM", "layer-wise SAM"]
+    names = ["SGD", "SAM", "layer-wise SAM", "stale SAM"]
     printed = capsys.readouterr()
     for name in names:
         assert re.search(
@@ -69,10 +69,12 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
         assert row["step_cost"]["ratio"] > 0
         assert row["config"]["label_noise"] == 0.4
         assert row["config"]["epochs"] == 2
-        assert row["config"]["method"] == {"SGD": "sgd", "SAM": "sam"}.get(name, "lsam")
+        assert row["config"]["method"] == {"SGD": "sgd", "SAM": "sam", "stale SAM": "stale"}.get(
+            name, "lsam"
+        )
     assert report["methods"]["SGD"]["step_cost"]["ratio"] == 1.0
     shares = [report["methods"][name]["perturbed_layers"] for name in names]
-    np.testing.assert_allclose(shares, [0.0, 1.0, 4 / 11])
+    np.testing.assert_allclose(shares, [0.0, 1.0, 4 / 11, 1.0])
     for picture in ("accuracy_cost", "gradient_norm", "learning_curves", "perturbations"):
         pixels = imread(out / f"{picture}.png")
         assert min(pixels.shape[:2]) > 400

@@ -216,6 +216,21 @@ def test_evaluation_counts_every_image_once(small, monkeypatch):
     assert accuracy == np.mean(np.argmax(logits, axis=1) == small.validation.labels)
 
 
+def test_evaluation_pads_by_less_than_an_image_a_batch(small, monkeypatch):
+    sizes = []
+
+    def counted(model, preprocess, everything, batch, counts):
+        sizes.append(len(counts))
+        return np.zeros(2)
+
+    monkeypatch.setattr(evaluation, "_sums", counted)
+    for largest, wanted in [(32, [25, 25]), (16, [13] * 4), (512, [50])]:
+        monkeypatch.setattr(evaluation, "EVALUATION_BATCH", largest)
+        evaluation.evaluate(None, None, small.validation, {}, {}, {})
+        assert sizes == wanted
+        sizes.clear()
+
+
 def test_gradient_norms_are_those_of_the_plain_loss(small):
     model = resnet.resnet8(width=4)
     loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.1)

@@ -27,7 +27,9 @@ def add(commands: Any) -> None:
     )
     option = partial(options.add_option, parser)
     option("--preset", default="noisy-digits-resnet8", metavar="NAME", help="see lsam-jax list")
-    option("--methods", default="sgd,sam,lsam", metavar="A,B", help="what to compare, SGD first")
+    option(
+        "--methods", default="sgd,sam,lsam,stale", metavar="A,B", help="what to compare, SGD first"
+    )
     option("--epochs", type=int, metavar="N", help="passes, if not the preset's (digits: 30)")
     option("--noise", type=float, metavar="SHARE", help="of the training labels that is drawn "
            "anew, if not the preset's (digits: 0.4); 0 for clean labels")  # fmt: skip
