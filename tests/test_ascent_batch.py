@@ -11,7 +11,7 @@ from training import assert_same
 
 import lsam_jax as lsam
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
+pytestmark = pytest.mark.usefixtures("x64")
 
 RHO, ROWS = 0.3, 16
 
@@ -125,6 +125,7 @@ def test_a_part_that_is_the_whole_is_the_method(name, whole):
     assert_same(got, want, 0)
 
 
+@pytest.mark.core
 def test_which_samples():
     params, (batch, *_) = network()
     batch["id"] = jnp.arange(ROWS)
@@ -159,6 +160,7 @@ def test_aux_of_the_clean_part():
     assert_same(value, textbook_step(params, every(batch, 4), batch, set(params))[0][0])
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("name", ["sam", "layerwise_sam", "generalized_sam"])
 def test_devices_take_the_samples_that_one_takes(name, devices):
@@ -186,6 +188,7 @@ def test_devices_take_the_samples_that_one_takes(name, devices):
         assert_same(jax.jit(step)(params, tx.init(params), batch), want[1:])
 
 
+@pytest.mark.core
 def test_a_batch_of_explicit_sharding():
     params, (batch, *_) = network()
     axis = jax.sharding.AxisType.Explicit

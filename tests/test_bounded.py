@@ -17,7 +17,7 @@ from training import EXACT
 
 import lsam_jax as lsam
 
-pytestmark = [pytest.mark.core, pytest.mark.usefixtures("x64")]
+pytestmark = pytest.mark.usefixtures("x64")
 
 STEPS, LR = 20, 0.1
 ON_DEVICES = ["sam", "layerwise_sam", "generalized_sam", "asam", "look_sam"]

@@ -17,7 +17,7 @@ from training import EXACT
 
 import lsam_jax as lsam
 
-pytestmark = [pytest.mark.core, pytest.mark.usefixtures("x64")]
+pytestmark = pytest.mark.usefixtures("x64")
 
 STEPS, LR, RHO = 20, 0.05, 0.3
 KERNELS = ("a/w", "z/w")

@@ -27,7 +27,7 @@ from test_explicit_sharding import (
 
 import lsam_jax as lsam
 
-pytestmark = [pytest.mark.core, pytest.mark.usefixtures("x64")]
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @pytest.mark.parametrize("name", ["layerwise_sam", "sparse_sam", "esam", "adazo_sam"])

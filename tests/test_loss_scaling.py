@@ -16,7 +16,7 @@ from training import EXACT
 
 import lsam_jax as lsam
 
-pytestmark = [pytest.mark.core, pytest.mark.usefixtures("x64")]
+pytestmark = pytest.mark.usefixtures("x64")
 SCALE, RHO, STEPS, LR = 2.0**15, 0.1, 5, 0.05
 
 SAME = {

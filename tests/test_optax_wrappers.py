@@ -13,7 +13,7 @@ import pytest
 
 import lsam_jax as lsam
 
-pytestmark = [pytest.mark.core, pytest.mark.usefixtures("x64")]
+pytestmark = pytest.mark.usefixtures("x64")
 RHO, LR, STEPS = 0.3, 0.1, 6
 A = np.random.default_rng(0).normal(size=(4, 4))
 A = A @ A.T

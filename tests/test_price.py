@@ -15,8 +15,6 @@ from training import RHO, assert_trains_like_textbook
 
 import lsam_jax as lsam
 
-pytestmark = pytest.mark.core
-
 STEPS, K = 50, 2
 
 

@@ -9,8 +9,6 @@ import pytest
 import lsam_jax as lsam
 from lsam_jax import scans, segments
 
-pytestmark = pytest.mark.core
-
 RHO = 0.1
 
 

@@ -20,7 +20,7 @@ import lsam_jax as lsam
 
 cloudpickle = pytest.importorskip("cloudpickle")
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
+pytestmark = pytest.mark.usefixtures("x64")
 
 REBUILT = {
     "tree.map": lambda tx: jax.tree.map(lambda f: f, tx),

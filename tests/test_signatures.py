@@ -11,7 +11,7 @@ from textbook import named, relative_error
 
 import lsam_jax as lsam
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
+pytestmark = pytest.mark.usefixtures("x64")
 
 RHO = 0.3
 METHODS = {

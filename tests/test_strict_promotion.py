@@ -19,8 +19,6 @@ from contract import METHODS
 import lsam_jax as lsam
 from lsam_jax import diagnostics
 
-pytestmark = pytest.mark.core
-
 DTYPES = ("float32", "bfloat16", "float16", "mixed")
 
 

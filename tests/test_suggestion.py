@@ -13,7 +13,7 @@ from refusals import NAN, refused
 
 import lsam_jax as lsam
 
-pytestmark = [pytest.mark.core, pytest.mark.usefixtures("x64")]
+pytestmark = pytest.mark.usefixtures("x64")
 
 RADII = [0.001, 0.01, 0.03, 0.1, 0.3, 1.0]
 

@@ -12,7 +12,7 @@ from untraceable import CLOSING, EAGER, network, problem
 
 import lsam_jax as lsam
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.core]
+pytestmark = pytest.mark.usefixtures("x64")
 
 RHO = 0.3
 QUIET = pytest.mark.filterwarnings("ignore:.*two gradients:UserWarning")

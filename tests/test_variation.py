@@ -10,8 +10,6 @@ from staged import dense
 
 import lsam_jax as lsam
 
-pytestmark = pytest.mark.core
-
 NO_CLEAN_GRADIENT = {
     "generalized_sam, alpha 0.8": lambda: lsam.generalized_sam(0.1, 0.8),
     "generalized_sam, alpha scheduled": lambda: lsam.generalized_sam(0.1, lambda count: 1.0),

@@ -15,7 +15,7 @@ from training import EXACT
 import lsam_jax as lsam
 from lsam_jax import components
 
-pytestmark = [pytest.mark.core, pytest.mark.usefixtures("x64")]
+pytestmark = pytest.mark.usefixtures("x64")
 
 GUIDE = pathlib.Path(__file__).parent.parent / "docs" / "write-your-own-method.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.S | re.M)
