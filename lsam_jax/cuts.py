@@ -22,6 +22,7 @@ def network_of(
     layers: Layers,
     cuts: Cuts = "auto",
     k: int | None = None,
+    gated: bool = True,
 ) -> tuple[
     Network, Callable[[Cuts, np.ndarray, int | None], list[int]], Callable[[], costs.Profile]
 ]:
@@ -29,7 +30,8 @@ def network_of(
 
     The second takes the argument `cuts`, the candidates, and k if it is static, and gives the
     positions, ascending. Costs are counted only if something asks for them; what a step costs
-    depends on the cuts that will be made, which `cuts` and `k` say.
+    depends on the cuts that will be made, which `cuts` and `k` say, and on whether the gradients of
+    layers that are not selected are `gated`.
     """
     position, reached = layer_order(program, leaves, layers.of_leaf, len(layers.names))
 
@@ -38,7 +40,8 @@ def network_of(
         return costs.profile(program, leaves, layers.of_leaf, position)
 
     def cost(candidates: np.ndarray) -> Callable[[Any], Any]:
-        counted, order = profile().at(place(cuts, candidates, k)), np.argsort(position)
+        places, order = place(cuts, candidates, k), np.argsort(position)
+        counted = profile().at(places) if gated else profile().ungated(places, candidates[order])
         return lambda selected: counted(selected[order])
 
     network = Network(

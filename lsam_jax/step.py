@@ -69,7 +69,7 @@ def step(
     shared = climbed is None and shares_passes(recipe)
     where = wanted(recipe.cuts, recipe.selector, shared)
     least = fewest(recipe.selector, arguments.static_int(recipe.k))
-    network, place_cuts, _ = network_of(program, leaves, layers, where, least)
+    network, place_cuts, _ = network_of(program, leaves, layers, where, least, recipe.gate)
 
     def cuts(candidates: np.ndarray) -> list[int]:
         return place_cuts(where, candidates, least)

@@ -102,6 +102,15 @@ def test_a_price_that_affords_everything_is_the_selection_itself():
         np.testing.assert_allclose(state.norms, other.norms, rtol=1e-5)
 
 
+def test_without_gates_all_behind_the_cut_is_paid_for():
+    """One cut and no gates: a step that perturbs anything costs nearly two gradients."""
+    net, _ = network()
+    tx = lsam.layerwise_sam(K, RHO, selection=lsam.price(1.8), cuts=1, gate=False)
+    with pytest.raises(ValueError, match="price=1.8 is below the cost .* 1.9"):
+        run(net, tx, steps=1)
+    run(net, lsam.layerwise_sam(K, RHO, selection=lsam.price(1.8), cuts=1, gate=True), steps=1)
+
+
 def test_steps_that_are_not_finite_cost_as_others_do():
     net, _ = network()
     selection = lsam.price(1.25, "all")
