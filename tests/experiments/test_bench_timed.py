@@ -135,8 +135,11 @@ def test_the_catalogs_know_every_method():
     family = catalog.family()
     public = {name for name in lsam.__all__ if name.endswith(METHOD_NAMES)}
     assert public == {name.partition(" ")[0] for name in family} - {"sgd"}
-    wanted = "sgd sam gsam looksam lsam esam slsam optax textbook"
-    assert list(catalog.table2("resnet20")) == wanted.split()
+    parts = "sam-1/8 sam-1/4 lsam-1/8 stale"
+    wanted = f"sgd sam gsam looksam lsam {parts} esam slsam optax textbook"
+    table = catalog.table2("resnet20")
+    assert list(table) == wanted.split()
+    assert [table[name].counted(None, None) for name in parts.split()] == [1.125, 1.25, 1.125, 1]
     assert next(iter(family)) == "sgd"
     wide, small = catalog.table2("wrn28_10"), catalog.table2("resnet8")
     assert (wide["looksam"].label, small["looksam"].label) == (
