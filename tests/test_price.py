@@ -106,7 +106,7 @@ def test_without_gates_all_behind_the_cut_is_paid_for():
     """One cut and no gates: a step that perturbs anything costs nearly two gradients."""
     net, _ = network()
     tx = lsam.layerwise_sam(K, RHO, selection=lsam.price(1.8), cuts=1, gate=False)
-    with pytest.raises(ValueError, match="price=1.8 is below the cost .* 1.9"):
+    with pytest.raises(ValueError, match=r"price=1.8 is below the cost .* 1.9"):
         run(net, tx, steps=1)
     run(net, lsam.layerwise_sam(K, RHO, selection=lsam.price(1.8), cuts=1, gate=True), steps=1)
 
