@@ -99,7 +99,7 @@ PRESETS: Mapping[str, Preset] = {
                 "sam": {"rho": 0.4},
                 "lsam": {
                     "k": 4,
-                    "rho": 1.4,
+                    "rho": 2.0,
                     "alpha": 1.0,
                     "normalize": True,
                     "ascent_batch": 1 / 8,
