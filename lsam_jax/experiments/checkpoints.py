@@ -6,10 +6,12 @@ this run, and, by a digest, that their bytes are those that were saved.
 """
 
 import contextlib
+import gc
 import hashlib
 import logging
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ import orbax.checkpoint as ocp
 FORMAT = "lsam-jax run 1"
 KEPT = 2
 """How many are kept: the last, and the one before for the case that the last gets damaged."""
+PATIENCE = 5.0
+"""Seconds that Orbax's threads are waited for after an error, all together."""
 
 
 class CheckpointError(OSError):
@@ -187,8 +191,10 @@ def _is_key(x: Any) -> bool:
 def _quiet() -> Iterator[None]:
     """Keeps Orbax from logging each of its steps, and its threads from printing tracebacks.
 
-    What goes wrong in them is raised by the call that started them, too.
+    What goes wrong in them is raised by the call that started them, too. After an error, those that
+    it has left at work are waited for: they fail as well, and are to do it quietly.
     """
+    there = set(threading.enumerate())
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hooks = [logger.level for logger in loggers], (threading.excepthook, sys.unraisablehook)
     for logger in loggers:
@@ -196,6 +202,12 @@ def _quiet() -> Iterator[None]:
     threading.excepthook, sys.unraisablehook = (lambda args: None), (lambda args: None)
     try:
         yield
+    except BaseException:
+        until = time.monotonic() + PATIENCE
+        for thread in set(threading.enumerate()) - there:
+            thread.join(max(0.0, until - time.monotonic()))
+        gc.collect()  # what they have abandoned complains when it goes
+        raise
     finally:
         threading.excepthook, sys.unraisablehook = hooks
         for logger, level in zip(loggers, levels, strict=True):

@@ -1,7 +1,9 @@
 """The command line: arguments to calls, errors to one line."""
 
 import argparse
+import logging
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -77,6 +79,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def program() -> int:
+    """`main` as a whole process: once it has failed, what it left at work does so quietly.
+
+    Orbax's abandoned tasks complain until the process ends, behind the one line that says it all.
+    """
+    status = main()
+    if status:
+        threading.excepthook, sys.unraisablehook = (lambda args: None), (lambda args: None)
+        logging.disable()
+    return status
+
+
 def _status(arguments: argparse.Namespace) -> int:
     """Runs the command; the exit status."""
     try:
@@ -133,4 +147,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())
