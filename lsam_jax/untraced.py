@@ -104,8 +104,6 @@ def _step(
     known = isinstance(selected, np.ndarray)
     everything = known and all(in_suffix)
     saved = ascent is None and step.shares_passes(recipe)
-    if saved and candidates.any() and not everything:
-        _warn(reason)
     assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
     method = step.method_of(recipe, assembly, loss_fn, tree, lambda aux: aux[0][1])
     loss_of = untraced(loss_fn)
@@ -136,6 +134,8 @@ def _step(
         passes = _branch(cadence.due(state.count), perturbed, alone, leaves)
     else:
         passes = perturbed(leaves)
+    if saved and candidates.any() and not everything:
+        _warn(reason)  # only now: a loss that fails this way too has an error of its own
     direction = layers.tree(passes.result.direction)
     aux = passes.aux[0] if prepare is None else passes.aux[0][0]
     return (
