@@ -109,7 +109,13 @@ def test_first_step(name, model):
 def test_composers_practice():
     due = presets.sam_composer().recipe.cadence.due
     assert [n for n in range(25) if due(n)] == [0, 10, 20]
-    assert presets.sam_composer().recipe.rho == 10 * lsam.sam().recipe.rho
+    w = jnp.asarray([3.0, 4.0])  # is the gradient, and the direction moves by the radius
+
+    def radius(tx):
+        direction = lsam.value_and_grad(lambda w: jnp.sum(w**2) / 2, tx)(w, tx.init(w))[1]
+        return float(jnp.linalg.norm(direction - w))
+
+    assert abs(radius(presets.sam_composer()) - 10 * radius(lsam.sam())) < 1e-5
 
 
 def test_the_others_are_made_with_the_arguments_that_they_name():
