@@ -66,8 +66,7 @@ def step(
     program = traced(loss_fn)
     climbed = None if ascent is None else traced(ascent.loss_fn)
     clean_aux = ascent is not None and ascent.clean_aux
-    shared = climbed is None and shares_passes(recipe)
-    where = wanted(recipe.cuts, recipe.selector, shared)
+    where = wanted(recipe.cuts, recipe.selector, climbed is None) if shares_passes(recipe) else 1
     least = fewest(recipe.selector, arguments.static_int(recipe.k))
     network, place_cuts, _ = network_of(program, leaves, layers, where, least, recipe.gate)
 
