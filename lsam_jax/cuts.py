@@ -72,18 +72,28 @@ def network_of(
 
 def network_apart(
     network: Network,
-    descent: Program,
+    descent: Callable[[], costs.Profile],
     ascent: Program,
     leaves: Sequence[Any],
     layers: Layers,
     cuts: Callable[[np.ndarray], Sequence[int]],
 ) -> Network:
-    """The network where another loss is climbed than descended: the passes share nothing."""
+    """The network where another loss is climbed than descended: the passes share nothing.
+
+    Args:
+      network: that of the loss that is descended.
+      descent: counts the costs of that loss.
+      ascent: the loss that is climbed.
+      leaves: the parameters.
+      layers: how they are cut into layers.
+      cuts: from the candidates to the positions at which the ascent may end.
+    """
 
     @cache
     def profile() -> costs.Profile:
-        of = leaves, layers.of_leaf, network.position
-        return costs.apart(costs.profile(descent, *of), costs.profile(ascent, *of))
+        return costs.apart(
+            descent(), costs.profile(ascent, leaves, layers.of_leaf, network.position)
+        )
 
     def cost(candidates: np.ndarray) -> Callable[[Any], Any]:
         order = np.argsort(network.position)

@@ -108,6 +108,11 @@ def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
     return Program(opened, jax.tree.structure(aux), references)
 
 
+def shapes_of(out: Any) -> Any:
+    """The shapes and types of what a loss function returned, for `loss_and_aux`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), out)
+
+
 def loss_and_aux(shape: Any, has_aux: bool) -> tuple[Any, Any]:
     """The shapes of the loss and of aux, of those of what a loss function returned.
 

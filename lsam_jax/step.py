@@ -68,13 +68,13 @@ def step(
     clean_aux = ascent is not None and ascent.clean_aux
     where = wanted(recipe.cuts, recipe.selector, climbed is None) if shares_passes(recipe) else 1
     least = fewest(recipe.selector, arguments.static_int(recipe.k))
-    network, place_cuts, _ = network_of(program, leaves, layers, where, least, recipe.gate)
+    network, place_cuts, profile = network_of(program, leaves, layers, where, least, recipe.gate)
 
     def cuts(candidates: np.ndarray) -> list[int]:
         return place_cuts(where, candidates, least)
 
     if climbed is not None:
-        network = network_apart(network, program, climbed, leaves, layers, cuts)
+        network = network_apart(network, profile, climbed, leaves, layers, cuts)
     candidates, selected, state = choose(recipe, network, state)
     assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
     cadence = recipe.cadence

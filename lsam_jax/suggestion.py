@@ -4,15 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments, auxiliary, parallel, promotion
 from lsam_jax.methods import sam
-from lsam_jax.program import loss_and_aux
+from lsam_jax.program import loss_and_aux, shapes_of
 from lsam_jax.recipe import layers_of, state_of
 from lsam_jax.state import SamState
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform import SamTransformation, check_method
 from lsam_jax.trial import effects_of_radii
 
 RADII = tuple(float(f"{x:.2g}") for x in np.geomspace(1e-3, 10, 25))
@@ -147,11 +146,7 @@ def suggest_rho(
     """
     arguments.check_callable("loss_fn", loss_fn, "Pass the loss itself, not its value.")
     tx = sam() if tx is None else tx
-    if not isinstance(tx, SamTransformation):
-        raise TypeError(
-            f"tx must be what layerwise_sam(...) returns; got {type(tx).__name__}. Keep the SAM "
-            "transformation apart from the base optimizer: chain nothing to it here."
-        )
+    check_method(tx)
     arguments.check_real("target", target, above=0.0)
     grid = _checked(radii)
     recipe = tx.recipe._replace(axes=parallel.Axes())
@@ -172,7 +167,7 @@ def suggest_rho(
 
             def loss(params: Any) -> Any:
                 out = of_params(params)
-                loss_and_aux(jax.tree.map(_shape, out), has_aux)
+                loss_and_aux(shapes_of(out), has_aux)
                 return auxiliary.loss_of(out)
 
             return loss
@@ -243,7 +238,3 @@ def _first(args: Sequence[Any], n: int, ascent_batch: Any) -> Any:
         return x[: round(rows)]
 
     return jax.tree.map(first, args[n - 1])
-
-
-def _shape(x: Any) -> Any:
-    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))

@@ -144,6 +144,15 @@ def transformation(recipe: Recipe) -> SamTransformation:
     return SamTransformation(Init(recipe), Update(recipe))
 
 
+def check_method(tx: Any) -> None:
+    """Raises a TypeError unless `tx` is what a method returns."""
+    if not isinstance(tx, SamTransformation):
+        raise TypeError(
+            f"tx must be what layerwise_sam(...) returns; got {type(tx).__name__}. Keep the SAM "
+            "transformation apart from the base optimizer: chain nothing to it here."
+        )
+
+
 def value_and_grad(
     loss_fn: Callable[..., Any],
     tx: SamTransformation,
@@ -219,11 +228,7 @@ def value_and_grad(
     [False, True]
     """
     arguments.check_callable("loss_fn", loss_fn, "Pass the loss itself, not its value.")
-    if not isinstance(tx, SamTransformation):
-        raise TypeError(
-            f"tx must be what layerwise_sam(...) returns; got {type(tx).__name__}. Keep the SAM "
-            "transformation apart from the base optimizer: chain nothing to it here."
-        )
+    check_method(tx)
     check_options(holomorphic=holomorphic, allow_int=allow_int, reduce_axes=reduce_axes)
     signature = signature_of(loss_fn, argnums)
     places = () if m is None else check_micro_batches(m, batch_argnums, signature.argnums)

@@ -15,6 +15,7 @@ from lsam_jax.program import trace
 from lsam_jax.radii import as_radii
 from lsam_jax.recipe import Recipe, choose, layers_of, numbers
 from lsam_jax.state import SamState
+from lsam_jax.two_pass import put
 from lsam_jax.untraceable import SIGNS, way_out
 
 Leaves = Sequence[Any]
@@ -53,12 +54,6 @@ def effects_of_radii(
     def of_leaves(loss: Callable[[Any], Any]) -> Callable[[Leaves], Any]:
         return lambda leaves: loss(layers.tree(list(leaves)))
 
-    def put(leaves: Leaves, inside: Leaves) -> list[Any]:
-        out = list(leaves)
-        for n, x in zip(index, inside):
-            out[n] = x
-        return out
-
     def assembled(w: Leaves, state: SamState, selected: Any, rho: Any) -> Assembly:
         with_rho = recipe._replace(rho=as_radii("rho", rho))
         every = np.ones(len(layers.names), bool)
@@ -85,7 +80,9 @@ def effects_of_radii(
             up = jax.grad(of_part)(list(w)) if in_part else g
             uphill = assembly.masked([up[n] for n in index], index)
         else:
-            _, _, uphill, _ = assembly.estimate(lambda x: (of_part(put(w, x)), []), inside, index)
+            _, _, uphill, _ = assembly.estimate(
+                lambda x: (of_part(put(w, index, x)), []), inside, index
+            )
         return loss, uphill, selected, state
 
     def at(
@@ -98,7 +95,7 @@ def effects_of_radii(
     ) -> Any:
         inside, whole = [w[n] for n in index], of_leaves(losses(arrays)[0])
         moved, _ = assembled(w, state, selected, rho).perturb(uphill, inside, index)
-        loss, h = jax.value_and_grad(whole)(put(w, moved))
+        loss, h = jax.value_and_grad(whole)(put(w, index, moved))
         eps = [x - y for x, y in zip(moved, inside)]
         return loss, inner([h[n] for n in index], eps), sum(jnp.any(x != 0) for x in eps)
 

@@ -101,13 +101,13 @@ def two_pass(
         return at_cut(parts, leaves, of_leaf, in_suffix, gradient, wanted, method)
 
     if isinstance(selected, np.ndarray):
-        return at(0, _gradient, None, leaves)
+        return at(0, gradient_of_wanted, None, leaves)
     inside = in_conditional(program)
     places = list(cuts())
     if len(places) == 1:
         gradient = partial(gated_value_and_grad, gate=gate, inside=inside)
         return at(places[0], gradient, selected, leaves)
-    gradient = partial(gated_value_and_grad, gate=gate, inside=_as_it_is)
+    gradient = partial(gated_value_and_grad, gate=gate, inside=as_it_is)
     branches = [inside(partial(at, place, gradient)) for place in places]
     return jax.lax.switch(latest(places, position, selected), branches, selected, list(leaves))
 
@@ -121,7 +121,7 @@ def latest(places: Sequence[int], position: np.ndarray, selected: jax.Array) -> 
 def in_conditional(program: Program) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The transformation of what runs inside a conditional; see `convolutions`."""
     slow = jax.default_backend() == "cpu" and holds_convolution(program.closed.jaxpr)
-    return canonical_convolutions if slow else _as_it_is
+    return canonical_convolutions if slow else as_it_is
 
 
 def at_cut(
@@ -198,11 +198,12 @@ def put(leaves: Leaves, index: Sequence[int], new: Leaves) -> list[Any]:
     return out
 
 
-def _gradient(
-    wanted: None, loss_of: Callable[[Leaves], Any], params: Leaves, group: Sequence[int]
+def gradient_of_wanted(
+    wanted: Any, loss_of: Callable[[Leaves], Any], params: Leaves, group: Sequence[int]
 ) -> tuple[Any, list[Any], list[Any]]:
+    """Loss, aux and gradient, which is zero for groups that are not wanted; None wants all."""
     (loss, aux), g = jax.value_and_grad(loss_of, has_aux=True)(list(params))
-    return loss, aux, g
+    return loss, aux, _masked(wanted, g, group)
 
 
 def _gradient_of_all(
@@ -216,10 +217,15 @@ def _gradient_of_all(
     # the parameters. So what comes out of the prefix counts among them, as in the whole loss.
     both = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
     (loss, aux), (_, g) = both(list(hidden), list(params))
-    if wanted is not None:
-        g = [jnp.where(wanted[i], x, jnp.zeros_like(x)) for i, x in zip(group, g)]
-    return loss, aux, g
+    return loss, aux, _masked(wanted, g, group)
 
 
-def _as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
+def _masked(wanted: Any, g: list[Any], group: Sequence[int]) -> list[Any]:
+    if wanted is None:
+        return g
+    return [jnp.where(wanted[i], x, jnp.zeros_like(x)) for i, x in zip(group, g)]
+
+
+def as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """The transformation that changes nothing."""
     return fun

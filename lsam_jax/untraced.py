@@ -19,11 +19,11 @@ from lsam_jax import auxiliary, choosing, promotion, step
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly
 from lsam_jax.parallel import check_loss
-from lsam_jax.program import Cut, gradient_of, loss_and_aux
+from lsam_jax.program import Cut, gradient_of, loss_and_aux, shapes_of
 from lsam_jax.recipe import Recipe, choose, numbers
 from lsam_jax.state import SamState
 from lsam_jax.two_losses import AscentLoss, check_recipe, two_losses
-from lsam_jax.two_pass import Passes, at_cut, in_one
+from lsam_jax.two_pass import Passes, as_it_is, at_cut, gradient_of_wanted, in_one
 from lsam_jax.untraceable import SIGNS, way_out
 
 Leaves = Sequence[Any]
@@ -90,7 +90,7 @@ def _step(
 
         def value(leaves: Leaves) -> tuple[Any, list[Any]]:
             out = prepared(tree(leaves))
-            loss_and_aux(jax.tree.map(_shape, out), with_aux)
+            loss_and_aux(shapes_of(out), with_aux)
             loss, aux = out if with_aux else (out, None)
             check_loss(jax.typeof(loss), leaves, axes.names)
             return axes.leave(loss) if axes.shares else loss, [aux]
@@ -115,14 +115,14 @@ def _step(
             of_layers = layers.of_leaf, network.position, candidates, selected
             one_cut = lambda: [0]  # noqa: E731
             return two_losses(
-                climbed[0], loss_of, leaves, *of_layers, one_cut, _as_it_is, method, climbed[1]
+                climbed[0], loss_of, leaves, *of_layers, one_cut, as_it_is, method, climbed[1]
             )
         if not candidates.any():
             (loss, aux), h = loss_of.value_and_grad(leaves)
             nowhere = [None] * len(leaves)
             return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss, None))
         wanted = None if known else selected
-        return at_cut(whole, leaves, layers.of_leaf, in_suffix, _gradient, wanted, method)
+        return at_cut(whole, leaves, layers.of_leaf, in_suffix, gradient_of_wanted, wanted, method)
 
     def alone(leaves: Leaves) -> Passes:
         (loss, aux), g = loss_of.value_and_grad(leaves)
@@ -158,16 +158,6 @@ def _whole(value: Callable[[Leaves], tuple[Any, list[Any]]], in_suffix: Sequence
     return Cut(prefix, lambda: suffix, writes=False)
 
 
-def _gradient(
-    wanted: Any, loss_of: Callable[[Leaves], Any], params: Leaves, group: Sequence[int]
-) -> tuple[Any, list[Any], list[Any]]:
-    """Loss, aux and gradient, which is zero for groups that are not wanted; None wants all."""
-    (loss, aux), g = jax.value_and_grad(loss_of, has_aux=True)(list(params))
-    if wanted is not None:
-        g = [jnp.where(wanted[i], x, jnp.zeros_like(x)) for i, x in zip(group, g)]
-    return loss, aux, g
-
-
 def _branch(
     called_for: Any, yes: Callable[[Any], Any], no: Callable[[Any], Any], operand: Any
 ) -> Any:
@@ -175,14 +165,6 @@ def _branch(
     if isinstance(called_for, jax.core.Tracer):
         return jax.lax.cond(called_for, yes, no, operand)
     return (yes if called_for else no)(operand)
-
-
-def _as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
-    return fun
-
-
-def _shape(x: Any) -> Any:
-    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
 
 
 def _warn(reason: str) -> None:
