@@ -54,8 +54,9 @@ perturbing only in some steps (`between`, `every`, `bernoulli`), the others cost
 
 **Methods of your own.** `components`: the parts that every method here is made of.
 
-**How far** (`rho=`). A number, an Optax schedule, `per_layer` radii, or one `bounded` by the
-gradient. `suggest_rho` measures where to start, as a `Suggestion`.
+**How far** (`rho=`). A number, an Optax schedule, `per_layer` radii, one `bounded` by the gradient,
+or one that follows the `rise` of the loss. `suggest_rho` measures where to start, as a
+`Suggestion`.
 
 **Losses that can be taken apart.** `split_loss` for `functional_sam`, `per_sample` for `esam` and
 for `empirical_fisher`, whose mask `refresh_mask` gives to `sparse_sam`.
@@ -87,6 +88,7 @@ from lsam_jax.layers import layer_names
 from lsam_jax.losses import per_sample, split_loss
 from lsam_jax.methods import generalized_sam, layerwise_sam, sam
 from lsam_jax.radii import bounded, per_layer
+from lsam_jax.rising import rise
 from lsam_jax.rounding import perturbation_survival
 from lsam_jax.selection import (
     everything,
@@ -154,6 +156,7 @@ __all__ = [
     "price",
     "random",
     "refresh_mask",
+    "rise",
     "sam",
     "sam_on",
     "sl_sam",

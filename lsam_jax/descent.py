@@ -40,10 +40,13 @@ class Descent(NamedTuple):
       second: `(loss_fn, tree_of, need, clean, second) -> Found`: `tree_of` takes leaves to the
         parameters, and `need` those of aux to what the second pass needs; `clean` are the latter
         of the clean pass.
+      is_gradient: whether that is a gradient of the loss, so that along the perturbation it says by
+        how much the loss rises.
     """
 
     prepare: Callable[[Any, bool], Callable[[Any], Any]] | None = None
     second: Callable[[Any, Any, Callable[[Leaves], Any], Leaves, Second], Found] | None = None
+    is_gradient: bool = True
 
 
 of_loss = Descent()
@@ -113,7 +116,7 @@ def of_gradient_norm(step: float) -> Descent:
         ahead = jax.grad(loss_of)(along(second.weights, h, step))
         return loss, aux, [((a - d) / step).astype(d.dtype) for a, d in zip(ahead, h)]
 
-    return Descent(second=second)
+    return Descent(second=second, is_gradient=False)
 
 
 def of_samples(share: float) -> Descent:

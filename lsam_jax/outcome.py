@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.parts import Moving, Now, inner, square_of
+from lsam_jax.radii import Effect
 from lsam_jax.recipe import Recipe
 from lsam_jax.state import Memory, SamState, advance
 
@@ -22,6 +23,8 @@ class Outcome(NamedTuple):
       norms: f32[L], of the descent gradient.
       selected: bool[L], the layers that were perturbed.
       sharpness: f32[]; a first-order estimate, unless the losses are known.
+      rho: f32[], the radius; the largest, if layers have their own.
+      rise: f32[], the inner product of descent gradient and perturbation.
       finite: bool[], whether what is known of the losses is finite.
       memory: what the parts would remember.
     """
@@ -30,6 +33,8 @@ class Outcome(NamedTuple):
     norms: jax.Array
     selected: jax.Array
     sharpness: jax.Array
+    rho: Any
+    rise: Any
     finite: jax.Array
     memory: Memory
 
@@ -115,37 +120,47 @@ class Assembly(NamedTuple):
             perturbation=recipe.perturb.update(memory.perturbation, g_shared, at, now),
             combination=combination,
         )
-        if recipe.rho.update is not None and index:
-            eps = [w[n] - self.leaves[n] for n in index]
-            learnt = recipe.rho.update(memory.radius, g_in, h_in, eps, now)
-            new = new._replace(radius=average(learnt))
-        if clean is None:
-            slope = g_in if recipe.ascent.estimate is None else h_in
-            rise = inner(slope, [w[n] - self.leaves[n] for n in index])
+        eps = [w[n] - self.leaves[n] for n in index]
+        rise = average(inner(h_in, eps))
+        if clean is not None:
+            sharpness = average(perturbed - clean)
+        elif recipe.ascent.estimate is None:
+            sharpness = average(inner(g_in, eps))
         else:
-            rise = perturbed - clean
-        rise = average(rise)
+            sharpness = rise
+        if not recipe.descent.is_gradient:
+            rise = sharpness
+        loss = None if perturbed is None else average(perturbed)
+        learnt = recipe.rho.update(memory.radius, Effect(loss, rise), now)
         return Outcome(
             direction,
             norms,
             jnp.asarray(self.selected),
+            sharpness.astype(jnp.float32),
+            jnp.max(jnp.asarray(radius, jnp.float32)) if index else self.state.rho,
             rise.astype(jnp.float32),
-            jnp.isfinite(rise),
-            _like(memory, new),
+            jnp.isfinite(sharpness),
+            _like(memory, new._replace(radius=learnt)),
         )
 
-    def alone(self, g: Leaves, loss: Any = 0.0) -> Outcome:
+    def alone(self, g: Leaves, loss: Any = None) -> Outcome:
         """The outcome of a step that perturbs nothing, with the clean gradient of all arrays."""
         recipe, now, memory = self.recipe, self.now, self.state.memory
         average = recipe.axes.average
         direction = average(list(recipe.combine.alone(g, now, memory.combination)))
-        new = memory._replace(ascent=recipe.ascent.update(memory.ascent, direction, now))
+        loss = None if loss is None else average(loss)
+        new = memory._replace(
+            ascent=recipe.ascent.update(memory.ascent, direction, now),
+            radius=recipe.rho.update(memory.radius, Effect(loss, jnp.zeros(())), now),
+        )
         return Outcome(
             direction,
             average(now.layers.norms(g)),
             jnp.zeros_like(self.state.selected),
             self.state.sharpness,
-            jnp.isfinite(average(jnp.asarray(loss))),
+            self.state.rho,
+            self.state.rise,
+            jnp.asarray(True) if loss is None else jnp.isfinite(loss),
             _like(memory, new),
         )
 
@@ -165,14 +180,18 @@ class Assembly(NamedTuple):
 
     def advanced(self, out: Outcome) -> SamState:
         """The state after the step."""
+        memory = self.state.memory
         return advance(
             self.state,
             selected=out.selected,
             norms=out.norms,
             decay=self.recipe.norm_decay,
             sharpness=out.sharpness,
+            rho=out.rho,
+            rise=out.rise,
             finite=out.finite,
             memory=out.memory,
+            otherwise=memory._replace(radius=self.recipe.rho.recover(memory.radius)),
         )
 
 

@@ -1,7 +1,7 @@
 """How far: the radius of a step, a part of every method.
 
 A number or a schedule is a radius, and so are the parts here: one for each layer, or one that the
-gradient bounds. A radius is asked once the step knows its ascent gradient, in front of the
+gradient bounds; `rise` makes one that sets itself. A radius is asked once the step knows its ascent gradient, in front of the
 perturbation, and may remember something from step to step.
 """
 
@@ -18,8 +18,21 @@ from lsam_jax.parts import Moving, Now, remember_nothing, square_of
 Arrays = Sequence[Any]
 
 
+class Effect(NamedTuple):
+    """What a step showed of its perturbation, on all devices together.
+
+    Attributes:
+      loss: f32[], that the second pass gave; the clean one of a step that perturbs nothing. None
+        where only gradients are known.
+      rise: f32[], see `SamState`; 0 where nothing moved.
+    """
+
+    loss: Any
+    rise: Any
+
+
 class Radii(NamedTuple):
-    """A radius, made by `per_layer` or `bounded`.
+    """A radius, made by `per_layer`, `bounded` or `rise`.
 
     Attributes:
       of: `(g, at, now, memory) -> rho`, a scalar or one for each layer, [L]: from the ascent
@@ -27,15 +40,17 @@ class Radii(NamedTuple):
         belong, and the step; `now.rho` is not known yet.
       check: raises unless it fits layers of these names.
       init: makes its memory from the layers and the leaves of the parameters.
-      update: the memory after a step that perturbed, from `(memory, g, h, eps, now)`: the
-        gradients in front of and behind the perturbation eps, for the arrays that may move, and
-        the step, whose `now.rho` is the radius; None where nothing is learnt.
+      update: the memory after a step, from `(memory, effect, now)`.
+      recover: the memory after a step whose loss or gradient is not finite, from the one before.
+      needs_loss: whether a step by gradients alone will not do.
     """
 
     of: Callable[[Arrays, Moving, Now, Any], Any]
     check: Callable[[tuple[str, ...]], None] = lambda names: None
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
-    update: Callable[[Any, Arrays, Arrays, Arrays, Now], Any] | None = None
+    update: Callable[[Any, Effect, Now], Any] = lambda memory, effect, now: memory
+    recover: Callable[[Any], Any] = lambda memory: memory
+    needs_loss: bool = False
 
 
 Radius = arguments.Scalar | Radii

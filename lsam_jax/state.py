@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lsam_jax.layers import Layers
@@ -55,8 +56,12 @@ class SamState(NamedTuple):
         the two is not known (`grad_fn`, Momentum-SAM), its first-order estimate, the inner
         product of gradient and perturbation.
       memory: a `Memory`, what the method itself remembers. Only finite steps enter.
+      rho: f32[], the radius of the last step that perturbed; the largest, if layers have their own.
+      rise: f32[], of the last step that perturbed: `<grad L(w + eps), eps>`, the inner product of
+        descent gradient and perturbation. On the batch that is descended it says whether the
+        radius matters; see `rise`.
 
-    Norms and sharpness are those of the loss as it is given: scaled, if it is.
+    Norms, sharpness and rise are those of the loss as it is given: scaled, if it is.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
@@ -75,6 +80,12 @@ class SamState(NamedTuple):
     perturbations: jax.Array
     sharpness: jax.Array
     memory: Any = Memory()
+    rho: Any = np.float32(0)
+    rise: Any = np.float32(0)
+
+
+SINCE = {"rho": np.float32(0), "rise": np.float32(0)}
+"""What states lack that were saved before these were in them."""
 
 
 def initial_state(layers: Layers, memory: Memory) -> SamState:
@@ -87,6 +98,8 @@ def initial_state(layers: Layers, memory: Memory) -> SamState:
         perturbations=jnp.zeros(length, jnp.int32),
         sharpness=jnp.zeros((), jnp.float32),
         memory=memory,
+        rho=jnp.zeros((), jnp.float32),
+        rise=jnp.zeros((), jnp.float32),
     )
 
 
@@ -98,7 +111,8 @@ def check_state(state: Any, layers: Layers, memory: Any) -> SamState:
     """
     if isinstance(state, Mapping):
         try:
-            state = rebuilt(state, SamState(0, 0, 0, 0, 0, memory))  # type: ignore[arg-type]
+            like = SamState(0, 0, 0, 0, 0, memory)  # type: ignore[arg-type]
+            state = rebuilt({**SINCE, **state}, like)
         except LookupError as error:
             raise ValueError(
                 "state is a dictionary, as Orbax restores one without a target, but does not hold "
@@ -134,8 +148,11 @@ def advance(
     norms: Any,
     decay: Any,
     sharpness: Any,
+    rho: Any,
+    rise: Any,
     finite: Any,
     memory: Memory,
+    otherwise: Memory,
 ) -> SamState:
     """The state after a step.
 
@@ -145,9 +162,12 @@ def advance(
       norms: f32[L], of its descent gradient.
       decay: of the running mean of the norms.
       sharpness: f32[].
+      rho: f32[].
+      rise: f32[].
       finite: bool[], whether its losses are finite; if they or the norms are not, the old norms
-        and memory stay, so that one bad batch does not decide later steps.
+        stay, so that one bad batch does not decide later steps.
       memory: what its parts would remember of it.
+      otherwise: what they remember if it is not finite.
     """
     mean = jnp.where(jnp.any(state.norms > 0), decay * state.norms + (1 - decay) * norms, norms)
     finite = finite & jnp.all(jnp.isfinite(norms))
@@ -158,7 +178,9 @@ def advance(
         selected=selected,
         perturbations=state.perturbations + selected.astype(jnp.int32),
         sharpness=jnp.asarray(sharpness, jnp.float32),
-        memory=jax.tree.map(partial(_keep_unless, finite), state.memory, memory),
+        memory=jax.tree.map(partial(_keep_unless, finite), otherwise, memory),
+        rho=jnp.asarray(rho, jnp.float32),
+        rise=jnp.asarray(rise, jnp.float32),
     )
 
 

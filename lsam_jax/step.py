@@ -173,6 +173,11 @@ def step_by_gradient(
             "grad_fn was given, but this method needs a part of the loss (see split_loss and "
             "per_sample): pass value_fn."
         )
+    if recipe.rho.needs_loss:
+        raise ValueError(
+            "grad_fn was given, but rho=rise(share=...), or one whose target is a function of the "
+            "loss, needs the loss at the perturbed weights: pass value_fn, or rise(0.3)."
+        )
     axes = recipe.axes
     leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
     network = choosing.in_tree_order(layers, leaves)

@@ -1,4 +1,4 @@
-"""States saved before methods had a memory: their fields are the first of today's."""
+"""States saved before methods had a memory, or the radius stood there: their fields come first."""
 
 import copyreg
 import io
@@ -28,7 +28,18 @@ def test_the_fields_are_a_prefix_and_the_rest_has_a_default():
     state = lsam.sam().init(params)
     old = Old(*state[: len(FIELDS)])
     assert jax.tree.structure(lsam.SamState(*old)) == jax.tree.structure(state)
-    assert len(jax.tree.leaves(state)) == len(FIELDS)  # no array more, for a method without memory
+    assert len(jax.tree.leaves(state)) == len(FIELDS) + 2  # rho and rise; the method remembers nothing
+
+
+def test_dictionaries_without_rho_and_rise_load():
+    params = {"w": jnp.ones((2, 2))}
+    state = lsam.momentum_sam().init(params)
+    old = {name: x for name, x in state._asdict().items() if name not in ("rho", "rise")}
+    memory = {name: x for name, x in state.memory._asdict().items() if jax.tree.leaves(x)}
+    _, new = lsam.momentum_sam().update(
+        params, {**old, "memory": memory}, params, grad_fn=lambda w: w
+    )
+    assert float(new.rho) > 0
 
 
 def test_a_pickle_of_five_fields_loads():

@@ -82,7 +82,8 @@ def compare(
             must agree in everything but the method and its options.
         seeds: Of the runs of each method; the configurations' own seeds are not used.
         out: The directory for ``compare.json``, ``accuracy_cost.png``, ``learning_curves.png``,
-            ``gradient_norm.png`` and ``perturbations.png``; old files of these names are replaced.
+            ``gradient_norm.png``, ``radius.png`` and ``perturbations.png``; old files of these
+            names are replaced.
         rounds: Of the cost measurement.
         data_dir: Where TFDS keeps prepared data; None for its default.
 
@@ -108,6 +109,8 @@ def compare(
     plots.accuracy_and_cost(report, directory / "accuracy_cost.png")
     plots.learning_curves(histories, directory / "learning_curves.png")
     plots.gradient_norms(histories, directory / "gradient_norm.png")
+    moving = {name: of for name, of in histories.items() if any(any(h.rho) for h in of)}
+    plots.radii(moving or histories, directory / "radius.png")
     choosing = {name: histories[name] for name in configs if "k" in dict(configs[name].options)}
     steps = next(iter(programs.values())).steps_per_epoch * report["epochs"]
     plots.perturbations(choosing or histories, steps, directory / "perturbations.png")

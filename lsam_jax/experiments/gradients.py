@@ -16,6 +16,9 @@ from lsam_jax.layers import LayerSpec
 ASCENT_BATCH = "ascent_batch"
 """The option of all methods that says on which share of the batch they climb."""
 
+RISE = {"rise": None, "rise_share": None, "rise_cap": None}
+"""The options of all methods with a radius that make it set itself, see `lsam.rise`."""
+
 BATCH = 3
 """Where a `TrainingLoss` takes the batch."""
 
@@ -45,7 +48,20 @@ class Family(NamedTuple):
         """Names of what can be set; a run has no named axes, see `step.build`."""
         names = inspect.signature(self.make).parameters
         own = tuple(name for name in names if name not in ("axis_name", "perturbation_sync"))
-        return own if self.make is _no_ascent else (*own, ASCENT_BATCH)
+        return own if self.make is _no_ascent else (*own, ASCENT_BATCH, *RISE)
+
+    def transformation(self, options: Mapping[str, Any]) -> lsam.SamTransformation:
+        """The method itself, of all its options."""
+        own = {name: x for name, x in options.items() if name not in (ASCENT_BATCH, *RISE)}
+        target, share, cap = (options.get(name) for name in RISE)
+        if target is not None or share is not None or cap is not None:
+            if "rho" in own:
+                raise ValueError(
+                    f"rho={own['rho']} is a radius, and {', '.join(RISE)} make it set itself: "
+                    "give one or the other"
+                )
+            own["rho"] = lsam.rise(target, share=share, cap=cap)
+        return self.make(**own)
 
     def value_and_grad(self, loss_fn: TrainingLoss, **options: Any) -> Callable[..., Any]:
         """The method's gradient of a loss.
@@ -54,12 +70,12 @@ class Family(NamedTuple):
             loss_fn: What is trained.
             **options: Of the method, and `ASCENT_BATCH`.
         """
-        part = options.pop(ASCENT_BATCH, None)
+        part = options.get(ASCENT_BATCH)
         if part is not None and not isinstance(part, float):
             raise ValueError(f"{ASCENT_BATCH}={part!r} must be a share of the batch, such as 0.125")
         return lsam.value_and_grad(
             self.loss(loss_fn),
-            self.make(**options),
+            self.transformation(options),
             has_aux=True,
             ascent_batch=part,
             batch_argnums=BATCH,
@@ -168,7 +184,10 @@ def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 f"{option}={options[option]} is not an option of method {name!r}, which has "
                 f"{', '.join(family.options) or 'none'}"
             )
-    full = {**family.defaults, **options}
+    defaults = dict(family.defaults)
+    if not options.keys().isdisjoint(RISE):
+        defaults.pop("rho", None)
+    full = {**defaults, **options}
     if name != "sgd":
         family.value_and_grad(TrainingLoss(None, jnp.asarray, 0.0), **full)  # complains
     return full
@@ -182,8 +201,7 @@ def method(name: str, options: Mapping[str, Any]) -> Method:
         baseline of every cost ratio holds nothing of this library.
     """
     family = METHODS[name]
-    own = {option: value for option, value in options.items() if option != ASCENT_BATCH}
-    tx, part = family.make(**own), options.get(ASCENT_BATCH)
+    tx, part = family.transformation(options), options.get(ASCENT_BATCH)
     differentiate: Callable[..., Any] = _plain_value_and_grad
     if name != "sgd":
         differentiate = partial(family.value_and_grad, **options)

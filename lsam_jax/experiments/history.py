@@ -1,6 +1,7 @@
 """What a run records after every epoch."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ class History:
         layer_norms: [L] in each epoch.
         perturbations: [L] in each epoch: how often each kernel has been perturbed so far.
         sharpness: Perturbed minus clean loss, mean over the epoch's steps.
+        rho: The radius, likewise; 0 of a method that perturbs nothing.
+        rise: Of the loss of the batch that is descended, along the perturbation, likewise; see
+            `lsam.SamState`.
         perturbation_survival: Share of the perturbation that is not rounded away by the type of
             the parameters, for the layers of the epoch's last step
             (`lsam.perturbation_survival`); 1 where they are float32.
@@ -46,6 +50,8 @@ class History:
     layer_norms: list[list[float]] = dataclasses.field(default_factory=list)
     perturbations: list[list[int]] = dataclasses.field(default_factory=list)
     sharpness: list[float] = dataclasses.field(default_factory=list)
+    rho: list[float] = dataclasses.field(default_factory=list)
+    rise: list[float] = dataclasses.field(default_factory=list)
     perturbation_survival: list[float] = dataclasses.field(default_factory=list)
     cost: list[float] = dataclasses.field(default_factory=list)
     perturbed_parameters: list[float] = dataclasses.field(default_factory=list)
@@ -53,8 +59,9 @@ class History:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "History":
-        """What `to_json` made a dictionary of."""
-        return cls(**{**values, "layers": tuple(values["layers"])})
+        """What `to_json` made a dictionary of; NaN for what was not recorded then."""
+        unknown = {name: [math.nan] * len(values["step"]) for name in _per_epoch()}
+        return cls(**{**unknown, **values, "layers": tuple(values["layers"])})
 
     def append(self, **values: Any) -> None:
         """Adds one epoch; every field but `layers` must be given."""

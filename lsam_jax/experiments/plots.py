@@ -1,4 +1,4 @@
-"""The four pictures of a comparison; colours are told apart by the colour-blind too."""
+"""The pictures of a comparison; colours are told apart by the colour-blind too."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,6 +89,23 @@ def gradient_norms(histories: Mapping[str, Sequence[History]], path: Path) -> No
         title="Gradient norm of the whole model", ylabel="norm of the training loss's gradient"
     )
     axes.legend(title=_seeds(histories))
+    figure.savefig(path, dpi=150)
+
+
+def radii(histories: Mapping[str, Sequence[History]], path: Path) -> None:
+    """The radius, and by how much the loss rises along the perturbation, a line for each method.
+
+    Args:
+        histories: For each method that perturbs the histories of its seeds.
+        path: Of the PNG.
+    """
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _curves(left, {name: [h.rho for h in runs] for name, runs in histories.items()})
+    _curves(right, {name: [h.rise for h in runs] for name, runs in histories.items()})
+    left.set(title="Radius of the perturbation", ylabel="rho, mean of the epoch")
+    right.set(title="Rise of the loss along it", ylabel="rise, in units of the loss")
+    left.legend(title=_seeds(histories))
     figure.savefig(path, dpi=150)
 
 

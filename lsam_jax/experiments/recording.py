@@ -18,7 +18,7 @@ def record_epoch(program: Program, history: History, state: State, seed: int) ->
         state: After the last step of the epoch.
         seed: Of the run, which decides its noisy labels.
     """
-    loss, accuracy, sharpness, selected = (np.asarray(x) for x in state.record)
+    loss, accuracy, sharpness, rho, rise, selected = (np.asarray(x) for x in state.record)
     names = lsam.layer_names(state.params, program.method.layers)
     chosen = dict(zip(names, selected.T, strict=True))
     total = dict(zip(names, np.asarray(state.sam.perturbations).tolist(), strict=True))
@@ -38,6 +38,8 @@ def record_epoch(program: Program, history: History, state: State, seed: int) ->
         layer_norms=[probe.norms[name] for name in program.layers],
         perturbations=[total.get(name, 0) for name in program.layers],
         sharpness=sharpness.astype(np.float64).mean(),
+        rho=rho.astype(np.float64).mean(),
+        rise=rise.astype(np.float64).mean(),
         perturbation_survival=float(survival),
         cost=_mean_cost(program, names, selected),
         perturbed_parameters=selected.mean(axis=0) @ sizes / sum(program.sizes.values()),

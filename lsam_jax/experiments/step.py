@@ -38,13 +38,15 @@ class Record(NamedTuple):
     Attributes:
         loss: f32[steps], see `History.train_loss`.
         accuracy: f32[steps], of the training batch, likewise.
-        sharpness: f32[steps], perturbed minus clean loss.
+        sharpness, rho, rise: f32[steps], see `lsam.SamState`.
         selected: bool[steps, L], the layers that the method perturbed.
     """
 
     loss: jax.Array
     accuracy: jax.Array
     sharpness: jax.Array
+    rho: jax.Array
+    rise: jax.Array
     selected: jax.Array
 
 
@@ -222,9 +224,7 @@ def build(
             sam=gradient.init(params),
             key=key,
             record=Record(
-                loss=jnp.zeros(steps, jnp.float32),
-                accuracy=jnp.zeros(steps, jnp.float32),
-                sharpness=jnp.zeros(steps, jnp.float32),
+                *(jnp.zeros(steps, jnp.float32) for _ in Record._fields[:-1]),
                 selected=jnp.zeros(steps + sam.selected.shape, bool),
             ),
         )
@@ -241,7 +241,7 @@ def build(
             state.params, state.sam, state.batch_stats, frozen, batch, key
         )
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        entries = Record(loss, aux.accuracy, sam.sharpness, sam.selected)
+        entries = Record(loss, aux.accuracy, sam.sharpness, sam.rho, sam.rise, sam.selected)
         now = state.step % steps_per_epoch
         new = State(
             step=state.step + 1,

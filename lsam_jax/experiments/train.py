@@ -27,9 +27,13 @@ from lsam_jax.experiments.signals import Stop, stop_requests
 from lsam_jax.experiments.step import Program, State, StepMetrics, build
 from lsam_jax.experiments.team import Team
 from lsam_jax.experiments.training import Result, Watcher, fit
+from lsam_jax.rising import Following
 
 SURVIVAL = 0.9
 """Share of the perturbation below which a run warns."""
+
+NOTHING = 0.01
+"""Share of the loss by which it must rise for a perturbation to have any effect."""
 
 
 def train(
@@ -126,10 +130,12 @@ class _Reporter(Watcher):
         self._name, self._sinks, self._stop, self._stack = name, sinks, stop, stack
         self._terminal = terminal
         self._progress: Progress | None = None
-        self._warned = False
+        self._warned: set[str] = set()
+        self._steps = self._epochs = 0
 
     def start(self, program: Program, step: int, history: History) -> None:
         config = program.config
+        self._steps, self._epochs = program.steps_per_epoch, config.epochs
         for sink in self._sinks:
             sink.start([history.record(epoch) for epoch in range(1, history.epochs + 1)])
         self._progress = self._stack.enter_context(
@@ -157,13 +163,38 @@ class _Reporter(Watcher):
         if self._progress is not None:
             self._progress.epoch(record)
         survival = record["perturbation_survival"]
-        if survival < SURVIVAL and not self._warned:
-            self._warned = True
-            tqdm.write(
-                f"warning: {survival:.0%} of the perturbation survives rounding; a larger rho is "
-                "needed for it to have its effect",
-                file=sys.stderr,
+        if survival < SURVIVAL:
+            self._warn(
+                "survival",
+                f"{survival:.0%} of the perturbation survives rounding; a larger rho is needed for "
+                "it to have its effect",
             )
+        radius = state.sam.memory.radius
+        if isinstance(radius, Following) and int(radius.at_bound) > self._steps:
+            self._warn(
+                "bound",
+                f"the radius has been at its bound of {float(radius.rho):g} for more than an "
+                "epoch: the loss does not rise by as much as it should; see lsam.rise",
+            )
+        if history.epochs == self._epochs and not isinstance(radius, Following):
+            self._warn_of_nothing(history)
+
+    def _warn_of_nothing(self, history: History) -> None:
+        """At the end of a run whose radius was too small to matter."""
+        rise, loss = np.array(history.rise), np.abs(history.train_loss)
+        if np.any(history.rho) and np.all(np.abs(rise) < NOTHING * loss):
+            most = np.max(np.abs(rise) / loss)
+            self._warn(
+                "nothing",
+                f"the radius was too small to matter: along the perturbation the loss rose by "
+                f"{most:.2%} at most. Try rise=0.1 in place of rho (0.3 where many labels are "
+                "wrong), or a larger rho",
+            )
+
+    def _warn(self, kind: str, text: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            tqdm.write(f"warning: {text}", file=sys.stderr)
 
     def stop(self) -> signal.Signals | None:
         return self._stop.signal

@@ -51,6 +51,7 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
         "gradient_norm.png",
         "learning_curves.png",
         "perturbations.png",
+        "radius.png",
     ]
     report = json.loads((out / "compare.json").read_text())
     assert list(report["methods"]) == names
@@ -75,7 +76,7 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     assert report["methods"]["SGD"]["step_cost"]["ratio"] == 1.0
     shares = [report["methods"][name]["perturbed_layers"] for name in names]
     np.testing.assert_allclose(shares, [0.0, 1.0, 4 / 11, 1.0])
-    for picture in ("accuracy_cost", "gradient_norm", "learning_curves", "perturbations"):
+    for picture in ("accuracy_cost", "gradient_norm", "learning_curves", "perturbations", "radius"):
         pixels = imread(out / f"{picture}.png")
         assert min(pixels.shape[:2]) > 400
         assert pixels[..., :3].std() > 0.05  # something is drawn

@@ -22,7 +22,8 @@ def add(commands: Any) -> None:
         "the network has learnt, the cost of a step relative to SGD and the time of a run. The "
         "radii were chosen on part of the training images with other seeds, nothing is tuned on "
         "the held-out images, and the last epoch counts. Writes the same as compare.json, with "
-        "accuracy_cost.png, learning_curves.png, gradient_norm.png and perturbations.png. About "
+        "accuracy_cost.png, learning_curves.png, gradient_norm.png, radius.png and "
+        "perturbations.png. About "
         "two minutes on two cores.",
     )
     option = partial(options.add_option, parser)

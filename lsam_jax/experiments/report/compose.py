@@ -118,8 +118,9 @@ def _curves(spec: TableSpec, entries: list[Entry]) -> Section:
     pictures = (
         curves.learning(entries, f"{spec.name}-curves"),
         curves.gradient_norms(entries, f"{spec.name}-gradient-norm"),
+        curves.radii(entries, f"{spec.name}-radius"),
     )
-    return Section(f"{spec.short}: curves", pictures)
+    return Section(f"{spec.short}: curves", tuple(p for p in pictures if p is not None))
 
 
 def _equal_time(

@@ -79,6 +79,35 @@ def gradient_norms(entries: Sequence[Entry], name: str) -> Figure:
     )
 
 
+def radii(entries: Sequence[Entry], name: str) -> Figure | None:
+    """The radius, and by how much it makes the loss rise; None if no run perturbs or says so."""
+    told = [e for e in entries if all(np.any(run.numbers["rho"] > 0) for run in e.group.runs)]
+    if not told:
+        return None
+    rows, axis = panels(told), _axis(told)
+    canvas = Canvas(figsize=(9, 3.5 * len(rows) + 0.3), layout="constrained")
+    for places, row in zip(
+        canvas.subplots(len(rows), 2, squeeze=False, sharex=True), rows, strict=True
+    ):
+        for axes, number, label in zip(
+            places, ("rho", "rise"), ("radius", "rise of the loss along it"), strict=True
+        ):
+            for entry, style in row:
+                _draw(axes, axis, entry, style, lambda run, number=number: run.numbers[number])
+            logarithmic(axes)
+            axes.set_ylabel(label)
+            _finish(axes, axis)
+        places[0].legend(fontsize=8)
+    shown = listed([entry.label for entry in told])
+    return Figure(
+        name,
+        png(canvas),
+        f"Curves of the radius, and of the rise of the loss, by {axis.label}, for {shown}.",
+        "The radius of the perturbation, and by how much the loss of the batch rises along it "
+        f"(log scales, means of the epochs), {seeds_text(told)}.",
+    )
+
+
 class _Axis(NamedTuple):
     """What curves are drawn by."""
 

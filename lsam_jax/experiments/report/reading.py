@@ -22,6 +22,8 @@ NUMBERS = (
     "gradient_norm",
     "cost",
 )
+SINCE = ("rho", "rise")
+"""Numbers that older runs do not have."""
 BY_LAYER = ("layer_norms", "perturbations")
 
 
@@ -56,7 +58,8 @@ class Run:
         name: Its directory, as seen from that of the report.
         config: As JSON holds it; a dictionary, so that runs of other versions can be read too.
         layers: Names of the L layers in network order.
-        numbers: [E] by name, an entry for each recorded epoch.
+        numbers: [E] by name, an entry for each recorded epoch; NaN for one of `SINCE` that it
+            lacks.
         by_layer: [E, L] by name.
         environment: Empty where there is none.
         sharpness: What `lsam-jax diagnose` found, if it was run.
@@ -123,7 +126,7 @@ def read_run(directory: Path, name: str) -> Run:
     config = _config(directory / CONFIG)
     records = _records(directory / METRICS)
     layers = tuple(records[0]["layer_norms"]) if records else ()
-    numbers = {key: np.array([record[key] for record in records]) for key in NUMBERS}
+    numbers = {key: np.array([record[key] for record in records]) for key in (*NUMBERS, *SINCE)}
     by_layer = {
         key: np.array([[record[key][layer] for layer in layers] for record in records])
         for key in BY_LAYER
@@ -167,6 +170,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
             if missing:
                 raise UnreadableError(f"{where} lacks {', '.join(missing)}")
             found: dict[str, Any] = {key: _number(record[key]) for key in NUMBERS}
+            found |= {key: _number(record.get(key)) for key in SINCE}
             found |= {key: {x: _number(y) for x, y in record[key].items()} for key in BY_LAYER}
         except UnreadableError:
             raise
