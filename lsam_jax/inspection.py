@@ -13,6 +13,7 @@ from lsam_jax.layers import LayerSpec, partition
 from lsam_jax.program import trace
 from lsam_jax.scans import over_inputs
 from lsam_jax.selection import as_selector
+from lsam_jax.state import SamState
 
 HEADER = ("layer", "shape", "parameters", "cost of a step", "cut")
 
@@ -50,6 +51,7 @@ class Inspection(NamedTuple):
       cuts: the names of the layers in front of which the network is cut.
       profile: the counts behind the costs, by position in the network.
       scanned: the paths of arrays that a `scan` runs over and that are not said to be `stacked`.
+      last: rho and rise of the last step that perturbed, see `SamState`; None if no state was given.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
@@ -64,6 +66,7 @@ class Inspection(NamedTuple):
     cuts: tuple[str, ...]
     profile: Profile
     scanned: tuple[str, ...] = ()
+    last: tuple[float, float] | None = None
 
     def cost(self, selected: Sequence[str]) -> float:
         """Counted cost of a step, relative to a plain gradient.
@@ -128,6 +131,15 @@ class Inspection(NamedTuple):
         return "\n".join([*lines, *self._hint()])
 
     def _hint(self) -> list[str]:
+        return [*self._last(), *self._stacks()]
+
+    def _last(self) -> list[str]:
+        if self.last is None:
+            return []
+        rho, rise = self.last
+        return [f"last step: radius {rho:.3g}, the loss rises by {rise:.3g} along the perturbation"]
+
+    def _stacks(self) -> list[str]:
         if not self.scanned:
             return []
         more = len(self.scanned) - 3
@@ -159,6 +171,7 @@ def inspect(
     k: int = 1,
     selection: Any = "high",
     has_aux: bool | None = None,
+    sam_state: SamState | None = None,
     **kwargs: Any,
 ) -> Inspection:
     """Shows what perturbing each layer would cost; traces the loss and computes nothing.
@@ -174,6 +187,7 @@ def inspect(
       selection: as for `layerwise_sam`: "auto" makes no cut in front of the first layer that it can
         choose, and one alone for a `budget`.
       has_aux: whether the loss returns `(loss, aux)`; None finds out.
+      sam_state: the state of a run, whose last radius and rise are shown too.
       **kwargs: further keyword arguments of the loss.
 
     Returns:
@@ -247,7 +261,9 @@ def inspect(
 
     # Under eval_shape, so that shapes are enough and nothing is computed.
     jax.eval_shape(look, arrays)
-    return found[0]
+    if sam_state is None:
+        return found[0]
+    return found[0]._replace(last=(float(sam_state.rho), float(sam_state.rise)))
 
 
 def _shape(shape: tuple[Any, ...]) -> str:

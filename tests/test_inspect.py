@@ -144,3 +144,14 @@ def test_cuts_are_those_of_the_selection(x64):
     assert look("none").cuts == ()
     with pytest.raises(ValueError, match="w7"):
         look(["w7"])
+
+
+def test_shows_the_radius_of_the_last_step():
+    params = {"w": jnp.asarray([3.0, 4.0])}
+    loss = lambda p: jnp.sum(p["w"] ** 2) / 2  # noqa: E731
+    tx = lsam.sam(1.0)
+    _, _, state = lsam.value_and_grad(loss, tx)(params, tx.init(params))
+    network = lsam.inspect(loss, params, layers="array", sam_state=state)
+    assert network.last == (1.0, 6.0)  # rho (5 + rho)
+    assert "radius 1, the loss rises by 6" in str(network)
+    assert lsam.inspect(loss, params, layers="array").last is None
