@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import paths, shardings, stacks, symbolic
+from lsam_jax.sums import by_group, inner_products
 
 Params = Any
 Rule = tuple[str, str | None]
@@ -61,11 +62,12 @@ class Layers(NamedTuple):
 
         None stands for zeros.
         """
-        squares = [
-            sum_of_squares(x) if i >= 0 and x is not None else None
-            for i, x in zip(self.of_leaf, leaves)
-        ]
-        return jnp.sqrt(jnp.stack(self._totals(squares))).astype(jnp.float32)
+        there = [n for n, x in enumerate(leaves) if self.of_leaf[n] >= 0 and x is not None]
+        some = [leaves[n] for n in there]
+        groups: list[list[int]] = [[] for _ in self.names]
+        for place, n in enumerate(there):
+            groups[self.of_leaf[n]].append(place)
+        return jnp.sqrt(by_group(inner_products(some, some), groups)).astype(jnp.float32)
 
     def sizes(self, leaves: Sequence[jax.Array]) -> np.ndarray:
         """The number of parameters of each layer, i64[L]."""
@@ -74,20 +76,6 @@ class Layers(NamedTuple):
             if i >= 0:
                 sizes[i] += math.prod(map(symbolic.count, np.shape(leaf)))
         return sizes
-
-    def _totals(self, squares: Sequence[jax.Array | None]) -> list[jax.Array]:
-        totals: list[jax.Array] = [jnp.zeros((), jnp.float32)] * len(self.names)
-        for i, square in zip(self.of_leaf, squares):
-            if square is not None:
-                totals[i] = totals[i] + square
-        widest = jnp.result_type(*totals)
-        return [t.astype(widest) for t in totals]
-
-
-def sum_of_squares(x: jax.Array) -> jax.Array:
-    """The sum of `x**2`, in float32 or, where `x` is wider, in its own type."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return jnp.sum(wide * wide)
 
 
 def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]:

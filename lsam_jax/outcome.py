@@ -120,12 +120,12 @@ class Assembly(NamedTuple):
             perturbation=recipe.perturb.update(memory.perturbation, g_shared, at, now),
             combination=combination,
         )
-        eps = [w[n] - self.leaves[n] for n in index]
-        rise = average(inner(h_in, eps))
+        moved, weights = [w[n] for n in index], [self.leaves[n] for n in index]
+        rise = average(inner(h_in, moved, weights))
         if clean is not None:
             sharpness = average(perturbed - clean)
         elif recipe.ascent.estimate is None:
-            sharpness = average(inner(g_in, eps))
+            sharpness = average(inner(g_in, moved, weights))
         else:
             sharpness = rise
         if not recipe.descent.is_gradient:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsam_jax.layers import Layers, sum_of_squares
+from lsam_jax.layers import Layers
+from lsam_jax.sums import inner_products
 
 
 class Now(NamedTuple):
@@ -71,27 +72,29 @@ def mean_of_layers(memory: Any, g: Sequence[Any], at: Moving, now: Now, decay: A
     return now.layers.tree(mean)
 
 
-def inner(a: Sequence[Any], b: Sequence[Any]) -> jax.Array:
-    """The inner product of two lists of arrays, in at least float32."""
-    return total([_inner(x, y) for x, y in zip(a, b)])
+def inner(
+    a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None
+) -> jax.Array:
+    """The inner product of a list of arrays with another, or with `b - less`.
+
+    In at least float32.
+    """
+    return total(inner_products(a, b, less))
 
 
 def square_of(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax.Array:
     """The squared norm of a list of arrays, of those that are `chosen` if that is given."""
-    squares = [sum_of_squares(x) for x in arrays]
-    if chosen is not None:
-        squares = [s if c is True else jnp.where(c, s, 0) for s, c in zip(squares, chosen)]
+    squares = inner_products(arrays, arrays)
+    if chosen is not None and any(c is not True for c in chosen):
+        squares = jnp.where(jnp.stack([jnp.asarray(c) for c in chosen]), squares, 0)
     return total(squares)
 
 
-def total(numbers: Sequence[Any]) -> jax.Array:
-    """The sum of a list of scalars, in the widest of their types; 0 for none."""
-    if not numbers:
-        return jnp.zeros(())
-    widest = jnp.result_type(*numbers)
-    # As one reduction: XLA copies a chain of additions, cheap as it is, into each of its consumers
-    # (every array that is scaled by the sum), so that it would grow with the square of the arrays.
-    return jnp.sum(jax.lax.optimization_barrier(jnp.stack([x.astype(widest) for x in numbers])))
+def total(numbers: jax.Array) -> jax.Array:
+    """The sum of an array, behind a barrier."""
+    # XLA copies what is cheap into each of its consumers, here every array that the sum scales, so
+    # that a program would grow with the square of the arrays.
+    return jnp.sum(jax.lax.optimization_barrier(numbers))
 
 
 def along(w: Sequence[Any], d: Sequence[Any], length: Any) -> list[Any]:
@@ -105,7 +108,3 @@ def ratio(numerator: Any, square: jax.Array) -> jax.Array:
     # One `where`, and the division last: XLA copies what is cheap into each of its consumers.
     return numerator / jnp.sqrt(jnp.where(square == 0, jnp.inf, square))
 
-
-def _inner(a: jax.Array, b: jax.Array) -> jax.Array:
-    wide = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
-    return jnp.sum(a.astype(wide) * b.astype(wide))

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arguments import resolve
-from lsam_jax.layers import Layers, sum_of_squares
+from lsam_jax.layers import Layers
 from lsam_jax.parts import Moving, Now, ratio, remember_nothing, square_of
 from lsam_jax.shardings import draw_like
+from lsam_jax.sums import sum_of_squares
 
 Arrays = Sequence[Any]
 Move = Callable[[Arrays, Arrays, Moving, Now, Any], list[Any]]
@@ -47,7 +48,7 @@ def _normalized(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list
 
 def _normalized_by_layer(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
     squares: dict[int, jax.Array] = {}
-    for i, d in zip(at.layer, g):
+    for i, d in zip(at.layer, g):  # one by one: what one array alone needs, XLA joins to it
         squares[i] = squares.get(i, jnp.zeros(())) + sum_of_squares(d)
     scale = {i: ratio(now.radius(i), square) for i, square in squares.items()}
     return [_move(x, d, scale[i]) for i, x, d in zip(at.layer, w, g)]

@@ -1,0 +1,97 @@
+"""Inner products of many arrays, in few reductions.
+
+XLA compiles each reduction into a loop of its own, which for a network of hundreds of small arrays
+takes longer than the network itself. So small arrays of one size are joined and reduced together.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+SMALL = 4096
+"""How many numbers an array may hold to be copied into a row."""
+
+FEW = 3
+"""So many arrays of one kind are not worth joining."""
+
+
+def inner_products(
+    a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None
+) -> jax.Array:
+    """The inner product of each array of `a` with that of `b`.
+
+    Args:
+      a: N arrays.
+      b: N arrays of their shapes.
+      less: N more, that are subtracted from those of `b`.
+
+    Returns:
+      [N], in float32 or the widest type among them.
+
+    >>> import jax.numpy as jnp
+    >>> from lsam_jax.sums import inner_products
+    >>> a, b = [jnp.asarray([1.0, 2.0]), jnp.asarray(3.0)], [jnp.ones(2), jnp.asarray(5.0)]
+    >>> inner_products(a, b).tolist(), inner_products(a, b, a).tolist()
+    ([3.0, 15.0], [-2.0, 6.0])
+    """
+    factors = [list(a), list(b), *([] if less is None else [list(less)])]
+    if not factors[0]:
+        return jnp.zeros(0)
+    wide = jnp.promote_types(jnp.result_type(*a, *b), jnp.float32)
+    kinds: dict[Any, list[int]] = {}
+    for n, arrays in enumerate(zip(*factors)):
+        kinds.setdefault(_kind(arrays) or ("alone", n), []).append(n)
+    order: list[int] = []
+    found: list[jax.Array] = []
+    for places in kinds.values():
+        rows = [places] if len(places) > FEW else [[n] for n in places]
+        for row in rows:
+            x, y, *z = (_joined([of[n] for n in row]) for of in factors)
+            y = y if not z else y - z[0]
+            product = x.astype(wide) * y.astype(wide)
+            found.append(product.sum(axis=1) if len(row) > 1 else product.sum()[None])
+            order += row
+    together = jnp.concatenate(found)
+    return together if order == sorted(order) else together[np.argsort(order)]
+
+
+def sum_of_squares(x: jax.Array) -> jax.Array:
+    """The sum of `x**2`, in float32 or, where `x` is wider, in its own type."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.sum(wide * wide)
+
+
+def by_group(numbers: jax.Array, groups: Sequence[Sequence[int]]) -> jax.Array:
+    """The sum of the numbers at each group of places; 0 for none.
+
+    >>> import jax.numpy as jnp
+    >>> from lsam_jax.sums import by_group
+    >>> by_group(jnp.asarray([1.0, 2.0, 4.0]), [[0, 2], [], [1]]).tolist()
+    [5.0, 0.0, 2.0]
+    """
+    most = max(1, *(len(group) for group in groups))
+    places = np.full((len(groups), most), len(numbers))
+    for row, group in zip(places, groups):
+        row[: len(group)] = group
+    padded = jnp.concatenate([numbers, jnp.zeros(1, numbers.dtype)])
+    return padded[places[:, 0]] if most == 1 else padded[places].sum(axis=1)
+
+
+def _joined(arrays: Sequence[Any]) -> jax.Array:
+    """Arrays of one size as rows; one alone as it is."""
+    if len(arrays) == 1:
+        return jnp.asarray(arrays[0])
+    return jnp.concatenate([x.reshape(-1) for x in arrays]).reshape(len(arrays), -1)
+
+
+def _kind(arrays: Sequence[Any]) -> Any:
+    """Equal for those that can be joined; None for what stays by itself."""
+    types = [jax.typeof(x) for x in arrays]
+    size = types[0].size
+    sharded = any(axis is not None for t in types for axis in t.sharding.spec)
+    if not isinstance(size, int) or size > SMALL or sharded:
+        return None
+    return size, *((t.dtype, getattr(t, "vma", None)) for t in types)
