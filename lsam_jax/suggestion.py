@@ -150,6 +150,11 @@ def suggest_rho(
     arguments.check_real("target", target, above=0.0)
     grid = _checked(radii)
     recipe = tx.recipe._replace(axes=parallel.Axes())
+    if recipe.ascent.fresh is not None:
+        raise ValueError(
+            f"fresh={recipe.ascent.fresh!r} takes its gradient at weights that depend on the "
+            "radius, which suggest_rho does not follow: pass the method with stale() alone."
+        )
     layers = layers_of(recipe, params)
     state = tx.init(params) if sam_state is None else state_of(recipe, layers, params, sam_state)
     part = list(args)
