@@ -82,12 +82,11 @@ def flat_lora(
     True
     """
     _check(rho, step, steps)
+    treedef: Any
     leaves, treedef = jax.tree.flatten(weights)
-    scales = leaves if merged is None else jax.tree.leaves(merged)
-    if merged is not None and jax.tree.structure(merged) != treedef:
-        raise ValueError(
-            f"merged must be a tree like weights, {treedef}; got {jax.tree.structure(merged)}."
-        )
+    scales, found = (leaves, treedef) if merged is None else jax.tree.flatten(merged)
+    if found != treedef:
+        raise ValueError(f"merged must be a tree like weights, {treedef}; got {found}.")
     count = jnp.asarray(step).astype(jnp.int32)
     share = jnp.minimum(count.astype(jnp.result_type(float)) / steps, 1)
     size = arguments.resolve(rho, count) * (1 - jnp.cos(math.pi * share)) / 2

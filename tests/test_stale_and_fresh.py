@@ -132,8 +132,7 @@ def step_of(name, face):
 def test_like_the_textbook(name, face):
     batches = [contract.batch(i % 5, size=8) for i in range(STEPS)]
     step, params = step_of(name, face), contract.parameters()
-    state = method(name).init(params)
-    moved = 0
+    state, moved = method(name).init(params), 0
     for count, (batch, want) in enumerate(zip(batches, textbook(name, batches))):
         loss, direction, state = step(params, state, batch)
         assert loss is None or abs(loss - want[0]) <= EXACT * abs(want[0])
@@ -256,6 +255,35 @@ def test_a_step_costs_a_gradient_and_that_of_the_suffix(start):
     assert abs(found / (plain + late) - 1) <= 0.02
     program = jax.make_jaxpr(step)(net.params, state, net.batch)
     assert not list(conditionals(program.jaxpr))
+
+
+@pytest.mark.usefixtures("x64")
+def test_slices_of_stacked_arrays_stand_where_the_scan_comes_to_them():
+    rng = np.random.default_rng(0)
+    blocks, head, x = (jnp.asarray(rng.normal(size=s)) for s in ((4, 3, 3), (3, 2), (5, 3)))
+
+    def scanned(p, x):
+        h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["blocks"])
+        return jnp.mean((h @ p["head"]) ** 2)
+
+    def unrolled(p, x):
+        for n in range(4):
+            x = jnp.tanh(x @ p[f"{n}"])
+        return jnp.mean((x @ p["head"]) ** 2)
+
+    apart = {**{f"{n}": blocks[n] for n in range(4)}, "head": head}
+    found = []
+    for loss, params, layers, fresh in (
+        (scanned, {"blocks": blocks, "head": head}, lsam.stacked("blocks"), "blocks/2"),
+        (unrolled, apart, "kernel", "2"),
+    ):
+        tx = lsam.with_parts(lsam.sam(RHO, layers=layers), ascent=lsam.stale(fresh=fresh))
+        step, state = jax.jit(lsam.value_and_grad(loss, tx)), tx.init(params)
+        for _ in range(2):
+            _, direction, state = step(params, state, x)
+        found.append(direction)
+    for n in range(4):
+        assert relative_error(found[0]["blocks"][n], found[1][f"{n}"]) <= EXACT
 
 
 def test_aux_is_that_of_the_perturbed_weights():
