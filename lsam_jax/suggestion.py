@@ -107,8 +107,9 @@ def suggest_rho(
     It is the largest radius at which, as at all smaller ones, r = <grad L(w + eps), eps> is at most
     `target`. Of all that was tried, r is what says whether a perturbation is large enough to matter
     and too large to train with, whatever the method, the layers, the part of the batch and the
-    network. The rise in a row is the target with which `rise` would end at its radius. It moves with
-    the weights: ask at weights that have trained for an epoch, rather than at the first ones. Costs two gradients for each radius, and one compilation for all.
+    network. The rise in a row is the target with which `rise` would end at its radius. It moves
+    with the weights: ask at weights that have trained for an epoch, rather than at the first ones.
+    Costs two gradients for each radius, and one compilation for all.
 
     Args:
       loss_fn: `loss_fn(params, *args, **kwargs)`, as for `value_and_grad`; under loss scaling,
