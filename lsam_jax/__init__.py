@@ -49,8 +49,12 @@ code differ: `lsam_jax.presets`.
 **Which layers** (`selection=`). `high`, `low`, `random`, `independent`, `everything`, `nothing`,
 `fixed`, `budget`, `price`, `per_cost`, `bandit`; a `Selector` of your own.
 
-**Other parts of a method.** `with_parts`: uphill by the step before (`stale`), one gradient a step;
-perturbing only in some steps (`between`, `every`, `bernoulli`), the others costing one gradient.
+**Other parts of a method.** `with_parts`: uphill by the step before (`stale`), one gradient a step,
+or by the step before in front of a layer and fresh from it on; perturbing only in some steps
+(`between`, `every`, `bernoulli`), the others costing one gradient.
+
+**Adapters on frozen weights.** `flat_lora`, noise on the frozen weights inside the loss: one
+gradient a step.
 
 **Methods of your own.** `components`: the parts that every method here is made of.
 
@@ -82,6 +86,7 @@ from lsam_jax.distances import asam, sam_on, sparse_sam
 from lsam_jax.drawn import esam, sl_sam
 from lsam_jax.f_sam import f_sam
 from lsam_jax.fisher import empirical_fisher, refresh_mask
+from lsam_jax.flat_lora import flat_lora
 from lsam_jax.freezing import freeze_inactive
 from lsam_jax.inspection import Inspection, LayerCost, inspect
 from lsam_jax.layers import layer_names
@@ -134,6 +139,7 @@ __all__ = [
     "everything",
     "f_sam",
     "fixed",
+    "flat_lora",
     "freeze_inactive",
     "functional_sam",
     "gam",

@@ -32,18 +32,21 @@ class Ascent(NamedTuple):
         step has no clean pass.
       init: makes its memory from the layers and the leaves of the parameters.
       update: the memory after a step, from `(memory, direction, now)`, direction for all arrays.
+      fresh: the name of a layer: from its place in the network on, arrays move along their gradient
+        at weights that `estimate`, which calls no loss, has moved in front; see `stale`.
     """
 
     estimate: Callable[[Loss, Arrays, Moving, Now, Any], Estimate] | None = None
     uses_loss: bool = True
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
     update: Callable[[Any, Arrays, Now], Any] = lambda memory, direction, now: memory
+    fresh: str | None = None
 
 
 gradient = Ascent()
 
 
-def stale(decay: Any = 0.0) -> Ascent:
+def stale(decay: Any = 0.0, fresh: str | None = None) -> Ascent:
     """Uphill by the direction of the step before: no first pass, one gradient a step.
 
     The weights move along d by the rule of the method (for SAM: eps = rho d / ||d||), and d is the
@@ -55,14 +58,29 @@ def stale(decay: Any = 0.0) -> Ascent:
     statistics among them. The state holds one gradient, as much memory as the parameters that
     may move.
 
+    With `fresh`, the name of a layer, only what stands in front of it moves along d. Then the
+    gradient g of the other arrays is taken, with the front moved and these where they are; they
+    move by the rule of the method along g ||d_back|| / ||g||, beside d in front. For SAM:
+
+        eps_front = rho d_front / ||d||
+        eps_back  = rho (||d_back|| / ||d||) g / ||g||
+
+    Both passes run through the same perturbed front, so a step costs one gradient and that of the
+    network from there on. Loss and aux are those at the perturbed weights, and the sharpness in
+    the state is the first-order estimate <grad L(w + eps), eps>. The selection must be "all" or a
+    list of layers, and the loss must be there, not a gradient function alone.
+
     Args:
       decay: of the running mean, in [0, 1). 0 keeps the last direction alone.
+      fresh: the layer from whose place in the network on the ascent is fresh, as `layer_names`
+        gives it; None for nowhere.
 
     Returns:
       An ascent, for `with_parts`.
 
     Raises:
-      ValueError, TypeError: if `decay` is out of its range.
+      ValueError, TypeError: if `decay` is out of its range, or `fresh` no name. When first used: if
+        `fresh` is no layer, or the selection, the cadence or the loss does not go with it.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
@@ -74,8 +92,18 @@ def stale(decay: Any = 0.0) -> Ascent:
     ...     print(direction.tolist())
     [3.0, 4.0]
     [4.5, 6.0]
+    >>> net, loss_fn = {"a": jnp.asarray(3.0), "b": jnp.asarray(4.0)}, lambda p: p["a"] * p["b"]
+    >>> tx = lsam.with_parts(lsam.sam(rho=2.5), ascent=lsam.stale(fresh="b"))
+    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(net)
+    >>> for _ in range(2):  # d = (4, 3): a moves by 2.0 along it, b by 1.5 along its own gradient
+    ...     loss, direction, sam_state = step(net, sam_state)
+    ...     print({name: float(x) for name, x in direction.items()})
+    {'a': 4.0, 'b': 3.0}
+    {'a': 5.5, 'b': 5.0}
     """
     arguments.check_real("decay", decay, low=0.0, below=1.0)
+    if fresh is not None and not isinstance(fresh, str):
+        raise TypeError(f"fresh must be the name of a layer, or None; got fresh={fresh!r}.")
     last_alone = arguments.equals(decay, 0.0)
 
     def mean(d: Any, h: Any, now: Now) -> Any:
@@ -84,7 +112,7 @@ def stale(decay: Any = 0.0) -> Ascent:
         share = arguments.resolve(decay, now.count)
         return share * d + (1 - share) * h
 
-    return _remembered(1, mean)
+    return _remembered(1, mean)._replace(fresh=fresh)
 
 
 def momentum(decay: Any) -> Ascent:

@@ -51,7 +51,8 @@ class Inspection(NamedTuple):
       cuts: the names of the layers in front of which the network is cut.
       profile: the counts behind the costs, by position in the network.
       scanned: the paths of arrays that a `scan` runs over and that are not said to be `stacked`.
-      last: rho and rise of the last step that perturbed, see `SamState`; None if no state was given.
+      last: rho and rise of the last step that perturbed, see `SamState`; None if no state was
+        given.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam

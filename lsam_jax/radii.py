@@ -1,8 +1,8 @@
 """How far: the radius of a step, a part of every method.
 
 A number or a schedule is a radius, and so are the parts here: one for each layer, or one that the
-gradient bounds; `rise` makes one that sets itself. A radius is asked once the step knows its ascent gradient, in front of the
-perturbation, and may remember something from step to step.
+gradient bounds; `rise` makes one that sets itself. A radius is asked once the step knows its ascent
+gradient, in front of the perturbation, and may remember something from step to step.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,5 +1,6 @@
 """The orthogonal choices that make a method, and what one step reads from them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +65,7 @@ def layers_of(recipe: Recipe, params: Any) -> Layers:
     recipe.selector.check(layers.names)
     check_cut_names(recipe.cuts, layers.names)
     recipe.rho.check(layers.names)
+    check_fresh(recipe, layers.names)
     k = recipe.k
     if k is not None and arguments.is_concrete(k) and int(k) > len(layers.names):
         raise ValueError(
@@ -71,6 +73,51 @@ def layers_of(recipe: Recipe, params: Any) -> Layers:
             f"({', '.join(layers.names)}); k must be at most {len(layers.names)}."
         )
     return layers
+
+
+def check_fresh(recipe: Recipe, names: Sequence[str] | None = None) -> None:
+    """Raises a ValueError if the method, or layers of these names, do not go with `fresh`."""
+    fresh, selector = recipe.ascent.fresh, recipe.selector
+    if fresh is None:
+        return
+    check_no_clean_pass(recipe)
+    if not (selector.score is None and selector.draw is None and selector.select is None):
+        raise ValueError(
+            f"fresh={fresh!r} needs the layers that move to be known before a step is compiled, "
+            "and the selection of this method chooses them in each step: pass it "
+            'selection="all" or a list of layer names, or leave fresh out.'
+        )
+    if names is not None and fresh not in names:
+        raise ValueError(
+            f"fresh names the layer {fresh!r}, which does not exist. The layers are: "
+            f"{', '.join(names)}."
+        )
+
+
+def check_no_clean_pass(recipe: Recipe) -> None:
+    """Raises a ValueError if the method needs a clean pass, which its ascent does not make."""
+    if recipe.descent.second is not None:
+        raise ValueError(
+            "ascent=... makes no clean pass, but this method takes outputs or losses from it "
+            "(functional_sam, esam with gamma below 1): use another method, or esam(gamma=1)."
+        )
+    if recipe.combine.uses_clean:
+        raise ValueError(
+            "ascent=... computes no clean gradient, but this method descends on a mix of it and "
+            "the perturbed one (alpha other than 1, gsam, stable_sam, look_sam): pass alpha=1, or "
+            "use a method that descends on the perturbed one alone, such as sam."
+        )
+    if recipe.cadence.decide is not None:
+        raise ValueError(
+            "ascent=... computes no clean gradient, but this method decides by it when to perturb "
+            "(ae_sam): use sam, and when=every(2) or bernoulli(0.5), say."
+        )
+    if not recipe.combine.everywhere:
+        raise ValueError(
+            "ascent=... computes no clean gradient, but the layers of this method are drawn by "
+            "what it was, and have no direction where they were not drawn (sl_sam): use "
+            "layerwise_sam."
+        )
 
 
 def initial_memory(recipe: Recipe, layers: Layers, params: Any) -> Memory:

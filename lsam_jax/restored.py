@@ -18,9 +18,11 @@ def rebuilt(found: Any, like: Any) -> Any:
 
     >>> from lsam_jax.restored import rebuilt
     >>> from lsam_jax.state import SamState
-    >>> fields = {"count": 1, "norms": 2, "selected": 3, "perturbations": 4, "sharpness": 5}
-    >>> tuple(rebuilt({**fields, "memory": {"ascent": ()}}, SamState(0, 0, 0, 0, 0)))[:5]
-    (1, 2, 3, 4, 5)
+    >>> found = {"count": 1, "norms": 2, "selected": 3, "perturbations": 4, "sharpness": 5}
+    >>> found |= {"memory": {"ascent": ()}, "rho": 6, "rise": 7}
+    >>> state = rebuilt(found, SamState(0, 0, 0, 0, 0))
+    >>> state.count, state.sharpness, state.rise
+    (1, 5, 7)
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
     leaves = [_at(found, path) for path, _ in paths]

@@ -136,6 +136,8 @@ def rise(
         raise TypeError(f"ratios must be what per_layer(...) returns; got {ratios!r}.")
     by_layer = as_radii("ratios", 1.0 if ratios is None else ratios)
     by_loss = share is not None or _takes_three(target)
+    by_three: Any = target
+    by_count: Any = target
 
     def aim(memory: Following, count: Any) -> Any:
         if share is not None:
@@ -143,8 +145,8 @@ def rise(
             left = memory.first_loss - memory.loss
             return jnp.minimum(part / (1 - part) * left, cap * memory.first_loss)
         if by_loss:
-            return target(memory.first_loss, memory.loss, count)  # type: ignore[operator,misc]
-        return arguments.resolve(target, count)
+            return by_three(memory.first_loss, memory.loss, count)
+        return arguments.resolve(by_count, count)
 
     def of(g: Arrays, at: Moving, now: Now, memory: Following) -> Any:
         ratio = by_layer.of(g, at, now, ())

@@ -16,6 +16,7 @@ import numpy as np
 from lsam_jax import arguments, auxiliary, choosing, promotion
 from lsam_jax.cuts import fewest, network_apart, network_of, wanted
 from lsam_jax.descent import Found, Second
+from lsam_jax.fresh import stale_and_fresh
 from lsam_jax.layers import Layers
 from lsam_jax.micro_batches import check_references
 from lsam_jax.one_or_two import one_or_two
@@ -85,6 +86,8 @@ def step(
     def perturbed(leaves: Sequence[Any]) -> Passes:
         of_layers = layers.of_leaf, network.position, candidates, selected
         places = partial(cuts, candidates)
+        if recipe.ascent.fresh is not None and candidates.any():
+            return stale_and_fresh(program, leaves, network.position, assembly)
         if climbed is None:
             return two_pass(program, leaves, *of_layers, places, recipe.gate, method)
         return two_losses(climbed, program, leaves, *of_layers, places, inside, method, clean_aux)
@@ -167,6 +170,11 @@ def step_by_gradient(
         raise ValueError(
             "grad_fn was given, but this method climbs by differences of the loss or of its "
             "gradients: pass value_fn."
+        )
+    if recipe.ascent.fresh is not None:
+        raise ValueError(
+            f"grad_fn was given, but fresh={recipe.ascent.fresh!r} asks for the loss, to run the "
+            "network from that layer on: pass value_fn, or leave fresh out."
         )
     if recipe.descent.second is not None:
         raise ValueError(

@@ -107,8 +107,9 @@ def suggest_rho(
     It is the largest radius at which, as at all smaller ones, r = <grad L(w + eps), eps> is at most
     `target`. Of all that was tried, r is what says whether a perturbation is large enough to matter
     and too large to train with, whatever the method, the layers, the part of the batch and the
-    network. The rise in a row is the target with which `rise` would end at its radius. It moves with
-    the weights: ask at weights that have trained for an epoch, rather than at the first ones. Costs two gradients for each radius, and one compilation for all.
+    network. The rise in a row is the target with which `rise` would end at its radius. It moves
+    with the weights: ask at weights that have trained for an epoch, rather than at the first ones.
+    Costs two gradients for each radius, and one compilation for all.
 
     Args:
       loss_fn: `loss_fn(params, *args, **kwargs)`, as for `value_and_grad`; under loss scaling,
@@ -150,6 +151,11 @@ def suggest_rho(
     arguments.check_real("target", target, above=0.0)
     grid = _checked(radii)
     recipe = tx.recipe._replace(axes=parallel.Axes())
+    if recipe.ascent.fresh is not None:
+        raise ValueError(
+            f"fresh={recipe.ascent.fresh!r} takes its gradient at weights that depend on the "
+            "radius, which suggest_rho does not follow: pass the method with stale() alone."
+        )
     layers = layers_of(recipe, params)
     state = tx.init(params) if sam_state is None else state_of(recipe, layers, params, sam_state)
     part = list(args)

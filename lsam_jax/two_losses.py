@@ -53,7 +53,12 @@ def check_recipe(recipe: Recipe) -> None:
         it descends.
     """
     ascent, descent = recipe.ascent, recipe.descent
-    if ascent.estimate is not None and not ascent.uses_loss:
+    if ascent.fresh is not None:
+        why = (
+            f"fresh={ascent.fresh!r} shares one pass through the front of the network between "
+            "ascent and descent, which must see the same samples"
+        )
+    elif ascent.estimate is not None and not ascent.uses_loss:
         why = "it climbs along what it remembers, and computes no ascent gradient"
     elif descent.prepare is not None or descent.second is not None:
         why = "its second pass needs a clean pass of the same samples"

@@ -55,6 +55,8 @@ class Method(NamedTuple):
       everywhere: whether the descent gradient of layers that are not selected is asked for.
       descend: stands in for the gradient of the loss in the second pass; from the leaves of the
         clean aux and a `Second` to what that one's `gradient` gives.
+      clean: whether the first pass is at the clean weights; if not, its loss and aux are not the
+        step's.
     """
 
     perturb: Callable[[Leaves, Leaves, Sequence[int]], tuple[Leaves, Any]]
@@ -62,6 +64,7 @@ class Method(NamedTuple):
     estimate: Callable[[Callable[..., Any], Leaves, Sequence[int]], Any] | None = None
     everywhere: bool = True
     descend: Callable[[Leaves, Second], Found] | None = None
+    clean: bool = True
 
 
 def two_pass(
@@ -174,6 +177,7 @@ def at_cut(
         second = Second(whole_gradient, lambda: at_hidden(moved), weights)
         perturbed_loss, aux_there, h = method.descend(aux, second)
     g_all, w_all = (in_one(nothing, x, in_suffix) for x in (g, moved))
+    loss = loss if method.clean else None
     result = method.finish(g_all, h, w_all, loss, perturbed_loss, radius)
     return Passes(perturbed_loss, aux_there, result) if loss is None else Passes(loss, aux, result)
 

@@ -97,6 +97,12 @@ def _step(
 
         return Untraced(value)
 
+    if recipe.ascent.fresh is not None:
+        untraced(loss_fn).value_and_grad(leaves)  # a loss that fails by itself says why itself
+        raise ValueError(
+            f"fresh={recipe.ascent.fresh!r} needs the order of the layers in the network, and this "
+            f"loss cannot be traced before it is differentiated. {reason} Or leave fresh out."
+        )
     why = f"and this loss cannot be traced before it is differentiated. {reason}"
     network = choosing.in_tree_order(layers, leaves, why)
     candidates, selected, state = choose(recipe, network, state)

@@ -5,7 +5,7 @@ from typing import Any
 from lsam_jax.ascent import Ascent
 from lsam_jax.cadence import Cadence
 from lsam_jax.combination import Combination
-from lsam_jax.recipe import Recipe
+from lsam_jax.recipe import Recipe, check_fresh, check_no_clean_pass
 from lsam_jax.transform import SamTransformation, transformation
 
 OWN_STEPS = Combination._field_defaults["alone"]
@@ -24,6 +24,7 @@ def with_parts(
       mixed (`generalized_sam` and `layerwise_sam` unless alpha is 1, `gsam`, `stable_sam`,
       `look_sam`), to decide (`ae_sam`), to teach a bandit (`sl_sam`); or the clean outputs or
       losses are (`functional_sam`, `esam` unless gamma is 1);
+    - `stale(fresh=...)` where the layers to move are not known before a step is compiled;
     - another cadence for a method that has a rule of its own for the steps between (`look_sam`) or
       for when to perturb (`ae_sam`), or that trains the perturbed layers alone (`sl_sam`).
 
@@ -70,33 +71,10 @@ def _climbing(recipe: Recipe, ascent: Any) -> Recipe:
             "to sam, layerwise_sam or asam, say."
         )
     if ascent.estimate is not None and not ascent.uses_loss:
-        _check_no_clean_pass(recipe)
-    return recipe._replace(ascent=ascent)
-
-
-def _check_no_clean_pass(recipe: Recipe) -> None:
-    if recipe.descent.second is not None:
-        raise ValueError(
-            "ascent=... makes no clean pass, but this method takes outputs or losses from it "
-            "(functional_sam, esam with gamma below 1): use another method, or esam(gamma=1)."
-        )
-    if recipe.combine.uses_clean:
-        raise ValueError(
-            "ascent=... computes no clean gradient, but this method descends on a mix of it and "
-            "the perturbed one (alpha other than 1, gsam, stable_sam, look_sam): pass alpha=1, or "
-            "use a method that descends on the perturbed one alone, such as sam."
-        )
-    if recipe.cadence.decide is not None:
-        raise ValueError(
-            "ascent=... computes no clean gradient, but this method decides by it when to perturb "
-            "(ae_sam): use sam, and when=every(2) or bernoulli(0.5), say."
-        )
-    if not recipe.combine.everywhere:
-        raise ValueError(
-            "ascent=... computes no clean gradient, but the layers of this method are drawn by "
-            "what it was, and have no direction where they were not drawn (sl_sam): use "
-            "layerwise_sam."
-        )
+        check_no_clean_pass(recipe)
+    climbing = recipe._replace(ascent=ascent)
+    check_fresh(climbing)
+    return climbing
 
 
 def _timed(recipe: Recipe, when: Any) -> Recipe:

@@ -224,7 +224,7 @@ def build(
             sam=gradient.init(params),
             key=key,
             record=Record(
-                *(jnp.zeros(steps, jnp.float32) for _ in Record._fields[:-1]),
+                **{name: jnp.zeros(steps, jnp.float32) for name in Record._fields[:-1]},
                 selected=jnp.zeros(steps + sam.selected.shape, bool),
             ),
         )

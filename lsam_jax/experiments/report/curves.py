@@ -1,6 +1,7 @@
 """What runs went through, by passes over the training images."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -93,7 +94,7 @@ def radii(entries: Sequence[Entry], name: str) -> Figure | None:
             places, ("rho", "rise"), ("radius", "rise of the loss along it"), strict=True
         ):
             for entry, style in row:
-                _draw(axes, axis, entry, style, lambda run, number=number: run.numbers[number])
+                _draw(axes, axis, entry, style, partial(_number, number))
             logarithmic(axes)
             axes.set_ylabel(label)
             _finish(axes, axis)
@@ -124,6 +125,10 @@ def _axis(entries: Sequence[Entry]) -> _Axis:
 
 def _accuracy(run: Run) -> np.ndarray:
     return 100 * run.numbers["validation_accuracy"]
+
+
+def _number(name: str, run: Run) -> np.ndarray:
+    return run.numbers[name]
 
 
 def _draw(
