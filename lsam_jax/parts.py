@@ -72,9 +72,7 @@ def mean_of_layers(memory: Any, g: Sequence[Any], at: Moving, now: Now, decay: A
     return now.layers.tree(mean)
 
 
-def inner(
-    a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None
-) -> jax.Array:
+def inner(a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None) -> jax.Array:
     """The inner product of a list of arrays with another, or with `b - less`.
 
     In at least float32.
@@ -107,4 +105,3 @@ def ratio(numerator: Any, square: jax.Array) -> jax.Array:
     """`numerator / sqrt(square)`, and 0 where `square` is 0."""
     # One `where`, and the division last: XLA copies what is cheap into each of its consumers.
     return numerator / jnp.sqrt(jnp.where(square == 0, jnp.inf, square))
-

@@ -152,6 +152,6 @@ def test_shows_the_radius_of_the_last_step():
     tx = lsam.sam(1.0)
     _, _, state = lsam.value_and_grad(loss, tx)(params, tx.init(params))
     network = lsam.inspect(loss, params, layers="array", sam_state=state)
-    assert network.last == (1.0, 6.0)  # rho (5 + rho)
+    assert network.last == pytest.approx((1.0, 6.0))  # rho (5 + rho)
     assert "radius 1, the loss rises by 6" in str(network)
     assert lsam.inspect(loss, params, layers="array").last is None
