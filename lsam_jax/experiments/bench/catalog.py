@@ -104,6 +104,7 @@ def table2(model: str) -> dict[str, Method]:
         "lsam-1/8": _part(
             f"layer-wise SAM, k={k}, 1/8", lsam.layerwise_sam(k, RADIUS, normalize=True), 1 / 8
         ),
+        "sam-rise": _own("SAM, radius by the rise", lsam.sam(lsam.rise(0.1))),
         "stale": _own("SAM, stale", lsam.with_parts(lsam.sam(), ascent=lsam.stale()), counted=_one),
         "esam": _esam("ESAM"),
         "slsam": _own("SL-SAM", lsam.sl_sam(), counted=cost_model.drawn_alone),
