@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
       norms: f32[L], of the descent gradient.
       selected: bool[L], the layers that were perturbed.
       sharpness: f32[]; a first-order estimate, unless the losses are known.
-      rho: f32[], the radius; the largest, if layers have their own.
+      rho: f32[], the radius; the largest, if layers have their own, and the mean over devices.
       rise: f32[], the inner product of descent gradient and perturbation.
       finite: bool[], whether what is known of the losses is finite.
       memory: what the parts would remember.
@@ -137,7 +137,7 @@ class Assembly(NamedTuple):
             norms,
             jnp.asarray(self.selected),
             sharpness.astype(jnp.float32),
-            jnp.max(jnp.asarray(radius, jnp.float32)) if index else self.state.rho,
+            average(jnp.max(jnp.asarray(radius, jnp.float32))) if index else self.state.rho,
             rise.astype(jnp.float32),
             jnp.isfinite(sharpness),
             _like(memory, new._replace(radius=learnt)),

@@ -114,8 +114,8 @@ def test_global_sync_adds_those_of_selected_layers(check):
 @both
 @pytest.mark.parametrize("gate", [True, False])
 def test_replicas_add_the_norms(check, gate):
-    """Sharpness and rise too; the loss is a collective of its own behind the conditional."""
-    static = GRADIENT + len(SHAPES) + 3 * SCALAR
+    """Sharpness, radius and rise too; the loss is a collective of its own behind the conditional."""
+    static = GRADIENT + len(SHAPES) + 4 * SCALAR
     assert sent(method(["c", "d"], perturbation_sync="replica"), check) == [[static]]
     tx = method("high", 2, cuts=["b", "c"], gate=gate, perturbation_sync="replica")
     assert sent(tx, check) == [[SCALAR], *[[static - SCALAR]] * 3]

@@ -64,6 +64,8 @@ def test_types_and_shapes_are_stable(request, dtype, selection, alpha):
         selected=((3,), jnp.bool_, False),
         perturbations=((3,), jnp.int32, False),
         sharpness=((), jnp.float32, False),
+        rho=((), jnp.float32, False),
+        rise=((), jnp.float32, False),
     )
     assert types(jax.eval_shape(tx.init, params)) == want
     (value, aux), grads, new = jax.eval_shape(value_and_grad, params, state, batch)

@@ -2,10 +2,11 @@
 
 import argparse
 import logging
+import os
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lsam_jax.experiments.commands import (
     bench,
@@ -55,11 +56,12 @@ SIGNAL = 128
 INTERRUPTED = 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, at_failure: Callable[[], object] = lambda: None) -> int:
     """Runs ``lsam-jax``.
 
     Args:
         argv: Arguments; None for those of the process.
+        at_failure: Called before the line that says why it failed.
 
     Returns:
         0; 1 when a run went wrong, 2 for what the user can put right, 3 when another process of
@@ -67,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         joined other processes does not return: it ends its own with this status.
     """
     arguments = _parser().parse_args(argv)
+    arguments.at_failure = at_failure
     try:
         status = _status(arguments)
     except BaseException:
@@ -84,11 +87,18 @@ def program() -> int:
 
     Orbax's abandoned tasks complain until the process ends, behind the one line that says it all.
     """
-    status = main()
+    status = main(at_failure=_hush)
     if status:
-        threading.excepthook, sys.unraisablehook = (lambda args: None), (lambda args: None)
-        logging.disable()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     return status
+
+
+def _hush() -> None:
+    sys.excepthook = lambda *args: None  # what tasks in C++ report to
+    threading.excepthook, sys.unraisablehook = (lambda args: None), (lambda args: None)
+    logging.disable()
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -120,6 +130,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _fail(arguments: argparse.Namespace, message: str, status: int) -> int:
     if arguments.debug:
         traceback.print_exc()
+    arguments.at_failure()
     print(f"lsam-jax: error: {' '.join(message.split())}", file=sys.stderr)
     return status
 
