@@ -93,6 +93,7 @@ def chained(tx):
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [plain_step, chained])
 @pytest.mark.parametrize("name", METHODS)
 def test_trains_like_the_textbook(name, make):
@@ -112,6 +113,7 @@ def test_trains_like_the_textbook(name, make):
         norms = {n: float(jnp.linalg.norm(h[n])) for n in ORDER}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [1.0, ROWS])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_part_that_is_the_whole_is_the_method(name, whole):
@@ -125,6 +127,7 @@ def test_a_part_that_is_the_whole_is_the_method(name, whole):
     assert_same(got, want, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.core
 def test_which_samples():
     params, (batch, *_) = network()
@@ -160,6 +163,7 @@ def test_aux_of_the_clean_part():
     assert_same(value, textbook_step(params, every(batch, 4), batch, set(params))[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.core
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("name", ["sam", "layerwise_sam", "generalized_sam"])
@@ -323,6 +327,7 @@ def test_ascent_fn_stands_beside_value_fn():
             tx.update(params, tx.init(params), params, ascent_fn=lambda p: 0.0, **other)
 
 
+@pytest.mark.slow
 def test_a_budget_counts_the_part():
     """A fifth of a gradient affords every layer on an eighth, and none on the whole batch."""
     params, (batch, *_) = network()

@@ -179,6 +179,7 @@ def assert_equal(got, want, tolerance=0.0):
             np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_huge_sigma_is_the_method_at_rho_max(name):
     """To the bit."""
@@ -196,6 +197,7 @@ def test_a_sigma_of_zero_is_the_method_without_a_radius(name):
     assert_equal(run(got, loss), run(want, loss))
 
 
+@pytest.mark.slow
 def test_the_largest_radius_may_be_one_for_each_layer():
     radii = lsam.per_layer({"a/w": 0.3}, default=0.02)
     params, (x, y) = contract.parameters(), contract.batch()
@@ -258,6 +260,7 @@ def on_four(tx, checked, pmap=False):
     return jax.jit(jax.shard_map(step, mesh=mesh, check_vma=checked, **specs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["checked", "unchecked", "pmap"])
 @pytest.mark.parametrize("name", ON_DEVICES)
 def test_mapped_devices(name, how):

@@ -167,6 +167,7 @@ PARTLY = {
 LOSS = {"functional_sam": "split", "esam": "per_sample", "esam, everything drawn": "per_sample"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The loss cannot be traced")
 @pytest.mark.parametrize(
     ("name", "traced"), [(n, t) for n in PARTLY for t in (True, False) if t or n not in LOSS]
@@ -222,6 +223,7 @@ def run(tx, loss=contract.loss):
     return jax.tree.leaves(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lsam.sam, lambda rho: lsam.layerwise_sam(1, rho)])
 def test_a_window_that_is_always_open_is_the_method(make):
     want = run(make(RHO))

@@ -114,7 +114,7 @@ def test_global_sync_adds_those_of_selected_layers(check):
 @both
 @pytest.mark.parametrize("gate", [True, False])
 def test_replicas_add_the_norms(check, gate):
-    """Sharpness, radius and rise too; the loss is a collective of its own behind the conditional."""
+    """Radius, rise and sharpness too; the loss has a collective behind the conditional."""
     static = GRADIENT + len(SHAPES) + 4 * SCALAR
     assert sent(method(["c", "d"], perturbation_sync="replica"), check) == [[static]]
     tx = method("high", 2, cuts=["b", "c"], gate=gate, perturbation_sync="replica")
@@ -132,6 +132,7 @@ def test_a_sharded_batch_under_jit_sends_no_more():
     assert collectives(text) == [sorted([SIZE["c"] + SIZE["d"] + SCALAR, GRADIENT + SCALAR])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", ["global", "replica"])
 def test_each_device_computes_and_keeps_its_share(sync):
     """Within 2 % of what one device does with an eighth of the batch.

@@ -35,6 +35,7 @@ def value_fn_of(method, batch):
     return loss.at(*batch) if method.loss != "plain" else lambda params: loss(params, *batch)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("name", "base"), PAIRS)
 def test_trains_through_every_face_with_every_base(name, base):
@@ -107,6 +108,7 @@ def test_types_are_kept_and_init_is_abstract(request, name, dtype):
             jax.eval_shape(by_gradient, params, shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[core] * (name in DECIDES)) for name in METHODS]
@@ -144,6 +146,7 @@ def test_bad_batches_and_seeds_side_by_side(name):
         states = [w[2] for w in want]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", METHODS)
 def test_schedules_injected_numbers_and_accumulation(name):

@@ -57,6 +57,7 @@ SMALL = ["shared", "branches", "recurrent", "stacked", "decay_first", "entangled
 CORE = ("recurrent", "entangled")  # on other versions of jax, test_exactness has all models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", [pytest.param(model, marks=[pytest.mark.core] * (model in CORE)) for model in SMALL]
 )
@@ -67,6 +68,7 @@ def test_every_cut_and_every_subset(model):
         assert_exact(case, run, set(chosen), normalize=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "every"), [("remat_blocks", 1), ("convolutions", 1), ("transformer", 3)]
 )

@@ -63,6 +63,7 @@ def everywhere(tree):
     return jax.tree.map(lambda x: jnp.stack([x] * DEVICES), tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", ONE_CORE)
 @pytest.mark.parametrize("mapped", ["vmap", "pmap"])
 def test_mapped_axes(mapped, chosen):
@@ -87,6 +88,7 @@ def test_mapped_axes(mapped, chosen):
     assert_same((value[0], jax.tree.map(lambda x: x[0], aux)), whole_loss(params, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", ONE_CORE)
 def test_pmap_with_a_dynamic_selection(chosen):
     """A switch with collectives in its branches: all devices hold the same state, so all agree."""

@@ -75,6 +75,7 @@ def body(function):
     return "\n".join(map(ast.unparse, definition.body[1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["lsam_jax", *CORE, *DIAGNOSTICS, *INTEGRATIONS])
 def test_examples(module):
     # With nothing but what it imports, so that it can be copied.

@@ -81,6 +81,7 @@ def test_types_and_shapes_are_stable(request, dtype, selection, alpha):
     assert types(updates) == types(jax.eval_shape(grad_fn, params))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "normalize"), [("float32", 1e-5, "layer"), ("bfloat16", 5e-2, True)]
@@ -131,6 +132,7 @@ def with_small_bias(dtype):
     return params, batch, lambda p, batch: loss(p | {"bias": p["bias"].astype(jnp.float32)}, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", SMALL)
 def test_a_perturbation_that_would_round_away_is_refused(dtype):
     """Eight bits hold no perturbation; cast in the loss, they are no obstacle."""

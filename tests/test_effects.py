@@ -91,6 +91,7 @@ LOSSES = [overwritten, accumulated, two_references, within_jit, within_a_scan]
 CHOICES = [("w3",), ("w2",), ("w1", "w3")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_references_inside_a_loss(loss):
     params, batch = network()
@@ -141,6 +142,7 @@ def test_layers_behind_a_reference_are_reached():
     assert bool(state.selected[lsam.layer_names(params).index("w3")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [jax.jit, lambda step: step])
 @pytest.mark.parametrize(
     "tx", [lsam.sam(RHO), lsam.layerwise_sam(1, RHO), lsam.look_sam(RHO), lsam.momentum_sam(RHO)]

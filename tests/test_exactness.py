@@ -41,6 +41,7 @@ def row(*arguments_and_core):
     return pytest.param(*arguments, marks=[pytest.mark.core] * core)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "selection", "normalize", "alpha"), list(combinations()))
 def test_equals_textbook(model, selection, normalize, alpha):
     case = zoo.build(model)

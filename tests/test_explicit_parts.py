@@ -30,6 +30,7 @@ import lsam_jax as lsam
 pytestmark = pytest.mark.usefixtures("x64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["layerwise_sam", "sparse_sam", "esam", "adazo_sam"])
 @pytest.mark.parametrize("data", [AxisType.Auto, AxisType.Explicit])
 def test_axes_that_xla_lays_out_beside_explicit_ones(name, data):
@@ -67,6 +68,7 @@ def simple(mesh, in_parts=False):
     }
 
 
+@pytest.mark.slow
 def test_freezing_masks_and_survival():
     loss, tx = LOSSES["per_sample"], lsam.sparse_sam(RHO)
     frozen = optax.chain(lsam.sl_sam(RHO, 0.5), lsam.freeze_inactive(optax.adamw(0.01)))
@@ -149,6 +151,7 @@ def parallel(mesh, devices=None, **options):
     return params, state, value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [FSDP, BOTH])
 @pytest.mark.parametrize("said", [True, False])
 def test_data_parallel_runs_on_the_mesh_of_the_parameters(shape, said, compilations):

@@ -145,6 +145,7 @@ def on_mesh(mesh, x, *spec):
     return place(x, jax.tree.map(lambda _: P(*spec), x), mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_every_method_does_what_it_does_on_one_device(name, compilations):
     """Parameters, state, their types; nothing is compiled for a second step."""
@@ -213,6 +214,7 @@ STACKED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STACKED)
 @pytest.mark.parametrize("kind", STACKS)
 def test_stacked_layers(name, kind):

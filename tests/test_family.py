@@ -100,6 +100,7 @@ def cases():
             yield pytest.param(name, "grad_fn", "branches", marks=pytest.mark.core)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "face", "model"), list(cases()))
 def test_like_the_textbook(name, face, model):
     problem, params, value, batches = of_quadratic() if model == "quadratic" else of_network(model)

@@ -31,6 +31,7 @@ def convolutions(jaxpr):
                     yield from convolutions(getattr(inner, "jaxpr", inner))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -9,6 +9,7 @@ import lsam_jax as lsam
 WITHIN = 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_cost_is_that_of_the_definition(name):
     got, want = counted(name)

@@ -59,6 +59,7 @@ def rows(names):
     return [pytest.param(n, marks=pytest.mark.core if n in CORE else ()) for n in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rows(ON_DEVICES))
 def test_a_sharded_batch_under_jit(name):
     method = METHODS[name]
@@ -76,6 +77,7 @@ def test_a_sharded_batch_under_jit(name):
     assert_equal(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rows(name for name in ON_DEVICES if name != "esam"))
 def test_shard_map(name):
     """ESAM chooses among the samples of each device: see test_parallel.py."""

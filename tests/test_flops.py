@@ -32,6 +32,7 @@ SELECTIONS = {
 CASES = [(name, selected) for name, sets in SELECTIONS.items() for selected in sets]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "selected"), CASES)
 def test_a_fixed_selection_costs_the_floor(name, selected):
     tx = lsam.layerwise_sam(None, RHO, 0.8, selection=[f"{n}/w" for n in selected])
@@ -82,6 +83,7 @@ CUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "place", "gate"),
     [

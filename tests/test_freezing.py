@@ -23,6 +23,7 @@ PARAMS = {"a": {"w": jnp.ones((2, 3)), "b": jnp.full(3, 2.0)}, "c": [jnp.full((2
 ACTIVE = [(1, 0, 1), (0, 1, 1), (0, 0, 1), (1, 0, 0), (1, 1, 1)]  # a/b, a/w, c/0 by step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "base", [pytest.param(base, marks=[pytest.mark.core] * (base == "masked")) for base in BASES]
 )
@@ -47,6 +48,7 @@ def test_each_array_is_trained_as_if_alone_in_its_own_steps(base):
             assert np.allclose(got, want, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.core
 def test_sl_sam_moves_only_what_it_draws():
     def loss(p):

@@ -165,6 +165,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "normalize"),
     [("module", True), ("module", "layer"), ("every array", True), ("rules", "layer")],

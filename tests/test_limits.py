@@ -13,6 +13,7 @@ import lsam_jax as lsam
 pytestmark = pytest.mark.usefixtures("x64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "k"),
     [("branches", "L"), ("branches", "all"), ("remat_blocks", "L"), ("convolutions", "all")],

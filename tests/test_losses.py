@@ -175,6 +175,7 @@ def test_sharding_constraints():
     assert_one_step(params, batch, loss, *CHOICES)
 
 
+@pytest.mark.slow
 def test_keyword_and_static_arguments():
     params, batch, loss = three_layers(MIDDLES["custom_jvp"])
     tx = lsam.layerwise_sam(1, RHO)

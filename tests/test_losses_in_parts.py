@@ -115,6 +115,7 @@ def test_functional_sam_of_a_linear_model_is_the_plain_gradient():
     assert loss == pytest.approx(float(loss_fn(w, x)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_layers_may_be_chosen_and_aux_is_clean():
     """Layer-wise Functional-SAM: only the last kernel moves; aux is the user's."""
     w, unravel, outputs, _, batches = network()
@@ -138,6 +139,7 @@ def test_layers_may_be_chosen_and_aux_is_clean():
     assert state.sharpness > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("face", "beta", "gamma"), [("value_and_grad", 0.6, 0.5), ("value_fn", 1.0, 0.25)]
 )

@@ -52,6 +52,7 @@ def sam_state(state):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "normalize"),
     [("branches", False), ("branches", True), ("remat_blocks", "layer"), ("convolutions", True)],
@@ -185,6 +186,7 @@ def test_inject_hyperparams():
     assert_same(update(state), want, 1e-6)
 
 
+@pytest.mark.slow
 def test_inject_hyperparams_with_schedules():
     case = zoo.build("branches")
     rho = optax.linear_schedule(0.05, 0.25, 4)
@@ -206,6 +208,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_wrappers_change_nothing(wrapper):
     case = zoo.build("branches")
@@ -245,6 +248,7 @@ COMPOSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPOSED)
 def test_others_descend_the_textbook_direction(name):
     """Around or behind, they do what they do alone with the textbook's direction as gradient."""

@@ -116,6 +116,7 @@ def test_in_a_chain(kind, face):
         params, state = optax.apply_updates(params, want[0]), want[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAPPED)
 def test_samples_that_are_dropped_on_each_device(kind):
     """ESAM takes the worst half of each device's own samples."""
@@ -140,6 +141,7 @@ def test_samples_that_are_dropped_on_each_device(kind):
     assert_same(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", ["global", "replica"])
 @pytest.mark.parametrize("kind", ["checked", "unchecked"])
 def test_stacked_layers(kind, sync):

@@ -76,6 +76,7 @@ def want(across):
     return list(train(jax.jit(single(tx, on_one_device(across))), tx, steps=4, batch=uneven))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("across", [True, False], ids=["synced", "local"])
 @pytest.mark.parametrize("kind", MAPPED)
 def test_statistics_dropout_and_an_uneven_batch(kind, across):

@@ -56,6 +56,7 @@ def apart(name, parts, steps):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAPPED)
 @pytest.mark.parametrize("name", LAYERWISE_IS_CORE)
 def test_replicas(name, kind):
@@ -65,6 +66,7 @@ def test_replicas(name, kind):
         assert_same(some, want)
 
 
+@pytest.mark.slow
 @pytest.mark.core
 @pytest.mark.parametrize("kind", MAPPED)
 def test_groups(kind):
@@ -75,6 +77,7 @@ def test_groups(kind):
         assert_same(some, want)
 
 
+@pytest.mark.slow
 @pytest.mark.core
 @pytest.mark.parametrize("check", [True, False])
 def test_groups_that_are_an_axis(check):
@@ -93,6 +96,7 @@ def test_groups_that_are_an_axis(check):
         assert_same(some, want)
 
 
+@pytest.mark.slow
 def test_one_group_is_global_and_groups_of_one_are_replicas():
     for size, sync in ((DEVICES, "global"), (1, "replica")):
         both = []
@@ -117,6 +121,7 @@ def test_micro_batches_on_one_device(name):
         assert_same(some, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", ["global", "replica"])
 def test_micro_batches_on_several_devices(sync):
     """Two devices of two parts each; globally, part i of one device perturbs with part i of the
@@ -176,6 +181,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_methods(name):
     """Those with a memory, a cadence, other ascents, descents and combinations."""

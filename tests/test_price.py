@@ -64,6 +64,7 @@ PRICES = {
 BY_NORM = ("high", "per cost")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRICES)
 def test_the_mean_never_exceeds_the_price_and_approaches_it(name):
     net, layers = network()
@@ -93,6 +94,7 @@ def test_a_low_price_saves_for_the_layer_in_front():
     assert seen == 3 * [*3 * [[layers[-1]]], [layers[0]]]
 
 
+@pytest.mark.slow
 def test_a_price_that_affords_everything_is_the_selection_itself():
     net, _ = network()
     for inner, k in (("high", K), ("all", None), ("random", K)):
@@ -129,6 +131,7 @@ def test_a_choice_that_is_kept_for_steps_is_paid_for_all_of_them():
     assert any(layers[0] in chosen or layers[1] in chosen for chosen in seen)
 
 
+@pytest.mark.slow
 def test_steps_that_do_not_perturb_pay_in():
     """LookSAM at a price of which every fifth step alone spends."""
     net, layers = network()
@@ -179,6 +182,7 @@ def test_norm_per_cost():
         assert differs
 
 
+@pytest.mark.slow
 def test_a_rule_of_the_users_sees_everything():
     """Norms, sizes, places, prices, k, the step, and its own memory."""
     net, _ = network()
@@ -240,6 +244,7 @@ def test_prices_without_a_loss(selection):
 FACES = ["value_fn", "jit", "explicit", "checked", "unchecked", "m"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face", FACES)
 def test_other_faces_choose_the_same(face, x64):
     """A chain, four devices, parts of a batch: the layers and the account of one device.

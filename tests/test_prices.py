@@ -15,6 +15,7 @@ RHO = 0.1
 WITHIN = 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_one_program_without_a_switch(name):
     """A fixed selection, all, none and a budget with "all" leave no conditional; a budget with a
@@ -41,6 +42,7 @@ def test_one_program_without_a_switch(name):
         assert found.count(3) == (1 if 3 in counts else 0), what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fraction"), [("convolutional", 0.6), ("dense", 0.1), ("dense", 0.3)]
 )

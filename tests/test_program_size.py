@@ -53,6 +53,7 @@ def lines_of(name, depth):
     return len(step.lower(*arguments(tx, depth)).compile().as_text().splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_network_twice_as_deep_compiles_to_a_program_twice_as_long(optimized, name):
     # A sum over all arrays that XLA copies into each of them grows with their square.

@@ -68,6 +68,7 @@ def steps(tx, loss_fn, params):
     return first, optimizer.update(zeros, state, params, value_fn=value_fn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_rebuilt_method_steps_the_same(name):
     make, kind = METHODS[name]

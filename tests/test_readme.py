@@ -31,6 +31,7 @@ def test_every_framework_has_a_block():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=framework)
 def test_runs_in_a_fresh_namespace(block, tmp_path, monkeypatch):
     if framework(block) in OPTIONAL:
@@ -50,6 +51,7 @@ def test_shard_map_runs_in_a_fresh_namespace():
     assert int(namespace["sam_state"].count) == 1
 
 
+@pytest.mark.slow
 def test_diagnostics_run_in_a_fresh_namespace():
     (block,) = re.findall(r"^```python\n((?:(?!```).)*?sam_ball.*?)^```", TEXT, re.S | re.M)
     namespace = {"__name__": "__main__"}

@@ -149,6 +149,7 @@ def step_of(name, face, options):
     return jax.jit(faces[face]), tx
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", RADII)
 @pytest.mark.parametrize("face", ["value_and_grad", "chain", "jit", "shard_map"])
 @pytest.mark.parametrize("name", METHODS)

@@ -56,6 +56,7 @@ def stack(trees):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+@pytest.mark.slow
 @pytest.mark.core
 def test_eager_equals_jitted():
     case, tx = zoo.build("branches"), transformation()
@@ -80,6 +81,7 @@ def test_scan_over_steps(selection):
     assert_same((params, state, losses), one_by_one(selection))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", CORE_HIGH)
 def test_vmap_over_seeds(selection):
     """Each seed selects its own layers; of five runs not all select the same."""

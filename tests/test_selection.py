@@ -71,6 +71,7 @@ def test_ties_go_to_the_layer_nearest_the_output(selection, cuts):
         assert got == textbook.choose(named, k, order, largest=selection == "high"), (norms, k)
 
 
+@pytest.mark.slow
 def test_static_and_traced_k_agree():
     params, loss, order = chain_of_layers()
     norms = dict(zip(order, [1, 5, 2, 4, 0, 3], strict=True))
@@ -177,6 +178,7 @@ def affordable(fraction, selection="all", k=None, norms=None):
     return selected(tx, params, loss, norms or dict.fromkeys(order, 0)), order
 
 
+@pytest.mark.slow
 @pytest.mark.core
 def test_a_budget_affords_the_last_layers():
     """Ever more, from the output on, and at last all."""

@@ -172,6 +172,7 @@ def test_argnums_of_a_loss_in_parts(name):
     assert_like(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 def test_arguments_by_keyword(jit):
     params, x = problem()
@@ -251,6 +252,7 @@ def test_what_is_refused_names_the_way_out(options, way_out):
     )
 
 
+@pytest.mark.slow
 def test_argnums_with_micro_batches():
     params, x = problem()
     tx = lsam.sam(RHO)

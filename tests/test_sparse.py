@@ -91,6 +91,7 @@ def test_dynamic_drops_the_smallest_gradients_and_grows_others():
     assert len(grown) == 2
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_change_one_mask():
     """Parts that perturb apart (`m=`) drop by their mean gradient, which is that of the batch."""
     rng = np.random.default_rng(0)

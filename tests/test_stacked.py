@@ -43,6 +43,7 @@ def assert_trains_like_textbook(case, tx, choose, alpha, normalize, layers=LAYER
 MODELS = [pytest.param(m, marks=[pytest.mark.core] * (m in CORE)) for m in scanned.MODELS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_fixed_slices_equal_the_textbook(x64, model):
     """A kernel in the middle of the first and of the last block; nothing in between."""
@@ -54,6 +55,7 @@ def test_fixed_slices_equal_the_textbook(x64, model):
     assert_trains_like_textbook(case, tx, lambda norms: chosen, 0.8, "layer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SWITCHED)
 def test_slices_chosen_by_norm_equal_the_textbook(x64, model):
     case = scanned.build(model)
@@ -66,6 +68,7 @@ def test_slices_chosen_by_norm_equal_the_textbook(x64, model):
     assert_trains_like_textbook(case, tx, choose, 0.8, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["high", "all"])
 def test_whole_blocks_equal_the_textbook(x64, selection):
     case = scanned.build("plain")
@@ -97,6 +100,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_do_what_they_do_on_a_list_of_blocks(x64, method):
     case = scanned.build("plain")
@@ -120,6 +124,7 @@ def test_methods_do_what_they_do_on_a_list_of_blocks(x64, method):
         assert jax.tree.map(np.shape, memory.ascent) == like
 
 
+@pytest.mark.slow
 def test_memory_of_slices(x64):
     """A mask over single weights, and gradients from a function."""
     case = scanned.build("plain")
@@ -135,6 +140,7 @@ def test_memory_of_slices(x64):
     assert np.array_equal(moves["blocks"]["up"], scores["blocks"]["up"] >= half)
 
 
+@pytest.mark.slow
 def test_a_gradient_function_gives_the_same(x64):
     case = scanned.build("remat")
     tx = lsam.layerwise_sam(
@@ -169,6 +175,7 @@ def test_inactive_slices_stay(x64):
     assert {path for path, count in counts.items() if count} == {"blocks/1/up"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [m for m in MODELS if "used_otherwise" not in m.values])
 def test_order_is_that_of_the_scan(x64, model):
     case = scanned.build(model)

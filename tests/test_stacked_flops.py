@@ -167,6 +167,7 @@ AT_EACH_CUT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize("cut", AT_EACH_CUT)
 def test_a_step_costs_the_floor_at_each_cut(remat, cut):
@@ -206,6 +207,7 @@ def test_a_cut_inside_a_block_costs_the_floor():
     assert before > 0.01 * want
 
 
+@pytest.mark.slow
 def test_xla_counts_the_same():
     """For the last two blocks."""
     fun, args = step(False, (10, 11))
@@ -220,6 +222,7 @@ def test_it_costs_far_more_if_the_blocks_are_no_layers():
     assert products(undeclared, *args) > 1.6 * plain(False, products)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_inspection_prices_blocks(remat):
     report = lsam.inspect(transformer(remat), parameters(), words(), layers=BLOCKS, cuts=100)

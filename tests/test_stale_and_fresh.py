@@ -217,6 +217,7 @@ def test_no_radius_or_no_layer_is_the_plain_gradient(selection):
             assert np.allclose(x, y, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_steps_outside_of_a_window_are_plain_and_remembered():
     net = dense(depth=3, width=8, batch=4)
     always = lsam.with_parts(lsam.sam(RHO), ascent=lsam.stale(fresh="layer2/w"))

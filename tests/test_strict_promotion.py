@@ -97,6 +97,7 @@ def assert_same_program(fun, *args):
         assert program(fun, *args) == want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_through_every_face(name, dtype):

@@ -120,6 +120,7 @@ def test_in_flax_and_in_a_scan_it_is_refused_too(face):
         jax.lax.scan(body, tx.init(params), jnp.stack(MICRO))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face", ["value_fn", "grad_fn"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_multi_steps_of_one_step_is_right(face, compiled):
@@ -152,6 +153,7 @@ def test_multi_steps_of_a_loss_that_trains_by_a_method_is_let_be():
     assert updates == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face", ["value_fn", "grad_fn"])
 def test_multi_steps_behind_descends_the_mean_of_the_directions(face):
     behind = optax.MultiSteps(optax.sgd(LR), SMALL, accumulator_dtype=jnp.float64)
@@ -221,6 +223,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     ("front", "chain"),

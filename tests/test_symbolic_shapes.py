@@ -146,6 +146,7 @@ def same(got, want):
         np.testing.assert_allclose(a, b, rtol=exact, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_exported_for_any_batch_size(case):
     (loss, params, shape), tx = CASES[case][0](), CASES[case][1]
@@ -155,6 +156,7 @@ def test_exported_for_any_batch_size(case):
         same(exported.call(params, state, x), step(params, state, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["high", ["w1", "b"]])
 def test_exported_equals_two_gradients(selection):
     loss, params, shape = dense()

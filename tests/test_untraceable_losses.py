@@ -86,6 +86,7 @@ def in_a_chain(tx, losses, jit):
     return (jax.jit(update) if jit else update)(params, optimizer.init(params), batches[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_closing_over_a_value_is_like_having_it_as_an_argument(name):
     """Loss, aux, direction and state are those of the engine on the twin."""
@@ -102,6 +103,7 @@ def test_closing_over_a_value_is_like_having_it_as_an_argument(name):
 EAGERLY = ("sam", "layerwise_sam", "look_sam", "ae_sam", "momentum_sam")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*EAGERLY, "functional_sam", "esam of samples"])
 def test_python_control_flow_outside_jit(name):
     make, kind = METHODS[name]
@@ -114,6 +116,7 @@ def test_python_control_flow_outside_jit(name):
         assert_same(in_a_chain(make(), own, False), in_a_chain(make(), twin, True), EXACT)
 
 
+@pytest.mark.slow
 @pytest.mark.core
 @pytest.mark.parametrize(
     ("middle", "jit"),

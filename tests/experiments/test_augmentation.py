@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lsam_jax.experiments import augmentation, data
 from lsam_jax.experiments.config import Config
@@ -85,6 +86,7 @@ def test_a_batch_is_augmented_from_its_key_and_only_when_asked():
     assert same is batch and untouched is key
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_augmented_images():
     small = data.Dataset(
         "small", *[data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))] * 2, 8, (), ()

@@ -45,6 +45,7 @@ def bench(tmp_path, *arguments):
     return report
 
 
+@pytest.mark.slow
 def test_methods_on_models(tmp_path, capsys, monkeypatch):
     wide = models.Architecture(partial(resnet.ResNet, stages=(1,), width=4))
     monkeypatch.setitem(models.PRESETS, "resnet20", wide)
@@ -77,6 +78,7 @@ def test_methods_on_models(tmp_path, capsys, monkeypatch):
     assert re.search(rf"{every} .* 1\.11 +595 *$", printed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_family(tmp_path):
     some = ["sl_sam", "esam", "functional_sam"]
     report = bench(
@@ -87,6 +89,7 @@ def test_family(tmp_path):
     assert all(step["mean"] > 0 and 0.3 < step["counted"] < 2.3 for step in steps.values())
 
 
+@pytest.mark.slow
 def test_selections(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(selections, "COMPILE_ROUNDS", 1)
     report = bench(tmp_path, "selections", "--model", "tiny", *SIZE, "--rounds", "1", "--no-gate")
@@ -109,6 +112,7 @@ def test_selections(tmp_path, capsys, monkeypatch):
     assert all(program["compile_seconds"] > 0 for program in programs.values())
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     report = bench(tmp_path, "scaling", "k", "--model", "tiny", *SIZE, "--values", "1,5",
                    "--rounds", "1")  # fmt: skip
@@ -122,6 +126,7 @@ def test_scaling(tmp_path):
     assert report["programs"]["k 1: SGD"] == report["programs"]["k 5: SGD"]  # compiled once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", by_hand.STEPS)
 def test_steps_by_hand_are_those_of_the_methods(name):
     rng = np.random.default_rng(0)
@@ -137,6 +142,7 @@ def test_steps_by_hand_are_those_of_the_methods(name):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_compile(tmp_path, capsys):
     report = bench(tmp_path, "compile", "--layers", "2", "--rounds", "1")
     printed = capsys.readouterr().out
@@ -178,6 +184,7 @@ def run(small, tmp_path, monkeypatch):
     return out
 
 
+@pytest.mark.slow
 def test_the_layers_of_a_run(run, tmp_path, capsys):
     lines = (run / "metrics.jsonl").read_text().splitlines()
     epochs = [json.loads(line) for line in lines]
@@ -222,6 +229,7 @@ def test_steps_are_taken_as_often_as_the_run_took_them():
     assert recorded.spread(np.arange(5.0), 1).tolist() == [2]  # the median
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["high", "low", "random"])
 def test_any_selection_of_a_run_can_be_forced(selection, layerwise):
     config = layerwise.config

@@ -154,6 +154,7 @@ def test_the_catalogs_know_every_method():
     assert [family[name].counted(None, None) for name in one_gradient] == [1, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_b16", "wrn16_2"])
 def test_networks_are_differentiated_as_they_are_trained(name, monkeypatch):
     options = {"vit_b16": {"width": 12, "heads": 3, "mlp_width": 12, "depth": 1, "image_size": 16,
@@ -171,6 +172,7 @@ def test_networks_are_differentiated_as_they_are_trained(name, monkeypatch):
     assert models.preset(name)  # known by name
 
 
+@pytest.mark.slow
 def test_a_budget_is_counted_at_its_own_cut():
     work = workload.whole_network("resnet8", workload.Size(4, 8))
     budgeted = catalog.family()["layerwise_sam budget=0.1"].tx

@@ -70,6 +70,7 @@ def test_an_option_that_the_method_does_not_read_is_refused():
         presets.preset("cifar10-resnet20").configure("sam", alpha=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_real_steps_on_mock_data(name):
     preset = presets.preset(name)
@@ -91,6 +92,7 @@ def test_real_steps_on_mock_data(name):
     assert again.history == result.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kernels", "trained", "whole"),
     [

@@ -51,6 +51,7 @@ def assert_same(got, want):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "names"),
     [
@@ -104,6 +105,7 @@ def test_a_share_that_does_not_divide_the_batch_is_found_before_training(small):
         fit(config, small)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cost"), [("sam", 1.25), ("looksam", 1.125)])
 def test_a_share_is_recorded_at_its_price(small, name, cost):
     options = {"ascent_batch": 0.25}

@@ -33,6 +33,7 @@ COMPARE = ["compare", *SMALL, "--seeds", "2"]
 SMALL_PRESET = dataclasses.replace(presets.preset("digits-resnet8"), config=TINY)
 
 
+@pytest.mark.slow
 def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
     out = tmp_path / "new" / "directory"
@@ -117,6 +118,7 @@ def test_help_suffices(command, capsys):
     assert len(text.split("\n\n")[1]) > 200  # says what it does
 
 
+@pytest.mark.slow
 def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
     monkeypatch.chdir(tmp_path)
@@ -162,6 +164,7 @@ def test_a_perturbation_that_is_rounded_away_is_warned_of_once(
     assert re.findall(r"^warning: (\d+)% of the perturbation survives", printed, re.M) == ["25"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_has_the_signals_status(capsys, monkeypatch, tmp_path):
     stopped = signals.Stopped("stopped by SIGTERM after step 3; saved", signal.SIGTERM)
     monkeypatch.setattr(training, "fit", failing(stopped))
@@ -259,6 +262,7 @@ def test_user_errors_are_one_line_before_anything_runs(
     assert re.fullmatch(rf"lsam-jax: error: [^\n]*{words}[^\n]*\n", error)
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_a_run_that_went_wrong_have_their_own_codes(tmp_path, capsys, monkeypatch):
     arguments = [*COMPARE, "--out", str(tmp_path)]
     monkeypatch.setattr(training, "fit", failing(KeyboardInterrupt()))

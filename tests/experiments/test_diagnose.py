@@ -60,6 +60,7 @@ def written_out(batch_stats, images, labels):
     return loss
 
 
+@pytest.mark.slow
 def test_sharpness_is_that_of_the_network_written_out(study, capsys):
     directory = study / "lsam" / "seed0"
     assert diagnose(directory, "--rho", "0.1") == 0
@@ -110,6 +111,7 @@ def paths(params):
     )
 
 
+@pytest.mark.slow
 def test_landscapes_have_the_network_in_the_middle(study):
     directory = study / "sgd" / "seed0"
     assert diagnose(directory, "--landscapes", "--images", "50") == 0
@@ -154,6 +156,7 @@ def test_distances_are_those_of_all_trained_parameters(study):
     np.testing.assert_allclose(found["from_start"], want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_kept(study, capsys):
     directory = study / "sgd" / "seed0"
     files = [directory / name for name in ("sharpness.json", "landscapes.npz")]

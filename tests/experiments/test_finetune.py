@@ -73,6 +73,7 @@ def test_windows_are_pieces_of_the_text():
     np.testing.assert_array_equal(spread, np.array([0, 30, 60, 90])[:, None] + np.arange(10))
 
 
+@pytest.mark.slow
 def test_later_bytes_do_not_change_earlier_logits(params, windows):
     tokens = windows[:, :-1]
     changed = tokens.copy()
@@ -107,6 +108,7 @@ def logits_in_numpy(model, params, tokens):
     return norm_in_numpy(params["norm"], x) @ params["head"]
 
 
+@pytest.mark.slow
 def test_model_equals_numpy_without_a_scan(params, windows):
     key = jax.random.key(1)  # scales and biases of their own, too
     params = jax.tree.map(lambda w: w + 0.1 * jax.random.normal(key, w.shape), params)
@@ -131,6 +133,7 @@ def test_model_refuses_sizes(wrong, message):
         Transformer(**wrong)
 
 
+@pytest.mark.slow
 def test_adamw_is_optax_adamw_bit_by_bit(params):
     adamw = optax.adamw(SETTINGS.learning_rate, weight_decay=0.01)
 
@@ -157,6 +160,7 @@ def slices(tree):
     return parts
 
 
+@pytest.mark.slow
 def test_sl_sam_moves_the_slices_it_drew_and_draws_by_seed(params, step):
     def run(seed):
         start = finetune_loop.start(METHODS["slsam"], params, draws=seed * SETTINGS.steps)
@@ -235,6 +239,7 @@ def unrolled(model, params, windows):
     return optax.softmax_cross_entropy_with_integer_labels(logits, windows[:, 1:]).mean()
 
 
+@pytest.mark.slow
 def test_sl_sam_price_is_what_xla_counts():
     chosen = ("blocks/0/up", "blocks/1/out", "norm/scale")
     model = Transformer(blocks=2, width=32, heads=2, context=16)
@@ -270,6 +275,7 @@ def tiny_command():
         yield ["finetune", "--steps", "30", "--pretraining-steps", "40", "--rounds", "2"]
 
 
+@pytest.mark.slow
 def test_command_trains_prints_and_writes(tiny_command, tmp_path, capsys):
     out = tmp_path / "new"
     arguments = ["--methods", "sam", "--seeds", "2", "--learning-rate", "0.01"]

@@ -79,6 +79,7 @@ def test_a_run_trains_on_noisy_labels_and_is_evaluated_on_clean_ones(noisy, smal
     np.testing.assert_array_equal(noisy.data.validation.labels, small.validation.labels)
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_is_that_of_the_labels_that_are_trained_on(noisy, small):
     state = noisy.init(1)
     loss_fn = TrainingLoss(resnet.resnet8(width=4), Normalise(small.mean, small.std), 0.1)
@@ -95,6 +96,7 @@ def test_the_gradient_norm_is_that_of_the_labels_that_are_trained_on(noisy, smal
     assert abs(norm(small.train.labels) / norm(given) - 1) > 0.01
 
 
+@pytest.mark.slow
 def test_labels_fitted_are_those_as_given(noisy, small):
     state = fit(dataclasses.replace(NOISY, seed=1), program=noisy).state
     logits = resnet.resnet8(width=4).apply(

@@ -78,6 +78,7 @@ def test_the_details_of_the_recipe_reach_the_layers(name, momentum, epsilon, zer
         assert "Dropout_0" not in block
 
 
+@pytest.mark.slow
 def test_a_new_block_is_its_shortcut():
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
 
@@ -94,6 +95,7 @@ def test_a_new_block_is_its_shortcut():
     assert change_by_the_residual_branches(zero_init=False) > 1e-3
 
 
+@pytest.mark.slow
 def test_dropout_follows_its_key_and_is_off_in_evaluation():
     model = resnet.resnet8(width=4, dropout=0.5, zero_init=False)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
@@ -109,6 +111,7 @@ def test_dropout_follows_its_key_and_is_off_in_evaluation():
     assert model.apply(variables, images).shape == (4, 10)  # needs no key
 
 
+@pytest.mark.slow
 def test_computation_in_bfloat16_keeps_parameters_and_logits_in_float32():
     model = resnet.resnet8(width=4, dtype=jnp.bfloat16)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))

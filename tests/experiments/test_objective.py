@@ -50,6 +50,7 @@ def prepared(**options):
     return loss_fn, variables["params"], arguments
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["sgd", "sam", "lsam"])
 @pytest.mark.parametrize("parts", [2, 3, 6])
@@ -67,6 +68,7 @@ def test_accumulation_equals_the_large_batch(name, parts):
         np.testing.assert_allclose(b, a, rtol=1e-10 if exact else 1e-6, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_each_part_has_its_own_statistics_and_masks():
     loss_fn, params, (stats, frozen, batch, key) = prepared(norm=True)
@@ -124,6 +126,7 @@ def test_the_optimizer_clips_decays_and_steps():
     np.testing.assert_allclose(updates["w"], -0.5 * np.array([6.2, 7.9]), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_half_and_keeps_everything_in_single(small):
     config = dataclasses.replace(TINY, dtype="bfloat16", options={"k": 2, "cuts": 1})
     program = build(config, small)
@@ -138,6 +141,7 @@ def test_bfloat16_computes_in_half_and_keeps_everything_in_single(small):
     assert "bf16" in text
 
 
+@pytest.mark.slow
 def test_every_step_draws_anew_and_the_same_step_the_same():
     still = dataclasses.replace(TINY, method="sgd", options={}, learning_rate=0.0)
     config = dataclasses.replace(still, data="cifar10", batch_size=4)

@@ -42,6 +42,7 @@ def runs(programs):
     return {n: fit(CONFIG, program=program) for n, program in programs.items()}
 
 
+@pytest.mark.slow
 def test_several_devices_train_as_one(runs):
     for n in (4, 8):
         assert_close(runs[n], runs[1])
@@ -107,6 +108,7 @@ def test_a_directory_from_before_devices_were_noted_had_one(tmp_path):
         assert run.environment_changes() == {}
 
 
+@pytest.mark.slow
 def test_the_command_takes_devices(tmp_path, capsys):
     train = [*mini.TRAIN, "--epochs", "1", "--log", "json", "--out"]
     assert cli.main([*train, str(tmp_path / "a"), "--devices", "4"]) == 0

@@ -83,6 +83,7 @@ def installed(monkeypatch):
     mini.install(monkeypatch.setitem)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_their_devices(tmp_path, installed):
     """They go on with what one process began, in the middle of an epoch, which is given to both."""
     config = configuration(epochs=3)
@@ -102,6 +103,7 @@ def test_two_processes_are_one_with_their_devices(tmp_path, installed):
     assert_close(got, fit(config, devices=4))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_a_lost_process_ends_it(tmp_path, installed):
     config = configuration(epochs=4000)
     options = ("--epochs", "4000", "--resume")
@@ -158,6 +160,7 @@ def test_processes_that_differ_all_say_how(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_who_waits_in_vain_says_so(tmp_path):
     """Neither the others nor process 0 come up; and a port that is taken."""
     with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as taken:

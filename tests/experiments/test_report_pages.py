@@ -79,6 +79,7 @@ def page(written):
     return Page((written / "report.html").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_beside_it(page):
     assert {"script", "link", "iframe"}.isdisjoint(page.tags)
     assert {x for x in page.links if not x.startswith("#")} == {PAPER}
@@ -193,6 +194,7 @@ def test_markdown_escapes_what_it_would_read_as_markup():
         assert expected in source
 
 
+@pytest.mark.slow
 def test_a_real_run_has_a_report(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
     monkeypatch.setitem(models.PRESETS, "resnet8", models.Architecture(Mini))

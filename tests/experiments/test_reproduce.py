@@ -235,6 +235,7 @@ def test_costs_are_named_by_what_tells_runs_apart():
     assert step_costs._names(crossed) == ("a/x/0", "a/y/0", "a/x/1")
 
 
+@pytest.mark.slow
 def test_the_command_runs_one_for_real(tmp_path, capsys):
     settings = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
     command = ["reproduce", "figure1", "--preset", "digits-resnet8", "--scale", "paper",

@@ -45,6 +45,7 @@ def assert_same_run(got, expected):
         np.testing.assert_array_equal(plain(a), plain(b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(1,), (3, 4), (2, 5, 7)])
 def test_a_stopped_run_goes_on_as_if_it_had_not(layerwise, layerwise_run, tmp_path, stops):
     for before, step in zip((0, *stops), stops):

@@ -90,11 +90,13 @@ def unharmed(environment, tmp_path_factory):
     return result(out)
 
 
+@pytest.mark.slow
 def test_the_same_run_in_another_process_ends_the_same(unharmed, environment, tmp_path):
     status, error = Process(tmp_path / "run", environment).wait()
     assert (status, result(tmp_path / "run")) == (0, unharmed), error
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_it_ends_the_same(unharmed, environment, tmp_path):
     out = tmp_path / "run"
     first = Process(out, environment).until((out / "config.json").exists)
@@ -112,6 +114,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_the_same(unharmed, environment
     assert result(out) == unharmed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves_with_a_message(unharmed, environment, tmp_path, number):
     out = tmp_path / "run"
@@ -126,6 +129,7 @@ def test_a_signal_saves_and_leaves_with_a_message(unharmed, environment, tmp_pat
     assert result(out) == unharmed
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(unharmed, environment, tmp_path):
     out = tmp_path / "run"
     Process(out, environment).until(lambda: len(saved(out)) > 1).send(signal.SIGKILL)

@@ -94,6 +94,7 @@ def test_perturbed_share_counts_parameters_of_the_perturbed_layers(layerwise, la
     )
 
 
+@pytest.mark.slow
 def test_cost_is_that_of_the_layers_that_were_perturbed(layerwise, layerwise_run, programs):
     state = layerwise_run.state
     names = lsam.layer_names(state.params)
@@ -135,6 +136,7 @@ def test_same_seed_same_result_bit_for_bit(layerwise, layerwise_run):
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_sgd_is_the_loop_one_writes_by_hand(programs, small):
     result = fit(programs["sgd"].config, program=programs["sgd"])
     model = resnet.resnet8(width=4)
@@ -193,6 +195,7 @@ def test_a_program_of_another_configuration_is_refused(layerwise):
         fit(dataclasses.replace(TINY, options={"k": 3}), program=layerwise)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(small):
     config = dataclasses.replace(TINY, method="sgd", options={}, learning_rate=1e30)
     words = r"is (nan|inf) at step [1-3]; lower learning_rate=1e\+30$"
@@ -247,6 +250,7 @@ def test_gradient_norms_are_those_of_the_plain_loss(small):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["looksam", "ae_sam", "momentum_sam", "sam_on", "esam"])
 def test_other_methods_train_and_record(small, name):
     config = dataclasses.replace(TINY, method=name, options={}, epochs=1)
@@ -263,6 +267,7 @@ def test_other_methods_train_and_record(small, name):
         assert 0 < record["perturbed_parameters"] < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -69,6 +69,7 @@ def loss_of(static):
     return loss_fn
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_trains_like_the_textbook():
     params, static = eqx.partition(Mixer(jax.random.key(0)), eqx.is_inexact_array)
@@ -77,6 +78,7 @@ def test_trains_like_the_textbook():
     assert_exact(Case(params, loss_of(static), data, ORDER))
 
 
+@pytest.mark.slow
 def test_a_step_costs_its_floor():
     params, static = eqx.partition(Mixer(jax.random.key(0), width=32), eqx.is_inexact_array)
     data = batches(np.random.default_rng(0), PATCHES, 5)[0]

@@ -32,6 +32,7 @@ def build(width, dtype):
     return net, jax.jit(net.init)(jax.random.key(0), data[0]["x"]), data
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_trains_like_the_textbook():
     net, params, data = build(4, jnp.float64)
@@ -43,6 +44,7 @@ def test_trains_like_the_textbook():
     assert_exact(Case(params, loss_fn, data, ORDER))
 
 
+@pytest.mark.slow
 def test_a_step_costs_its_floor():
     net, params, data = build(16, jnp.float32)
 

@@ -76,6 +76,7 @@ ORDER = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("place", [by_chain, by_engine])
 def test_trains_like_the_textbook(place):

@@ -46,6 +46,7 @@ def loss_fn(params, backbone, batch):
     return cross_entropy(from_block(0, params, backbone, batch["x"]), batch["y"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("adapted", [range(BLOCKS), [BLOCKS - 1]], ids=["every", "last"])
 def test_trains_like_the_textbook(adapted):

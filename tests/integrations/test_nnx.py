@@ -89,6 +89,7 @@ def by_chain(tx, traced):
     return start, step
 
 
+@pytest.mark.slow
 @core
 @float64
 @pytest.mark.parametrize(
@@ -192,6 +193,7 @@ def test_tx_is_no_chain():
         lsam_nnx.value_and_grad(loss_fn, optax.sgd(LR))
 
 
+@pytest.mark.slow
 def test_a_step_costs_its_floor():
     """A plain gradient, and a forward pass and the gradient of the selected from there on."""
     model, (x, y) = resnet(), next(batches(1))

@@ -29,6 +29,7 @@ def test_there_are_five():
     assert [path.stem[:2] for path in SOURCES] == ["01", "02", "03", "04", "05"]
 
 
+@pytest.mark.slow
 @pytest.mark.notebook
 @each
 def test_runs_without_a_warning(source, tmp_path):
