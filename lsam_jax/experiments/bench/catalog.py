@@ -92,6 +92,7 @@ def table2(model: str) -> dict[str, Method]:
     return {
         "sgd": _sgd(),
         "sam": _own("SAM", lsam.sam(), modelled=_by_equation_9(1)),
+        "sam-rise": _own("SAM, radius by the rise", lsam.sam(lsam.rise(0.1))),
         "gsam": _own(
             "generalized SAM", lsam.generalized_sam(RADIUS, ALPHA), modelled=_by_equation_9(1)
         ),
@@ -104,7 +105,6 @@ def table2(model: str) -> dict[str, Method]:
         "lsam-1/8": _part(
             f"layer-wise SAM, k={k}, 1/8", lsam.layerwise_sam(k, RADIUS, normalize=True), 1 / 8
         ),
-        "sam-rise": _own("SAM, radius by the rise", lsam.sam(lsam.rise(0.1))),
         "stale": _own("SAM, stale", lsam.with_parts(lsam.sam(), ascent=lsam.stale()), counted=_one),
         "esam": _esam("ESAM"),
         "slsam": _own("SL-SAM", lsam.sl_sam(), counted=cost_model.drawn_alone),
