@@ -224,3 +224,27 @@ def test_a_share_needs_the_loss():
         _, by_gradient = tx.update(g, by_gradient, WEIGHTS, grad_fn=jax.grad(quadratic))
         _, by_loss = tx.update(g, by_loss, WEIGHTS, value_fn=quadratic)
     assert float(by_gradient.rho) == float(by_loss.rho) > 0.1
+
+
+@pytest.mark.parametrize("how", ["replica", "m"])
+def test_parts_that_perturb_apart_share_the_mean_of_their_rises(how):
+    params, (batch, *_) = network()
+    value = lambda p, b: loss(p, b)[0]  # noqa: E731
+    rises = []
+    for n in range(4):
+        part = jax.tree.map(lambda x, n=n: x[4 * n : 4 * n + 4], batch)
+        _, g = GRADIENT(params, part)
+        size = np.sqrt(sum(float(jnp.sum(x**2)) for x in g.values()))
+        eps = {name: 0.1 * x / size for name, x in g.items()}
+        _, h = GRADIENT({name: w + eps[name] for name, w in params.items()}, part)
+        rises.append(sum(float(jnp.sum(h[name] * eps[name])) for name in h))
+    more = {"axis_name": "d", "perturbation_sync": "replica"} if how == "replica" else {}
+    tx = lsam.sam(lsam.rise(0.05), **more)
+    step = lsam.value_and_grad(value, tx, **({"m": 4} if how == "m" else {}))
+    if how == "replica":
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("d",))
+        P = jax.sharding.PartitionSpec
+        step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("d")), out_specs=P())
+    state = jax.jit(step)(params, tx.init(params), batch)[2]
+    assert float(state.rise) == pytest.approx(np.mean(rises), rel=1e-5)
+    assert float(state.memory.radius.rise) == pytest.approx(np.mean(rises), rel=1e-10)
