@@ -79,9 +79,10 @@ def rise(
 
         rise(share=0.4, cap=0.2)        target = min(share / (1 - share) (L_0 - L), cap L_0)
 
-    so a perturbation may undo that share of it, and at most cap of the first loss. One setting
-    serves all methods, parts of the batch, networks and optimizers; what moves it is the task:
-    about 0.1 where labels are clean, 0.3 to 0.4 where 40 % of them are wrong.
+    so a perturbation may undo that share of it, and at most cap of the first loss. The share
+    depends on the task, about 0.1 where labels are clean, 0.3 to 0.4 where 40 % of them are wrong,
+    and far less on method, part of the batch, network and optimizer than a radius does. What is
+    measured of that, and where it does not hold, is in docs/radius.md.
 
     Where a larger radius no longer raises the loss, it falls. A step that moves nothing leaves it
     as it is, and one whose loss or gradient is not finite halves it.

@@ -84,10 +84,6 @@ class SamState(NamedTuple):
     rise: Any = np.float32(0)
 
 
-SINCE = {"rho": np.float32(0), "rise": np.float32(0)}
-"""What states lack that were saved before these were in them."""
-
-
 def initial_state(layers: Layers, memory: Memory) -> SamState:
     """The state before the first step."""
     length = len(layers.names)
@@ -112,7 +108,8 @@ def check_state(state: Any, layers: Layers, memory: Any) -> SamState:
     if isinstance(state, Mapping):
         try:
             like = SamState(0, 0, 0, 0, 0, memory)  # type: ignore[arg-type]
-            state = rebuilt({**SINCE, **state}, like)
+            # Those of before lack the last fields.
+            state = rebuilt({**SamState._field_defaults, **state}, like)
         except LookupError as error:
             raise ValueError(
                 "state is a dictionary, as Orbax restores one without a target, but does not hold "

@@ -16,7 +16,7 @@ from lsam_jax.layers import LayerSpec
 ASCENT_BATCH = "ascent_batch"
 """The option of all methods that says on which share of the batch they climb."""
 
-RISE = {"rise": None, "rise_share": None, "rise_cap": None}
+RISE = ("rise", "rise_share", "rise_cap")
 """The options of all methods with a radius that make it set itself, see `lsam.rise`."""
 
 BATCH = 3

@@ -23,8 +23,7 @@ def add(commands: Any) -> None:
         "radii were chosen on part of the training images with other seeds, nothing is tuned on "
         "the held-out images, and the last epoch counts. Writes the same as compare.json, with "
         "accuracy_cost.png, learning_curves.png, gradient_norm.png, radius.png and "
-        "perturbations.png. About "
-        "two minutes on two cores.",
+        "perturbations.png. About four minutes on two cores.",
     )
     option = partial(options.add_option, parser)
     option("--preset", default="noisy-digits-resnet8", metavar="NAME", help="see lsam-jax list")
@@ -65,4 +64,4 @@ def run(arguments: argparse.Namespace) -> None:
         data_dir=arguments.data_dir,
     )
     summary.print_table(report)
-    print(f"compare.json and four pictures are in {arguments.out}")
+    print(f"compare.json and five pictures are in {arguments.out}")

@@ -32,7 +32,7 @@ def learning(entries: Sequence[Entry], name: str) -> Figure:
         canvas.subplots(len(rows), 3, squeeze=False, sharey="col"), rows, strict=True
     ):
         for entry, style in row:
-            _draw(axes[0], axis, entry, style, lambda run: run.numbers["train_loss"])
+            _draw(axes[0], axis, entry, style, partial(_number, "train_loss"))
             for place in axes[1:]:
                 _draw(place, axis, entry, style, _accuracy)
         logarithmic(axes[0])
@@ -64,7 +64,7 @@ def gradient_norms(entries: Sequence[Entry], name: str) -> Figure:
         canvas.subplots(1, len(rows), squeeze=False, sharey=True)[0], rows, strict=True
     ):
         for entry, style in row:
-            _draw(axes, axis, entry, style, lambda run: run.numbers["gradient_norm"])
+            _draw(axes, axis, entry, style, partial(_number, "gradient_norm"))
         logarithmic(axes)
         axes.set_ylabel("norm of the training loss's gradient")
         axes.legend(fontsize=8)
