@@ -11,16 +11,8 @@ import jax.numpy as jnp
 import lsam_jax as lsam
 from lsam_jax.experiments import prices
 from lsam_jax.experiments.objective import TrainingLoss
+from lsam_jax.experiments.shared_options import BATCH, LONG, SharedOptions
 from lsam_jax.layers import LayerSpec
-
-ASCENT_BATCH = "ascent_batch"
-"""The option of all methods that says on which share of the batch they climb."""
-
-RISE = ("rise", "rise_share", "rise_cap")
-"""The options of all methods with a radius that make it set itself, see `lsam.rise`."""
-
-BATCH = 3
-"""Where a `TrainingLoss` takes the batch."""
 
 
 class Family(NamedTuple):
@@ -48,38 +40,12 @@ class Family(NamedTuple):
         """Names of what can be set; a run has no named axes, see `step.build`."""
         names = inspect.signature(self.make).parameters
         own = tuple(name for name in names if name not in ("axis_name", "perturbation_sync"))
-        return own if self.make is _no_ascent else (*own, ASCENT_BATCH, *RISE)
+        return own if self.make is _no_ascent else (*own, *SharedOptions._fields)
 
-    def transformation(self, options: Mapping[str, Any]) -> lsam.SamTransformation:
-        """The method itself, of all its options."""
-        own = {name: x for name, x in options.items() if name not in (ASCENT_BATCH, *RISE)}
-        target, share, cap = (options.get(name) for name in RISE)
-        if target is not None or share is not None or cap is not None:
-            if "rho" in own:
-                raise ValueError(
-                    f"rho={own['rho']} is a radius, and {', '.join(RISE)} make it set itself: "
-                    "give one or the other"
-                )
-            own["rho"] = lsam.rise(target, share=share, cap=cap)
-        return self.make(**own)
-
-    def value_and_grad(self, loss_fn: TrainingLoss, **options: Any) -> Callable[..., Any]:
-        """The method's gradient of a loss.
-
-        Args:
-            loss_fn: What is trained.
-            **options: Of the method, and `ASCENT_BATCH`.
-        """
-        part = options.get(ASCENT_BATCH)
-        if part is not None and not isinstance(part, float):
-            raise ValueError(f"{ASCENT_BATCH}={part!r} must be a share of the batch, such as 0.125")
-        return lsam.value_and_grad(
-            self.loss(loss_fn),
-            self.transformation(options),
-            has_aux=True,
-            ascent_batch=part,
-            batch_argnums=BATCH,
-        )
+    def transformation(self, options: Mapping[str, Any], steps: int) -> lsam.SamTransformation:
+        """The method itself, of all its options, for a run of so many steps."""
+        own = {name: x for name, x in options.items() if name not in SharedOptions._fields}
+        return SharedOptions.of(options).complete(self.make, own, steps)
 
 
 def _no_ascent() -> lsam.SamTransformation:
@@ -95,12 +61,20 @@ def _within_budget(
 def _one_gradient(
     inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
 ) -> float:
-    """Momentum-SAM takes its ascent from the momentum, stale SAM from the step before."""
+    """Momentum-SAM takes its ascent from the momentum."""
     return 1.0
 
 
-def _stale(rho: Any, decay: Any = 0.0) -> lsam.SamTransformation:
-    return lsam.with_parts(lsam.sam(rho), ascent=lsam.stale(decay))
+def _stale(rho: Any, decay: Any = 0.0, fresh: str | None = None) -> lsam.SamTransformation:
+    return lsam.with_parts(lsam.sam(rho), ascent=lsam.stale(decay, fresh))
+
+
+def _from_fresh_on(
+    inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
+) -> float:
+    """Stale SAM takes its ascent from the step before, but behind the layer that is named."""
+    fresh = options.get("fresh")
+    return 1.0 if fresh is None or not names else prices.behind(inspection, fresh)
 
 
 def _some_samples(
@@ -124,7 +98,7 @@ METHODS: Mapping[str, Family] = {
     "stable_sam": Family("Stable SAM", lsam.stable_sam, {"rho": 0.05}),
     "ae_sam": Family("AE-SAM", lsam.ae_sam, {"rho": 0.05}),
     "momentum_sam": Family("Momentum-SAM", lsam.momentum_sam, {"rho": 0.3}, price=_one_gradient),
-    "stale": Family("stale SAM", _stale, {"rho": 0.8}, price=_one_gradient),
+    "stale": Family("stale SAM", _stale, {"rho": 0.8}, price=_from_fresh_on),
     "esam": Family(
         "ESAM",
         lsam.esam,
@@ -132,6 +106,7 @@ METHODS: Mapping[str, Family] = {
         loss=lambda loss: lsam.per_sample(loss.each, argnums=BATCH),
         price=_some_samples,
     ),
+    "f_sam": Family("F-SAM", lsam.f_sam, {"rho": 0.1}),
     "sam_on": Family("SAM-ON", lsam.sam_on, {"rho": 0.5}),
 }
 """By the name on the command line. What is called gsam here is the generalized SAM of Zhao et al.
@@ -185,30 +160,36 @@ def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 f"{', '.join(family.options) or 'none'}"
             )
     defaults = dict(family.defaults)
-    if not options.keys().isdisjoint(RISE):
+    shared = SharedOptions.of(options)
+    if shared.sets_radius:
         defaults.pop("rho", None)
     full = {**defaults, **options}
-    if name != "sgd":
-        family.value_and_grad(TrainingLoss(None, jnp.asarray, 0.0), **full)  # complains
+    if name != "sgd":  # complains
+        loss = family.loss(TrainingLoss(None, jnp.asarray, 0.0))
+        shared.value_and_grad(loss, family.transformation(full, LONG))
     return full
 
 
-def method(name: str, options: Mapping[str, Any]) -> Method:
-    """A method with its options, see `complete`.
+def method(name: str, options: Mapping[str, Any], steps: int) -> Method:
+    """A method with its options, see `complete`, for a run of so many steps.
 
     Returns:
         The method. SGD is `jax.value_and_grad` itself with a state that stays as it is, so the
         baseline of every cost ratio holds nothing of this library.
     """
     family = METHODS[name]
-    tx, part = family.transformation(options), options.get(ASCENT_BATCH)
-    differentiate: Callable[..., Any] = _plain_value_and_grad
-    if name != "sgd":
-        differentiate = partial(family.value_and_grad, **options)
+    tx, shared = family.transformation(options, steps), SharedOptions.of(options)
+
+    def differentiate(loss_fn: TrainingLoss) -> Callable[..., Any]:
+        if name == "sgd":
+            return _plain_value_and_grad(loss_fn)
+        return shared.value_and_grad(family.loss(loss_fn), tx)
 
     def price(inspection: lsam.Inspection, names: Sequence[str]) -> float:
-        if part is not None:  # the passes share nothing, and all that may be perturbed is climbed
-            return 1 + part * bool(names)
+        if shared.ascent_batch is not None:  # the passes share nothing, and all is climbed
+            return 1 + shared.ascent_batch * bool(names)
+        if shared.m is not None:  # likewise
+            return 1 + 1.0 * bool(names)
         return family.price(inspection, names, options)
 
     survival = jax.jit(partial(lsam.perturbation_survival, tx))

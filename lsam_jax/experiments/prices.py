@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 import lsam_jax as lsam
 
 
@@ -30,6 +32,13 @@ def drawn_alone(inspection: lsam.Inspection, names: Sequence[str]) -> float:
         cut = max((p for p in map(order.index, inspection.cuts) if p <= first), default=first)
         again = float(inspection.profile.again[cut])
     return forward(inspection) + 2 * (inspection.cost(names) - 1) - again
+
+
+def behind(inspection: lsam.Inspection, layer: str) -> float:
+    """Of a step that shares all in front of a layer between its passes, and perturbs the rest."""
+    order = [row.name for row in inspection.layers]
+    first = order.index(layer)
+    return 1 + inspection.profile.of(np.arange(len(order)) >= first, first)
 
 
 def forward(inspection: lsam.Inspection) -> float:

@@ -182,8 +182,9 @@ def build(
     image_shape = data.train.images.shape[1:]
     preprocess = architecture.preprocess or Normalise(data.mean, data.std)
     loss_fn = TrainingLoss(model, preprocess, config.label_smoothing, config.accumulate)
-    gradient = method(config.method, dict(config.options))
-    optimizer = base_optimizer(config, steps_per_epoch)
+    steps = config.epochs * steps_per_epoch
+    gradient = method(config.method, dict(config.options), steps)
+    optimizer = base_optimizer(config, steps)
     value_and_grad = gradient.value_and_grad(loss_fn)
 
     shapes = jax.eval_shape(partial(initial_variables, model, image_shape), jax.random.key(0))
@@ -215,7 +216,6 @@ def build(
 
     @jax.jit
     def fresh(params: Any, batch_stats: Any, key: jax.Array) -> State:
-        steps = (steps_per_epoch,)
         return State(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -224,8 +224,8 @@ def build(
             sam=gradient.init(params),
             key=key,
             record=Record(
-                **{name: jnp.zeros(steps, jnp.float32) for name in Record._fields[:-1]},
-                selected=jnp.zeros(steps + sam.selected.shape, bool),
+                **{name: jnp.zeros(steps_per_epoch, jnp.float32) for name in Record._fields[:-1]},
+                selected=jnp.zeros((steps_per_epoch, *sam.selected.shape), bool),
             ),
         )
 
@@ -286,9 +286,8 @@ def build(
     )
 
 
-def base_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+def base_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     """SGD with momentum, coupled weight decay and a learning rate that falls in steps."""
-    steps = config.epochs * steps_per_epoch
     schedule = optax.piecewise_constant_schedule(
         config.learning_rate, {round(share * steps): config.decay for share in config.decay_at}
     )

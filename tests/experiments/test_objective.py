@@ -115,13 +115,13 @@ class Wide(nn.Module):
 
 def test_the_optimizer_clips_decays_and_steps():
     config = Config(learning_rate=0.5, momentum=0.0, weight_decay=0.1, clip_norm=1.0, decay_at=())
-    optimizer = base_optimizer(config, steps_per_epoch=3)
+    optimizer = base_optimizer(config, steps=3 * config.epochs)
     params = {"w": jnp.array([2.0, -1.0])}
     gradient = {"w": jnp.array([6.0, 8.0])}
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     # Clipped to norm 1 before the decay is added.
     np.testing.assert_allclose(updates["w"], -0.5 * np.array([0.6 + 0.2, 0.8 - 0.1]), rtol=1e-6)
-    free = base_optimizer(dataclasses.replace(config, clip_norm=None), steps_per_epoch=3)
+    free = base_optimizer(dataclasses.replace(config, clip_norm=None), steps=3 * config.epochs)
     updates, _ = free.update(gradient, free.init(params), params)
     np.testing.assert_allclose(updates["w"], -0.5 * np.array([6.2, 7.9]), rtol=1e-6)
 

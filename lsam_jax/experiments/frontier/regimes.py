@@ -1,0 +1,79 @@
+"""On what the contenders are compared."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.frontier.contenders import Contender
+from lsam_jax.experiments.presets import PRESETS
+
+TUNING_SEEDS = (100, 101)
+"""Of the runs that choose the radius, on images held out of the training images."""
+
+
+class Regime(NamedTuple):
+    """A task, and how it is run.
+
+    Attributes:
+        name: Of its ledger.
+        title: What it is, with its scale.
+        config: Of all contenders, but for the method.
+        held_out: How many of the training images choose the radius.
+        seeds: Of the final runs.
+    """
+
+    name: str
+    title: str
+    config: Config
+    held_out: int
+    seeds: tuple[int, ...]
+
+    def configure(self, contender: Contender, rho: float | None, seed: int) -> Config:
+        """A contender's run; the radius is None where it has none to choose."""
+        options = dict(contender.options) | ({} if rho is None else {"rho": rho})
+        epochs = contender.length * self.config.epochs
+        return dataclasses.replace(
+            self.config, method=contender.method, options=options, seed=seed, epochs=epochs
+        )
+
+
+def _digits(noise: int) -> Regime:
+    passes = 3  # over the images between two evaluations
+    preset = PRESETS["noisy-digits-resnet8"].config
+    return Regime(
+        f"digits-{noise}",
+        f"digits, 1,200 images, {noise} % of their labels drawn anew; ResNet-8, 30 passes",
+        dataclasses.replace(
+            preset, label_noise=noise / 100, epochs=preset.epochs // passes, passes=passes
+        ),
+        held_out=300,
+        seeds=tuple(range(5)),
+    )
+
+
+def _cifar(noise: int) -> Regime:
+    return Regime(
+        f"cifar-{noise}",
+        f"CIFAR-10, 5,000 images of 16x16 pixels with flips, {noise} % of their labels drawn anew; "
+        "ResNet-8, 30 passes",
+        dataclasses.replace(
+            PRESETS["noisy-digits-resnet8"].config,
+            data="cifar10",
+            images=5000,
+            validation_images=5000,
+            image_size=16,
+            label_noise=noise / 100,
+            batch_size=128,
+            epochs=10,
+            passes=3,
+        ),
+        held_out=1000,
+        seeds=tuple(range(3)),
+    )
+
+
+REGIMES: Mapping[str, Regime] = {
+    regime.name: regime
+    for regime in (*(_digits(noise) for noise in (40, 0, 20, 60)), *(_cifar(n) for n in (40, 0)))
+}

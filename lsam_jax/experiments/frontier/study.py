@@ -1,0 +1,183 @@
+"""Makes the runs: chooses each contender's radius, then trains it with the final seeds."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsam_jax.experiments import data as datasets
+from lsam_jax.experiments import environment, output
+from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import Dataset
+from lsam_jax.experiments.evaluation import evaluate
+from lsam_jax.experiments.frontier.contenders import CONTENDERS, Contender
+from lsam_jax.experiments.frontier.ledger import Key, Ledger
+from lsam_jax.experiments.frontier.regimes import TUNING_SEEDS, Regime
+from lsam_jax.experiments.label_noise import given
+from lsam_jax.experiments.step import Program, build
+from lsam_jax.experiments.training import NonFiniteLossError, fit
+
+MOST_STEPS = 3
+"""How often a grid whose best radius is at one of its ends goes on beyond it."""
+
+
+def choose(
+    radii: Sequence[float], accuracy: Callable[[float], float], most: int = MOST_STEPS
+) -> float:
+    """The radius of best accuracy; the smaller of equals.
+
+    A grid whose best is at an end goes on beyond it, by the ratio of the last two, as long as that
+    gets better and `most` times at most.
+
+    Args:
+        radii: The grid, rising.
+        accuracy: Of a radius.
+        most: How many radii may be added.
+
+    Example:
+        >>> choose((1.0, 2.0), lambda rho: -abs(rho - 7))
+        8.0
+    """
+    grid = list(radii)
+    best = max(grid, key=accuracy)
+    for _ in range(most if len(grid) > 1 else 0):
+        if best == grid[-1]:
+            grid.append(_rounded(grid[-1] ** 2 / grid[-2]))
+        elif best == grid[0]:
+            grid.insert(0, _rounded(grid[0] ** 2 / grid[1]))
+        else:
+            break
+        best = max(grid, key=accuracy)
+    return best
+
+
+def run(
+    regime: Regime,
+    directory: Path,
+    data_dir: Any = None,
+    contenders: Sequence[Contender] = CONTENDERS,
+) -> Ledger:
+    """Makes the runs of a regime that are not in its ledger, contender by contender.
+
+    Args:
+        regime: What they are of.
+        directory: Of the ledgers, one for each regime, and of ``environments.json``.
+        data_dir: Where TFDS keeps prepared data; None for its default.
+        contenders: Which.
+
+    Returns:
+        The ledger, with all of them.
+
+    Raises:
+        OSError, ValueError: When the data are not there, or the ledger cannot be read or written.
+    """
+    runner = _Runner(regime, Ledger(directory / f"{regime.name}.jsonl"), data_dir)
+    for contender in contenders:
+        rho = runner.radius(contender)
+        for seed in regime.seeds:
+            runner.ensure(contender, rho, seed, tuning=False)
+    return runner.ledger
+
+
+class _Runner:
+    """Makes runs and notes them, one program for all seeds of a radius."""
+
+    def __init__(self, regime: Regime, ledger: Ledger, data_dir: Any):
+        self.regime, self.ledger = regime, ledger
+        output.writable_directory(ledger.file.parent)
+        whole = datasets.load(regime.config.data, data_dir)
+        if regime.config.images is not None:  # or the held-out images are not among them
+            whole = datasets.limited(whole, regime.config.images, None, None, augment=True)
+        self._data = {False: whole, True: datasets.hold_out(whole, regime.held_out)}
+        self._program: tuple[Any, Program] | None = None
+        self._environment = environment.describe()
+
+    def radius(self, contender: Contender) -> float | None:
+        """The radius that held-out images choose; None where there is nothing to choose."""
+        if not contender.radii:
+            return None
+        if len(contender.radii) == 1:
+            return contender.radii[0]
+
+        def accuracy(rho: float) -> float:
+            for seed in TUNING_SEEDS:
+                self.ensure(contender, rho, seed, tuning=True)
+            return self.ledger.mean_accuracy(contender.name, rho, TUNING_SEEDS)
+
+        return choose(contender.radii, accuracy)
+
+    def ensure(self, contender: Contender, rho: float | None, seed: int, *, tuning: bool) -> None:
+        """Makes a run, unless it is there."""
+        key = Key(contender.name, rho, seed, tuning)
+        config = self.regime.configure(contender, rho, seed)
+        if tuning and config.images is not None:
+            images = config.images - self.regime.held_out
+            config = dataclasses.replace(config, images=images, validation_images=None)
+        if key in self.ledger:
+            self.ledger.check(key, _digest(config))
+            return
+        began, processor = time.perf_counter(), time.process_time()
+        result = self._result(config, self._data[tuning])
+        result |= {
+            "seconds": round(time.perf_counter() - began, 2),
+            "processor_seconds": round(time.process_time() - processor, 2),
+            "config": _digest(config),
+            "jax": self._environment["jax"],
+            "date": self._environment["date"],
+        }
+        self.ledger.add(key, output.finite(result))
+        last = result["accuracy"][-1]
+        print(f"{self.regime.name} {key}: {100 * last:.1f} %", file=sys.stderr, flush=True)
+
+    def _result(self, config: Config, data: Dataset) -> dict[str, Any]:
+        same = dataclasses.replace(config, seed=0), id(data)
+        if self._program is None or self._program[0] != same:
+            self._program = same, build(config, data)
+        program = self._program[1]
+        try:
+            trained = fit(config, program=program)
+        except NonFiniteLossError:
+            return {"accuracy": [0.0], "diverged": True}
+        history, state = trained.history, trained.state
+        of = state.params, state.batch_stats
+        held_out = data._replace(train=program.data.validation)
+        labels = given(held_out, config.label_noise, config.seed)
+        loss = program.loss_fn
+        return {
+            "accuracy": [round(x, 5) for x in history.validation_accuracy],
+            "noisy_accuracy": evaluate(loss.model, loss.preprocess, labels, *of, {})[1],
+            "fitted": program.fitted(*of, config.seed),
+            "cost": float(np.mean(history.cost)),
+            "radius": _quarters(history.rho),
+            "rise": _quarters(history.rise),
+            "chosen": _shares(history.perturbations[-1], history.step[-1]),
+        }
+
+
+def _digest(config: Config) -> str:
+    """Equal of equal configurations, also when a later version has settings that are not used."""
+    usual = Config().to_json()
+    said = {name: x for name, x in config.to_json().items() if x != usual[name]}
+    text = json.dumps(said, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _quarters(values: Sequence[float]) -> list[float]:
+    return [round(float(np.mean(part)), 4) for part in np.array_split(values, min(4, len(values)))]
+
+
+def _shares(counts: Sequence[int], steps: int) -> list[float]:
+    """How often each kernel was perturbed, in network order."""
+    return [round(count / steps, 3) for count in counts]
+
+
+def _rounded(rho: float) -> float:
+    """To two digits, as a grid is written."""
+    return round(rho, 1 - math.floor(math.log10(rho)))
