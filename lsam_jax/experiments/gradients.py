@@ -42,7 +42,9 @@ class Family(NamedTuple):
         own = tuple(name for name in names if name not in ("axis_name", "perturbation_sync"))
         return own if self.make is _no_ascent else (*own, *SharedOptions._fields)
 
-    def transformation(self, options: Mapping[str, Any], steps: int) -> lsam.SamTransformation:
+    def transformation(
+        self, options: Mapping[str, Any], steps: int = LONG
+    ) -> lsam.SamTransformation:
         """The method itself, of all its options, for a run of so many steps."""
         own = {name: x for name, x in options.items() if name not in SharedOptions._fields}
         return SharedOptions.of(options).complete(self.make, own, steps)
@@ -166,11 +168,11 @@ def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     full = {**defaults, **options}
     if name != "sgd":  # complains
         loss = family.loss(TrainingLoss(None, jnp.asarray, 0.0))
-        shared.value_and_grad(loss, family.transformation(full, LONG))
+        shared.value_and_grad(loss, family.transformation(full))
     return full
 
 
-def method(name: str, options: Mapping[str, Any], steps: int) -> Method:
+def method(name: str, options: Mapping[str, Any], steps: int = LONG) -> Method:
     """A method with its options, see `complete`, for a run of so many steps.
 
     Returns:
