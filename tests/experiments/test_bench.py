@@ -253,7 +253,7 @@ def test_any_selection_of_a_run_can_be_forced(selection, layerwise):
         ("selections --rounds 0", "rounds=0"),
         ("methods --models resnet8,vgg", "model='vgg'"),
         ("methods --models resnet8,resnet8", "models=resnet8,resnet8.*each once"),
-        ("methods --methods adam", "method='adam' is not known; choose from sgd, sam, sam-rise, gsam"),
+        ("methods --methods adam", "method='adam' is not known; choose from sgd, sam, sam-rise"),
         ("family --methods adam", "method='adam' is not known; choose from sgd, sam, generalized"),
         ("scaling height", "along='height' must be one of depth, width, batch, k"),
         ("scaling depth --values 8,15", r"depth=15 must be 6 n \+ 2"),

@@ -82,17 +82,21 @@ class Ledger:
             os.fsync(lines.fileno())
         self._rows[key] = row
 
-    def accuracies(self, contender: str, rho: float | None, seeds: Sequence[int]) -> list[float]:
-        """Last accuracies of the tuning runs, in the order of the seeds.
+    def tuned_radii(self, contender: str) -> list[float]:
+        """Those that were tried, rising."""
+        mine = (key.rho for key in self._rows if key.contender == contender and key.tuning)
+        return sorted({rho for rho in mine if rho is not None})
+
+    def mean_tuned(
+        self, contender: str, rho: float, seeds: Sequence[int], name: str = "accuracy"
+    ) -> float:
+        """Mean over the tuning runs of a radius; of what was noted after each epoch, the last.
 
         Raises:
-            KeyError: When one is missing.
+            KeyError: When a run is missing.
         """
-        return [self.row(Key(contender, rho, seed, True))["accuracy"][-1] for seed in seeds]
-
-    def mean_accuracy(self, contender: str, rho: float | None, seeds: Sequence[int]) -> float:
-        """Of `accuracies`."""
-        return float(np.mean(self.accuracies(contender, rho, seeds)))
+        found = [self.row(Key(contender, rho, seed, True)).get(name, 0.0) for seed in seeds]
+        return float(np.mean([x[-1] if isinstance(x, list) else x for x in found]))
 
     def finals(self, contender: str, name: str = "accuracy") -> dict[int, Any]:
         """A number of the final runs, by seed."""

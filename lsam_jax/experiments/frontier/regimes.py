@@ -77,3 +77,16 @@ REGIMES: Mapping[str, Regime] = {
     regime.name: regime
     for regime in (*(_digits(noise) for noise in (40, 0, 20, 60)), *(_cifar(n) for n in (40, 0)))
 }
+
+
+def chosen(names: str | None) -> list[Regime]:
+    """The regimes of these names, with commas between them; all of None.
+
+    Raises:
+        ValueError: When one is not known.
+    """
+    wanted = list(REGIMES) if names is None else names.split(",")
+    for name in wanted:
+        if name not in REGIMES:
+            raise ValueError(f"regime={name!r} is not known; choose from {', '.join(REGIMES)}")
+    return [REGIMES[name] for name in wanted]

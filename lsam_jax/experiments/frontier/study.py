@@ -17,6 +17,7 @@ from lsam_jax.experiments import environment, output
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.data import Dataset
 from lsam_jax.experiments.evaluation import evaluate
+from lsam_jax.experiments.frontier import costs
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, Contender
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import TUNING_SEEDS, Regime
@@ -28,18 +29,15 @@ MOST_STEPS = 3
 """How often a grid whose best radius is at one of its ends goes on beyond it."""
 
 
-def choose(
-    radii: Sequence[float], accuracy: Callable[[float], float], most: int = MOST_STEPS
-) -> float:
+def choose(radii: Sequence[float], accuracy: Callable[[float], float]) -> float:
     """The radius of best accuracy; the smaller of equals.
 
     A grid whose best is at an end goes on beyond it, by the ratio of the last two, as long as that
-    gets better and `most` times at most.
+    gets better and `MOST_STEPS` times at most.
 
     Args:
         radii: The grid, rising.
         accuracy: Of a radius.
-        most: How many radii may be added.
 
     Example:
         >>> choose((1.0, 2.0), lambda rho: -abs(rho - 7))
@@ -47,7 +45,7 @@ def choose(
     """
     grid = list(radii)
     best = max(grid, key=accuracy)
-    for _ in range(most if len(grid) > 1 else 0):
+    for _ in range(MOST_STEPS if len(grid) > 1 else 0):
         if best == grid[-1]:
             grid.append(_rounded(grid[-1] ** 2 / grid[-2]))
         elif best == grid[0]:
@@ -86,6 +84,14 @@ def run(
     return runner.ledger
 
 
+def measure_once(regime: Regime, directory: Path, data_dir: Any = None) -> None:
+    """Writes what steps cost beside the ledger, unless it is there; see `costs.measure`."""
+    file = directory / f"{regime.name}-costs.json"
+    if not file.exists():
+        ledger = Ledger(directory / f"{regime.name}.jsonl")
+        output.write_json(file, costs.measure(regime, ledger, data_dir))
+
+
 class _Runner:
     """Makes runs and notes them, one program for all seeds of a radius."""
 
@@ -109,7 +115,7 @@ class _Runner:
         def accuracy(rho: float) -> float:
             for seed in TUNING_SEEDS:
                 self.ensure(contender, rho, seed, tuning=True)
-            return self.ledger.mean_accuracy(contender.name, rho, TUNING_SEEDS)
+            return self.ledger.mean_tuned(contender.name, rho, TUNING_SEEDS)
 
         return choose(contender.radii, accuracy)
 
@@ -144,7 +150,8 @@ class _Runner:
         try:
             trained = fit(config, program=program)
         except NonFiniteLossError:
-            return {"accuracy": [0.0], "diverged": True}
+            nothing = {"noisy_accuracy": 0.0, "fitted": 0.0, "cost": None}
+            return {"accuracy": [0.0], "diverged": True, **nothing}
         history, state = trained.history, trained.state
         of = state.params, state.batch_stats
         held_out = data._replace(train=program.data.validation)

@@ -1,0 +1,80 @@
+"""What a training step of each contender costs, measured in the middle of a run."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lsam_jax.experiments import data as datasets
+from lsam_jax.experiments import environment
+from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
+from lsam_jax.experiments.frontier.ledger import Ledger
+from lsam_jax.experiments.frontier.regimes import Regime
+from lsam_jax.experiments.step import build
+from lsam_jax.experiments.step_costs import time_steps
+from lsam_jax.experiments.training import fit
+
+BLOCK = 30
+"""Steps whose mean is one measurement: a multiple of all the periods among the contenders."""
+
+
+def measure(
+    regime: Regime,
+    ledger: Ledger,
+    data_dir: Any = None,
+    blocks: int = 4,
+    contenders: Sequence[Contender] = CONTENDERS,
+) -> dict[str, Any]:
+    """Takes up a run of each contender in its middle, and times steps of all in turn.
+
+    Contenders that perturb in a window alone cost what SGD and SAM do outside and inside of it.
+
+    Args:
+        regime: Of the runs.
+        ledger: With the radii of the final runs; contenders that have none are left out.
+        data_dir: Where TFDS keeps prepared data; None for its default.
+        blocks: How many times `BLOCK` steps are timed.
+        contenders: Which.
+
+    Returns:
+        For ``costs``, by contender, the median over the blocks of the cost of a step relative to
+        SGD's, with the least and the largest; and the environment.
+    """
+    data = datasets.load(regime.config.data, data_dir)
+    timed = [
+        one
+        for one in contenders
+        if ledger.finals(one.name) and "perturb_from" not in one.options and one.length == 1
+    ]
+    programs, states = [], []
+    for one in timed:
+        rho = next(iter(ledger.finals(one.name, "rho").values()))
+        config = regime.configure(one, rho, seed=0)
+        config = dataclasses.replace(config, epochs=max(1, config.epochs // 2))
+        programs.append(build(config, data))
+        states.append(fit(config, program=programs[-1]).state)
+    seconds = time_steps(programs, states, BLOCK * blocks)
+    means = seconds.reshape(blocks, BLOCK, len(timed)).mean(axis=1)
+    relative = means / means[:, [[one.name for one in timed].index(SGD)]]
+    costs = {
+        one.name: {
+            "median": round(float(np.median(column)), 3),
+            "least": round(float(column.min()), 3),
+            "most": round(float(column.max()), 3),
+        }
+        for one, column in zip(timed, relative.T, strict=True)
+    }
+    return {"costs": costs, "steps": BLOCK * blocks, "environment": environment.describe()}
+
+
+def of_steps(measured: Mapping[str, Any], contenders: Sequence[Contender]) -> dict[str, float]:
+    """Mean cost of a step over a run, by contender."""
+    costs = {name: numbers["median"] for name, numbers in measured["costs"].items()}
+    for one in contenders:
+        start = one.options.get("perturb_from")
+        if start is not None and SAM in costs:
+            costs[one.name] = start + (1 - start) * costs[SAM]
+        if one.length > 1:
+            costs[one.name] = 1.0
+    return costs

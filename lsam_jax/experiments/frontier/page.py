@@ -1,0 +1,161 @@
+"""What was found, as a page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lsam_jax.experiments import output
+from lsam_jax.experiments.frontier import picture
+from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD
+from lsam_jax.experiments.frontier.costs import of_steps
+from lsam_jax.experiments.frontier.ledger import Ledger
+from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS, Regime
+from lsam_jax.experiments.frontier.results import Result, results
+from lsam_jax.experiments.report import html, markdown
+from lsam_jax.experiments.report.document import Document, Figure, Section, Table, text
+from lsam_jax.experiments.report.drawing import png
+from lsam_jax.experiments.report.formats import (
+    NOTHING,
+    difference_text,
+    interval_text,
+    p_text,
+    spread_text,
+)
+
+PRICE, SHARE, LEAST = 1.15, 0.90, 0.75
+"""What is looked for: at most this cost, at least this share of SAM's gain, surely above that."""
+
+
+def write(directory: Path) -> Path:
+    """Turns the ledgers of a directory into ``frontier.html``, ``frontier.md`` and a picture.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        ValueError: When no regime has runs of both SGD and SAM yet.
+    """
+    ledgers = {name: Ledger(directory / f"{name}.jsonl") for name in REGIMES}
+    found = {
+        name: results(ledger, _costs(directory, name))
+        for name, ledger in ledgers.items()
+        if len(ledger)
+    }
+    found = {name: rows for name, rows in found.items() if rows}
+    if not found:
+        raise ValueError(f"{str(directory)!r} has no regime with runs of both SGD and SAM")
+    document = compose(found, ledgers)
+    output.replace(directory / "frontier.png", document.lead[0].png)  # type: ignore[union-attr]
+    output.replace(directory / "frontier.md", markdown.render(document, ".").encode())
+    page = directory / "frontier.html"
+    output.replace(page, html.render(document).encode())
+    return page
+
+
+def compose(found: Mapping[str, Sequence[Result]], ledgers: Mapping[str, Ledger]) -> Document:
+    """The page: a picture and what was found first, then a table for each regime."""
+    titles = {name: REGIMES[name].title for name in found}
+    drawn = picture.draw({titles[name]: rows for name, rows in found.items()})
+    figure = Figure(
+        "frontier",
+        png(drawn),
+        "Accuracy against the cost of training, a point for each method",
+        "Mean and standard deviation over seeds; dotted: the levels of SGD and of SAM. Grey: the "
+        "methods of the tables below that the picture does not name.",
+    )
+    said = tuple(text(_finding(titles[name], rows)) for name, rows in found.items())
+    sections = tuple(
+        Section(titles[name], (_accuracies(REGIMES[name], rows), _radii(rows, ledgers[name])))
+        for name, rows in found.items()
+    )
+    title = "How much of SAM's gain does each cheaper method keep, and at which price?"
+    return Document(title, (figure, *said), sections)
+
+
+def _finding(title: str, rows: Sequence[Result]) -> str:
+    """In three sentences."""
+    by_name = {row.contender.name: row for row in rows}
+    sgd, sam = by_name[SGD], by_name[SAM]
+    gain = f"SGD {spread_text(sgd.last, 1, 100)} %, SAM {spread_text(sam.last, 1, 100)} %"
+    there = [r for r in rows if r.contender.name not in (SGD, SAM) and r.cost <= PRICE]
+    if sam.over_sgd.low is None or sam.over_sgd.low <= 0:
+        return f"{title}: {gain}. So SAM's gain is not told from nothing, and no share of it is."
+    if not there:
+        return f"{title}: {gain}. No method at a cost of {PRICE} or less has been run."
+    best = max(there, key=lambda row: row.kept.share)
+    words = (
+        f"{title}: {gain}. At a cost of at most {PRICE}, {best.contender.label} keeps most of the "
+        f"gain, {_kept_text(best)} %, at {best.cost:.2f}."
+    )
+    sure = best.kept.share >= SHARE and best.kept.low is not None and best.kept.low > LEAST
+    goal = f"{SHARE:.0%}, surely above {LEAST:.0%}"
+    return f"{words} What was looked for, {goal}, is {'reached' if sure else 'not reached'}."
+
+
+def _kept_text(row: Result) -> str:
+    share = f"{100 * row.kept.share:.0f}"
+    if row.kept.low is None or row.kept.high is None:
+        return share
+    return f"{share} ({100 * row.kept.low:.0f} to {100 * row.kept.high:.0f})"
+
+
+def _accuracies(regime: Regime, rows: Sequence[Result]) -> Table:
+    seeds = sorted({row.last.n for row in rows})
+    words = (
+        f"Accuracy (%) on clean test images, mean ± sample standard deviation of "
+        f"{' or '.join(map(str, seeds))} seeds; best: of {regime.config.epochs} evaluations, "
+        "chosen by the test images. Kept: the share (%) of SAM's gain over SGD, with Fieller's "
+        "95 % interval. Difference from SGD in percentage points, paired by seed, with its 95 % "
+        "interval and the t-test's p after Holm. Cost of the run: counted in plain gradients, and "
+        "measured. Fitted: of the training labels as given (%)."
+    )
+    columns = (
+        "method", "last", "best", "kept", "over SGD", "95 % interval", "p (Holm)",
+        "cost,\ncounted", "cost,\nmeasured", "fitted",
+    )  # fmt: skip
+    cells = tuple(
+        (
+            row.contender.label,
+            spread_text(row.last, 1, 100),
+            spread_text(row.best, 1, 100),
+            _kept_text(row),
+            difference_text(row.over_sgd, 1, 100),
+            interval_text(row.over_sgd, 1, 100) if row.contender.name != SGD else NOTHING,
+            p_text(row.p),
+            f"{row.counted:.2f}",
+            NOTHING if row.measured is None else f"{row.measured * row.contender.length:.2f}",
+            spread_text(row.fitted, 1, 100),
+        )
+        for row in rows
+    )
+    return Table(words, columns, cells)
+
+
+def _radii(rows: Sequence[Result], ledger: Ledger) -> Table:
+    """Every radius that was tried."""
+    words = (
+        "Radii that were tried on held-out training images: accuracy (%) on their clean labels, "
+        "and on noisy ones, mean of two seeds; in the order of the radius. The first decides."
+    )
+    cells = []
+    for row in rows:
+        tried = ledger.tuned_radii(row.contender.name)
+        if tried:
+            grid = ", ".join(_tried(ledger, row.contender.name, rho) for rho in tried)
+            cells.append((row.contender.label, f"{row.rho:g}", grid))
+    return Table(words, ("method", "chosen", "radius: clean / noisy"), tuple(cells), is_prose=True)
+
+
+def _tried(ledger: Ledger, name: str, rho: float) -> str:
+    clean, noisy = (
+        100 * ledger.mean_tuned(name, rho, TUNING_SEEDS, of)
+        for of in ("accuracy", "noisy_accuracy")
+    )
+    return f"{rho:g}: {clean:.1f} / {noisy:.1f}"
+
+
+def _costs(directory: Path, name: str) -> dict[str, float]:
+    file = directory / f"{name}-costs.json"
+    if not file.exists():
+        return {}
+    return of_steps(json.loads(file.read_text(encoding="utf-8")), CONTENDERS)

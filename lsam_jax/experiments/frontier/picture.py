@@ -1,0 +1,89 @@
+"""Accuracy against cost: a panel for each regime, a point for each contender."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lsam_jax.experiments.frontier.contenders import SAM, SGD
+from lsam_jax.experiments.frontier.results import Result
+from lsam_jax.experiments.plots import COLOURS
+
+NAMED = {
+    SGD: COLOURS[1],
+    SAM: COLOURS[1],
+    "sam-1/8": COLOURS[0],
+    "layers-4": COLOURS[2],
+    "layers-4-1/8": COLOURS[0],
+    "stale": COLOURS[3],
+    "sam-1/8-rise": COLOURS[0],
+    "last-fifth": "0.45",
+    "only-last-third": "0.45",
+    "every-5": "0.45",
+}
+"""The contenders that the picture names, with their colours; the others are grey points."""
+
+
+def draw(found: Mapping[str, Sequence[Result]]) -> Figure:
+    """The frontier.
+
+    Args:
+        found: By the regime's title.
+    """
+    columns = min(2, len(found))
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(5.6 * columns, 4.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (title, results) in zip(panels, found.items(), strict=False):
+        _panel(axes, title, results)
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
+    for result in results:
+        name = result.contender.name
+        if name in (SGD, SAM):
+            axes.axhline(100 * result.last.mean, color=NAMED[name], lw=1, ls=":", zorder=0)
+        axes.errorbar(
+            result.cost,
+            100 * result.last.mean,
+            100 * (result.last.std or 0.0),
+            fmt="o",
+            ms=6 if name in NAMED else 3.5,
+            color=NAMED.get(name, "0.7"),
+            lw=1.2,
+            zorder=3 if name in NAMED else 2,
+        )
+    _name_points(axes, [r for r in results if r.contender.name in NAMED])
+    axes.set_title("\n".join(_wrapped(title)), fontsize=9)
+    axes.set(xlabel="cost of training, SGD = 1", ylabel="right of the clean test images (%)")
+    axes.grid(alpha=0.25)
+
+
+def _name_points(axes: Axes, results: Sequence[Result]) -> None:
+    """Labels at the right, one above the other, each with a line to its point."""
+    low, high = axes.get_ylim()
+    right = max(result.cost for result in results) + 0.12
+    order = sorted(results, key=lambda result: result.last.mean)
+    height = (high - low) / max(12, len(order) + 2)
+    floor = low
+    for result in order:
+        level = max(100 * result.last.mean, floor)
+        floor = level + height
+        axes.annotate(
+            result.contender.label,
+            (result.cost, 100 * result.last.mean),
+            (right, level),
+            fontsize=7.5,
+            va="center",
+            color=NAMED[result.contender.name],
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.7"},
+        )
+    axes.set_xlim(0.93, right + 0.75)
+    axes.set_ylim(low, max(high, floor))
+
+
+def _wrapped(title: str) -> list[str]:
+    return [part.strip() for part in title.split(";")]
