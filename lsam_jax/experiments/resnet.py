@@ -22,6 +22,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lsam_jax.experiments.small_images import convolve
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions around which a shortcut leads.
@@ -47,7 +49,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, C] to [N, H / stride, W / stride, width]."""
-        conv = partial(nn.Conv, self.width, use_bias=False, dtype=self.dtype)
+        conv = partial(
+            nn.Conv, self.width, use_bias=False, dtype=self.dtype, conv_general_dilated=convolve
+        )
         last_scale = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         y = conv(kernel_size=(3, 3), strides=self.stride, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
