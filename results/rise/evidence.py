@@ -154,9 +154,9 @@ def run(net, optimizer, noise, count, tx, part, seed, held_out):
 class Stored:
     """The runs of a regime, in a file; those that are there are not made again."""
 
-    def __init__(self, name):
+    def __init__(self, name, setting):
         self.name, self.file = name, HERE / f"{name}.jsonl"
-        self.setting = REGIMES[name][:4]
+        self.setting = setting
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         self.rows = [json.loads(line) for line in lines]
 
@@ -183,7 +183,7 @@ def best_radius(stored):
 def main(names):
     for name in names:
         *_, shares, seeds, tuned = REGIMES[name]
-        stored = Stored(name)
+        stored = Stored(name, REGIMES[name][:4])
         runs = {"plain": (lsam.layerwise_sam(None, 0.0, selection="none"), None)}
         if tuned:
             rho = best_radius(stored)
