@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import paths, shardings, stacks, symbolic
-from lsam_jax.sums import by_group, inner_products
+from lsam_jax.sums import by_group, in_any_order
 
 Params = Any
 Rule = tuple[str, str | None]
@@ -64,10 +64,11 @@ class Layers(NamedTuple):
         """
         there = [n for n, x in enumerate(leaves) if self.of_leaf[n] >= 0 and x is not None]
         some = [leaves[n] for n in there]
+        squares, order = in_any_order(some, some)
         groups: list[list[int]] = [[] for _ in self.names]
-        for place, n in enumerate(there):
-            groups[self.of_leaf[n]].append(place)
-        return jnp.sqrt(by_group(inner_products(some, some), groups)).astype(jnp.float32)
+        for place, n in enumerate(order):
+            groups[self.of_leaf[there[n]]].append(place)
+        return jnp.sqrt(by_group(squares, groups)).astype(jnp.float32)
 
     def sizes(self, leaves: Sequence[jax.Array]) -> np.ndarray:
         """The number of parameters of each layer, i64[L]."""

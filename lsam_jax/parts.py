@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.layers import Layers
-from lsam_jax.sums import inner_products
+from lsam_jax.sums import in_any_order, inner_products
 
 
 class Now(NamedTuple):
@@ -77,15 +77,15 @@ def inner(a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None)
 
     In at least float32.
     """
-    return total(inner_products(a, b, less))
+    return total(in_any_order(a, b, less)[0])
 
 
 def square_of(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax.Array:
     """The squared norm of a list of arrays, of those that are `chosen` if that is given."""
+    if chosen is None or all(c is True for c in chosen):
+        return inner(arrays, arrays)
     squares = inner_products(arrays, arrays)
-    if chosen is not None and any(c is not True for c in chosen):
-        squares = jnp.where(jnp.stack([jnp.asarray(c) for c in chosen]), squares, 0)
-    return total(squares)
+    return total(jnp.where(jnp.stack([jnp.asarray(c) for c in chosen]), squares, 0))
 
 
 def total(numbers: jax.Array) -> jax.Array:

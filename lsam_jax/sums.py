@@ -37,9 +37,20 @@ def inner_products(
     >>> inner_products(a, b).tolist(), inner_products(a, b, a).tolist()
     ([3.0, 15.0], [-2.0, 6.0])
     """
+    found, order = in_any_order(a, b, less)
+    return found if order == sorted(order) else found[np.argsort(order)]
+
+
+def in_any_order(
+    a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None
+) -> tuple[jax.Array, list[int]]:
+    """The inner products as they are found, and the place of each among the arrays.
+
+    For their sum. To put them in order takes a gather, which XLA for the CPU compiles slowly.
+    """
     factors = [list(a), list(b), *([] if less is None else [list(less)])]
     if not factors[0]:
-        return jnp.zeros(0)
+        return jnp.zeros(0), []
     wide = jnp.promote_types(jnp.result_type(*a, *b), jnp.float32)
     kinds: dict[Any, list[int]] = {}
     for n, arrays in enumerate(zip(*factors)):
@@ -54,8 +65,7 @@ def inner_products(
             product = x.astype(wide) * y.astype(wide)
             found.append(product.sum(axis=1) if len(row) > 1 else product.sum()[None])
             order += row
-    together = jnp.concatenate(found)
-    return together if order == sorted(order) else together[np.argsort(order)]
+    return jnp.concatenate(found), order
 
 
 def sum_of_squares(x: jax.Array) -> jax.Array:
@@ -84,7 +94,9 @@ def _joined(arrays: Sequence[Any]) -> jax.Array:
     """Arrays of one size as rows; one alone as it is."""
     if len(arrays) == 1:
         return jnp.asarray(arrays[0])
-    return jnp.concatenate([x.reshape(-1) for x in arrays]).reshape(len(arrays), -1)
+    if arrays[0].ndim == 0 or any(x.shape != arrays[0].shape for x in arrays):
+        arrays = [x.reshape(-1) for x in arrays]
+    return jax.lax.concatenate(arrays, 0).reshape(len(arrays), -1)
 
 
 def _kind(arrays: Sequence[Any]) -> Any:
