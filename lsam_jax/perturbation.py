@@ -50,7 +50,7 @@ def _normalized_by_layer(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any
     squares: dict[int, jax.Array] = {}
     for i, d in zip(at.layer, g):  # one by one: what one array alone needs, XLA joins to it
         squares[i] = squares.get(i, jnp.zeros(())) + sum_of_squares(d)
-    scale = {i: ratio(now.radius(i), square) for i, square in squares.items()}
+    scale = {i: _ratio_of_one(now.radius(i), square) for i, square in squares.items()}
     return [_move(x, d, scale[i]) for i, x, d in zip(at.layer, w, g)]
 
 
@@ -126,6 +126,13 @@ def by_name(normalize: bool | str) -> Perturbation:
         "normalize must be False (the paper), True (by the norm over the selected layers) or "
         f'"layer" (each layer by its own norm); got normalize={normalize!r}.'
     )
+
+
+def _ratio_of_one(numerator: Any, square: jax.Array) -> jax.Array:
+    """`parts.ratio`, for what few arrays need."""
+    # The root first: XLA joins it to the sum, and the `where`, which is cheap, to the consumer.
+    over = 1 / jnp.sqrt(square)
+    return jnp.where(over == jnp.inf, 0, numerator * over)
 
 
 def _move(w: jax.Array, direction: jax.Array, scale: Any) -> jax.Array:
