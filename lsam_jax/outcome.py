@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.parts import Moving, Now, inner, square_of
+from lsam_jax.parts import Moving, Now, inner, one_by_one, square_of
 from lsam_jax.radii import Effect
 from lsam_jax.recipe import Recipe
 from lsam_jax.state import Memory, SamState, advance
@@ -62,7 +62,8 @@ class Assembly(NamedTuple):
         """Where the arrays at these places belong."""
         layer = [self.now.layers.of_leaf[n] for n in index]
         known = isinstance(self.selected, np.ndarray)
-        return Moving(index, layer, [known or self.selected[i] for i in layer])
+        chosen = [True] * len(layer) if known else one_by_one(self.selected, layer)
+        return Moving(index, layer, chosen)
 
     def masked(self, g: Leaves, index: Sequence[int]) -> list[Any]:
         """`g`, with zeros for layers that are not selected."""

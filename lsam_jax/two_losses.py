@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsam_jax.parts import one_by_one
 from lsam_jax.recipe import Recipe
 from lsam_jax.two_pass import Method, Passes, latest, put
 
@@ -123,7 +124,8 @@ def two_losses(
     else:
         clean, aux_there, g = _at_last(cuts(), position, selected, uphill, inside, leaves)
         if not isinstance(selected, np.ndarray):
-            g = [jnp.where(selected[of_leaf[n]], x, jnp.zeros_like(x)) for n, x in zip(index, g)]
+            chosen = one_by_one(selected, [of_leaf[n] for n in index])
+            g = [jnp.where(c, x, jnp.zeros_like(x)) for c, x in zip(chosen, g)]
         up = g
     moved, radius = method.perturb(up, [leaves[n] for n in index], index)
     wanted = None if method.everywhere else [n in index for n in range(len(leaves))]
