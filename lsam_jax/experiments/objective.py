@@ -6,7 +6,6 @@ comparison share what does not depend on the method, compiled once.
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -113,10 +112,21 @@ def variables(params: Any, batch_stats: Any, frozen: Any) -> dict[str, Any]:
     return {"params": {**frozen, **params}, "batch_stats": batch_stats}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def initial_variables(model: Any, image_shape: tuple[int, ...], key: jax.Array) -> Any:
     """Parameters and batch statistics of a new model for images [H, W, C]."""
+    draw = _drawn if isinstance(key, jax.core.Tracer) else _compiled_quickly
+    return draw(model, image_shape, key)
+
+
+def _drawn(model: Any, image_shape: tuple[int, ...], key: jax.Array) -> Any:
     return model.init(key, jnp.zeros((1, *image_shape), jnp.float32))
+
+
+# It runs once. All of LLVM's optimizations give the same numbers, and take five times as long;
+# JAX takes options outside of other functions alone.
+_compiled_quickly = jax.jit(
+    _drawn, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 1}
+)
 
 
 @dataclasses.dataclass(frozen=True)
