@@ -12,17 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lsam_jax.arrays.vectors import inner, ratio, square_of, total
 from lsam_jax.layers import Layers
-from lsam_jax.parts import (
-    Moving,
-    Now,
-    inner,
-    ratio,
-    remember_nothing,
-    square_of,
-    total,
-    zeros_like_layers,
-)
+from lsam_jax.parts import Moving, Now, remember_nothing, zeros_like_layers
 
 Arrays = Sequence[Any]
 

@@ -36,6 +36,7 @@ from lsam_jax import combination as combinations
 from lsam_jax import cuts as cuttings
 from lsam_jax import descent as descents
 from lsam_jax import perturbation as perturbations
+from lsam_jax.arrays.vectors import inner, ratio, square_of
 from lsam_jax.ascent import Ascent, gradient, momentum, stale, two_point
 from lsam_jax.build import build
 from lsam_jax.cadence import Cadence, always, bernoulli, between, every
@@ -44,14 +45,8 @@ from lsam_jax.combination import Combination, mix, perturbed_only, same_norm, su
 from lsam_jax.descent import Descent, of_loss, of_outputs, of_samples
 from lsam_jax.layers import LayerSpec
 from lsam_jax.parallel import AxisName, PerturbationSync
-from lsam_jax.parts import Moving, Now, inner, ratio, square_of, zeros_like_layers
-from lsam_jax.perturbation import (
-    Perturbation,
-    adaptive,
-    normalized,
-    normalized_by_layer,
-    plain,
-)
+from lsam_jax.parts import Moving, Now, zeros_like_layers
+from lsam_jax.perturbation import Perturbation, adaptive, normalized, normalized_by_layer, plain
 from lsam_jax.radii import Radius
 from lsam_jax.transform import SamTransformation
 

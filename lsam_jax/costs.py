@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import effects, jaxprs, parallel, scans, segments, symbolic
+from lsam_jax import effects, jaxprs, parallel, scans, segments
+from lsam_jax.arrays import symbolic
 from lsam_jax.program import Program
 
 

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsam_jax import auxiliary, symbolic
+from lsam_jax import auxiliary
+from lsam_jax.arrays import symbolic
+from lsam_jax.arrays.vectors import along, inner
 from lsam_jax.losses import PerSample, SplitLoss
-from lsam_jax.parts import along, inner
 from lsam_jax.shardings import lay_like, whole
 
 Leaves = Sequence[Any]

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lsam_jax import promotion
+from lsam_jax.arrays import promotion
 from lsam_jax.auxiliary import loss_of
 from lsam_jax.layers import partition
 from lsam_jax.losses import PerSample

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lsam_jax import arguments, promotion
+from lsam_jax import arguments
+from lsam_jax.arrays import promotion
 from lsam_jax.shardings import draw_like
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from lsam_jax.arrays.vectors import ratio, square_of
 from lsam_jax.outcome import Assembly, Outcome
-from lsam_jax.parts import ratio, square_of
 from lsam_jax.program import Program
 from lsam_jax.two_pass import Method, Passes, in_one, in_two, put, two_pass
 

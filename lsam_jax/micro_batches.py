@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lsam_jax import symbolic
 from lsam_jax.arguments import check_argnums
+from lsam_jax.arrays import symbolic
 from lsam_jax.parallel import MICRO_BATCH, Axes
 from lsam_jax.shardings import explicit
 

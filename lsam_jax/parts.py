@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.layers import Layers
-from lsam_jax.sums import in_any_order, inner_products
 
 
 class Now(NamedTuple):
@@ -86,38 +85,3 @@ def mean_of_layers(memory: Any, g: Sequence[Any], at: Moving, now: Now, decay: A
     for n, x in zip(at.leaf, g):
         mean[n] = (decay * mean[n] + (1 - decay) * x).astype(mean[n].dtype)
     return now.layers.tree(mean)
-
-
-def inner(a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None) -> jax.Array:
-    """The inner product of a list of arrays with another, or with `b - less`.
-
-    In at least float32.
-    """
-    return total(in_any_order(a, b, less)[0])
-
-
-def square_of(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax.Array:
-    """The squared norm of a list of arrays, of those that are `chosen` if that is given."""
-    if chosen is None or all(c is True for c in chosen):
-        return inner(arrays, arrays)
-    squares = inner_products(arrays, arrays)
-    return total(jnp.where(jnp.stack([jnp.asarray(c) for c in chosen]), squares, 0))
-
-
-def total(numbers: jax.Array) -> jax.Array:
-    """The sum of an array, behind a barrier."""
-    # XLA copies what is cheap into each of its consumers, here every array that the sum scales, so
-    # that a program would grow with the square of the arrays.
-    return jnp.sum(jax.lax.optimization_barrier(numbers))
-
-
-def along(w: Sequence[Any], d: Sequence[Any], length: Any) -> list[Any]:
-    """`w + length d / ||d||`."""
-    scale = ratio(length, square_of(d))
-    return [(x + scale * y).astype(x.dtype) for x, y in zip(w, d)]
-
-
-def ratio(numerator: Any, square: jax.Array) -> jax.Array:
-    """`numerator / sqrt(square)`, and 0 where `square` is 0."""
-    # One `where`, and the division last: XLA copies what is cheap into each of its consumers.
-    return numerator / jnp.sqrt(jnp.where(square == 0, jnp.inf, square))

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arguments import resolve
+from lsam_jax.arrays.vectors import ratio, square_of, sum_of_squares
 from lsam_jax.layers import Layers
-from lsam_jax.parts import Moving, Now, ratio, remember_nothing, square_of
+from lsam_jax.parts import Moving, Now, remember_nothing
 from lsam_jax.shardings import draw_like
-from lsam_jax.sums import sum_of_squares
 
 Arrays = Sequence[Any]
 Move = Callable[[Arrays, Arrays, Moving, Now, Any], list[Any]]
@@ -129,7 +129,7 @@ def by_name(normalize: bool | str) -> Perturbation:
 
 
 def _ratio_of_one(numerator: Any, square: jax.Array) -> jax.Array:
-    """`parts.ratio`, for what few arrays need."""
+    """`vectors.ratio`, for what few arrays need."""
     # The root first: XLA joins it to the sum, and the `where`, which is cheap, to the consumer.
     over = 1 / jnp.sqrt(square)
     return jnp.where(over == jnp.inf, 0, numerator * over)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import promotion
+from lsam_jax.arrays import promotion
+from lsam_jax.arrays.vectors import square_of
 from lsam_jax.outcome import Assembly
-from lsam_jax.parts import square_of
 from lsam_jax.recipe import layers_of, numbers, state_of
 from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation

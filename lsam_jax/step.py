@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, auxiliary, choosing, promotion
+from lsam_jax import arguments, auxiliary, choosing
+from lsam_jax.arrays import promotion
 from lsam_jax.cuts import fewest, network_apart, network_of, wanted
 from lsam_jax.descent import Found, Second
 from lsam_jax.fresh import stale_and_fresh

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax import arguments, auxiliary, parallel, promotion
+from lsam_jax import arguments, auxiliary, parallel
+from lsam_jax.arrays import promotion
 from lsam_jax.methods import sam
 from lsam_jax.program import loss_and_aux, shapes_of
 from lsam_jax.recipe import layers_of, state_of

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments, choosing
+from lsam_jax.arrays.vectors import inner
 from lsam_jax.cuts import fewest, network_of, wanted
 from lsam_jax.outcome import Assembly
-from lsam_jax.parts import inner
 from lsam_jax.program import trace
 from lsam_jax.radii import as_radii
 from lsam_jax.recipe import Recipe, choose, layers_of, numbers

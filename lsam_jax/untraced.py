@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import auxiliary, choosing, promotion, step
+from lsam_jax import auxiliary, choosing, step
+from lsam_jax.arrays import promotion
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly
 from lsam_jax.parallel import check_loss

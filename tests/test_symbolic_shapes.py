@@ -10,7 +10,7 @@ from jax import export
 from refusals import refused
 
 import lsam_jax as lsam
-from lsam_jax import symbolic
+from lsam_jax.arrays import symbolic
 
 pytestmark = [pytest.mark.core, pytest.mark.usefixtures("x64")]
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import promotion
+from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.batches import Loss, calls, mean, scalar
 from lsam_jax.diagnostics.block import block
 from lsam_jax.layers import LayerSpec

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from lsam_jax import promotion
+from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.batches import Loss, calls
 from lsam_jax.diagnostics.block import block
 from lsam_jax.diagnostics.hessian import on_block

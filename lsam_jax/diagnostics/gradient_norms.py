@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lsam_jax import promotion
+from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.ball import value_and_gradient
 from lsam_jax.diagnostics.batches import Loss, calls, mean
 from lsam_jax.layers import LayerSpec, partition

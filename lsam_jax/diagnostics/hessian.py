@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lsam_jax import promotion
+from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.batches import Calls, Loss, calls, mean, scalar
 from lsam_jax.diagnostics.block import Block, block, flat
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax import promotion
+from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.batches import Calls, Loss, calls, mean, scalar
 from lsam_jax.diagnostics.plane import filter_normalized, unit_directions
 from lsam_jax.layers import LayerSpec

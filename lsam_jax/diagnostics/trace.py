@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax import promotion
+from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.batches import Loss, calls
 from lsam_jax.diagnostics.block import block
 from lsam_jax.diagnostics.hessian import on_block

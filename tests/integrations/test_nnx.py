@@ -15,7 +15,7 @@ from nnx_resnet import ORDER, batches, cross_entropy, loss_fn, resnet
 from training import LR, MOMENTUM, RHO, assert_same
 
 import lsam_jax as lsam
-import lsam_jax.integrations.nnx as lsam_nnx
+from lsam_jax.integrations import nnx as lsam_nnx
 
 K, ALPHA, STEPS = 2, 0.8, 5
 core = pytest.mark.core

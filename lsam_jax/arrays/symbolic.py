@@ -25,7 +25,7 @@ def count(size: Any) -> int:
     """The number to count a size as; a symbolic one with `ASSUMED` for its variables, at least 1.
 
     >>> from jax import export
-    >>> from lsam_jax.symbolic import count
+    >>> from lsam_jax.arrays.symbolic import count
     >>> batch, length = export.symbolic_shape("batch, length")
     >>> count(8), count(batch), count(2 * batch * (length + 1)), count(length // 64 - 64)
     (8, 128, 33024, 1)

@@ -1,8 +1,4 @@
-"""Inner products of many arrays, in few reductions.
-
-XLA compiles each reduction into a loop of its own, which for a network of hundreds of small arrays
-takes longer than the network itself. So small arrays of one size are joined and reduced together.
-"""
+"""Lists of arrays as vectors: inner products in few reductions, norms, steps along them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +28,7 @@ def inner_products(
       [N], in float32 or the widest type among them.
 
     >>> import jax.numpy as jnp
-    >>> from lsam_jax.sums import inner_products
+    >>> from lsam_jax.arrays.vectors import inner_products
     >>> a, b = [jnp.asarray([1.0, 2.0]), jnp.asarray(3.0)], [jnp.ones(2), jnp.asarray(5.0)]
     >>> inner_products(a, b).tolist(), inner_products(a, b, a).tolist()
     ([3.0, 15.0], [-2.0, 6.0])
@@ -78,7 +74,7 @@ def by_group(numbers: jax.Array, groups: Sequence[Sequence[int]]) -> jax.Array:
     """The sum of the numbers at each group of places; 0 for none.
 
     >>> import jax.numpy as jnp
-    >>> from lsam_jax.sums import by_group
+    >>> from lsam_jax.arrays.vectors import by_group
     >>> by_group(jnp.asarray([1.0, 2.0, 4.0]), [[0, 2], [], [1]]).tolist()
     [5.0, 0.0, 2.0]
     """
@@ -107,3 +103,38 @@ def _kind(arrays: Sequence[Any]) -> Any:
     if not isinstance(size, int) or size > SMALL or sharded:
         return None
     return size, *((t.dtype, getattr(t, "vma", None)) for t in types)
+
+
+def inner(a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None) -> jax.Array:
+    """The inner product of a list of arrays with another, or with `b - less`.
+
+    In at least float32.
+    """
+    return total(in_any_order(a, b, less)[0])
+
+
+def square_of(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax.Array:
+    """The squared norm of a list of arrays, of those that are `chosen` if that is given."""
+    if chosen is None or all(c is True for c in chosen):
+        return inner(arrays, arrays)
+    squares = inner_products(arrays, arrays)
+    return total(jnp.where(jnp.stack([jnp.asarray(c) for c in chosen]), squares, 0))
+
+
+def total(numbers: jax.Array) -> jax.Array:
+    """The sum of an array, behind a barrier."""
+    # XLA copies what is cheap into each of its consumers, here every array that the sum scales, so
+    # that a program would grow with the square of the arrays.
+    return jnp.sum(jax.lax.optimization_barrier(numbers))
+
+
+def along(w: Sequence[Any], d: Sequence[Any], length: Any) -> list[Any]:
+    """`w + length d / ||d||`."""
+    scale = ratio(length, square_of(d))
+    return [(x + scale * y).astype(x.dtype) for x, y in zip(w, d)]
+
+
+def ratio(numerator: Any, square: jax.Array) -> jax.Array:
+    """`numerator / sqrt(square)`, and 0 where `square` is 0."""
+    # One `where`, and the division last: XLA copies what is cheap into each of its consumers.
+    return numerator / jnp.sqrt(jnp.where(square == 0, jnp.inf, square))

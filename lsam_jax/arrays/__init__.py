@@ -1,0 +1,1 @@
+"""What is done with arrays, whatever they stand for."""
