@@ -80,7 +80,7 @@ from lsam_jax.bandit import bandit
 from lsam_jax.cadence import bernoulli, between, every
 from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
 from lsam_jax.choosing import Selector
-from lsam_jax.data_parallel import data_parallel
+from lsam_jax.devices.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
 from lsam_jax.distances import asam, sam_on, sparse_sam
 from lsam_jax.drawn import esam, sl_sam
@@ -95,15 +95,7 @@ from lsam_jax.methods import generalized_sam, layerwise_sam, sam
 from lsam_jax.radii import bounded, per_layer
 from lsam_jax.rising import rise
 from lsam_jax.rounding import perturbation_survival
-from lsam_jax.selection import (
-    everything,
-    fixed,
-    high,
-    independent,
-    low,
-    nothing,
-    random,
-)
+from lsam_jax.selection import everything, fixed, high, independent, low, nothing, random
 from lsam_jax.stacks import stacked
 from lsam_jax.state import Memory, SamState
 from lsam_jax.suggestion import Suggestion, suggest_rho

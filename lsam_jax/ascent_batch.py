@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import shardings
 from lsam_jax.arguments import check_argnums
 from lsam_jax.arrays import symbolic
+from lsam_jax.devices import shardings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 
-from lsam_jax import arguments, ascent, cadence, combination, cuts, descent, parallel, perturbation
+from lsam_jax import arguments, ascent, cadence, combination, cuts, descent, perturbation
 from lsam_jax import selection as selectors
+from lsam_jax.devices import collectives
 from lsam_jax.layers import LayerSpec
 from lsam_jax.radii import Radius, as_radii
 from lsam_jax.recipe import Recipe
@@ -28,8 +29,8 @@ def build(
     select_every: Any = 1,
     where: cuts.Cuts = "auto",
     gate: bool | None = None,
-    axis_name: parallel.AxisName = None,
-    perturbation_sync: parallel.PerturbationSync = "global",
+    axis_name: collectives.AxisName = None,
+    perturbation_sync: collectives.PerturbationSync = "global",
 ) -> SamTransformation:
     """The method of these parts; without arguments but `rho`, SAM.
 
@@ -64,7 +65,7 @@ def build(
             select_every=select_every,
             cuts=where,
             gate=_gate_by_platform() if gate is None else gate,
-            axes=parallel.axes(axis_name, perturbation_sync),
+            axes=collectives.axes(axis_name, perturbation_sync),
         )
     )
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import effects, jaxprs, parallel, scans, segments
+from lsam_jax import effects, jaxprs, scans, segments
 from lsam_jax.arrays import symbolic
+from lsam_jax.devices import collectives
 from lsam_jax.program import Program
 
 
@@ -138,7 +139,7 @@ def profile(
         loss, pullback = jax.vjp(lambda leaves: opened.run(leaves)[0], leaves)
         return loss, pullback(cotangent)[0]
 
-    args = (list(leaves), parallel.zeros_like_type(opened.closed.out_avals[0]))
+    args = (list(leaves), collectives.zeros_like_type(opened.closed.out_avals[0]))
     closed = jax.make_jaxpr(gradient)(*args)
     if any(eqn.primitive.name in jaxprs.CHECKPOINT_NAMES for eqn in closed.jaxpr.eqns):
         # Opened only now, so that what a checkpoint computes again is counted.

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from lsam_jax import auxiliary
 from lsam_jax.arrays import symbolic
 from lsam_jax.arrays.vectors import along, inner
+from lsam_jax.devices.shardings import lay_like, whole
 from lsam_jax.losses import PerSample, SplitLoss
-from lsam_jax.shardings import lay_like, whole
 
 Leaves = Sequence[Any]
 Found = tuple[Any, list[Any], Leaves]

@@ -19,7 +19,7 @@ import jax
 from jax.extend import core as jex
 from jax.ref import AbstractRef
 
-from lsam_jax.parallel import zeros_like_type
+from lsam_jax.devices.collectives import zeros_like_type
 
 UNORDERED = frozenset({"NamedAxisEffect", "DebugEffect", "IOEffect"})
 """Effects without an order: collectives, and callbacks that are not `ordered`."""

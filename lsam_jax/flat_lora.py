@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
-from lsam_jax.shardings import draw_like
+from lsam_jax.devices.shardings import draw_like
 
 
 @promotion.usual

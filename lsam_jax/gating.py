@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lsam_jax import costs, effects, jaxprs, parallel
+from lsam_jax import costs, effects, jaxprs
+from lsam_jax.devices import collectives
 
 WORTH_GATING = 0.0005
 """Share of a gradient's cost below which a conditional costs more than it can save."""
@@ -109,4 +110,4 @@ def _by_group(
 
 
 def _zeros(avals: Sequence[Any], *_: Any) -> list[jax.Array]:
-    return [parallel.zeros_like_type(a) for a in avals]
+    return [collectives.zeros_like_type(a) for a in avals]

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import paths, shardings, stacks
+from lsam_jax import paths, stacks
 from lsam_jax.arrays import symbolic
 from lsam_jax.arrays.vectors import by_group, in_any_order
+from lsam_jax.devices import shardings
 
 Params = Any
 Rule = tuple[str, str | None]

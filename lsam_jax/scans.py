@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
-from lsam_jax import jaxprs, shardings
+from lsam_jax import jaxprs
 from lsam_jax.arrays import symbolic
+from lsam_jax.devices import shardings
 from lsam_jax.segments import Entries, Entry, Plan, Segment
 
 JOINS = frozenset({"concatenate", "stack"})

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import shardings
+from lsam_jax.devices import shardings
 
 
 @dataclasses.dataclass(frozen=True)

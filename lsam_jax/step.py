@@ -17,15 +17,15 @@ from lsam_jax import arguments, auxiliary, choosing
 from lsam_jax.arrays import promotion
 from lsam_jax.cuts import fewest, network_apart, network_of, wanted
 from lsam_jax.descent import Found, Second
+from lsam_jax.devices.collectives import check_loss
+from lsam_jax.devices.m_sharpness import check_references
+from lsam_jax.devices.shardings import beside
 from lsam_jax.fresh import stale_and_fresh
 from lsam_jax.layers import Layers
-from lsam_jax.micro_batches import check_references
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly, Outcome
-from lsam_jax.parallel import check_loss
 from lsam_jax.program import Program, cut, trace
 from lsam_jax.recipe import Recipe, choose, initial_memory, layers_of, numbers, state_of
-from lsam_jax.shardings import beside
 from lsam_jax.state import SamState, initial_state
 from lsam_jax.two_losses import AscentLoss, two_losses
 from lsam_jax.two_pass import Method, Passes, in_conditional, put, two_pass

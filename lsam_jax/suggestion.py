@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax import arguments, auxiliary, parallel
+from lsam_jax import arguments, auxiliary
 from lsam_jax.arrays import promotion
+from lsam_jax.devices import collectives
 from lsam_jax.methods import sam
 from lsam_jax.program import loss_and_aux, shapes_of
 from lsam_jax.recipe import layers_of, state_of
@@ -151,7 +152,7 @@ def suggest_rho(
     check_method(tx)
     arguments.check_real("target", target, above=0.0)
     grid = _checked(radii)
-    recipe = tx.recipe._replace(axes=parallel.Axes())
+    recipe = tx.recipe._replace(axes=collectives.Axes())
     if recipe.ascent.fresh is not None:
         raise ValueError(
             f"fresh={recipe.ascent.fresh!r} takes its gradient at weights that depend on the "

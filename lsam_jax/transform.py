@@ -8,8 +8,8 @@ import optax
 
 from lsam_jax import arguments
 from lsam_jax import ascent_batch as samples
+from lsam_jax.devices.m_sharpness import check_micro_batches, in_micro_batches
 from lsam_jax.losses import PerSample, SplitLoss
-from lsam_jax.micro_batches import check_micro_batches, in_micro_batches
 from lsam_jax.placement import MISSING, check_placement, explained
 from lsam_jax.recipe import Recipe
 from lsam_jax.signature import Call, check_options, signature_of, with_state

@@ -17,9 +17,9 @@ import numpy as np
 
 from lsam_jax import auxiliary, choosing, step
 from lsam_jax.arrays import promotion
+from lsam_jax.devices.collectives import check_loss
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly
-from lsam_jax.parallel import check_loss
 from lsam_jax.program import Cut, gradient_of, loss_and_aux, shapes_of
 from lsam_jax.recipe import Recipe, choose, numbers
 from lsam_jax.state import SamState

@@ -12,7 +12,7 @@ import pytest
 from mini import assert_close, configuration
 from test_run import StopAt, assert_same_run
 
-from lsam_jax.data_parallel import DataParallel
+from lsam_jax.devices.data_parallel import DataParallel
 from lsam_jax.experiments import cli, devices, evaluation, stderr_filter
 from lsam_jax.experiments.lost import LOST
 from lsam_jax.experiments.run import Run

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
-from lsam_jax import meshes
-from lsam_jax.meshes import Devices, Ground
+from lsam_jax.devices import meshes
+from lsam_jax.devices.meshes import Devices, Ground
 
 
 def data_parallel(

@@ -8,8 +8,8 @@ import numpy as np
 
 from lsam_jax.arguments import check_argnums
 from lsam_jax.arrays import symbolic
-from lsam_jax.parallel import MICRO_BATCH, Axes
-from lsam_jax.shardings import explicit
+from lsam_jax.devices.collectives import MICRO_BATCH, Axes
+from lsam_jax.devices.shardings import explicit
 
 EXPLICIT = (
     "m={m} on a mesh with explicit axes: every part of the batch has weights of its own, so what "

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lsam_jax import shardings
+from lsam_jax.devices import shardings
 
 AxisName = str | Sequence[str] | None
 PerturbationSync = str | int | Sequence[str]

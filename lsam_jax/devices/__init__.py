@@ -1,0 +1,1 @@
+"""Several devices: what lies where, and what is averaged over them."""
