@@ -89,14 +89,14 @@ from lsam_jax.fisher import empirical_fisher, refresh_mask
 from lsam_jax.flat_lora import flat_lora
 from lsam_jax.freezing import freeze_inactive
 from lsam_jax.inspection import Inspection, LayerCost, inspect
-from lsam_jax.layers import layer_names
+from lsam_jax.layers.partition import layer_names
+from lsam_jax.layers.stacked import stacked
 from lsam_jax.losses import per_sample, split_loss
 from lsam_jax.methods import generalized_sam, layerwise_sam, sam
 from lsam_jax.radii import bounded, per_layer
 from lsam_jax.rising import rise
 from lsam_jax.rounding import perturbation_survival
 from lsam_jax.selection import everything, fixed, high, independent, low, nothing, random
-from lsam_jax.stacks import stacked
 from lsam_jax.state import Memory, SamState
 from lsam_jax.suggestion import Suggestion, suggest_rho
 from lsam_jax.transform import SamTransformation, value_and_grad

@@ -9,7 +9,7 @@ import numpy as np
 
 from lsam_jax.arguments import check_real, is_concrete
 from lsam_jax.choosing import Choice, Network, Selector, ask
-from lsam_jax.layers import Layers
+from lsam_jax.layers.partition import Layers
 from lsam_jax.selection import as_selector
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lsam_jax.arguments import check_real, check_share
 from lsam_jax.choosing import Selector
-from lsam_jax.layers import Layers
+from lsam_jax.layers.partition import Layers
 
 
 class Chances(NamedTuple):

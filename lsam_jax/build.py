@@ -7,7 +7,7 @@ import jax
 from lsam_jax import arguments, ascent, cadence, combination, cuts, descent, perturbation
 from lsam_jax import selection as selectors
 from lsam_jax.devices import collectives
-from lsam_jax.layers import LayerSpec
+from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.radii import Radius, as_radii
 from lsam_jax.recipe import Recipe
 from lsam_jax.transform import SamTransformation, transformation

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
-from lsam_jax.layers import Layers
+from lsam_jax.layers.partition import Layers
 from lsam_jax.parts import remember_nothing
 
 

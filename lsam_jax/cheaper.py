@@ -9,7 +9,7 @@ from typing import Any
 from lsam_jax import arguments, ascent, cadence, combination
 from lsam_jax.build import build
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers import LayerSpec
+from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.radii import Radius
 from lsam_jax.transform import SamTransformation
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arrays.vectors import inner, ratio, square_of, total
-from lsam_jax.layers import Layers
+from lsam_jax.layers.partition import Layers
 from lsam_jax.parts import Moving, Now, remember_nothing, zeros_like_layers
 
 Arrays = Sequence[Any]

@@ -44,7 +44,7 @@ from lsam_jax.choosing import Selector
 from lsam_jax.combination import Combination, mix, perturbed_only, same_norm, surrogate_gap
 from lsam_jax.descent import Descent, of_loss, of_outputs, of_samples
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers import LayerSpec
+from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.parts import Moving, Now, zeros_like_layers
 from lsam_jax.perturbation import Perturbation, adaptive, normalized, normalized_by_layer, plain
 from lsam_jax.radii import Radius

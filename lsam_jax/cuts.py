@@ -8,7 +8,7 @@ import numpy as np
 
 from lsam_jax import costs
 from lsam_jax.choosing import Network, Selector
-from lsam_jax.layers import Layers
+from lsam_jax.layers.partition import Layers
 from lsam_jax.program import Program, layer_order
 
 Cuts = str | int | Sequence[str]

@@ -5,7 +5,7 @@ from lsam_jax.affordable import budget as within
 from lsam_jax.bandit import bandit
 from lsam_jax.build import build
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers import LayerSpec
+from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.radii import Radius
 from lsam_jax.selection import independent
 from lsam_jax.transform import SamTransformation

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lsam_jax.arrays import promotion
 from lsam_jax.auxiliary import loss_of
 from lsam_jax.devices.shardings import lay_like
-from lsam_jax.layers import partition
+from lsam_jax.layers.partition import partition
 from lsam_jax.losses import PerSample
 from lsam_jax.recipe import state_of
 from lsam_jax.state import SamState

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lsam_jax.layers import Layers, partition
-from lsam_jax.stacks import Stacked
+from lsam_jax.layers.partition import Layers, partition
+from lsam_jax.layers.stacked import Stacked
 
 
 class FrozenState(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from lsam_jax import auxiliary
 from lsam_jax.costs import Profile
 from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, fewest, network_of, wanted
-from lsam_jax.layers import LayerSpec, partition
+from lsam_jax.layers.partition import LayerSpec, partition
 from lsam_jax.program import trace
 from lsam_jax.scans import over_inputs
 from lsam_jax.selection import as_selector

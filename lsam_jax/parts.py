@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.layers import Layers
+from lsam_jax.layers.partition import Layers
 
 
 class Now(NamedTuple):

@@ -14,7 +14,7 @@ from lsam_jax.combination import Combination
 from lsam_jax.cuts import Cuts, check_cut_names
 from lsam_jax.descent import Descent
 from lsam_jax.devices.collectives import Axes
-from lsam_jax.layers import Layers, LayerSpec, partition
+from lsam_jax.layers.partition import Layers, LayerSpec, partition
 from lsam_jax.parts import Now
 from lsam_jax.perturbation import Perturbation
 from lsam_jax.radii import Radii

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.layers import Layers
+from lsam_jax.layers.partition import Layers
 from lsam_jax.parts import Moving, Now
 from lsam_jax.radii import Arrays, Effect, Radii, as_radii
 

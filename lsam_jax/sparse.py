@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import ratio, square_of
 from lsam_jax.devices.shardings import draw_like, lay_like, whole
-from lsam_jax.layers import Layers
+from lsam_jax.layers.partition import Layers
 from lsam_jax.parts import Moving, Now
 from lsam_jax.perturbation import Perturbation, plain
 

@@ -21,7 +21,7 @@ from lsam_jax.devices.collectives import check_loss
 from lsam_jax.devices.m_sharpness import check_references
 from lsam_jax.devices.shardings import beside
 from lsam_jax.fresh import stale_and_fresh
-from lsam_jax.layers import Layers
+from lsam_jax.layers.partition import Layers
 from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly, Outcome
 from lsam_jax.program import Program, cut, trace

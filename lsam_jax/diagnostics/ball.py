@@ -10,7 +10,7 @@ import numpy as np
 from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.batches import Loss, calls, mean, scalar
 from lsam_jax.diagnostics.block import block
-from lsam_jax.layers import LayerSpec
+from lsam_jax.layers.partition import LayerSpec
 
 
 class Ball(NamedTuple):

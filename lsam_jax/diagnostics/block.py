@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.layers import Layers, LayerSpec, partition
+from lsam_jax.layers.partition import Layers, LayerSpec, partition
 
 
 class Block(NamedTuple):

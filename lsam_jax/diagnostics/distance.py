@@ -7,7 +7,7 @@ import numpy as np
 
 from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.block import block
-from lsam_jax.layers import LayerSpec, layer_names
+from lsam_jax.layers.partition import LayerSpec, layer_names
 
 
 class Distance(NamedTuple):

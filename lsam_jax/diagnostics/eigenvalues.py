@@ -15,7 +15,7 @@ from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.batches import Loss, calls
 from lsam_jax.diagnostics.block import block
 from lsam_jax.diagnostics.hessian import on_block
-from lsam_jax.layers import LayerSpec
+from lsam_jax.layers.partition import LayerSpec
 
 BASIS = 8
 """Vectors that Lanczos keeps at least. Each round takes about as many products; for the largest

@@ -14,7 +14,7 @@ import numpy as np
 from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.ball import value_and_gradient
 from lsam_jax.diagnostics.batches import Loss, calls, mean
-from lsam_jax.layers import LayerSpec, partition
+from lsam_jax.layers.partition import LayerSpec, partition
 
 
 @promotion.usual

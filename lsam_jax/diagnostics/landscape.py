@@ -15,7 +15,7 @@ import numpy as np
 from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.batches import Calls, Loss, calls, mean, scalar
 from lsam_jax.diagnostics.plane import filter_normalized, unit_directions
-from lsam_jax.layers import LayerSpec
+from lsam_jax.layers.partition import LayerSpec
 
 PAPER_STEPS: Sequence[float] = range(-20, 20)
 """Of Lee's appendix A.2: with it a grid has 40 x 40 points."""

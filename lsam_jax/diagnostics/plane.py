@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.diagnostics.block import block, of_leaves
-from lsam_jax.layers import LayerSpec, partition
+from lsam_jax.layers.partition import LayerSpec, partition
 
 
 def unit_directions(

@@ -12,7 +12,7 @@ import lsam_jax as lsam
 from lsam_jax.experiments import prices
 from lsam_jax.experiments.objective import TrainingLoss
 from lsam_jax.experiments.shared_options import BATCH, LONG, SharedOptions
-from lsam_jax.layers import LayerSpec
+from lsam_jax.layers.partition import LayerSpec
 
 
 class Family(NamedTuple):

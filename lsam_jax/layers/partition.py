@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import paths, stacks
 from lsam_jax.arrays import symbolic
 from lsam_jax.arrays.vectors import by_group, in_any_order
 from lsam_jax.devices import shardings
+from lsam_jax.layers import paths
+from lsam_jax.layers.stacked import Stack, Stacked, find, joined, sliced
 
 Params = Any
 Rule = tuple[str, str | None]
@@ -26,7 +27,7 @@ NORMALISATION = re.compile(
 """Finds a normalisation layer in a path."""
 
 LayerRule = str | Callable[[str], str | None] | Sequence[Rule]
-LayerSpec = LayerRule | stacks.Stacked
+LayerSpec = LayerRule | Stacked
 
 
 class Layers(NamedTuple):
@@ -53,11 +54,11 @@ class Layers(NamedTuple):
 
     def tree(self, leaves: Sequence[Any]) -> Any:
         """The tree of the parameters' structure with these leaves."""
-        return jax.tree.unflatten(self.treedef, stacks.joined(leaves, self.lengths, self.along))
+        return jax.tree.unflatten(self.treedef, joined(leaves, self.lengths, self.along))
 
     def leaves(self, tree: Any) -> list[Any]:
         """The leaves of such a tree."""
-        return stacks.sliced(self.treedef.flatten_up_to(tree), self.lengths)
+        return sliced(self.treedef.flatten_up_to(tree), self.lengths)
 
     def norms(self, leaves: Sequence[jax.Array | None]) -> jax.Array:
         """The Euclidean norm of each layer, f32[L], accumulated in at least float32.
@@ -125,9 +126,9 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
     names = paths.names([path for path, _ in with_paths])
     for path, (_, leaf) in zip(names, with_paths):
         _check_leaf(path, leaf)
-    found = stacks.find(layers, names, [leaf for _, leaf in with_paths])
-    rule = layers.layers if isinstance(layers, stacks.Stacked) else layers
-    by_slice = isinstance(layers, stacks.Stacked) and rule == "slice"
+    found = find(layers, names, [leaf for _, leaf in with_paths])
+    rule = layers.layers if isinstance(layers, Stacked) else layers
+    by_slice = isinstance(layers, Stacked) and rule == "slice"
     name_of = _naming("module" if by_slice else rule)
     owners = paths.Owners(by_path=isinstance(rule, str))
     index: dict[str, int] = {}
@@ -158,9 +159,7 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
     return Layers(tuple(index), tuple(of_leaf), tuple(leaf_paths), treedef, lengths, along)
 
 
-def _parts(
-    path: str, rank: int, stack: stacks.Stack | None
-) -> Iterator[tuple[str | None, str, int]]:
+def _parts(path: str, rank: int, stack: Stack | None) -> Iterator[tuple[str | None, str, int]]:
     """For an array, or for each of its slices: the name of the slice, the path and the rank."""
     if stack is None:
         yield None, path, rank
