@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arguments import check_real, is_concrete
-from lsam_jax.choosing import Choice, Network, Selector, ask
+from lsam_jax.choosing import Choice, Selector, ask
+from lsam_jax.engine.network import Network
 from lsam_jax.layers.partition import Layers
 from lsam_jax.selection import as_selector
 

@@ -111,3 +111,28 @@ def check_argnums(name: str, argnums: Any, of_params: Sequence[int] = (0,)) -> t
             f"{name} must be positions {there} ({taken} is that of params); got {name}={argnums!r}."
         )
     return places
+
+
+Cuts = str | int | Sequence[str]
+
+
+def check_cuts(cuts: Any) -> None:
+    """Raises unless `cuts` is "auto", a whole number of at least 1, or a list of names."""
+    names = isinstance(cuts, list | tuple) and all(isinstance(name, str) for name in cuts)
+    number = isinstance(cuts, int | np.integer) and not isinstance(cuts, bool) and cuts >= 1
+    if not (names or number or (isinstance(cuts, str) and cuts == "auto")):
+        raise ValueError(
+            'cuts must be "auto", a number of cuts (at least 1), or a list of layer names; got '
+            f"cuts={cuts!r}."
+        )
+
+
+def check_cut_names(cuts: Any, names: Sequence[str]) -> None:
+    """Raises unless every layer that `cuts` names exists."""
+    if isinstance(cuts, list | tuple):
+        for name in cuts:
+            if name not in names:
+                raise ValueError(
+                    f"cuts names the layer {name!r}, which does not exist. The layers are: "
+                    f"{', '.join(names)}."
+                )

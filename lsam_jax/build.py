@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 
-from lsam_jax import arguments, ascent, cadence, combination, cuts, descent, perturbation
+from lsam_jax import arguments, ascent, cadence, combination, descent, perturbation
 from lsam_jax import selection as selectors
+from lsam_jax.arguments import Cuts, check_cuts
 from lsam_jax.devices import collectives
 from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.radii import Radius, as_radii
@@ -27,7 +28,7 @@ def build(
     when: cadence.Cadence = cadence.always,
     norm_decay: Any = 0.0,
     select_every: Any = 1,
-    where: cuts.Cuts = "auto",
+    where: Cuts = "auto",
     gate: bool | None = None,
     axis_name: collectives.AxisName = None,
     perturbation_sync: collectives.PerturbationSync = "global",
@@ -46,7 +47,7 @@ def build(
     arguments.check_real("alpha", alpha)
     arguments.check_real("norm_decay", norm_decay, low=0.0, below=1.0)
     arguments.check_count("select_every", select_every, low=1)
-    cuts.check_cuts(where)
+    check_cuts(where)
     if gate not in (None, True, False):
         raise ValueError(f"gate must be True, False or None (by platform); got gate={gate!r}.")
     return transformation(

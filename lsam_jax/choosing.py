@@ -13,33 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arguments import static_int
+from lsam_jax.arguments import Cuts, static_int
+from lsam_jax.engine.network import Network
 from lsam_jax.layers.partition import Layers
 from lsam_jax.parts import remember_nothing
-
-
-class Network(NamedTuple):
-    """What is known of the layers before a step is compiled.
-
-    Attributes:
-      names: the L names.
-      position: i64[L], the place of each layer between input (0) and output (L - 1).
-      reached: bool[L], whether the loss depends on the layer at all.
-      price: gives f64[L]: the extra cost of a step, relative to a plain gradient, if this layer
-        and all nearer the output are perturbed.
-      first: the same, if this layer alone is perturbed.
-      cost: from the candidates to a function from selected layers, bool[L] and traced or not, to
-        the counted extra cost of a step that perturbs them, at the cuts that the engine makes.
-      sizes: i64[L], how many numbers each layer holds.
-    """
-
-    names: tuple[str, ...]
-    position: np.ndarray
-    reached: np.ndarray
-    price: Callable[[], np.ndarray]
-    first: Callable[[], np.ndarray]
-    cost: Callable[[np.ndarray], Callable[[Any], Any]]
-    sizes: np.ndarray
 
 
 class Choice(NamedTuple):
@@ -153,29 +130,17 @@ def highest(score: jax.Array, choice: Choice) -> jax.Array:
     return (rank < jnp.asarray(choice.k).astype(jnp.int32)) & candidates
 
 
-def in_tree_order(
-    layers: Layers,
-    leaves: Sequence[Any],
-    why: str = "and grad_fn does not show it: pass value_fn, not grad_fn.",
-) -> Network:
-    """The network as far as it is known without a loss: in the order of the pytree.
+def wanted(cuts: Cuts, selector: Selector, shared: bool = True) -> Cuts:
+    """What to place for a selector: "auto" is one cut where more would serve nothing.
 
     Args:
-      layers: how the parameters are cut.
-      leaves: the parameters.
-      why: costs are not known, and the way out.
+      cuts: as the method has it.
+      selector: which layers.
+      shared: whether there are two passes that could share something.
     """
+    return 1 if cuts == "auto" and (selector.one_cut or not shared) else cuts
 
-    def unknown(*_: Any) -> Any:
-        raise ValueError(f"price, per_cost or budget needs to count what a layer costs, {why}")
 
-    number = len(layers.names)
-    return Network(
-        names=layers.names,
-        position=np.arange(number),
-        reached=np.ones(number, bool),
-        price=unknown,
-        first=unknown,
-        cost=unknown,
-        sizes=layers.sizes(leaves),
-    )
+def fewest(selector: Selector, k: int | None) -> int | None:
+    """The smallest number of layers that a selector chooses, given k."""
+    return None if selector.fewer else k

@@ -33,9 +33,9 @@ from lsam_jax import arguments
 from lsam_jax import ascent as ascents
 from lsam_jax import cadence as cadences
 from lsam_jax import combination as combinations
-from lsam_jax import cuts as cuttings
 from lsam_jax import descent as descents
 from lsam_jax import perturbation as perturbations
+from lsam_jax.arguments import Cuts
 from lsam_jax.arrays.vectors import inner, ratio, square_of
 from lsam_jax.ascent import Ascent, gradient, momentum, stale, two_point
 from lsam_jax.build import build
@@ -100,7 +100,7 @@ def method(
     when: Cadence = cadences.always,
     norm_decay: Any = 0.0,
     select_every: Any = 1,
-    cuts: cuttings.Cuts = "auto",
+    cuts: Cuts = "auto",
     gate: bool | None = None,
     axis_name: AxisName = None,
     perturbation_sync: PerturbationSync = "global",

@@ -6,30 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsam_jax import auxiliary
 from lsam_jax.arrays import symbolic
 from lsam_jax.arrays.vectors import along, inner
 from lsam_jax.devices.shardings import lay_like, whole
+from lsam_jax.engine import auxiliary
+from lsam_jax.engine.perturbed_pass import Found, Second
 from lsam_jax.losses import PerSample, SplitLoss
 
 Leaves = Sequence[Any]
-Found = tuple[Any, list[Any], Leaves]
-"""The perturbed loss, the leaves of aux, and the gradient of all arrays."""
-
-
-class Second(NamedTuple):
-    """What the engine offers at the perturbed weights.
-
-    Attributes:
-      gradient: of a function of loss and aux; gives `Found`. What does not depend on the perturbed
-        layers is not computed again.
-      forward: gives loss and aux.
-      weights: all arrays.
-    """
-
-    gradient: Callable[[Callable[[Any, list[Any]], Any]], Found]
-    forward: Callable[[], tuple[Any, list[Any]]]
-    weights: Leaves
 
 
 class Descent(NamedTuple):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arrays import promotion
-from lsam_jax.auxiliary import loss_of
 from lsam_jax.devices.shardings import lay_like
+from lsam_jax.engine.auxiliary import loss_of
 from lsam_jax.layers.partition import partition
 from lsam_jax.losses import PerSample
 from lsam_jax.recipe import state_of

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax import auxiliary
-from lsam_jax.costs import Profile
-from lsam_jax.cuts import Cuts, check_cut_names, check_cuts, fewest, network_of, wanted
+from lsam_jax.arguments import Cuts, check_cut_names, check_cuts
+from lsam_jax.choosing import fewest, wanted
+from lsam_jax.engine import auxiliary
+from lsam_jax.engine.costs import Profile
+from lsam_jax.engine.cuts import network_of
+from lsam_jax.engine.scans import over_inputs
+from lsam_jax.engine.traced_loss import trace
 from lsam_jax.layers.partition import LayerSpec, partition
-from lsam_jax.program import trace
-from lsam_jax.scans import over_inputs
 from lsam_jax.selection import as_selector
 from lsam_jax.state import SamState
 

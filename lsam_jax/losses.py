@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arguments import check_argnums, check_callable
-from lsam_jax.auxiliary import Pair
 from lsam_jax.devices.shardings import row_parts, take_rows
+from lsam_jax.engine.auxiliary import Pair
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # not a tuple: jax.jit must be able to refer to it

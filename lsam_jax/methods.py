@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from lsam_jax import arguments, combination, cuts, perturbation
+from lsam_jax import arguments, combination, perturbation
+from lsam_jax.arguments import Cuts
 from lsam_jax.build import build
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
@@ -20,7 +21,7 @@ def layerwise_sam(
     normalize: bool | str = False,
     norm_decay: float = 0.0,
     select_every: int = 1,
-    cuts: cuts.Cuts = "auto",
+    cuts: Cuts = "auto",
     gate: bool | None = None,
     axis_name: AxisName = None,
     perturbation_sync: PerturbationSync = "global",

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments, choosing
+from lsam_jax.arguments import Cuts, check_cut_names
 from lsam_jax.ascent import Ascent
 from lsam_jax.cadence import Cadence
 from lsam_jax.combination import Combination
-from lsam_jax.cuts import Cuts, check_cut_names
 from lsam_jax.descent import Descent
 from lsam_jax.devices.collectives import Axes
+from lsam_jax.engine.network import Network
 from lsam_jax.layers.partition import Layers, LayerSpec, partition
 from lsam_jax.parts import Now
 from lsam_jax.perturbation import Perturbation
@@ -145,7 +146,7 @@ def state_of(recipe: Recipe, layers: Layers, params: Any, state: Any) -> SamStat
 
 
 def choose(
-    recipe: Recipe, network: choosing.Network, state: SamState
+    recipe: Recipe, network: Network, state: SamState
 ) -> tuple[np.ndarray, np.ndarray | jax.Array, SamState]:
     """The candidates and the selected layers of a step, and the state with this choice in memory.
 
@@ -171,3 +172,30 @@ def choose(
 def numbers(recipe: Recipe, layers: Layers, state: SamState) -> Now:
     """The numbers of a step; the radius comes with its ascent gradient."""
     return Now(state.count, None, arguments.resolve(recipe.alpha, state.count), layers)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises unless the method can climb another loss than it descends.
+
+    Raises:
+      ValueError: for a method that has no ascent gradient, or needs the clean pass of the loss that
+        it descends.
+    """
+    ascent, descent = recipe.ascent, recipe.descent
+    if ascent.fresh is not None:
+        why = (
+            f"fresh={ascent.fresh!r} shares one pass through the front of the network between "
+            "ascent and descent, which must see the same samples"
+        )
+    elif ascent.estimate is not None and not ascent.uses_loss:
+        why = "it climbs along what it remembers, and computes no ascent gradient"
+    elif descent.prepare is not None or descent.second is not None:
+        why = "its second pass needs a clean pass of the same samples"
+    elif recipe.cadence.decide is not None:
+        why = "it decides by the clean gradient of the whole batch whether to perturb"
+    else:
+        return
+    raise ValueError(
+        f"ascent_batch (or ascent_fn) makes no sense for this method: {why}. Leave it out, or take "
+        "sam, layerwise_sam, asam or another method that climbs its gradient."
+    )

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from lsam_jax.arguments import check_real, resolve
-from lsam_jax.choosing import Network, Selector
+from lsam_jax.choosing import Selector
+from lsam_jax.engine.network import Network
 
 
 def high() -> Selector:

@@ -13,23 +13,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, auxiliary, choosing
+from lsam_jax import arguments
 from lsam_jax.arrays import promotion
-from lsam_jax.cuts import fewest, network_apart, network_of, wanted
-from lsam_jax.descent import Found, Second
+from lsam_jax.choosing import fewest, wanted
 from lsam_jax.devices.collectives import check_loss
 from lsam_jax.devices.m_sharpness import check_references
 from lsam_jax.devices.shardings import beside
-from lsam_jax.fresh import stale_and_fresh
+from lsam_jax.engine import auxiliary
+from lsam_jax.engine.cuts import network_apart, network_of
+from lsam_jax.engine.network import in_tree_order
+from lsam_jax.engine.optional_second_pass import one_or_two
+from lsam_jax.engine.perturbed_pass import Found, Second
+from lsam_jax.engine.stale_and_fresh import stale_and_fresh
+from lsam_jax.engine.traced_loss import Program, cut, trace
+from lsam_jax.engine.two_losses import AscentLoss, two_losses
+from lsam_jax.engine.two_pass import Method, Passes, in_conditional, put, two_pass
+from lsam_jax.engine.untraceable import check_rules, watched
 from lsam_jax.layers.partition import Layers
-from lsam_jax.one_or_two import one_or_two
 from lsam_jax.outcome import Assembly, Outcome
-from lsam_jax.program import Program, cut, trace
 from lsam_jax.recipe import Recipe, choose, initial_memory, layers_of, numbers, state_of
 from lsam_jax.state import SamState, initial_state
-from lsam_jax.two_losses import AscentLoss, two_losses
-from lsam_jax.two_pass import Method, Passes, in_conditional, put, two_pass
-from lsam_jax.untraceable import check_rules, watched
 
 
 @promotion.usual
@@ -189,7 +192,7 @@ def step_by_gradient(
         )
     axes = recipe.axes
     leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
-    network = choosing.in_tree_order(layers, leaves)
+    network = in_tree_order(layers, leaves)
     candidates, selected, state = choose(recipe, network, state)
     now = numbers(recipe, layers, state)
     assembly = Assembly(recipe, now, state, candidates, selected, leaves)

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax import arguments, auxiliary
+from lsam_jax import arguments
 from lsam_jax.arrays import promotion
 from lsam_jax.devices import collectives
+from lsam_jax.engine import auxiliary
+from lsam_jax.engine.traced_loss import loss_and_aux, shapes_of
 from lsam_jax.methods import sam
-from lsam_jax.program import loss_and_aux, shapes_of
 from lsam_jax.recipe import layers_of, state_of
 from lsam_jax.state import SamState
 from lsam_jax.transform import SamTransformation, check_method

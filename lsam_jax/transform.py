@@ -9,14 +9,14 @@ import optax
 from lsam_jax import arguments
 from lsam_jax import ascent_batch as samples
 from lsam_jax.devices.m_sharpness import check_micro_batches, in_micro_batches
+from lsam_jax.engine.two_losses import AscentLoss
 from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.placement import MISSING, check_placement, explained
-from lsam_jax.recipe import Recipe
+from lsam_jax.recipe import Recipe, check_recipe
 from lsam_jax.signature import Call, check_options, signature_of, with_state
 from lsam_jax.state import SamState
 from lsam_jax.step import start, step_by_gradient
 from lsam_jax.surroundings import check_surroundings
-from lsam_jax.two_losses import AscentLoss, check_recipe
 from lsam_jax.untraced import step_of_any
 
 

@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, choosing
+from lsam_jax import arguments
 from lsam_jax.arrays.vectors import inner
-from lsam_jax.cuts import fewest, network_of, wanted
+from lsam_jax.choosing import fewest, wanted
+from lsam_jax.engine.cuts import network_of
+from lsam_jax.engine.network import in_tree_order
+from lsam_jax.engine.traced_loss import trace
+from lsam_jax.engine.two_pass import put
+from lsam_jax.engine.untraceable import SIGNS, way_out
 from lsam_jax.outcome import Assembly
-from lsam_jax.program import trace
 from lsam_jax.radii import as_radii
 from lsam_jax.recipe import Recipe, choose, layers_of, numbers
 from lsam_jax.state import SamState
-from lsam_jax.two_pass import put
-from lsam_jax.untraceable import SIGNS, way_out
 
 Leaves = Sequence[Any]
 Losses = Callable[[dict[int, Any]], Sequence[Callable[[Any], Any]]]
@@ -68,7 +70,7 @@ def effects_of_radii(
             program = trace(whole, w, False)
         except SIGNS as error:
             why = f"and this loss cannot be traced before it is differentiated. {way_out(error)}"
-            network = choosing.in_tree_order(layers, w, why)
+            network = in_tree_order(layers, w, why)
         else:
             where = wanted(recipe.cuts, recipe.selector)
             least = fewest(recipe.selector, arguments.static_int(recipe.k))

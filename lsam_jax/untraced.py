@@ -15,17 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import auxiliary, choosing, step
+from lsam_jax import step
 from lsam_jax.arrays import promotion
 from lsam_jax.devices.collectives import check_loss
-from lsam_jax.one_or_two import one_or_two
+from lsam_jax.engine import auxiliary
+from lsam_jax.engine.network import in_tree_order
+from lsam_jax.engine.optional_second_pass import one_or_two
+from lsam_jax.engine.traced_loss import Cut, gradient_of, loss_and_aux, shapes_of
+from lsam_jax.engine.two_losses import AscentLoss, two_losses
+from lsam_jax.engine.two_pass import Passes, as_it_is, at_cut, gradient_of_wanted, in_one
+from lsam_jax.engine.untraceable import SIGNS, way_out
 from lsam_jax.outcome import Assembly
-from lsam_jax.program import Cut, gradient_of, loss_and_aux, shapes_of
-from lsam_jax.recipe import Recipe, choose, numbers
+from lsam_jax.recipe import Recipe, check_recipe, choose, numbers
 from lsam_jax.state import SamState
-from lsam_jax.two_losses import AscentLoss, check_recipe, two_losses
-from lsam_jax.two_pass import Passes, as_it_is, at_cut, gradient_of_wanted, in_one
-from lsam_jax.untraceable import SIGNS, way_out
 
 Leaves = Sequence[Any]
 LIBRARIES = ("lsam_jax", "jax", "optax")
@@ -105,7 +107,7 @@ def _step(
             f"loss cannot be traced before it is differentiated. {reason} Or leave fresh out."
         )
     why = f"and this loss cannot be traced before it is differentiated. {reason}"
-    network = choosing.in_tree_order(layers, leaves, why)
+    network = in_tree_order(layers, leaves, why)
     candidates, selected, state = choose(recipe, network, state)
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     known = isinstance(selected, np.ndarray)

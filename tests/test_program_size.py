@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax import scans, segments
+from lsam_jax.engine import scan_plans, scans
 
 RHO = 0.1
 
@@ -60,7 +60,9 @@ def test_a_network_twice_as_deep_compiles_to_a_program_twice_as_long(optimized, 
     assert lines_of(name, 32) < 2.2 * lines_of(name, 16)
 
 
-@pytest.mark.parametrize("plan", [segments.by_layer, segments.unrolled, segments.where_it_differs])
+@pytest.mark.parametrize(
+    "plan", [scan_plans.by_layer, scan_plans.unrolled, scan_plans.where_it_differs]
+)
 def test_a_scan_over_rows_of_few_arrays_is_not_taken_apart(plan):
     """Two arrays of learned tokens are two layers, however many rows they have."""
 

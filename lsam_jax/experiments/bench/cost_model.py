@@ -22,7 +22,7 @@ so is SAM's price of 2 where the model says about 5/3.
 
 import numpy as np
 
-from lsam_jax.costs import Profile
+from lsam_jax.engine.costs import Profile
 from lsam_jax.experiments import prices
 from lsam_jax.inspection import Inspection
 

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lsam_jax import costs, effects, jaxprs
 from lsam_jax.devices import collectives
+from lsam_jax.engine import effects, jaxprs
+from lsam_jax.engine.flops import flops
 
 WORTH_GATING = 0.0005
 """Share of a gradient's cost below which a conditional costs more than it can save."""
@@ -97,7 +98,7 @@ def _by_group(
     price = dict.fromkeys(outputs, 0.0)
     total = 0.0
     for eqn, groups in zip(jaxpr.eqns, owner):
-        cost = costs.flops(eqn)
+        cost = flops(eqn)
         total += cost
         sole = next(iter(groups)) if len(groups) == 1 else None
         if sole is not None:

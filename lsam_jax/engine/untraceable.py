@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from jax.extend import core as jex
 
-from lsam_jax import effects, jaxprs
-from lsam_jax.program import Program
+from lsam_jax.engine import effects, jaxprs
+from lsam_jax.engine.traced_loss import Program
 
 CLOSES_OVER = (
     "A custom_vjp or custom_jvp in it closes over a value that the loss computes: pass that value "

@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays.vectors import ratio, square_of
-from lsam_jax.outcome import Assembly, Outcome
-from lsam_jax.program import Program
-from lsam_jax.two_pass import Method, Passes, in_one, in_two, put, two_pass
+from lsam_jax.engine.traced_loss import Program
+from lsam_jax.engine.two_pass import Method, Passes, in_one, in_two, put, two_pass
 
 Leaves = Sequence[Any]
 
 
 def stale_and_fresh(
-    program: Program, leaves: Leaves, position: np.ndarray, assembly: Assembly
+    program: Program, leaves: Leaves, position: np.ndarray, assembly: Any
 ) -> Passes:
     """One step, whose loss and aux are those at the perturbed weights.
 
@@ -51,7 +50,7 @@ def stale_and_fresh(
         moved, radius = assembly.perturb(joined(g), w, index)
         return in_two(moved, is_late)[1], radius
 
-    def finish(g: Leaves, h: Leaves, moved: Leaves, _: Any, loss: Any, radius: Any) -> Outcome:
+    def finish(g: Leaves, h: Leaves, moved: Leaves, _: Any, loss: Any, radius: Any) -> Any:
         uphill = put(g, index, joined([g[n] for n in back]))
         there = put(moved, front, moved_front)
         return assembly.finish(uphill, h, there, None, loss, radius if back else radius_of_d)

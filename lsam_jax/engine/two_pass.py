@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.convolutions import canonical_convolutions, holds_convolution
-from lsam_jax.descent import Found, Second
-from lsam_jax.gating import gated_value_and_grad
-from lsam_jax.program import Cut, Program, cut
+from lsam_jax.engine.cpu_convolutions import canonical_convolutions, holds_convolution
+from lsam_jax.engine.gating import gated_value_and_grad
+from lsam_jax.engine.perturbed_pass import Found, Second
+from lsam_jax.engine.traced_loss import Cut, Program, cut
 
 Leaves = Sequence[Any]
 

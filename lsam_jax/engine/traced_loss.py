@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from lsam_jax import auxiliary, effects, jaxprs, scans, segments
+from lsam_jax.devices.collectives import zeros_like_type
+from lsam_jax.engine import auxiliary, effects, jaxprs, scan_plans, scans
+from lsam_jax.engine.effects import is_reference
 
 Suffix = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, list[Any]]]
 
@@ -37,7 +39,7 @@ class Program(NamedTuple):
     ) -> tuple[tuple[Any, list[Any]], list[Any]]:
         """The loss and the leaves of aux, and the gradient: of the leaves that are wanted."""
         jaxpr, consts = self.closed.jaxpr, self.closed.consts
-        apart = self._replace(closed=jex.ClosedJaxpr(jaxpr, effects.own(jaxpr.constvars, consts)))
+        apart = self._replace(closed=jex.ClosedJaxpr(jaxpr, own(jaxpr.constvars, consts)))
         return gradient_of(apart.run, leaves, wanted)
 
     def settle(self, leaves: Sequence[Any]) -> Any:
@@ -102,7 +104,7 @@ def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
     leaves = jax.tree.leaves(params)
     references: Sequence[Any] = ()
     if any(map(effects.is_reference, closed.jaxpr.constvars)):
-        run, references = effects.starting_over(closed)
+        run, references = starting_over(closed)
         closed = jax.make_jaxpr(run)(*leaves)
     opened = jaxprs.rewrite(closed, leaves, jaxprs.open_nested)
     return Program(opened, jax.tree.structure(aux), references)
@@ -143,7 +145,7 @@ def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> C
     """Cuts the program before the first equation that depends on a suffix parameter."""
     inputs = program.closed.jaxpr.invars
     sources = [v for v, late in zip(inputs, in_suffix) if late]
-    closed = scans.split(program.closed, leaves, segments.where_it_differs, sources)
+    closed = scans.split(program.closed, leaves, scan_plans.where_it_differs, sources)
     sources = [v for v, late in zip(closed.jaxpr.invars, in_suffix) if late]
     closed = jaxprs.split_checkpoints(closed, leaves, sources)
     jaxpr, consts = closed.jaxpr, closed.consts
@@ -164,14 +166,14 @@ def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> C
     run_suffix = jaxprs.as_function(
         after, [*differentiable, *fixed, *references, *suffix_vars], jaxpr.outvars, jaxpr
     )
-    consts = effects.own(jaxpr.constvars, consts)
+    consts = own(jaxpr.constvars, consts)
 
     def prefix(params: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         out = run_prefix(*consts, *params)
         return out[: len(differentiable)], out[len(differentiable) :]
 
     def suffix() -> Suffix:
-        held = effects.own(references, references)
+        held = own(references, references)
 
         def run(hidden: Sequence[Any], fixed: Sequence[Any], params: Sequence[Any]) -> Any:
             loss, *aux = run_suffix(*hidden, *fixed, *held, *params)
@@ -197,7 +199,7 @@ def layer_order(
       depends on the layer.
     """
     opened = jaxprs.rewrite(program.closed, leaves, jaxprs.open_all)
-    jaxpr = scans.split(opened, leaves, segments.by_layer).jaxpr
+    jaxpr = scans.split(opened, leaves, scan_plans.by_layer).jaxpr
     made_of = {v: frozenset([i]) for v, i in zip(jaxpr.invars, of_leaf)}
     meets, reads = _first_times(jaxpr, made_of)
     never = (len(jaxpr.eqns),)
@@ -253,3 +255,30 @@ def _reached(jaxpr: jex.Jaxpr, of_leaf: Sequence[int], count: int) -> np.ndarray
 
 def _is_inexact(v: Any) -> bool:
     return bool(jnp.issubdtype(v.aval.dtype, jnp.inexact))
+
+
+def starting_over(closed: jex.ClosedJaxpr) -> tuple[Callable[..., list[Any]], list[Any]]:
+    """A program as a function that starts from what the caller's references hold now.
+
+    Returns:
+      A function with the arguments of the program, which gives its results and behind them what
+      the references hold in the end; and the references.
+    """
+    held = [c for v, c in zip(closed.jaxpr.constvars, closed.consts) if is_reference(v)]
+    start = [reference[...] for reference in held]
+
+    def run(*args: Any) -> list[Any]:
+        for reference, x in zip(held, start):
+            reference[...] = x
+        results = jex.jaxpr_as_fun(closed)(*args)
+        return [*results, *(reference[...] for reference in held)]
+
+    return run, held
+
+
+def own(variables: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    """The values of variables, with new references in the place of references."""
+    return [
+        jax.new_ref(zeros_like_type(v.aval.inner_aval)) if is_reference(v) else x
+        for v, x in zip(variables, values)
+    ]

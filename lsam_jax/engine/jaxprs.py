@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.extend import core as jex
 
-from lsam_jax import effects
+from lsam_jax.engine import effects
 
 Rule = Callable[[Any], Callable[..., list[Any]] | None]
 """From an equation to the function that stands in for it, or None to run it as it is."""

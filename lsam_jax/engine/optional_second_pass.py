@@ -10,9 +10,8 @@ from typing import Any
 
 import jax
 
-from lsam_jax.outcome import Assembly, Outcome
-from lsam_jax.program import Cut
-from lsam_jax.two_pass import Passes, in_one, in_two
+from lsam_jax.engine.traced_loss import Cut
+from lsam_jax.engine.two_pass import Passes, in_one, in_two
 
 Leaves = Sequence[Any]
 
@@ -21,7 +20,7 @@ def one_or_two(
     parts: Cut,
     leaves: Leaves,
     in_suffix: Sequence[bool],
-    assembly: Assembly,
+    assembly: Any,
     branch: Callable[..., Any],
 ) -> Passes:
     """One step.
@@ -50,7 +49,7 @@ def one_or_two(
     loss, aux, g = gradient(late_params)
     called_for, memory = assembly.decide(g)
 
-    def twice(late: Leaves) -> Outcome:
+    def twice(late: Leaves) -> Any:
         up = assembly.masked([g[n] for n in index], index)
         moved, radius = assembly.perturb(up, late, index)
         perturbed_loss, _, h = gradient(moved)
@@ -58,7 +57,7 @@ def one_or_two(
         g_late, w_late = (in_one(nothing, x, in_suffix) for x in (up, moved))
         return assembly.finish(g_late, h, w_late, loss, perturbed_loss, radius)
 
-    def once(late: Leaves) -> Outcome:
+    def once(late: Leaves) -> Any:
         return assembly.alone(g, loss)
 
     out = branch(called_for, twice, once, late_params)

@@ -1,58 +1,16 @@
-"""Counted cost: floating-point operations of equations, and of a step at each cut."""
+"""Counted cost of a step at each cut, relative to a plain gradient."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import effects, jaxprs, scans, segments
-from lsam_jax.arrays import symbolic
 from lsam_jax.devices import collectives
-from lsam_jax.program import Program
-
-
-def flops(eqn: Any) -> float:
-    """Floating-point operations of an equation: exact for what costs, an estimate for the rest.
-
-    Products of matrices and convolutions count two per multiply-add; loops count their body
-    times their length, conditionals their dearest branch; everything else counts one per element
-    of its largest operand or result.
-    """
-    params = eqn.params
-    match eqn.primitive.name:
-        case "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            lhs = eqn.invars[0].aval.shape
-            return 2.0 * _size(eqn.outvars[0]) * _product(lhs[i] for i in contracted)
-        case "conv_general_dilated":
-            numbers, kernel = params["dimension_numbers"], eqn.invars[1].aval.shape
-            window = _product(kernel[i] for i in numbers.rhs_spec[1:])
-            # A dilated operand is mostly zeros, which nobody multiplies by.
-            return 2.0 * _size(eqn.outvars[0]) * window / math.prod(params["lhs_dilation"])
-        case "scan":
-            return symbolic.count(params["length"]) * _total(params["jaxpr"].jaxpr)
-        case "cond":
-            return max(_total(branch.jaxpr) for branch in params["branches"])
-    nested = list(jaxprs.nested_jaxprs(eqn))
-    if nested:
-        return sum(map(_total, nested))
-    atoms = [*eqn.invars, *eqn.outvars]
-    return float(max(map(_size, atoms), default=0))
-
-
-def _total(jaxpr: Any) -> float:
-    return sum(map(flops, jaxpr.eqns))
-
-
-def _size(atom: Any) -> int:
-    return _product(getattr(atom.aval, "shape", ()))
-
-
-def _product(sizes: Iterable[Any]) -> int:
-    return math.prod(map(symbolic.count, sizes))
+from lsam_jax.engine import effects, jaxprs, scan_plans, scans
+from lsam_jax.engine.flops import flops, total_flops
+from lsam_jax.engine.traced_loss import Program
 
 
 class Profile(NamedTuple):
@@ -133,7 +91,7 @@ def profile(
     program: Program, leaves: Sequence[Any], of_leaf: Sequence[int], position: np.ndarray
 ) -> Profile:
     """Counts the cost of a step at each layer, on the jaxpr of the whole gradient."""
-    opened = program._replace(closed=scans.split(program.closed, leaves, segments.unrolled))
+    opened = program._replace(closed=scans.split(program.closed, leaves, scan_plans.unrolled))
 
     def gradient(leaves: Sequence[Any], cotangent: Any) -> Any:
         loss, pullback = jax.vjp(lambda leaves: opened.run(leaves)[0], leaves)
@@ -182,7 +140,7 @@ def profile(
         first[places] += cost
         full[: places[-1] + 1] += cost  # of the layers from p on, it serves at least one
         shared[: places[-2] + 1 if len(places) > 1 else 0] += cost  # at least two
-    plain = _total(jaxpr)
+    plain = total_flops(jaxpr)
     parts = np.array(list(spent.values())) / plain
     ahead = sum(map(flops, forward)) / plain
     counted = (first / plain, shared / plain, full / plain, again / plain, parts, serving)
@@ -207,36 +165,3 @@ def apart(descent: Profile, ascent: Profile) -> Profile:
         spent=share * ascent.spent,
         serving=ascent.serving,
     )
-
-
-def choose_cuts(cost: np.ndarray, latest: int, count: int) -> list[int]:
-    """The `count` positions, 0 among them, at which cuts waste least.
-
-    A step whose first perturbed layer is at position p uses the last cut at or before p and so
-    pays for more of the network than it needs. What it pays too much is weighed relative to what
-    it needs (plus a floor), so that steps near the output, the usual ones, stay cheap.
-
-    Args:
-      cost: f64[P], what a cut at each position costs in addition to a plain gradient.
-      latest: the last position that can be a first perturbed layer.
-      count: how many cuts at most.
-    """
-    places = latest + 1
-    weight = 1 / (cost[:places] + 0.02) ** 2
-    # waste[i, j]: of the layers i..j-1 if they share the cut i.
-    waste = np.full((places, places + 1), np.inf)
-    for i in range(places):
-        waste[i, i + 1 :] = np.cumsum(weight[i:] * np.maximum(cost[i] - cost[i:places], 0))
-    # least[i]: of the layers from i on, with a cut at i and so many more; then[i]: the next cut.
-    least = waste[:, places]
-    then: list[np.ndarray] = []
-    for _ in range(count - 1):
-        total = np.concatenate([waste[:, :places] + least, waste[:, places:]], axis=1)
-        then.append(np.argmin(total, axis=1))
-        least = np.min(total, axis=1)
-    cuts = [0]
-    for step in reversed(then):
-        if step[cuts[-1]] == places:
-            break
-        cuts.append(int(step[cuts[-1]]))
-    return cuts

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsam_jax.engine.two_pass import Method, Passes, latest, put
 from lsam_jax.parts import one_by_one
-from lsam_jax.recipe import Recipe
-from lsam_jax.two_pass import Method, Passes, latest, put
 
 Leaves = Sequence[Any]
 
@@ -44,33 +43,6 @@ class Differentiable(Protocol):
     ) -> tuple[tuple[Any, list[Any]], list[Any]]:
         """Loss and aux, and the gradient of the arrays that are wanted."""
         ...
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Raises unless the method can climb another loss than it descends.
-
-    Raises:
-      ValueError: for a method that has no ascent gradient, or needs the clean pass of the loss that
-        it descends.
-    """
-    ascent, descent = recipe.ascent, recipe.descent
-    if ascent.fresh is not None:
-        why = (
-            f"fresh={ascent.fresh!r} shares one pass through the front of the network between "
-            "ascent and descent, which must see the same samples"
-        )
-    elif ascent.estimate is not None and not ascent.uses_loss:
-        why = "it climbs along what it remembers, and computes no ascent gradient"
-    elif descent.prepare is not None or descent.second is not None:
-        why = "its second pass needs a clean pass of the same samples"
-    elif recipe.cadence.decide is not None:
-        why = "it decides by the clean gradient of the whole batch whether to perturb"
-    else:
-        return
-    raise ValueError(
-        f"ascent_batch (or ascent_fn) makes no sense for this method: {why}. Leave it out, or take "
-        "sam, layerwise_sam, asam or another method that climbs its gradient."
-    )
 
 
 def two_losses(

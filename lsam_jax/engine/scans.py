@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
-from lsam_jax import jaxprs
 from lsam_jax.arrays import symbolic
 from lsam_jax.devices import shardings
-from lsam_jax.segments import Entries, Entry, Plan, Segment
+from lsam_jax.engine import jaxprs
+from lsam_jax.engine.scan_plans import Entries, Entry, Plan, Segment
 
 JOINS = frozenset({"concatenate", "stack"})
 """What joins arrays; `jnp.stack` is one or the other, by version of JAX."""

@@ -12,14 +12,11 @@ references of its own, made outside of what is differentiated (as the caller's a
 differentiates what happens to others.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 from jax.extend import core as jex
 from jax.ref import AbstractRef
-
-from lsam_jax.devices.collectives import zeros_like_type
 
 UNORDERED = frozenset({"NamedAxisEffect", "DebugEffect", "IOEffect"})
 """Effects without an order: collectives, and callbacks that are not `ordered`."""
@@ -79,30 +76,3 @@ def _split_once(eqns: Sequence[Any], sources: set[Any]) -> tuple[list[Any], list
         else:
             before.append(eqn)
     return before, after
-
-
-def starting_over(closed: jex.ClosedJaxpr) -> tuple[Callable[..., list[Any]], list[Any]]:
-    """A program as a function that starts from what the caller's references hold now.
-
-    Returns:
-      A function with the arguments of the program, which gives its results and behind them what
-      the references hold in the end; and the references.
-    """
-    held = [c for v, c in zip(closed.jaxpr.constvars, closed.consts) if is_reference(v)]
-    start = [reference[...] for reference in held]
-
-    def run(*args: Any) -> list[Any]:
-        for reference, x in zip(held, start):
-            reference[...] = x
-        results = jex.jaxpr_as_fun(closed)(*args)
-        return [*results, *(reference[...] for reference in held)]
-
-    return run, held
-
-
-def own(variables: Sequence[Any], values: Sequence[Any]) -> list[Any]:
-    """The values of variables, with new references in the place of references."""
-    return [
-        jax.new_ref(zeros_like_type(v.aval.inner_aval)) if is_reference(v) else x
-        for v, x in zip(variables, values)
-    ]

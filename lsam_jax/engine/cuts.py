@@ -1,4 +1,4 @@
-"""From a traced loss to what selectors and the engine need to know: order, prices, cuts."""
+"""From a traced loss to its network: the order of its layers, prices, cuts."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from lsam_jax import costs
-from lsam_jax.choosing import Network, Selector
+from lsam_jax.arguments import Cuts
+from lsam_jax.engine import costs
+from lsam_jax.engine.network import Network
+from lsam_jax.engine.traced_loss import Program, layer_order
 from lsam_jax.layers.partition import Layers
-from lsam_jax.program import Program, layer_order
 
-Cuts = str | int | Sequence[str]
 AUTOMATIC = 4
 """How many cuts "auto" makes at most: each is a copy of the step to compile."""
 
@@ -60,9 +60,7 @@ def network_of(
             count = AUTOMATIC if cuts == "auto" else int(cuts)
             # With k layers to choose, the first is no later than the k-th last candidate.
             latest = len(places) - (k or 1)
-            chosen = (
-                costs.choose_cuts(profile().shared[places], latest, count) if count > 1 else [0]
-            )
+            chosen = choose_cuts(profile().shared[places], latest, count) if count > 1 else [0]
             return [int(places[i]) for i in chosen]
         at = {int(position[layers.names.index(name)]) for name in cuts}
         return sorted(at | {int(places[0])})
@@ -107,39 +105,34 @@ def network_apart(
     )
 
 
-def wanted(cuts: Cuts, selector: Selector, shared: bool = True) -> Cuts:
-    """What to place for a selector: "auto" is one cut where more would serve nothing.
+def choose_cuts(cost: np.ndarray, latest: int, count: int) -> list[int]:
+    """The `count` positions, 0 among them, at which cuts waste least.
+
+    A step whose first perturbed layer is at position p uses the last cut at or before p and so
+    pays for more of the network than it needs. What it pays too much is weighed relative to what
+    it needs (plus a floor), so that steps near the output, the usual ones, stay cheap.
 
     Args:
-      cuts: as the method has it.
-      selector: which layers.
-      shared: whether there are two passes that could share something.
+      cost: f64[P], what a cut at each position costs in addition to a plain gradient.
+      latest: the last position that can be a first perturbed layer.
+      count: how many cuts at most.
     """
-    return 1 if cuts == "auto" and (selector.one_cut or not shared) else cuts
-
-
-def fewest(selector: Selector, k: int | None) -> int | None:
-    """The smallest number of layers that a selector chooses, given k."""
-    return None if selector.fewer else k
-
-
-def check_cuts(cuts: Any) -> None:
-    """Raises unless `cuts` is "auto", a whole number of at least 1, or a list of names."""
-    names = isinstance(cuts, list | tuple) and all(isinstance(name, str) for name in cuts)
-    number = isinstance(cuts, int | np.integer) and not isinstance(cuts, bool) and cuts >= 1
-    if not (names or number or (isinstance(cuts, str) and cuts == "auto")):
-        raise ValueError(
-            'cuts must be "auto", a number of cuts (at least 1), or a list of layer names; got '
-            f"cuts={cuts!r}."
-        )
-
-
-def check_cut_names(cuts: Any, names: Sequence[str]) -> None:
-    """Raises unless every layer that `cuts` names exists."""
-    if isinstance(cuts, list | tuple):
-        for name in cuts:
-            if name not in names:
-                raise ValueError(
-                    f"cuts names the layer {name!r}, which does not exist. The layers are: "
-                    f"{', '.join(names)}."
-                )
+    places = latest + 1
+    weight = 1 / (cost[:places] + 0.02) ** 2
+    # waste[i, j]: of the layers i..j-1 if they share the cut i.
+    waste = np.full((places, places + 1), np.inf)
+    for i in range(places):
+        waste[i, i + 1 :] = np.cumsum(weight[i:] * np.maximum(cost[i] - cost[i:places], 0))
+    # least[i]: of the layers from i on, with a cut at i and so many more; then[i]: the next cut.
+    least = waste[:, places]
+    then: list[np.ndarray] = []
+    for _ in range(count - 1):
+        total = np.concatenate([waste[:, :places] + least, waste[:, places:]], axis=1)
+        then.append(np.argmin(total, axis=1))
+        least = np.min(total, axis=1)
+    cuts = [0]
+    for step in reversed(then):
+        if step[cuts[-1]] == places:
+            break
+        cuts.append(int(step[cuts[-1]]))
+    return cuts

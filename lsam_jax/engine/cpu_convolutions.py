@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend import core as jex
 from jax.extend.core.primitives import cond_p, conv_general_dilated_p
 
-from lsam_jax import jaxprs
+from lsam_jax.engine import jaxprs
 
 
 def canonical_convolutions(fun: Callable[..., Any]) -> Callable[..., Any]:

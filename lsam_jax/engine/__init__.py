@@ -1,0 +1,4 @@
+"""The engine: both gradients of a step, with nothing computed twice.
+
+It knows no method and no state.
+"""
