@@ -74,12 +74,15 @@ of L numbers of type float32.
 """
 
 from lsam_jax import components, presets
-from lsam_jax.affordable import budget, per_cost, price
-from lsam_jax.ascent import stale
-from lsam_jax.bandit import bandit
-from lsam_jax.cadence import bernoulli, between, every
 from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
-from lsam_jax.choosing import Selector
+from lsam_jax.components.ascent import stale
+from lsam_jax.components.bandit import bandit
+from lsam_jax.components.budget import budget, per_cost, price
+from lsam_jax.components.cadence import bernoulli, between, every
+from lsam_jax.components.radius import bounded, per_layer
+from lsam_jax.components.rise import rise
+from lsam_jax.components.selection import everything, fixed, high, independent, low, nothing, random
+from lsam_jax.components.selector import Selector
 from lsam_jax.devices.data_parallel import data_parallel
 from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
 from lsam_jax.distances import asam, sam_on, sparse_sam
@@ -93,10 +96,7 @@ from lsam_jax.layers.partition import layer_names
 from lsam_jax.layers.stacked import stacked
 from lsam_jax.losses import per_sample, split_loss
 from lsam_jax.methods import generalized_sam, layerwise_sam, sam
-from lsam_jax.radii import bounded, per_layer
-from lsam_jax.rising import rise
 from lsam_jax.rounding import perturbation_survival
-from lsam_jax.selection import everything, fixed, high, independent, low, nothing, random
 from lsam_jax.state import Memory, SamState
 from lsam_jax.suggestion import Suggestion, suggest_rho
 from lsam_jax.transform import SamTransformation, value_and_grad

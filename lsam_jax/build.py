@@ -4,12 +4,13 @@ from typing import Any
 
 import jax
 
-from lsam_jax import arguments, ascent, cadence, combination, descent, perturbation
-from lsam_jax import selection as selectors
+from lsam_jax import arguments
 from lsam_jax.arguments import Cuts, check_cuts
+from lsam_jax.components import ascent, cadence, combination, descent, perturbation
+from lsam_jax.components import selection as selectors
+from lsam_jax.components.radius import Radius, as_radii
 from lsam_jax.devices import collectives
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.radii import Radius, as_radii
 from lsam_jax.recipe import Recipe
 from lsam_jax.transform import SamTransformation, transformation
 

@@ -8,11 +8,12 @@ k=4, selection="high", layers="kernel")` is a layer-wise ASAM.
 from collections.abc import Callable
 from typing import Any
 
-from lsam_jax import arguments, perturbation, sparse
+from lsam_jax import arguments, sparse
 from lsam_jax.build import build
+from lsam_jax.components import perturbation
+from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync, axes
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.radii import Radius
 from lsam_jax.transform import SamTransformation
 
 BIASES = ("b", "beta", "bias", "offset")

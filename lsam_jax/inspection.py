@@ -7,14 +7,14 @@ import jax
 import numpy as np
 
 from lsam_jax.arguments import Cuts, check_cut_names, check_cuts
-from lsam_jax.choosing import fewest, wanted
+from lsam_jax.components.selection import as_selector
+from lsam_jax.components.selector import fewest, wanted
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.costs import Profile
 from lsam_jax.engine.cuts import network_of
 from lsam_jax.engine.scans import over_inputs
 from lsam_jax.engine.traced_loss import trace
 from lsam_jax.layers.partition import LayerSpec, partition
-from lsam_jax.selection import as_selector
 from lsam_jax.state import SamState
 
 HEADER = ("layer", "shape", "parameters", "cost of a step", "cut")

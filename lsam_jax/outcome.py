@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays.vectors import inner, square_of
-from lsam_jax.parts import Moving, Now, one_by_one
-from lsam_jax.radii import Effect
+from lsam_jax.components.context import Moving, Now, one_by_one
+from lsam_jax.components.radius import Effect
 from lsam_jax.recipe import Recipe
 from lsam_jax.state import Memory, SamState, advance
 

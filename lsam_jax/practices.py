@@ -5,8 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from lsam_jax import arguments, cadence, methods
-from lsam_jax.radii import bounded
+from lsam_jax import arguments, methods
+from lsam_jax.components import cadence
+from lsam_jax.components.radius import bounded
 from lsam_jax.transform import SamTransformation
 from lsam_jax.variation import with_parts
 

@@ -7,18 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments, choosing
+from lsam_jax import arguments
 from lsam_jax.arguments import Cuts, check_cut_names
-from lsam_jax.ascent import Ascent
-from lsam_jax.cadence import Cadence
-from lsam_jax.combination import Combination
-from lsam_jax.descent import Descent
+from lsam_jax.components import selector as choosing
+from lsam_jax.components.ascent import Ascent
+from lsam_jax.components.cadence import Cadence
+from lsam_jax.components.combination import Combination
+from lsam_jax.components.context import Now
+from lsam_jax.components.descent import Descent
+from lsam_jax.components.perturbation import Perturbation
+from lsam_jax.components.radius import Radii
 from lsam_jax.devices.collectives import Axes
 from lsam_jax.engine.network import Network
 from lsam_jax.layers.partition import Layers, LayerSpec, partition
-from lsam_jax.parts import Now
-from lsam_jax.perturbation import Perturbation
-from lsam_jax.radii import Radii
 from lsam_jax.state import Memory, SamState, check_state
 
 
@@ -150,7 +151,7 @@ def choose(
 ) -> tuple[np.ndarray, np.ndarray | jax.Array, SamState]:
     """The candidates and the selected layers of a step, and the state with this choice in memory.
 
-    See `choosing.select`.
+    See `selector.select`.
     """
     choice = choosing.Choice(
         norms=state.norms,

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import ratio, square_of
+from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.perturbation import Perturbation, plain
 from lsam_jax.devices.shardings import draw_like, lay_like, whole
 from lsam_jax.layers.partition import Layers
-from lsam_jax.parts import Moving, Now
-from lsam_jax.perturbation import Perturbation, plain
 
 Arrays = Sequence[Any]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
-from lsam_jax.choosing import fewest, wanted
+from lsam_jax.components.selector import fewest, wanted
 from lsam_jax.devices.collectives import check_loss
 from lsam_jax.devices.m_sharpness import check_references
 from lsam_jax.devices.shardings import beside

@@ -9,14 +9,14 @@ import numpy as np
 
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import inner
-from lsam_jax.choosing import fewest, wanted
+from lsam_jax.components.radius import as_radii
+from lsam_jax.components.selector import fewest, wanted
 from lsam_jax.engine.cuts import network_of
 from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.traced_loss import trace
 from lsam_jax.engine.two_pass import put
 from lsam_jax.engine.untraceable import SIGNS, way_out
 from lsam_jax.outcome import Assembly
-from lsam_jax.radii import as_radii
 from lsam_jax.recipe import Recipe, choose, layers_of, numbers
 from lsam_jax.state import SamState
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from lsam_jax.ascent import Ascent
-from lsam_jax.cadence import Cadence
-from lsam_jax.combination import Combination
+from lsam_jax.components.ascent import Ascent
+from lsam_jax.components.cadence import Cadence
+from lsam_jax.components.combination import Combination
 from lsam_jax.recipe import Recipe, check_fresh, check_no_clean_pass
 from lsam_jax.transform import SamTransformation, transformation
 

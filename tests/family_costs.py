@@ -14,7 +14,8 @@ from jax.extend import core as jex
 from staged import dense
 
 import lsam_jax as lsam
-from lsam_jax import build, combination
+from lsam_jax import build
+from lsam_jax.components import combination
 
 RHO = 0.1
 LATE = ("layer2", "a_head")

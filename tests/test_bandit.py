@@ -72,7 +72,7 @@ def test_without_scale_free_the_scale_of_the_loss_matters():
 
 @pytest.mark.parametrize("total", [0.5, 3.0, 7.5, 12.0])
 def test_projection_on_the_capped_simplex(total):
-    from lsam_jax.bandit import _project  # noqa: PLC0415
+    from lsam_jax.components.bandit import _project  # noqa: PLC0415
 
     w = np.random.default_rng(1).gamma(0.5, size=L)
     got = np.asarray(_project(jnp.asarray(w, jnp.float32), total))

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsam_jax.components.context import one_by_one
 from lsam_jax.engine.two_pass import Method, Passes, latest, put
-from lsam_jax.parts import one_by_one
 
 Leaves = Sequence[Any]
 

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
+from lsam_jax.components.rise import Following
 from lsam_jax.experiments import environment
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.data import Dataset
@@ -27,7 +28,6 @@ from lsam_jax.experiments.signals import Stop, stop_requests
 from lsam_jax.experiments.step import Program, State, StepMetrics, build
 from lsam_jax.experiments.team import Team
 from lsam_jax.experiments.training import Result, Watcher, fit
-from lsam_jax.rising import Following
 
 SURVIVAL = 0.9
 """Share of the perturbation below which a run warns."""

@@ -16,7 +16,8 @@ from counting import flops
 from matplotlib.image import imread
 
 import lsam_jax as lsam
-from lsam_jax import build, combination
+from lsam_jax import build
+from lsam_jax.components import combination
 from lsam_jax.experiments import cli, finetune, finetune_loop, finetune_methods, language_text
 from lsam_jax.experiments.transformer import BYTES, Transformer, layer_norm
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arrays.vectors import inner, ratio, square_of, total
+from lsam_jax.components.context import Moving, Now, remember_nothing, zeros_like_layers
 from lsam_jax.layers.partition import Layers
-from lsam_jax.parts import Moving, Now, remember_nothing, zeros_like_layers
 
 Arrays = Sequence[Any]
 

@@ -30,24 +30,36 @@ safe at zero. The guide, with an example, is docs/write-your-own-method.md.
 from typing import Any
 
 from lsam_jax import arguments
-from lsam_jax import ascent as ascents
-from lsam_jax import cadence as cadences
-from lsam_jax import combination as combinations
-from lsam_jax import descent as descents
-from lsam_jax import perturbation as perturbations
 from lsam_jax.arguments import Cuts
 from lsam_jax.arrays.vectors import inner, ratio, square_of
-from lsam_jax.ascent import Ascent, gradient, momentum, stale, two_point
 from lsam_jax.build import build
-from lsam_jax.cadence import Cadence, always, bernoulli, between, every
-from lsam_jax.choosing import Selector
-from lsam_jax.combination import Combination, mix, perturbed_only, same_norm, surrogate_gap
-from lsam_jax.descent import Descent, of_loss, of_outputs, of_samples
+from lsam_jax.components import ascent as ascents
+from lsam_jax.components import cadence as cadences
+from lsam_jax.components import combination as combinations
+from lsam_jax.components import descent as descents
+from lsam_jax.components import perturbation as perturbations
+from lsam_jax.components.ascent import Ascent, gradient, momentum, stale, two_point
+from lsam_jax.components.cadence import Cadence, always, bernoulli, between, every
+from lsam_jax.components.combination import (
+    Combination,
+    mix,
+    perturbed_only,
+    same_norm,
+    surrogate_gap,
+)
+from lsam_jax.components.context import Moving, Now, zeros_like_layers
+from lsam_jax.components.descent import Descent, of_loss, of_outputs, of_samples
+from lsam_jax.components.perturbation import (
+    Perturbation,
+    adaptive,
+    normalized,
+    normalized_by_layer,
+    plain,
+)
+from lsam_jax.components.radius import Radius
+from lsam_jax.components.selector import Selector
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.parts import Moving, Now, zeros_like_layers
-from lsam_jax.perturbation import Perturbation, adaptive, normalized, normalized_by_layer, plain
-from lsam_jax.radii import Radius
 from lsam_jax.transform import SamTransformation
 
 __all__ = [

@@ -55,7 +55,7 @@ def one_by_one(selected: Any, of: Sequence[int]) -> list[Any]:
     """The entries of a bool[L] at the places `of`, repeated ones being the same array.
 
     >>> import jax.numpy as jnp
-    >>> from lsam_jax.parts import one_by_one
+    >>> from lsam_jax.components.context import one_by_one
     >>> [bool(x) for x in one_by_one(jnp.asarray([False, True]), [1, 0, 1])]
     [True, False, True]
     """

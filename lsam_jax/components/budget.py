@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arguments import check_real, is_concrete
-from lsam_jax.choosing import Choice, Selector, ask
+from lsam_jax.components.selection import as_selector
+from lsam_jax.components.selector import Choice, Selector, ask
 from lsam_jax.engine.network import Network
 from lsam_jax.layers.partition import Layers
-from lsam_jax.selection import as_selector
 
 
 def budget(fraction: float, selection: Any = "high") -> Selector:

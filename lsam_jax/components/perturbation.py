@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from lsam_jax.arguments import resolve
 from lsam_jax.arrays.vectors import ratio, square_of, sum_of_squares
+from lsam_jax.components.context import Moving, Now, remember_nothing
 from lsam_jax.devices.shardings import draw_like
 from lsam_jax.layers.partition import Layers
-from lsam_jax.parts import Moving, Now, remember_nothing
 
 Arrays = Sequence[Any]
 Move = Callable[[Arrays, Arrays, Moving, Now, Any], list[Any]]

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arguments import Cuts, static_int
+from lsam_jax.components.context import remember_nothing
 from lsam_jax.engine.network import Network
 from lsam_jax.layers.partition import Layers
-from lsam_jax.parts import remember_nothing
 
 
 class Choice(NamedTuple):

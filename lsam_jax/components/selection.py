@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lsam_jax.arguments import check_real, resolve
-from lsam_jax.choosing import Selector
+from lsam_jax.components.selector import Selector
 from lsam_jax.engine.network import Network
 
 

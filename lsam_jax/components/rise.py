@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
+from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.radius import Arrays, Effect, Radii, as_radii
 from lsam_jax.layers.partition import Layers
-from lsam_jax.parts import Moving, Now
-from lsam_jax.radii import Arrays, Effect, Radii, as_radii
 
 AT_FIRST = 4.0
 """How many steps the average of the loss starts with."""

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import along
+from lsam_jax.components.context import Moving, Now, remember_nothing, zeros_like_layers
 from lsam_jax.devices.shardings import draw_like
 from lsam_jax.layers.partition import Layers
-from lsam_jax.parts import Moving, Now, remember_nothing, zeros_like_layers
 
 Arrays = Sequence[Any]
 Loss = Callable[[Arrays], tuple[Any, list[Any]]]

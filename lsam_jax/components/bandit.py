@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arguments import check_real, check_share
-from lsam_jax.choosing import Selector
+from lsam_jax.components.selector import Selector
 from lsam_jax.layers.partition import Layers
 
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import square_of
+from lsam_jax.components.context import Moving, Now, remember_nothing
 from lsam_jax.layers.partition import Layers
-from lsam_jax.parts import Moving, Now, remember_nothing
 
 Arrays = Sequence[Any]
 

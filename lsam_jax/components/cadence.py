@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
+from lsam_jax.components.context import remember_nothing
 from lsam_jax.layers.partition import Layers
-from lsam_jax.parts import remember_nothing
 
 
 class Cadence(NamedTuple):
