@@ -96,11 +96,12 @@ from lsam_jax.layers.partition import layer_names
 from lsam_jax.layers.stacked import stacked
 from lsam_jax.losses import per_sample, split_loss
 from lsam_jax.methods import generalized_sam, layerwise_sam, sam
-from lsam_jax.rounding import perturbation_survival
-from lsam_jax.state import Memory, SamState
 from lsam_jax.suggestion import Suggestion, suggest_rho
-from lsam_jax.transform import SamTransformation, value_and_grad
-from lsam_jax.variation import with_parts
+from lsam_jax.transform.perturbation_survival import perturbation_survival
+from lsam_jax.transform.state import Memory, SamState
+from lsam_jax.transform.transform import SamTransformation
+from lsam_jax.transform.value_and_grad import value_and_grad
+from lsam_jax.transform.with_parts import with_parts
 from lsam_jax.vasso import vasso
 from lsam_jax.wsam import wsam
 from lsam_jax.zsharp import zsharp

@@ -7,12 +7,11 @@ arrays are.
 from typing import Any
 
 from lsam_jax import arguments
-from lsam_jax.build import build
 from lsam_jax.components import ascent, cadence, combination
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.transform import SamTransformation, build
 
 
 def look_sam(

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from lsam_jax import arguments, sparse
-from lsam_jax.build import build
 from lsam_jax.components import perturbation
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync, axes
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.transform import SamTransformation, build
 
 BIASES = ("b", "beta", "bias", "offset")
 """Last parts of a path that name a bias, in Flax, Equinox, Haiku and Keras."""

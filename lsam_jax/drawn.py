@@ -1,7 +1,6 @@
 """Methods that draw the layers of a step, so that what was not drawn need not be computed."""
 
 from lsam_jax import arguments
-from lsam_jax.build import build
 from lsam_jax.components import combination, descent, perturbation
 from lsam_jax.components.bandit import bandit
 from lsam_jax.components.budget import budget as within
@@ -9,7 +8,7 @@ from lsam_jax.components.radius import Radius
 from lsam_jax.components.selection import independent
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.transform import SamTransformation, build
 
 
 def esam(

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from lsam_jax import arguments
-from lsam_jax.build import build
 from lsam_jax.components.context import Moving, Now, mean_of_layers, zeros_like_layers
 from lsam_jax.components.perturbation import Perturbation, normalized
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.transform import SamTransformation, build
 
 Arrays = Sequence[Any]
 

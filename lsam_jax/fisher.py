@@ -10,9 +10,9 @@ from lsam_jax.devices.shardings import lay_like
 from lsam_jax.engine.auxiliary import loss_of
 from lsam_jax.layers.partition import partition
 from lsam_jax.losses import PerSample
-from lsam_jax.recipe import state_of
-from lsam_jax.state import SamState
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.method import state_of
+from lsam_jax.transform.state import SamState
+from lsam_jax.transform.transform import SamTransformation
 
 
 @promotion.usual(theirs=0)

@@ -15,7 +15,7 @@ from lsam_jax.engine.cuts import network_of
 from lsam_jax.engine.scans import over_inputs
 from lsam_jax.engine.traced_loss import trace
 from lsam_jax.layers.partition import LayerSpec, partition
-from lsam_jax.state import SamState
+from lsam_jax.transform.state import SamState
 
 HEADER = ("layer", "shape", "parameters", "cost of a step", "cut")
 

@@ -4,12 +4,11 @@ from typing import Any
 
 from lsam_jax import arguments
 from lsam_jax.arguments import Cuts
-from lsam_jax.build import build
 from lsam_jax.components import combination, perturbation
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.transform import SamTransformation, build
 
 
 def layerwise_sam(

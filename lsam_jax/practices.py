@@ -8,8 +8,8 @@ import optax
 from lsam_jax import arguments, methods
 from lsam_jax.components import cadence
 from lsam_jax.components.radius import bounded
-from lsam_jax.transform import SamTransformation
-from lsam_jax.variation import with_parts
+from lsam_jax.transform.transform import SamTransformation
+from lsam_jax.transform.with_parts import with_parts
 
 
 def le_sam(

@@ -29,7 +29,7 @@ from typing import Any
 
 from lsam_jax import distances, drawn, methods
 from lsam_jax.practices import layerwise_sam_recipe, le_sam, sam_composer
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.transform import SamTransformation
 
 __all__ = [
     "asam_code",

@@ -12,10 +12,10 @@ from lsam_jax.devices import collectives
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.traced_loss import loss_and_aux, shapes_of
 from lsam_jax.methods import sam
-from lsam_jax.recipe import layers_of, state_of
-from lsam_jax.state import SamState
-from lsam_jax.transform import SamTransformation, check_method
-from lsam_jax.trial import effects_of_radii
+from lsam_jax.transform.method import layers_of, state_of
+from lsam_jax.transform.radius_trial import effects_of_radii
+from lsam_jax.transform.state import SamState
+from lsam_jax.transform.transform import SamTransformation, check_method
 
 RADII = tuple(float(f"{x:.2g}") for x in np.geomspace(1e-3, 10, 25))
 HEADER = ("radius", "loss", "sharpness", "rise", "")

@@ -1,12 +1,11 @@
 """WSAM: the sharpness as a term of its own, of any weight."""
 
 from lsam_jax import arguments
-from lsam_jax.build import build
 from lsam_jax.components import combination
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.transform import SamTransformation, build
 
 
 def wsam(

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.build import build
 from lsam_jax.components.context import Moving, Now
 from lsam_jax.components.perturbation import Perturbation, normalized
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.devices.shardings import whole
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.transform import SamTransformation, build
 
 Arrays = Sequence[Any]
 

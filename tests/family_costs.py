@@ -14,8 +14,8 @@ from jax.extend import core as jex
 from staged import dense
 
 import lsam_jax as lsam
-from lsam_jax import build
 from lsam_jax.components import combination
+from lsam_jax.transform import transform
 
 RHO = 0.1
 LATE = ("layer2", "a_head")
@@ -141,7 +141,7 @@ TABLE = {
         shares=(0.5, 0.5),
     ),
     "SL-SAM, two layers drawn": Row(
-        lambda: build.build(
+        lambda: transform.build(
             rho=RHO,
             selection=kernels(DRAWN),
             layers="kernel",

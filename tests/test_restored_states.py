@@ -9,7 +9,7 @@ from contract import METHODS, parameters
 from refusals import refused
 
 import lsam_jax as lsam
-from lsam_jax.recipe import layers_of, state_of
+from lsam_jax.transform.method import layers_of, state_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -32,7 +32,6 @@ from typing import Any
 from lsam_jax import arguments
 from lsam_jax.arguments import Cuts
 from lsam_jax.arrays.vectors import inner, ratio, square_of
-from lsam_jax.build import build
 from lsam_jax.components import ascent as ascents
 from lsam_jax.components import cadence as cadences
 from lsam_jax.components import combination as combinations
@@ -60,7 +59,7 @@ from lsam_jax.components.radius import Radius
 from lsam_jax.components.selector import Selector
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.transform import SamTransformation, build
 
 __all__ = [
     "Ascent",

@@ -16,10 +16,10 @@ from counting import flops
 from matplotlib.image import imread
 
 import lsam_jax as lsam
-from lsam_jax import build
 from lsam_jax.components import combination
 from lsam_jax.experiments import cli, finetune, finetune_loop, finetune_methods, language_text
 from lsam_jax.experiments.transformer import BYTES, Transformer, layer_norm
+from lsam_jax.transform import transform
 
 TINY = Transformer(blocks=2, width=8, heads=2, context=8)
 SETTINGS = finetune.Settings(
@@ -248,7 +248,7 @@ def test_sl_sam_price_is_what_xla_counts():
     windows = np.zeros((32, 17), np.int32)
 
     def always(layers):
-        return build.build(
+        return transform.build(
             rho=0.1,
             selection=list(chosen),
             layers=layers,

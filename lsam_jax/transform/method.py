@@ -20,7 +20,7 @@ from lsam_jax.components.radius import Radii
 from lsam_jax.devices.collectives import Axes
 from lsam_jax.engine.network import Network
 from lsam_jax.layers.partition import Layers, LayerSpec, partition
-from lsam_jax.state import Memory, SamState, check_state
+from lsam_jax.transform.state import Memory, SamState, check_state
 
 
 class Recipe(NamedTuple):
@@ -200,3 +200,28 @@ def check_recipe(recipe: Recipe) -> None:
         f"ascent_batch (or ascent_fn) makes no sense for this method: {why}. Leave it out, or take "
         "sam, layerwise_sam, asam or another method that climbs its gradient."
     )
+
+
+def shares_passes(recipe: Recipe) -> bool:
+    """Whether a cut could save something: two passes, or gradients that nobody asks for."""
+    return recipe.ascent.uses_loss or not recipe.combine.everywhere
+
+
+def starts_plain(recipe: Recipe, same_first_pass: bool) -> bool:
+    """Whether a step starts with the clean gradient of everything, whether it perturbs or not.
+
+    Args:
+      recipe: the method.
+      same_first_pass: whether a step that perturbs asks for the clean gradient of all arrays.
+    """
+    if recipe.cadence.decide is not None:
+        return True
+    takes_two_gradients = recipe.ascent.estimate is None and recipe.descent.second is None
+    return recipe.cadence.due is not None and same_first_pass and takes_two_gradients
+
+
+def checked(recipe: Recipe, params: Any, state: Any) -> tuple[Layers, SamState]:
+    """The layers of `params`, and the state; raises unless they fit the recipe."""
+    recipe.axes.check_bound()
+    layers = layers_of(recipe, params)
+    return layers, state_of(recipe, layers, params, state)

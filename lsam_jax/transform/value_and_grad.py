@@ -1,156 +1,16 @@
-"""The two faces of a method: an Optax transformation, and `value_and_grad`."""
+"""`value_and_grad`, as JAX users differentiate: a method's other face."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import optax
-
 from lsam_jax import arguments
-from lsam_jax import ascent_batch as samples
 from lsam_jax.devices.m_sharpness import check_micro_batches, in_micro_batches
 from lsam_jax.engine.two_losses import AscentLoss
 from lsam_jax.losses import PerSample, SplitLoss
-from lsam_jax.placement import MISSING, check_placement, explained
-from lsam_jax.recipe import Recipe, check_recipe
-from lsam_jax.signature import Call, check_options, signature_of, with_state
-from lsam_jax.state import SamState
-from lsam_jax.step import start, step_by_gradient
-from lsam_jax.surroundings import check_surroundings
-from lsam_jax.untraced import step_of_any
-
-
-class SamTransformation(optax.GradientTransformationExtraArgs):
-    """An Optax transformation, `(init, update)`, whose `init` holds its `recipe`; methods make it.
-
-    `init(params)` gives a `SamState`.
-    `update(updates, state, params, *, value_fn=None, grad_fn=None, ascent_fn=None)` takes one of:
-
-    - `value_fn(params) -> loss`: the engine computes both gradients; `updates` is not used (and
-      under `jit` XLA does not compute it either).
-      `ascent_fn(params) -> loss` beside it, the loss on a part of the batch, is then climbed
-      instead (see `ascent_batch` of `value_and_grad`).
-    - `grad_fn(params) -> gradient`, any gradient function: `updates` is the gradient at `params`
-      and serves as the ascent gradient; `grad_fn` is called once, at the perturbed weights, and
-      nothing is skipped. `grad_fn` goes first if both are there. It may take a second argument,
-      as in `optax.contrib.sam`, and is then given 0. Methods that need the loss itself refuse it.
-
-    Other keyword arguments are accepted and ignored. It returns the direction of descent
-    (which the base optimizer, next in the chain, scales and negates) and the new state.
-
-    In a chain it comes first: what should act on the direction (clipping, weight decay, noise,
-    freezing) stands behind it. In front, with `value_fn`, that would do nothing, and a warning
-    says so; with `grad_fn` it changes the ascent gradient. `optax.MultiSteps` goes around the base
-    optimizer alone, and is refused around a method.
-
-    >>> import jax, jax.numpy as jnp, optax
-    >>> import lsam_jax as lsam
-    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
-    >>> optimizer = optax.chain(lsam.sam(rho=2.5), optax.sgd(1.0))
-    >>> state = optimizer.init(w)
-    >>> updates, _ = optimizer.update(w, state, w, value_fn=loss_fn)
-    >>> updates.tolist()
-    [-4.5, -6.0]
-    >>> updates, _ = optimizer.update(w, state, w, grad_fn=jax.grad(loss_fn))
-    >>> updates.tolist()
-    [-4.5, -6.0]
-    """
-
-    @property
-    def recipe(self) -> Recipe:
-        """The parts of the method, which its `init` holds.
-
-        Raises:
-          TypeError: if `init` is no longer the method's own.
-        """
-        if not isinstance(self.init, Init):
-            raise TypeError(
-                f"tx.init is {self.init!r}, not the function that the method made, so what the "
-                "method is has been lost: a tree.map or a filter over tx replaced it. Use tx as "
-                "the method returned it: keep the original, or rebuild it of its own init and "
-                "update."
-            )
-        return self.init.recipe
-
-    # Functions are copied as they are, and so is a pair of them: a copy equals the original.
-    def __deepcopy__(self, memo: Any) -> "SamTransformation":
-        return self
-
-
-@dataclasses.dataclass(frozen=True, eq=False)  # hashed and compared as functions are
-class Init:
-    """`init` of a method."""
-
-    recipe: Recipe
-
-    def __call__(self, params: Any) -> SamState:
-        """The state before the first step."""
-        check_placement(params)
-        with explained(params):
-            return start(self.recipe, params)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Update:
-    """`update` of a method; see `SamTransformation`."""
-
-    recipe: Recipe
-
-    def __call__(
-        self,
-        updates: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        value_fn: Callable[..., Any] | None = None,
-        grad_fn: Callable[..., Any] | None = None,
-        ascent_fn: Callable[..., Any] | None = None,
-        **extra_args: Any,
-    ) -> tuple[Any, SamState]:
-        """The direction of descent, and the new state."""
-        del extra_args
-        if params is None:
-            raise ValueError(
-                "params is None, but the perturbation starts from the parameters: call "
-                "update(updates, state, params, value_fn=...)."
-            )
-        check_placement(params)
-        if ascent_fn is not None and (value_fn is None or grad_fn is not None):
-            raise ValueError(
-                "ascent_fn is the loss on a part of the batch, and stands beside value_fn, the "
-                "loss on the whole: pass both, and no grad_fn. With grad_fn, pass the gradient of "
-                "the part as updates."
-            )
-        if grad_fn is not None:
-            arguments.check_callable("grad_fn", grad_fn, "Pass grad_fn=gradient_of_params.")
-            check_surroundings(state, by_loss=False)
-            with explained(params):
-                return step_by_gradient(self.recipe, updates, state, params, grad_fn)
-        if value_fn is None:
-            raise ValueError(MISSING)
-        arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
-        check_surroundings(state, by_loss=True)
-        ascent = None
-        if ascent_fn is not None:
-            arguments.check_callable("ascent_fn", ascent_fn, "Pass ascent_fn=loss_of_params.")
-            ascent = AscentLoss(ascent_fn)
-        with explained(params):
-            out = step_of_any(self.recipe, value_fn, params, state, False, ascent)
-        return out[2], out[3]
-
-
-def transformation(recipe: Recipe) -> SamTransformation:
-    """The method of a recipe."""
-    return SamTransformation(Init(recipe), Update(recipe))
-
-
-def check_method(tx: Any) -> None:
-    """Raises a TypeError unless `tx` is what a method returns."""
-    if not isinstance(tx, SamTransformation):
-        raise TypeError(
-            f"tx must be what layerwise_sam(...) returns; got {type(tx).__name__}. Keep the SAM "
-            "transformation apart from the base optimizer: chain nothing to it here."
-        )
+from lsam_jax.transform import ascent_batch as samples
+from lsam_jax.transform.method import check_recipe
+from lsam_jax.transform.signature import Call, check_options, signature_of, with_state
+from lsam_jax.transform.transform import SamTransformation, check_method, step_of_any
 
 
 def value_and_grad(

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import step
 from lsam_jax.arrays import promotion
 from lsam_jax.devices.collectives import check_loss
 from lsam_jax.engine import auxiliary
@@ -24,10 +23,9 @@ from lsam_jax.engine.optional_second_pass import one_or_two
 from lsam_jax.engine.traced_loss import Cut, gradient_of, loss_and_aux, shapes_of
 from lsam_jax.engine.two_losses import AscentLoss, two_losses
 from lsam_jax.engine.two_pass import Passes, as_it_is, at_cut, gradient_of_wanted, in_one
-from lsam_jax.engine.untraceable import SIGNS, way_out
-from lsam_jax.outcome import Assembly
-from lsam_jax.recipe import Recipe, check_recipe, choose, numbers
-from lsam_jax.state import SamState
+from lsam_jax.transform.method import Recipe, checked, choose, numbers, shares_passes, starts_plain
+from lsam_jax.transform.state import SamState
+from lsam_jax.transform.step_rules import Assembly, method_of
 
 Leaves = Sequence[Any]
 LIBRARIES = ("lsam_jax", "jax", "optax")
@@ -51,27 +49,8 @@ class Untraced(NamedTuple):
         return gradient_of(self.value, leaves, wanted)
 
 
-def step_of_any(
-    recipe: Recipe,
-    loss_fn: Callable[[Any], Any],
-    params: Any,
-    state: Any,
-    has_aux: bool,
-    ascent: AscentLoss | None = None,
-) -> tuple[Any, Any, Any, SamState]:
-    """`step.step`, by the engine if that can be."""
-    if ascent is not None:
-        check_recipe(recipe)
-    try:
-        return step.step(recipe, loss_fn, params, state, has_aux, ascent)
-    except SIGNS as error:
-        reason = way_out(error)
-    # Outside of the handler, so that an error of the loss is shown as `jax.grad` would show it.
-    return _step(recipe, loss_fn, params, state, has_aux, ascent, reason)
-
-
 @promotion.usual(theirs=1)
-def _step(
+def untraced_step(
     recipe: Recipe,
     loss_fn: Callable[[Any], Any],
     params: Any,
@@ -80,7 +59,8 @@ def _step(
     ascent: AscentLoss | None,
     reason: str,
 ) -> tuple[Any, Any, Any, SamState]:
-    layers, state = step.checked(recipe, params, state)
+    """One step by gradients of the whole: loss, aux, direction of descent, new state."""
+    layers, state = checked(recipe, params, state)
     axes, prepare, cadence = recipe.axes, recipe.descent.prepare, recipe.cadence
     leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
     with_aux = has_aux or prepare is not None
@@ -112,9 +92,9 @@ def _step(
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     known = isinstance(selected, np.ndarray)
     everything = known and all(in_suffix)
-    saved = ascent is None and step.shares_passes(recipe)
+    saved = ascent is None and shares_passes(recipe)
     assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
-    method = step.method_of(recipe, assembly, loss_fn, tree, lambda aux: aux[0][1])
+    method = method_of(recipe, assembly, loss_fn, tree, lambda aux: aux[0][1])
     loss_of = untraced(loss_fn)
     climbed = None if ascent is None else (untraced(ascent.loss_fn), ascent.clean_aux)
     whole = _whole(loss_of.value, in_suffix)
@@ -137,7 +117,7 @@ def _step(
         (loss, aux), g = loss_of.value_and_grad(leaves)
         return Passes(loss, aux, assembly.alone(g, loss))
 
-    if candidates.any() and step.starts_plain(recipe, everything and climbed is None):
+    if candidates.any() and starts_plain(recipe, everything and climbed is None):
         passes = one_or_two(whole, leaves, in_suffix, assembly, _branch)
     elif cadence.due is not None:
         passes = _branch(cadence.due(state.count), perturbed, alone, leaves)

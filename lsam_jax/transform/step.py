@@ -23,16 +23,24 @@ from lsam_jax.engine import auxiliary
 from lsam_jax.engine.cuts import network_apart, network_of
 from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.optional_second_pass import one_or_two
-from lsam_jax.engine.perturbed_pass import Found, Second
 from lsam_jax.engine.stale_and_fresh import stale_and_fresh
 from lsam_jax.engine.traced_loss import Program, cut, trace
 from lsam_jax.engine.two_losses import AscentLoss, two_losses
-from lsam_jax.engine.two_pass import Method, Passes, in_conditional, put, two_pass
+from lsam_jax.engine.two_pass import Passes, in_conditional, put, two_pass
 from lsam_jax.engine.untraceable import check_rules, watched
 from lsam_jax.layers.partition import Layers
-from lsam_jax.outcome import Assembly, Outcome
-from lsam_jax.recipe import Recipe, choose, initial_memory, layers_of, numbers, state_of
-from lsam_jax.state import SamState, initial_state
+from lsam_jax.transform.method import (
+    Recipe,
+    checked,
+    choose,
+    initial_memory,
+    layers_of,
+    numbers,
+    shares_passes,
+    starts_plain,
+)
+from lsam_jax.transform.state import SamState, initial_state
+from lsam_jax.transform.step_rules import Assembly, Outcome, method_of
 
 
 @promotion.usual
@@ -124,46 +132,6 @@ def step(
     )
 
 
-def shares_passes(recipe: Recipe) -> bool:
-    """Whether a cut could save something: two passes, or gradients that nobody asks for."""
-    return recipe.ascent.uses_loss or not recipe.combine.everywhere
-
-
-def starts_plain(recipe: Recipe, same_first_pass: bool) -> bool:
-    """Whether a step starts with the clean gradient of everything, whether it perturbs or not.
-
-    Args:
-      recipe: the method.
-      same_first_pass: whether a step that perturbs asks for the clean gradient of all arrays.
-    """
-    if recipe.cadence.decide is not None:
-        return True
-    takes_two_gradients = recipe.ascent.estimate is None and recipe.descent.second is None
-    return recipe.cadence.due is not None and same_first_pass and takes_two_gradients
-
-
-def method_of(
-    recipe: Recipe,
-    assembly: Assembly,
-    loss_fn: Callable[[Any], Any],
-    tree: Callable[[Sequence[Any]], Any],
-    need: Callable[[Sequence[Any]], Any],
-) -> Method:
-    """What the engine asks of a method at one step; `tree` and `need` as in `Descent.second`."""
-
-    def descend(clean: Sequence[Any], second: Second) -> Found:
-        assert recipe.descent.second is not None
-        return recipe.descent.second(loss_fn, tree, need, clean, second)
-
-    return Method(
-        assembly.perturb,
-        assembly.finish,
-        assembly.estimate if recipe.ascent.estimate is not None else None,
-        recipe.combine.everywhere,
-        None if recipe.descent.second is None else descend,
-    )
-
-
 @promotion.usual(theirs=4)
 def step_by_gradient(
     recipe: Recipe, updates: Any, state: Any, params: Any, grad_fn: Callable[..., Any]
@@ -231,13 +199,6 @@ def step_by_gradient(
     else:
         out = perturbed(leaves)
     return layers.tree(out.direction), assembly.advanced(out)
-
-
-def checked(recipe: Recipe, params: Any, state: Any) -> tuple[Layers, SamState]:
-    """The layers of `params`, and the state; raises unless they fit the recipe."""
-    recipe.axes.check_bound()
-    layers = layers_of(recipe, params)
-    return layers, state_of(recipe, layers, params, state)
 
 
 def _leaves_like(tree: Any, layers: Layers, what: str) -> list[Any]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from lsam_jax.arrays import promotion
 from lsam_jax.arrays.vectors import square_of
-from lsam_jax.outcome import Assembly
-from lsam_jax.recipe import layers_of, numbers, state_of
-from lsam_jax.state import SamState
-from lsam_jax.transform import SamTransformation
+from lsam_jax.transform.method import layers_of, numbers, state_of
+from lsam_jax.transform.state import SamState
+from lsam_jax.transform.step_rules import Assembly
+from lsam_jax.transform.transform import SamTransformation
 
 
 @promotion.usual

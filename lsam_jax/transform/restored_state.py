@@ -16,8 +16,8 @@ def rebuilt(found: Any, like: Any) -> Any:
     Raises:
       LookupError: if an array is missing, or one is left over.
 
-    >>> from lsam_jax.restored import rebuilt
-    >>> from lsam_jax.state import SamState
+    >>> from lsam_jax.transform.restored_state import rebuilt
+    >>> from lsam_jax.transform.state import SamState
     >>> found = {"count": 1, "norms": 2, "selected": 3, "perturbations": 4, "sharpness": 5}
     >>> found |= {"memory": {"ascent": ()}, "rho": 6, "rise": 7}
     >>> state = rebuilt(found, SamState(0, 0, 0, 0, 0))

@@ -16,9 +16,9 @@ from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.traced_loss import trace
 from lsam_jax.engine.two_pass import put
 from lsam_jax.engine.untraceable import SIGNS, way_out
-from lsam_jax.outcome import Assembly
-from lsam_jax.recipe import Recipe, choose, layers_of, numbers
-from lsam_jax.state import SamState
+from lsam_jax.transform.method import Recipe, choose, layers_of, numbers
+from lsam_jax.transform.state import SamState
+from lsam_jax.transform.step_rules import Assembly
 
 Leaves = Sequence[Any]
 Losses = Callable[[dict[int, Any]], Sequence[Callable[[Any], Any]]]

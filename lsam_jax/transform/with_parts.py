@@ -5,8 +5,8 @@ from typing import Any
 from lsam_jax.components.ascent import Ascent
 from lsam_jax.components.cadence import Cadence
 from lsam_jax.components.combination import Combination
-from lsam_jax.recipe import Recipe, check_fresh, check_no_clean_pass
-from lsam_jax.transform import SamTransformation, transformation
+from lsam_jax.transform.method import Recipe, check_fresh, check_no_clean_pass
+from lsam_jax.transform.transform import SamTransformation, transformation
 
 OWN_STEPS = Combination._field_defaults["alone"]
 

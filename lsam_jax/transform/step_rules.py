@@ -1,6 +1,6 @@
 """What a step comes to: the parts of a method put together, whoever computes the gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +10,10 @@ import numpy as np
 from lsam_jax.arrays.vectors import inner, square_of
 from lsam_jax.components.context import Moving, Now, one_by_one
 from lsam_jax.components.radius import Effect
-from lsam_jax.recipe import Recipe
-from lsam_jax.state import Memory, SamState, advance
+from lsam_jax.engine.perturbed_pass import Found, Second
+from lsam_jax.engine.two_pass import Method
+from lsam_jax.transform.method import Recipe
+from lsam_jax.transform.state import Memory, SamState, advance
 
 Leaves = Sequence[Any]
 
@@ -199,3 +201,25 @@ class Assembly(NamedTuple):
 
 def _like(old: Any, new: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.asarray(b, a.dtype), old, new)
+
+
+def method_of(
+    recipe: Recipe,
+    assembly: Assembly,
+    loss_fn: Callable[[Any], Any],
+    tree: Callable[[Sequence[Any]], Any],
+    need: Callable[[Sequence[Any]], Any],
+) -> Method:
+    """What the engine asks of a method at one step; `tree` and `need` as in `Descent.second`."""
+
+    def descend(clean: Sequence[Any], second: Second) -> Found:
+        assert recipe.descent.second is not None
+        return recipe.descent.second(loss_fn, tree, need, clean, second)
+
+    return Method(
+        assembly.perturb,
+        assembly.finish,
+        assembly.estimate if recipe.ascent.estimate is not None else None,
+        recipe.combine.everywhere,
+        None if recipe.descent.second is None else descend,
+    )

@@ -17,7 +17,7 @@ import jax
 import optax
 
 from lsam_jax import arguments
-from lsam_jax.state import SamState
+from lsam_jax.transform.state import SamState
 
 ACCUMULATED = (
     "optax.MultiSteps stands around this transformation. It makes an update in every small step, "

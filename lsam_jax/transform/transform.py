@@ -1,0 +1,240 @@
+"""A method as an Optax transformation, from its parts, checked."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from lsam_jax import arguments
+from lsam_jax.arguments import Cuts, check_cuts
+from lsam_jax.components import ascent, cadence, combination, descent, perturbation
+from lsam_jax.components import selection as selectors
+from lsam_jax.components.radius import Radius, as_radii
+from lsam_jax.devices import collectives
+from lsam_jax.engine.two_losses import AscentLoss
+from lsam_jax.engine.untraceable import SIGNS, way_out
+from lsam_jax.layers.partition import LayerSpec
+from lsam_jax.transform import step
+from lsam_jax.transform.method import Recipe, check_recipe
+from lsam_jax.transform.optax_placement import MISSING, check_placement, explained
+from lsam_jax.transform.state import SamState
+from lsam_jax.transform.step import start, step_by_gradient
+from lsam_jax.transform.surroundings import check_surroundings
+from lsam_jax.transform.untraced_step import untraced_step
+
+
+class SamTransformation(optax.GradientTransformationExtraArgs):
+    """An Optax transformation, `(init, update)`, whose `init` holds its `recipe`; methods make it.
+
+    `init(params)` gives a `SamState`.
+    `update(updates, state, params, *, value_fn=None, grad_fn=None, ascent_fn=None)` takes one of:
+
+    - `value_fn(params) -> loss`: the engine computes both gradients; `updates` is not used (and
+      under `jit` XLA does not compute it either).
+      `ascent_fn(params) -> loss` beside it, the loss on a part of the batch, is then climbed
+      instead (see `ascent_batch` of `value_and_grad`).
+    - `grad_fn(params) -> gradient`, any gradient function: `updates` is the gradient at `params`
+      and serves as the ascent gradient; `grad_fn` is called once, at the perturbed weights, and
+      nothing is skipped. `grad_fn` goes first if both are there. It may take a second argument,
+      as in `optax.contrib.sam`, and is then given 0. Methods that need the loss itself refuse it.
+
+    Other keyword arguments are accepted and ignored. It returns the direction of descent
+    (which the base optimizer, next in the chain, scales and negates) and the new state.
+
+    In a chain it comes first: what should act on the direction (clipping, weight decay, noise,
+    freezing) stands behind it. In front, with `value_fn`, that would do nothing, and a warning
+    says so; with `grad_fn` it changes the ascent gradient. `optax.MultiSteps` goes around the base
+    optimizer alone, and is refused around a method.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> optimizer = optax.chain(lsam.sam(rho=2.5), optax.sgd(1.0))
+    >>> state = optimizer.init(w)
+    >>> updates, _ = optimizer.update(w, state, w, value_fn=loss_fn)
+    >>> updates.tolist()
+    [-4.5, -6.0]
+    >>> updates, _ = optimizer.update(w, state, w, grad_fn=jax.grad(loss_fn))
+    >>> updates.tolist()
+    [-4.5, -6.0]
+    """
+
+    @property
+    def recipe(self) -> Recipe:
+        """The parts of the method, which its `init` holds.
+
+        Raises:
+          TypeError: if `init` is no longer the method's own.
+        """
+        if not isinstance(self.init, Init):
+            raise TypeError(
+                f"tx.init is {self.init!r}, not the function that the method made, so what the "
+                "method is has been lost: a tree.map or a filter over tx replaced it. Use tx as "
+                "the method returned it: keep the original, or rebuild it of its own init and "
+                "update."
+            )
+        return self.init.recipe
+
+    # Functions are copied as they are, and so is a pair of them: a copy equals the original.
+    def __deepcopy__(self, memo: Any) -> "SamTransformation":
+        return self
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed and compared as functions are
+class Init:
+    """`init` of a method."""
+
+    recipe: Recipe
+
+    def __call__(self, params: Any) -> SamState:
+        """The state before the first step."""
+        check_placement(params)
+        with explained(params):
+            return start(self.recipe, params)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Update:
+    """`update` of a method; see `SamTransformation`."""
+
+    recipe: Recipe
+
+    def __call__(
+        self,
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        value_fn: Callable[..., Any] | None = None,
+        grad_fn: Callable[..., Any] | None = None,
+        ascent_fn: Callable[..., Any] | None = None,
+        **extra_args: Any,
+    ) -> tuple[Any, SamState]:
+        """The direction of descent, and the new state."""
+        del extra_args
+        if params is None:
+            raise ValueError(
+                "params is None, but the perturbation starts from the parameters: call "
+                "update(updates, state, params, value_fn=...)."
+            )
+        check_placement(params)
+        if ascent_fn is not None and (value_fn is None or grad_fn is not None):
+            raise ValueError(
+                "ascent_fn is the loss on a part of the batch, and stands beside value_fn, the "
+                "loss on the whole: pass both, and no grad_fn. With grad_fn, pass the gradient of "
+                "the part as updates."
+            )
+        if grad_fn is not None:
+            arguments.check_callable("grad_fn", grad_fn, "Pass grad_fn=gradient_of_params.")
+            check_surroundings(state, by_loss=False)
+            with explained(params):
+                return step_by_gradient(self.recipe, updates, state, params, grad_fn)
+        if value_fn is None:
+            raise ValueError(MISSING)
+        arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
+        check_surroundings(state, by_loss=True)
+        ascent = None
+        if ascent_fn is not None:
+            arguments.check_callable("ascent_fn", ascent_fn, "Pass ascent_fn=loss_of_params.")
+            ascent = AscentLoss(ascent_fn)
+        with explained(params):
+            out = step_of_any(self.recipe, value_fn, params, state, False, ascent)
+        return out[2], out[3]
+
+
+def transformation(recipe: Recipe) -> SamTransformation:
+    """The method of a recipe."""
+    return SamTransformation(Init(recipe), Update(recipe))
+
+
+def check_method(tx: Any) -> None:
+    """Raises a TypeError unless `tx` is what a method returns."""
+    if not isinstance(tx, SamTransformation):
+        raise TypeError(
+            f"tx must be what layerwise_sam(...) returns; got {type(tx).__name__}. Keep the SAM "
+            "transformation apart from the base optimizer: chain nothing to it here."
+        )
+
+
+def build(
+    *,
+    rho: Radius,
+    alpha: arguments.Scalar = 1.0,
+    selection: Any = "all",
+    k: Any = None,
+    layers: LayerSpec = "array",
+    ascend: ascent.Ascent = ascent.gradient,
+    perturb: perturbation.Perturbation = perturbation.normalized,
+    descend: descent.Descent = descent.of_loss,
+    combine: combination.Combination = combination.perturbed_only,
+    when: cadence.Cadence = cadence.always,
+    norm_decay: Any = 0.0,
+    select_every: Any = 1,
+    where: Cuts = "auto",
+    gate: bool | None = None,
+    axis_name: collectives.AxisName = None,
+    perturbation_sync: collectives.PerturbationSync = "global",
+) -> SamTransformation:
+    """The method of these parts; without arguments but `rho`, SAM.
+
+    Raises:
+      ValueError, TypeError: for an argument that the user got wrong, naming it.
+    """
+    selector = selectors.as_selector(selection)
+    if k is None and selector.score is not None:
+        raise ValueError("k is None, but this selection needs a number of layers; pass k=4, say.")
+    if k is not None:
+        arguments.check_count("k", k, low=0)
+    radius = as_radii("rho", rho)
+    arguments.check_real("alpha", alpha)
+    arguments.check_real("norm_decay", norm_decay, low=0.0, below=1.0)
+    arguments.check_count("select_every", select_every, low=1)
+    check_cuts(where)
+    if gate not in (None, True, False):
+        raise ValueError(f"gate must be True, False or None (by platform); got gate={gate!r}.")
+    return transformation(
+        Recipe(
+            layers=layers,
+            selector=selector,
+            k=k,
+            ascent=ascend,
+            perturb=perturb,
+            rho=radius,
+            descent=descend,
+            combine=combine,
+            alpha=alpha,
+            cadence=when,
+            norm_decay=norm_decay,
+            select_every=select_every,
+            cuts=where,
+            gate=_gate_by_platform() if gate is None else gate,
+            axes=collectives.axes(axis_name, perturbation_sync),
+        )
+    )
+
+
+def _gate_by_platform() -> bool:
+    # On a GPU a conditional is a round trip to the host, unless XLA captures it in a CUDA graph,
+    # which jax < 0.10 does not.
+    return jax.default_backend() != "gpu" or jax.__version_info__ >= (0, 10)
+
+
+def step_of_any(
+    recipe: Recipe,
+    loss_fn: Callable[[Any], Any],
+    params: Any,
+    state: Any,
+    has_aux: bool,
+    ascent: AscentLoss | None = None,
+) -> tuple[Any, Any, Any, SamState]:
+    """`step.step`, by the engine if that can be."""
+    if ascent is not None:
+        check_recipe(recipe)
+    try:
+        return step.step(recipe, loss_fn, params, state, has_aux, ascent)
+    except SIGNS as error:
+        reason = way_out(error)
+    # Outside of the handler, so that an error of the loss is shown as `jax.grad` would show it.
+    return untraced_step(recipe, loss_fn, params, state, has_aux, ascent, reason)
