@@ -74,7 +74,6 @@ of L numbers of type float32.
 """
 
 from lsam_jax import components, presets
-from lsam_jax.cheaper import adazo_sam, ae_sam, look_sam, momentum_sam
 from lsam_jax.components.ascent import stale
 from lsam_jax.components.bandit import bandit
 from lsam_jax.components.budget import budget, per_cost, price
@@ -84,27 +83,37 @@ from lsam_jax.components.rise import rise
 from lsam_jax.components.selection import everything, fixed, high, independent, low, nothing, random
 from lsam_jax.components.selector import Selector
 from lsam_jax.devices.data_parallel import data_parallel
-from lsam_jax.directions import functional_sam, gam, gsam, stable_sam
-from lsam_jax.distances import asam, sam_on, sparse_sam
-from lsam_jax.drawn import esam, sl_sam
-from lsam_jax.f_sam import f_sam
-from lsam_jax.fisher import empirical_fisher, refresh_mask
-from lsam_jax.flat_lora import flat_lora
-from lsam_jax.freezing import freeze_inactive
 from lsam_jax.inspection import Inspection, LayerCost, inspect
 from lsam_jax.layers.partition import layer_names
 from lsam_jax.layers.stacked import stacked
 from lsam_jax.losses import per_sample, split_loss
-from lsam_jax.methods import generalized_sam, layerwise_sam, sam
+from lsam_jax.methods.adazo_sam import adazo_sam
+from lsam_jax.methods.ae_sam import ae_sam
+from lsam_jax.methods.asam import asam
+from lsam_jax.methods.esam import esam
+from lsam_jax.methods.f_sam import f_sam
+from lsam_jax.methods.flat_lora import flat_lora
+from lsam_jax.methods.freeze_inactive import freeze_inactive
+from lsam_jax.methods.functional_sam import functional_sam
+from lsam_jax.methods.gam import gam
+from lsam_jax.methods.gsam import gsam
+from lsam_jax.methods.layerwise_sam import layerwise_sam
+from lsam_jax.methods.look_sam import look_sam
+from lsam_jax.methods.momentum_sam import momentum_sam
+from lsam_jax.methods.sam import generalized_sam, sam
+from lsam_jax.methods.sam_on import sam_on
+from lsam_jax.methods.sl_sam import sl_sam
+from lsam_jax.methods.sparse_sam import empirical_fisher, refresh_mask, sparse_sam
+from lsam_jax.methods.stable_sam import stable_sam
+from lsam_jax.methods.vasso import vasso
+from lsam_jax.methods.wsam import wsam
+from lsam_jax.methods.zsharp import zsharp
 from lsam_jax.suggestion import Suggestion, suggest_rho
 from lsam_jax.transform.perturbation_survival import perturbation_survival
 from lsam_jax.transform.state import Memory, SamState
 from lsam_jax.transform.transform import SamTransformation
 from lsam_jax.transform.value_and_grad import value_and_grad
 from lsam_jax.transform.with_parts import with_parts
-from lsam_jax.vasso import vasso
-from lsam_jax.wsam import wsam
-from lsam_jax.zsharp import zsharp
 
 __version__ = "0.1.0"
 

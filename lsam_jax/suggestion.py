@@ -11,7 +11,7 @@ from lsam_jax.arrays import promotion
 from lsam_jax.devices import collectives
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.traced_loss import loss_and_aux, shapes_of
-from lsam_jax.methods import sam
+from lsam_jax.methods.sam import sam
 from lsam_jax.transform.method import layers_of, state_of
 from lsam_jax.transform.radius_trial import effects_of_radii
 from lsam_jax.transform.state import SamState

@@ -23,7 +23,13 @@ DIAGNOSTICS = sorted(
     for path in (PACKAGE / "diagnostics").glob("*.py")
     if path.stem != "__init__"
 )
-CORE = sorted(f"lsam_jax.{path.stem}" for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+ELSEWHERE = {"__init__.py", "diagnostics", "integrations", "experiments"}
+CORE = sorted(
+    ".".join(["lsam_jax", *path.with_suffix("").parts]).removesuffix(".__init__")
+    for path in (path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+    if path.parts[0] not in ELSEWHERE
+)
+HOMES = {"lsam_jax.presets": ("lsam_jax.methods.published", "lsam_jax.methods.practices")}
 
 
 def defined_in(name):
@@ -32,7 +38,8 @@ def defined_in(name):
     return {
         f"{name.rpartition('.')[2]}.{member.__name__}": member
         for member in vars(module).values()
-        if getattr(member, "__module__", "") == name and not member.__name__.startswith("_")
+        if getattr(member, "__module__", "") in (name, *HOMES.get(name, ()))
+        and not member.__name__.startswith("_")
     }
 
 

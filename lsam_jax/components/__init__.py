@@ -37,28 +37,22 @@ from lsam_jax.components import cadence as cadences
 from lsam_jax.components import combination as combinations
 from lsam_jax.components import descent as descents
 from lsam_jax.components import perturbation as perturbations
-from lsam_jax.components.ascent import Ascent, gradient, momentum, stale, two_point
+from lsam_jax.components.ascent import Ascent, gradient, momentum, stale
 from lsam_jax.components.cadence import Cadence, always, bernoulli, between, every
-from lsam_jax.components.combination import (
-    Combination,
-    mix,
-    perturbed_only,
-    same_norm,
-    surrogate_gap,
-)
+from lsam_jax.components.combination import Combination, mix, perturbed_only
 from lsam_jax.components.context import Moving, Now, zeros_like_layers
-from lsam_jax.components.descent import Descent, of_loss, of_outputs, of_samples
-from lsam_jax.components.perturbation import (
-    Perturbation,
-    adaptive,
-    normalized,
-    normalized_by_layer,
-    plain,
-)
+from lsam_jax.components.descent import Descent, of_loss
+from lsam_jax.components.perturbation import Perturbation, normalized, normalized_by_layer, plain
 from lsam_jax.components.radius import Radius
 from lsam_jax.components.selector import Selector
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
+from lsam_jax.methods.adazo_sam import two_point
+from lsam_jax.methods.asam import adaptive
+from lsam_jax.methods.esam import of_samples
+from lsam_jax.methods.functional_sam import of_outputs
+from lsam_jax.methods.gsam import surrogate_gap
+from lsam_jax.methods.stable_sam import same_norm
 from lsam_jax.transform.transform import SamTransformation, build
 
 __all__ = [

@@ -7,13 +7,8 @@ function that stands in for it, and makes the first backward pass unnecessary.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import along
 from lsam_jax.components.context import Moving, Now, remember_nothing, zeros_like_layers
-from lsam_jax.devices.shardings import draw_like
 from lsam_jax.layers.partition import Layers
 
 Arrays = Sequence[Any]
@@ -137,53 +132,3 @@ def _remembered(sign: int, advance: Callable[[Any, Any, Now], Any]) -> Ascent:
         return now.layers.tree(list(map(new, now.layers.leaves(memory), direction)))
 
     return Ascent(estimate, False, zeros_like_layers, update)
-
-
-def two_point(probes: int, step: float, seed: int) -> Ascent:
-    """The mean over random probes u of `(L(w + c u) - L(w - c u)) / 2c u` (AdaZo-SAM).
-
-    Args:
-      probes: how many, each two forward passes.
-      step: c.
-      seed: u is a function of it, of the step count and of the array only.
-    """
-
-    def estimate(loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any) -> Estimate:
-        loss, aux = loss_of(w)
-        key = jax.random.fold_in(jax.random.key(seed), now.count)
-        total = [jnp.zeros_like(x) for x in w]
-        for probe in range(probes):
-            u = _normal(jax.random.fold_in(key, probe), w, at)
-            ahead, behind = (
-                loss_of([(x + c * d).astype(x.dtype) for x, d in zip(w, u)])[0]
-                for c in (step, -step)
-            )
-            slope = (ahead - behind) / (2 * step * probes)
-            total = [(t + slope * d).astype(t.dtype) for t, d in zip(total, u)]
-        return loss, aux, total, total
-
-    return Ascent(estimate)
-
-
-def gradient_norm(step: float) -> Ascent:
-    """The gradient of the gradient's norm, by a difference of gradients (GAM).
-
-    With u = g / ||g||, that is the product of the Hessian and u: `(grad L(w + c u) - g) / c`, c
-    being `step`.
-    """
-
-    def estimate(loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any) -> Estimate:
-        del at, memory
-        both = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, aux), g = both(list(w))
-        _, ahead = both(along(w, g, step))
-        return loss, aux, [((a - d) / step).astype(d.dtype) for a, d in zip(ahead, g)], g
-
-    return Ascent(estimate)
-
-
-def _normal(key: jax.Array, w: Arrays, at: Moving) -> list[Any]:
-    # A layer that is not selected does not move in the probes either.
-    keys = [jax.random.fold_in(key, n) for n in at.leaf]
-    draws = [draw_like(x, jax.random.normal, k, x.dtype) for k, x in zip(keys, w)]
-    return [u if c is True else jnp.where(c, u, 0) for u, c in zip(draws, at.chosen)]

@@ -155,30 +155,3 @@ def _share_of(steps: int, name: str, value: Any) -> int:
 def _check_plain(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"{name} must be a plain number; got {name}={value!r}.")
-
-
-class Spread(NamedTuple):
-    """Running mean and variance of the squared gradient norm, f32[] each."""
-
-    mean: jax.Array
-    variance: jax.Array
-
-
-def above_usual(threshold: arguments.Scalar, decay: Any) -> Cadence:
-    """Perturbs where the squared norm is at least `mean + threshold * sqrt(variance)` (AE-SAM)."""
-
-    def decide(square: jax.Array, count: jax.Array, memory: Spread) -> tuple[jax.Array, Spread]:
-        square = square.astype(jnp.float32)
-        mean = decay * memory.mean + (1 - decay) * square
-        variance = decay * memory.variance + (1 - decay) * (square - mean) ** 2
-        c = jnp.asarray(arguments.resolve(threshold, count), jnp.float32)
-        # An infinite threshold times a deviation of 0 is no number: it stands for itself.
-        reach = jnp.where(jnp.isinf(c), c, c * jnp.sqrt(variance))
-        mean, variance = (x.astype(jnp.float32) for x in (mean, variance))
-        return square >= mean + reach, Spread(mean, variance)
-
-    def init(layers: Layers, leaves: Sequence[Any]) -> Spread:
-        del layers, leaves
-        return Spread(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-
-    return Cadence(decide=decide, init=init)

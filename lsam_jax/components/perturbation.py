@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsam_jax.arguments import resolve
 from lsam_jax.arrays.vectors import ratio, square_of, sum_of_squares
 from lsam_jax.components.context import Moving, Now, remember_nothing
-from lsam_jax.devices.shardings import draw_like
 from lsam_jax.layers.partition import Layers
 
 Arrays = Sequence[Any]
@@ -62,52 +60,6 @@ normalized = Perturbation(_normalized)
 
 normalized_by_layer = Perturbation(_normalized_by_layer)
 """`w_i + rho g_i / ||g_i||`, each layer by its own norm."""
-
-
-def adaptive(eta: Any, scaled: Callable[[str, int], bool]) -> Perturbation:
-    """`w + rho T^2 g / ||T g||`, T being `|w| + eta` or 1 (Kwon et al. 2021, eq. 9).
-
-    Args:
-      eta: a number.
-      scaled: from the path and the rank of an array to whether its T is `|w| + eta`.
-    """
-
-    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
-        is_scaled = [scaled(now.layers.paths[n], x.ndim) for n, x in zip(at.leaf, w)]
-        size = [jnp.abs(x) + jnp.asarray(eta, x.dtype) for x in w]
-        once = [t * d if s else d for s, t, d in zip(is_scaled, size, g)]
-        twice = [t * d if s else d for s, t, d in zip(is_scaled, size, once)]
-        scale = ratio(now.rho, square_of(once))
-        return _plain(twice, w, at, now._replace(rho=scale), memory)
-
-    return Perturbation(move)
-
-
-def undiluted(share: Any) -> Perturbation:
-    """`w + (rho / share) g / ||g||`, to move as much as if not only a share were drawn (ESAM)."""
-
-    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
-        rho = now.rho / resolve(share, now.count)
-        return _normalized(g, w, at, now._replace(rho=rho), memory)
-
-    return Perturbation(move)
-
-
-def some_weights(share: Any, seed: int) -> Perturbation:
-    """`w + (rho / share) m g / ||g||`, each weight's m being 1 with probability `share` (ESAM)."""
-
-    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
-        p = resolve(share, now.count)
-        key = jax.random.fold_in(jax.random.key(seed), now.count)
-        keys = [jax.random.fold_in(key, n) for n in at.leaf]
-        masked = [
-            jnp.where(draw_like(d, jax.random.uniform, k) < p, d, jnp.zeros_like(d))
-            for k, d in zip(keys, g)
-        ]
-        scale = ratio(now.rho / p, square_of(g))
-        return _plain(masked, w, at, now._replace(rho=scale), memory)
-
-    return Perturbation(move)
 
 
 def by_name(normalize: bool | str) -> Perturbation:

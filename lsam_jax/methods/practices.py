@@ -5,9 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from lsam_jax import arguments, methods
+from lsam_jax import arguments
 from lsam_jax.components import cadence
 from lsam_jax.components.radius import bounded
+from lsam_jax.methods.layerwise_sam import layerwise_sam
+from lsam_jax.methods.sam import sam
 from lsam_jax.transform.transform import SamTransformation
 from lsam_jax.transform.with_parts import with_parts
 
@@ -46,9 +48,7 @@ def le_sam(
     arguments.check_share("anneal", anneal)
     last = max(1, round(anneal * steps))
     falling = optax.cosine_decay_schedule(sigma, last)
-    return methods.sam(
-        bounded(lambda count: falling(jnp.maximum(count - (steps - last), 0)), rho_max)
-    )
+    return sam(bounded(lambda count: falling(jnp.maximum(count - (steps - last), 0)), rho_max))
 
 
 def sam_composer(rho: Any = 0.5, every: Any = 10) -> SamTransformation:
@@ -72,7 +72,7 @@ def sam_composer(rho: Any = 0.5, every: Any = 10) -> SamTransformation:
     [3.3, 4.4]
     [3.0, 4.0]
     """
-    return with_parts(methods.sam(rho), when=cadence.every(every))
+    return with_parts(sam(rho), when=cadence.every(every))
 
 
 def layerwise_sam_recipe(k: Any = 4, rho: Any = 2.0) -> SamTransformation:
@@ -94,4 +94,4 @@ def layerwise_sam_recipe(k: Any = 4, rho: Any = 2.0) -> SamTransformation:
     >>> [round(x, 2) for x in direction[0].tolist()]  # w + 2 w / ||w||
     [4.2, 5.6]
     """
-    return methods.layerwise_sam(k, rho, 1.0, layers="kernel", normalize=True)
+    return layerwise_sam(k, rho, 1.0, layers="kernel", normalize=True)

@@ -1,0 +1,107 @@
+"""ASAM: moves weights relative to their size."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from lsam_jax import arguments
+from lsam_jax.arrays.vectors import ratio, square_of
+from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.perturbation import Perturbation, plain
+from lsam_jax.components.radius import Radius
+from lsam_jax.devices.collectives import AxisName, PerturbationSync
+from lsam_jax.layers.partition import LayerSpec
+from lsam_jax.transform.transform import SamTransformation, build
+
+Arrays = Sequence[Any]
+
+
+BIASES = ("b", "beta", "bias", "offset")
+"""Last parts of a path that name a bias, in Flax, Equinox, Haiku and Keras."""
+
+
+def asam(
+    rho: Radius = 0.5,
+    eta: Any = 0.01,
+    *,
+    scaled: str | Callable[[str], bool] = "weights",
+    k: Any = None,
+    selection: Any = "all",
+    layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
+) -> SamTransformation:
+    """ASAM (Kwon et al. 2021, eq. 9): descends on the gradient at w + rho T^2 g / ||T g||.
+
+    T is |w| + eta for a weight and 1 for a bias, so that the radius is measured in units of the
+    weights. https://arxiv.org/abs/2102.11600
+
+    Args:
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      eta: added to |w|, at least 0.
+      scaled: what has T = |w| + eta: "weights" (the authors' code: all but biases, so the scales
+        of normalisation layers too), "kernels" (arrays of rank > 1 only), "all", or a function
+        of a path.
+      k: how many layers, if the selection needs a number.
+      selection: which layers are perturbed, as for `layerwise_sam`.
+      layers: how the parameters are cut into layers; see `layer_names`.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.asam(rho=0.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> [round(x, 3) for x in direction.tolist()]  # the larger weight moves further than in SAM
+    [3.738, 5.747]
+    """
+    arguments.check_real("eta", eta, low=0.0)
+    perturb = adaptive(eta, _scaling(scaled))
+    return build(
+        rho=rho,
+        perturb=perturb,
+        k=k,
+        selection=selection,
+        layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
+    )
+
+
+def _scaling(scaled: str | Callable[[str], bool]) -> Callable[[str, int], bool]:
+    if callable(scaled):
+        return lambda path, rank: scaled(path)
+    if scaled == "weights":
+        return lambda path, rank: path.rpartition("/")[2].rpartition("|")[2] not in BIASES
+    if scaled == "kernels":
+        return lambda path, rank: rank > 1
+    if scaled == "all":
+        return lambda path, rank: True
+    raise ValueError(
+        'scaled must be "weights", "kernels", "all" or a function of a path; got '
+        f"scaled={scaled!r}."
+    )
+
+
+def adaptive(eta: Any, scaled: Callable[[str, int], bool]) -> Perturbation:
+    """`w + rho T^2 g / ||T g||`, T being `|w| + eta` or 1 (Kwon et al. 2021, eq. 9).
+
+    Args:
+      eta: a number.
+      scaled: from the path and the rank of an array to whether its T is `|w| + eta`.
+    """
+
+    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+        is_scaled = [scaled(now.layers.paths[n], x.ndim) for n, x in zip(at.leaf, w)]
+        size = [jnp.abs(x) + jnp.asarray(eta, x.dtype) for x in w]
+        once = [t * d if s else d for s, t, d in zip(is_scaled, size, g)]
+        twice = [t * d if s else d for s, t, d in zip(is_scaled, size, once)]
+        scale = ratio(now.rho, square_of(once))
+        return plain.move(twice, w, at, now._replace(rho=scale), memory)
+
+    return Perturbation(move)

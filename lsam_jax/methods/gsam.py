@@ -1,0 +1,83 @@
+"""GSAM: descends the surrogate gap beside the perturbed loss."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from lsam_jax import arguments
+from lsam_jax.arrays.vectors import inner, ratio, square_of, total
+from lsam_jax.components.combination import Combination
+from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.radius import Radius
+from lsam_jax.devices.collectives import AxisName, PerturbationSync
+from lsam_jax.layers.partition import LayerSpec
+from lsam_jax.transform.transform import SamTransformation, build
+
+Arrays = Sequence[Any]
+
+
+def gsam(
+    rho: Radius = 0.05,
+    alpha: arguments.Scalar = 0.4,
+    *,
+    k: Any = None,
+    selection: Any = "all",
+    layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
+) -> SamTransformation:
+    """GSAM (Zhuang et al. 2022, algorithm 1): minimises the surrogate gap besides the loss.
+
+    With g the gradient at w and h the one at w + rho g / ||g||, the direction is
+    h - alpha (g - (g.h / h.h) h): less the part of g that is orthogonal to h. The authors let rho
+    fall with the learning rate, which a schedule does. https://arxiv.org/abs/2203.08065
+
+    Args:
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      alpha: how much of that part is taken away; a number or a schedule. 0 is SAM.
+      k: how many layers, if the selection needs a number.
+      selection: which layers are perturbed, as for `layerwise_sam`; the inner products are over
+        these.
+      layers: how the parameters are cut into layers; see `layer_names`.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, a = jnp.asarray([3.0, 2.0]), jnp.asarray([1.0, 2.0])
+    >>> loss_fn = lambda w: jnp.sum(a * w**2) / 2  # its gradient is a w
+    >>> tx = lsam.gsam(rho=2.5, alpha=1.0)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> [round(x, 2) for x in direction.tolist()]  # h = [4.5, 8], less the part of g = [3, 4]
+    [3.93, 8.32]
+    """
+    return build(
+        rho=rho,
+        alpha=alpha,
+        combine=surrogate_gap,
+        k=k,
+        selection=selection,
+        layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
+    )
+
+
+def _surrogate_gap(
+    g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any
+) -> tuple[list[Any], Any]:
+    square = square_of(h, at.chosen)
+    along = ratio(ratio(inner(g, h), square), square)  # the part of g along h, in units of h
+    a = now.alpha
+    # `y - a (x - along y)` in fewer operations for each array; `total` keeps XLA from repeating the
+    # sum of numbers in all of them.
+    of_h = total(jnp.stack([jnp.ones_like(along), a * along]))
+    return [(of_h * y - a * x).astype(y.dtype) for x, y in zip(g, h)], memory
+
+
+surrogate_gap = Combination(_surrogate_gap)
+"""`h - alpha (g - (g.h / h.h) h)`: against the part of g that is orthogonal to h (GSAM)."""

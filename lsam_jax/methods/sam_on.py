@@ -1,0 +1,49 @@
+"""SAM-ON: perturbs the normalization layers alone."""
+
+from lsam_jax.components import perturbation
+from lsam_jax.components.radius import Radius
+from lsam_jax.devices.collectives import AxisName, PerturbationSync
+from lsam_jax.layers.partition import LayerSpec
+from lsam_jax.transform.transform import SamTransformation, build
+
+
+def sam_on(
+    rho: Radius = 0.5,
+    *,
+    layers: LayerSpec = "norm",
+    normalize: bool | str = True,
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
+) -> SamTransformation:
+    """SAM-ON (Mueller et al. 2023): SAM whose perturbation is of normalisation layers only.
+
+    Their scales and offsets move by rho g / ||g||, the norm over these alone; everything descends
+    on the gradient there. Its radius is about ten times SAM's. https://arxiv.org/abs/2306.04226
+
+    Args:
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      layers: "norm" finds the arrays by the names of their modules; see `layer_names` for other
+        ways to name them.
+      normalize: as for `layerwise_sam`; False needs rho / c under loss scaling by c.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> params = {"Dense": {"kernel": jnp.asarray(3.0)}, "LayerNorm": {"scale": jnp.asarray(4.0)}}
+    >>> loss_fn = lambda p: (p["Dense"]["kernel"] ** 2 + p["LayerNorm"]["scale"] ** 2) / 2
+    >>> tx = lsam.sam_on(rho=0.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(params, tx.init(params))
+    >>> float(direction["Dense"]["kernel"]), float(direction["LayerNorm"]["scale"])
+    (3.0, 4.5)
+    """
+    return build(
+        rho=rho,
+        perturb=perturbation.by_name(normalize),
+        layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
+    )

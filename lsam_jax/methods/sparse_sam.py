@@ -1,0 +1,270 @@
+"""Sparse SAM: perturbs single weights under a mask, of Fisher information or grown."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lsam_jax import arguments
+from lsam_jax.arrays import promotion
+from lsam_jax.arrays.vectors import ratio, square_of
+from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.perturbation import Perturbation, plain
+from lsam_jax.components.radius import Radius
+from lsam_jax.devices.collectives import AxisName, PerturbationSync, axes
+from lsam_jax.devices.shardings import draw_like, lay_like, whole
+from lsam_jax.engine.auxiliary import loss_of
+from lsam_jax.layers.partition import Layers, LayerSpec, partition
+from lsam_jax.losses import PerSample
+from lsam_jax.transform.method import state_of
+from lsam_jax.transform.state import SamState
+from lsam_jax.transform.transform import SamTransformation, build
+
+Arrays = Sequence[Any]
+
+
+class Mask(NamedTuple):
+    """The memory of Sparse SAM.
+
+    Attributes:
+      moves: a tree like the parameters: for each weight of a layer, whether it is perturbed.
+    """
+
+    moves: Any
+
+
+def masked(sparsity: float, seed: int) -> Perturbation:
+    """`w + rho m g / ||g||`, m a mask with the share `1 - sparsity` of ones; at first random."""
+
+    def init(layers: Layers, leaves: Sequence[Any]) -> Mask:
+        key = jax.random.key(seed)
+        keys = [jax.random.fold_in(key, n) for n in range(len(leaves))]
+        scores = [draw_like(x, jax.random.uniform, k) for k, x in zip(keys, leaves)]
+        return most(layers, scores, sparsity)
+
+    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Mask) -> list[Any]:
+        moves = now.layers.leaves(memory.moves)
+        scale = ratio(now.rho, square_of(g))
+        kept = [jnp.where(moves[n], d, jnp.zeros_like(d)) for n, d in zip(at.leaf, g)]
+        return plain.move(kept, w, at, now._replace(rho=scale), memory)
+
+    return Perturbation(move, init, refresh=lambda layers, scores: most(layers, scores, sparsity))
+
+
+def drop_and_grow(
+    sparsity: float, every: Any, drop: Callable[[jax.Array], Any], seed: int
+) -> Perturbation:
+    """`masked`, whose mask changes: of its ones the share `drop(count)` goes, as many come anew.
+
+    Those of smallest gradient go; those that come are drawn from the zeros at random.
+    """
+    base = masked(sparsity, seed)
+
+    def changed(memory: Mask, g: Arrays, at: Moving, now: Now) -> Mask:
+        moves = now.layers.leaves(memory.moves)
+        flat = _joined([moves[n] for n in at.leaf])
+        size = _joined([jnp.abs(d) for d in g])
+        key = jax.random.fold_in(jax.random.key(seed), now.count)
+        luck = jax.random.uniform(key, flat.shape)
+        count = jnp.round(drop(now.count) * flat.sum()).astype(jnp.int32)
+        count = jnp.minimum(count, (~flat).sum())
+        gone = flat & (_rank(jnp.where(flat, size, jnp.inf)) < count)
+        come = ~flat & (_rank(jnp.where(flat, jnp.inf, luck)) < count)
+        new = _parts((flat & ~gone) | come, [moves[n] for n in at.leaf])
+        for n, part in zip(at.leaf, new):
+            moves[n] = part
+        return Mask(now.layers.tree(moves))
+
+    def update(memory: Mask, g: Arrays, at: Moving, now: Now) -> Mask:
+        due = (now.count + 1) % arguments.resolve(every, now.count) == 0
+        return jax.lax.cond(due, lambda: changed(memory, g, at, now), lambda: memory)
+
+    return base._replace(update=update, refresh=None)
+
+
+def most(layers: Layers, scores: Sequence[jax.Array], sparsity: float) -> Mask:
+    """The mask of the share `1 - sparsity` of all weights in layers that has the largest scores."""
+    inside = [n for n, i in enumerate(layers.of_leaf) if i >= 0]
+    of_layers = [jnp.asarray(scores[n]) for n in inside]
+    flat = _joined(of_layers)
+    chosen = _rank(-flat) < round((1 - sparsity) * flat.size)
+    moves: list[Any] = [()] * len(scores)
+    for n, part in zip(inside, _parts(chosen, of_layers)):
+        moves[n] = part
+    return Mask(layers.tree(moves))
+
+
+def _joined(arrays: Sequence[jax.Array]) -> jax.Array:
+    """All entries in one vector, which each device has as a whole: ranks are over all of them."""
+    return jnp.concatenate([whole(x).ravel() for x in arrays])
+
+
+def _parts(flat: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
+    """The inverse of `_joined`, the arrays lying like these."""
+    parts, place = [], 0
+    for x in like:
+        parts.append(lay_like(flat[place : place + x.size].reshape(x.shape), x))
+        place += x.size
+    return parts
+
+
+def _rank(x: jax.Array) -> jax.Array:
+    """The place of each entry in ascending order; of equal ones the earlier goes first."""
+    places = jnp.arange(x.size, dtype=jnp.int32)
+    return jnp.zeros_like(places).at[jnp.argsort(x, stable=True)].set(places)
+
+
+def sparse_sam(
+    rho: Radius = 0.05,
+    sparsity: float = 0.5,
+    *,
+    dynamic: bool = False,
+    every: Any = 100,
+    drop: arguments.Scalar = 0.5,
+    seed: int = 0,
+    layers: LayerSpec = "array",
+    axis_name: AxisName = None,
+    perturbation_sync: PerturbationSync = "global",
+) -> SamTransformation:
+    """Sparse SAM (Mi et al. 2022): perturbs single weights, those that a mask has.
+
+    The direction is the gradient at w + rho m g / ||g||, the norm over all weights, with m a mask
+    whose share of ones is 1 - sparsity. At first it is random. Then, by `dynamic`:
+
+    - False (SSAM-F): the weights of the largest empirical Fisher information, whenever you say so,
+      e.g. every few epochs: `sam_state = refresh_mask(tx, sam_state, empirical_fisher(...))`.
+    - True (SSAM-D): every so many steps the share `drop` of the ones, those of smallest |g|, turns
+      to zeros, and as many zeros, drawn at random, to ones.
+
+    A mask saves nothing: a step costs what SAM costs. https://arxiv.org/abs/2210.05177
+
+    Args:
+      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      sparsity: the share of weights that are never moved, in [0, 1). 0 is SAM.
+      dynamic: how the mask changes.
+      every: with `dynamic`, steps between changes.
+      drop: with `dynamic`, that share; a number or a schedule (the authors' is
+        `optax.cosine_decay_schedule(0.5, steps)`).
+      seed: of what is random.
+      layers: how the parameters are cut into layers; the weights of all of them compete.
+      axis_name: the axis of devices to average over, as for `layerwise_sam`.
+      perturbation_sync: which devices share a perturbation, likewise.
+
+    Returns:
+      A transformation whose state holds one bool for each weight.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it; or if `dynamic` meets
+        devices that perturb apart.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.ones(4), lambda w: jnp.sum(w**2) / 2
+    >>> tx = lsam.sparse_sam(rho=2.0, sparsity=0.5)
+    >>> loss, direction, sam_state = lsam.value_and_grad(loss_fn, tx)(w, tx.init(w))
+    >>> sorted(direction.tolist())  # two of four weights are moved, by 2 w / ||w||
+    [1.0, 1.0, 2.0, 2.0]
+    """
+    arguments.check_real("sparsity", sparsity, low=0.0, below=1.0)
+    if not arguments.is_concrete(sparsity):
+        raise TypeError("sparsity decides the size of a mask, so it must be a plain number.")
+    arguments.check_count("every", every, low=1)
+    arguments.check_real("drop", drop, low=0.0, most=1.0)
+    if dynamic and axes(axis_name, perturbation_sync).apart:
+        raise ValueError(
+            f"perturbation_sync={perturbation_sync!r} with dynamic=True would let every device "
+            'change the mask by a gradient of its own; pass perturbation_sync="global".'
+        )
+    perturb = (
+        drop_and_grow(sparsity, every, lambda count: arguments.resolve(drop, count), seed)
+        if dynamic
+        else masked(sparsity, seed)
+    )
+    return build(
+        rho=rho,
+        perturb=perturb,
+        layers=layers,
+        axis_name=axis_name,
+        perturbation_sync=perturbation_sync,
+    )
+
+
+@promotion.usual(theirs=0)
+def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any) -> Any:
+    """The diagonal of the empirical Fisher: the mean over samples of the squared gradient.
+
+    One gradient for each sample, one after the other, in the memory of one.
+
+    Args:
+      loss_fn: the loss, made by `per_sample`.
+      params: the parameters.
+      *args: further arguments of the loss, the samples among them.
+      **kwargs: further keyword arguments of the loss.
+
+    Returns:
+      A tree like `params`.
+
+    Raises:
+      TypeError: if the loss is not made by `per_sample`.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> loss_fn = lsam.per_sample(lambda w, x: x @ w)
+    >>> lsam.empirical_fisher(loss_fn, jnp.ones(2), jnp.asarray([[1.0, 2.0], [3.0, 0.0]])).tolist()
+    [5.0, 2.0]
+    """
+    if not isinstance(loss_fn, PerSample):
+        raise TypeError(
+            "empirical_fisher needs the loss of each sample: pass lsam.per_sample(losses); got "
+            f"{type(loss_fn).__name__}."
+        )
+    batch = loss_fn.at(*args, **kwargs)
+    count = jax.eval_shape(lambda params: loss_of(batch.each(params)), params).shape[0]
+
+    def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
+        def loss(params: Any) -> Any:
+            # Where samples are dealt out to devices, each gets the same one.
+            return jnp.mean(loss_of(batch.of(jnp.full(batch.parts, sample)).each(params)))
+
+        g = jax.grad(loss)(params)
+        return jax.tree.map(lambda t, d: t + d * d / count, total, g), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add, zeros, jnp.arange(count))[0]
+
+
+@promotion.usual
+def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> SamState:
+    """The state with a new mask: the weights of the largest scores are perturbed from now on.
+
+    Args:
+      tx: what `sparse_sam(...)` returns.
+      sam_state: its state.
+      scores: a tree like the parameters; `empirical_fisher` makes one.
+
+    Returns:
+      The state, to go on with.
+
+    Raises:
+      TypeError: if `tx` has no mask to be given.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.ones(4), lambda w: jnp.sum(w**2) / 2
+    >>> tx = lsam.sparse_sam(rho=2.0, sparsity=0.5)
+    >>> sam_state = lsam.refresh_mask(tx, tx.init(w), scores=jnp.asarray([4.0, 1.0, 3.0, 2.0]))
+    >>> lsam.value_and_grad(loss_fn, tx)(w, sam_state)[1].tolist()  # the first and third are moved
+    [2.0, 1.0, 2.0, 1.0]
+    """
+    refresh = tx.recipe.perturb.refresh if isinstance(tx, SamTransformation) else None
+    if refresh is None:
+        raise TypeError(
+            "tx must be what sparse_sam(...) returns, without dynamic: no other method has a mask "
+            f"to be given; got {type(tx).__name__}."
+        )
+    layers = partition(scores, tx.recipe.layers)
+    sam_state = state_of(tx.recipe, layers, scores, sam_state)
+    mask = refresh(layers, layers.leaves(scores))
+    mask = jax.tree.map(lay_like, mask, sam_state.memory.perturbation)
+    return sam_state._replace(memory=sam_state.memory._replace(perturbation=mask))
