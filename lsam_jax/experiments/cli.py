@@ -19,10 +19,8 @@ from lsam_jax.experiments.commands import (
     reproduce,
     train,
 )
-from lsam_jax.experiments.incomplete import IncompleteError
-from lsam_jax.experiments.lost import STATUS as LOST_ONE
-from lsam_jax.experiments.lost import LostError
-from lsam_jax.experiments.signals import Stopped
+from lsam_jax.experiments.errors import STATUS as LOST_ONE
+from lsam_jax.experiments.errors import IncompleteError, LostError, Stopped
 
 EXTRAS = {
     **dict.fromkeys(

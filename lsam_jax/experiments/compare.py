@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lsam_jax.experiments import data as datasets
-from lsam_jax.experiments import output, plots, summary, training
+from lsam_jax.experiments import files, plotting, summary, training
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.gradients import METHODS
 from lsam_jax.experiments.history import History
@@ -97,23 +97,23 @@ def compare(
     """
     began = time.perf_counter()
     _check(configs, seeds, rounds)
-    directory = output.writable_directory(out)
+    directory = files.writable_directory(out)
     data = datasets.load(next(iter(configs.values())).data, data_dir)
     programs = {name: build(config, data) for name, config in configs.items()}
     runs, snapshots = _train(programs, seeds)
     step_seconds = _measure(programs, snapshots, rounds)
     report = summary.report(configs, seeds, runs, step_seconds)
     report["seconds"] = time.perf_counter() - began
-    output.write_json(directory / "compare.json", report)
+    files.write_json(directory / "compare.json", report)
     histories = {name: [run.history for run in of] for name, of in runs.items()}
-    plots.accuracy_and_cost(report, directory / "accuracy_cost.png")
-    plots.learning_curves(histories, directory / "learning_curves.png")
-    plots.gradient_norms(histories, directory / "gradient_norm.png")
+    plotting.accuracy_and_cost(report, directory / "accuracy_cost.png")
+    plotting.learning_curves(histories, directory / "learning_curves.png")
+    plotting.gradient_norms(histories, directory / "gradient_norm.png")
     moving = {name: of for name, of in histories.items() if any(any(h.rho) for h in of)}
-    plots.radii(moving or histories, directory / "radius.png")
+    plotting.radii(moving or histories, directory / "radius.png")
     choosing = {name: histories[name] for name in configs if "k" in dict(configs[name].options)}
     steps = next(iter(programs.values())).steps_per_epoch * report["epochs"]
-    plots.perturbations(choosing or histories, steps, directory / "perturbations.png")
+    plotting.perturbations(choosing or histories, steps, directory / "perturbations.png")
     return report
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from lsam_jax import diagnostics
 from lsam_jax.experiments import data as datasets
-from lsam_jax.experiments import output
+from lsam_jax.experiments import files
 from lsam_jax.experiments.data import Dataset
 from lsam_jax.experiments.finished import Finished, load
 from lsam_jax.experiments.landscapes import landscapes
@@ -59,7 +59,7 @@ def diagnose(
     if len(set(paths)) < len(paths):
         raise ValueError(f"runs={' '.join(map(str, directories))} must name each run once")
     place = Path(os.path.commonpath(paths) if out is None else out)
-    file = output.writable_file(place / DISTANCES) if len(paths) > 1 else None
+    file = files.writable_file(place / DISTANCES) if len(paths) > 1 else None
     names = [_name(path, place) if file else path.name for path in paths]
     failures: dict[str, str] = {}
     data: dict[str, Dataset] = {}
@@ -73,7 +73,7 @@ def diagnose(
             runs[name] = run
     if file is not None and len(runs) > 1:
         with _leaving_others(DISTANCES, failures):
-            output.write_json(file, distances(runs))
+            files.write_json(file, distances(runs))
     found = {}
     for name, run in runs.items():
         measured = Measured(run, settings, name)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lsam_jax.experiments import finetune_report, language_text, output, timing
+from lsam_jax.experiments import files, finetune_report, language_text, timing
 from lsam_jax.experiments.finetune_loop import Run, Step, Stepper, build_step, fit, start
 from lsam_jax.experiments.finetune_methods import Method, Prices, methods
 from lsam_jax.experiments.transformer import Transformer
@@ -92,7 +92,7 @@ def finetune(
         raise ValueError(f"seeds={list(seeds)} must be at least one, from 0 on, each only once")
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1")
-    directory = output.writable_directory(out)
+    directory = files.writable_directory(out)
     prose = language_text.prose()
     code = language_text.code(language_text.TRAINING)
     held_out = language_text.code(language_text.VALIDATION)
@@ -109,9 +109,9 @@ def finetune(
         "training": code.record(),
         "validation": held_out.record(),
     }
-    output.write_json(directory / "finetune.json", report)
+    files.write_json(directory / "finetune.json", report)
     table = finetune_report.table_text(report)
-    output.replace(directory / "finetune.txt", table.encode())
+    files.replace(directory / "finetune.txt", table.encode())
     finetune_report.plot(report, directory / "finetune.png")
     return report
 

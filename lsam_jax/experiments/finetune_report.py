@@ -12,8 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lsam_jax.experiments import environment, summary
-from lsam_jax.experiments.plots import COLOURS, LINES, open_frame
+from lsam_jax.experiments import environment
+from lsam_jax.experiments.plotting import COLOURS, LINES, open_frame
+from lsam_jax.experiments.statistics import over_seeds, statistics_text
 from lsam_jax.experiments.timing import Cost
 
 WIDTH = 80
@@ -50,7 +51,7 @@ def report(
             "trained_parameters": perturbed if chosen[name].partial else 1.0,
             "counted_cost": float(np.mean([run.cost[-1] for run in of_seeds])) / settings.steps,
             "step_cost": {clock: cost[name]._asdict() for clock, cost in costs.items()},
-            "validation_loss": summary.over_seeds([run.validation_loss[-1] for run in of_seeds]),
+            "validation_loss": over_seeds([run.validation_loss[-1] for run in of_seeds]),
             "runs": [
                 {"step": run.steps, "cost": run.cost, "validation_loss": run.validation_loss}
                 for run in of_seeds
@@ -94,7 +95,7 @@ def table(report: Mapping[str, Any]) -> Table:
             f"{row['counted_cost']:.2f}",
             *(f"{cost['ratio']:.2f}" for cost in row["step_cost"].values()),
             f"{report['validation_loss_before']:.3f}",
-            summary.statistics_text(row["validation_loss"], 3),
+            statistics_text(row["validation_loss"], 3),
         )
     return shown
 

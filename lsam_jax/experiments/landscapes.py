@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from lsam_jax import diagnostics
-from lsam_jax.experiments import output
+from lsam_jax.experiments import files
 from lsam_jax.experiments.measured import Measured, check_same
 
 FILE, UNFINISHED = "landscapes.npz", "landscapes-unfinished.npz"
@@ -38,7 +38,7 @@ def landscapes(measured: Measured, *, again: bool = False) -> None:
     if file.exists() and not again:
         check_same(file, _read(file), made_of)
         return
-    output.writable_directory(file.parent)
+    files.writable_directory(file.parent)
     done = [] if again else _done(unfinished, made_of)
     of = measured.arguments
     for layer in layers[len(done) :]:
@@ -85,4 +85,4 @@ def _read(file: Path) -> dict[str, Any]:
 def _write(file: Path, arrays: dict[str, Any]) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    output.replace(file, content.getvalue())
+    files.replace(file, content.getvalue())

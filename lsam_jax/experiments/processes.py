@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import jax
 
 from lsam_jax.experiments import stderr_filter
-from lsam_jax.experiments.lost import LOST, STATUS
+from lsam_jax.experiments.errors import LOST, STATUS
 
 TIMEOUT = 100
 """Seconds after which a process that does not come up, or is not heard of, counts as lost."""

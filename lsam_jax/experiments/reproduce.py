@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from lsam_jax.experiments import data as datasets
-from lsam_jax.experiments import output
+from lsam_jax.experiments import files
 from lsam_jax.experiments.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.lost import LostError
+from lsam_jax.experiments.errors import LostError
+from lsam_jax.experiments.files import METRICS
 from lsam_jax.experiments.presets import Preset
-from lsam_jax.experiments.run import METRICS, configuration, differences
+from lsam_jax.experiments.run import configuration, differences
 from lsam_jax.experiments.step import Program, build
 from lsam_jax.experiments.studies import NAMES, Artefact, artefact
 from lsam_jax.experiments.train import train
@@ -109,7 +110,7 @@ def reproduce(
         OSError, ValueError: When nothing can be run, or the directory holds other runs.
         Stopped: When a signal asked for it; everything is saved.
     """
-    directory = output.writable_directory(out)
+    directory = files.writable_directory(out)
     missing = [(c, s) for c, s in study.runs() if not finished(directory, study, c, s)]
     data = datasets.load(study.preset.config.data, data_dir) if missing else None
     programs: dict[str, Program] = {}
@@ -158,7 +159,7 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
     }
     tried = {f"{cell}/seed{seed}" for cell, seed in study.runs()}
     others = {name: why for name, why in before.get("failures", {}).items() if name not in tried}
-    output.write_json(
+    files.write_json(
         file,
         {
             "name": names,

@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 from filelock import FileLock, Timeout
 
-from lsam_jax.experiments import environment, output
+from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.checkpoints import Checkpoints
 from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.step import State
 
-CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
-CHECKPOINTS, LOCK = "checkpoints", ".lock"
 COMPARED = (*environment.PACKAGES, "device_kind", "cpu_model", "xla_flags", "devices")
 """What of the environment decides rounding."""
 
@@ -55,7 +54,7 @@ class Run:
     ):
         if every is not None and every < 1:
             raise ValueError(f"--checkpoint-every={every} must be at least 1")
-        self.directory = output.writable_directory(directory)
+        self.directory = files.writable_directory(directory)
         self.config = config
         self._every = every
         self._environment = {**environment.describe(), "devices": devices}
@@ -147,8 +146,8 @@ class Run:
                 "of lsam-jax; choose another --out"
             )
         if there is None or not (checkpoints.is_dir() and any(checkpoints.iterdir())):
-            output.write_json(self.directory / ENVIRONMENT, self._environment)
-            output.write_json(file, wanted)
+            files.write_json(self.directory / ENVIRONMENT, self._environment)
+            files.write_json(file, wanted)
         elif not resume:
             raise ValueError(
                 f"{str(self.directory)!r} already holds a run; pass --resume to go on with it, or "

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from lsam_jax import diagnostics
-from lsam_jax.experiments import environment, output
+from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.measured import Measured, check_same
 
 FILE = "sharpness.json"
@@ -34,7 +34,7 @@ def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
             {**made_of, "probes": probes},
         )
         return there
-    output.writable_directory(file.parent)
+    files.writable_directory(file.parent)
     of, batches = measured.arguments, measured.batches
     ball = diagnostics.sam_ball(*of, rho=rho, batches=batches)
     vector_key, probe_key = jax.random.split(measured.key)
@@ -63,5 +63,5 @@ def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
         "layers": layers,
         "environment": environment.describe(),
     }
-    output.write_json(file, found)
+    files.write_json(file, found)
     return found

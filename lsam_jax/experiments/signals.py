@@ -11,18 +11,6 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):  # noqa: N818 (not an error)
-    """A run was asked to stop, and did between two steps.
-
-    Attributes:
-        signal: What asked.
-    """
-
-    def __init__(self, message: str, number: Signals):
-        super().__init__(message)
-        self.signal = number
-
-
 class Stop:
     """Whether a signal has come.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments import output
+from lsam_jax.experiments import files
 
 Record = Mapping[str, Any]
 
@@ -34,12 +34,12 @@ class JsonLines:
     def start(self, records: Sequence[Record]) -> None:
         """Makes the metrics those of the restored epochs, whatever a killed process left."""
         with _naming(self._metrics):
-            output.replace(self._metrics, b"".join(_line(record) for record in records))
+            files.replace(self._metrics, b"".join(_line(record) for record in records))
         with _naming(self._timing):
             if self._timing.exists():
                 written = self._timing.read_bytes()
                 if not written.endswith(b"\n"):
-                    output.replace(self._timing, written[: written.rfind(b"\n") + 1])
+                    files.replace(self._timing, written[: written.rfind(b"\n") + 1])
 
     def epoch(self, record: Record, timing: Record) -> None:
         """Adds a line to each file; it is out of this process when this returns."""
@@ -150,7 +150,7 @@ class WandB:
             ) from error
         if known is None:
             with _naming(file):
-                output.replace(file, f"{self._run.id}\n".encode())
+                files.replace(file, f"{self._run.id}\n".encode())
             for record in records:
                 self.epoch(record, {})
 
@@ -186,7 +186,7 @@ def scalars(record: Record, timing: Record) -> dict[str, float]:
 
 def _line(values: Record) -> bytes:
     """One line of JSON; what is not finite becomes null, as JSON has no such numbers."""
-    return json.dumps(output.finite(values), allow_nan=False).encode() + b"\n"
+    return json.dumps(files.finite(values), allow_nan=False).encode() + b"\n"
 
 
 @contextlib.contextmanager

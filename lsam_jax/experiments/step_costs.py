@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lsam_jax.experiments import data as datasets
-from lsam_jax.experiments import environment, output, timing
+from lsam_jax.experiments import environment, files, timing
 from lsam_jax.experiments.data import Split
 from lsam_jax.experiments.finished import last_state
 from lsam_jax.experiments.run import configuration
@@ -79,7 +79,7 @@ def costs_of_runs(
         raise ValueError(f"--rounds={rounds} must be at least 1")
     if len(set(map(str, directories))) < len(directories):
         raise ValueError(f"runs={' '.join(map(str, directories))} must name each run once")
-    file = None if out is None else output.writable_file(out)
+    file = None if out is None else files.writable_file(out)
     configs = [configuration(directory) for directory in directories]
     first = configs[0]
     for directory, config in zip(directories, configs, strict=True):
@@ -103,7 +103,7 @@ def costs_of_runs(
         "environment": environment.describe(),
     }
     if file is not None:
-        output.write_json(file, report)
+        files.write_json(file, report)
     return report
 
 

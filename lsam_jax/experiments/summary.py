@@ -12,6 +12,7 @@ from rich.table import Table
 from lsam_jax.experiments import environment, timing
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.history import History
+from lsam_jax.experiments.statistics import over_seeds, statistics_text
 
 
 class Trained(NamedTuple):
@@ -121,17 +122,3 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
             f"{row['run_seconds']['mean']:.1f}",
         )
     (console or Console()).print(table)
-
-
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation (None of one value), and the values."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "std": deviation, "values": list(values)}
-
-
-def statistics_text(statistics: Mapping[str, Any], digits: int, scale: float = 1.0) -> str:
-    """What `over_seeds` found, as text."""
-    mean = f"{scale * statistics['mean']:.{digits}f}"
-    if statistics["std"] is None:
-        return mean
-    return f"{mean} ±{scale * statistics['std']:.{digits}f}"

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lsam_jax.experiments.lost import LOST, LostError
+from lsam_jax.experiments.errors import LOST, LostError
 
 T = TypeVar("T")
 

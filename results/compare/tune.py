@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lsam_jax.experiments import data, environment, output
+from lsam_jax.experiments import data, environment, files
 from lsam_jax.experiments.presets import preset
 from lsam_jax.experiments.step import build
 from lsam_jax.experiments.training import fit
@@ -70,7 +70,7 @@ def main(methods):
                 flush=True,
             )
             rows = {**stored(), (method, rho): row}  # of other processes too
-            output.write_json(
+            files.write_json(
                 FILE,
                 {
                     "preset": PRESET,

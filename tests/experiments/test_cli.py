@@ -17,14 +17,8 @@ from tiny import TINY
 
 import lsam_jax as lsam
 from lsam_jax import experiments
-from lsam_jax.experiments import (
-    cli,
-    compare,
-    data,
-    presets,
-    signals,
-    training,
-)
+from lsam_jax.experiments import cli, compare, data, presets, training
+from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.training import NonFiniteLossError
 
 SMALL = ["--epochs", "2", "--set", "width=4", "--set", "batch_size=32"]
@@ -166,7 +160,7 @@ def test_a_perturbation_that_is_rounded_away_is_warned_of_once(
 
 @pytest.mark.slow
 def test_a_stopped_run_has_the_signals_status(capsys, monkeypatch, tmp_path):
-    stopped = signals.Stopped("stopped by SIGTERM after step 3; saved", signal.SIGTERM)
+    stopped = Stopped("stopped by SIGTERM after step 3; saved", signal.SIGTERM)
     monkeypatch.setattr(training, "fit", failing(stopped))
     assert cli.main([*COMPARE, "--out", str(tmp_path)]) == 143
     assert "stopped by SIGTERM after step 3" in capsys.readouterr().err

@@ -14,12 +14,7 @@ import optax
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.experiments import (
-    environment,
-    output,
-    peers,
-    timing,
-)
+from lsam_jax.experiments import environment, files, peers, timing
 
 
 def test_functions_are_timed_in_turn_after_a_warm_up():
@@ -65,7 +60,7 @@ def test_the_environment_says_what_and_not_who(monkeypatch):
 
 def test_json_is_strict_and_leaves_no_half_file(tmp_path):
     file = tmp_path / "x.json"
-    output.write_json(file, {"a": (1, math.nan, [-math.inf, "b", None])})
+    files.write_json(file, {"a": (1, math.nan, [-math.inf, "b", None])})
     assert json.loads(file.read_text()) == {"a": [1, None, [None, "b", None]]}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 

@@ -14,9 +14,8 @@ from test_run import StopAt, assert_same_run
 
 from lsam_jax.devices.data_parallel import DataParallel
 from lsam_jax.experiments import cli, devices, evaluation, stderr_filter
-from lsam_jax.experiments.lost import LOST
+from lsam_jax.experiments.errors import LOST, Stopped
 from lsam_jax.experiments.run import Run
-from lsam_jax.experiments.signals import Stopped
 from lsam_jax.experiments.step import build
 from lsam_jax.experiments.team import Team
 from lsam_jax.experiments.training import fit

@@ -13,9 +13,9 @@ import pytest
 from mini import assert_close, configuration
 from test_run import StopAt
 
-from lsam_jax.experiments.lost import STATUS as LOST_ONE
+from lsam_jax.experiments.errors import STATUS as LOST_ONE
+from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.run import Run
-from lsam_jax.experiments.signals import Stopped
 from lsam_jax.experiments.training import fit
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no Grain")

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 from tiny import TINY
 
-from lsam_jax.experiments import plots
+from lsam_jax.experiments import plotting
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.gradients import method
 from lsam_jax.experiments.history import History
@@ -88,7 +88,7 @@ def test_warns_of_a_radius_that_does_nothing(small, tmp_path, capsys, name, opti
 
 def test_the_picture_shows_both(tmp_path):
     fields = {"layers": ("a",), "rho": [0.1, 0.4, 0.9], "rise": [0.01, 0.2, 0.3]}
-    plots.radii({"SAM": [History(**fields)]}, tmp_path / "radius.png")
+    plotting.radii({"SAM": [History(**fields)]}, tmp_path / "radius.png")
     pixels = imread(tmp_path / "radius.png")[..., :3]
     blue = np.array([0, 0x72, 0xB2]) / 255
     on_line = np.abs(pixels - blue).max(axis=-1) < 0.01

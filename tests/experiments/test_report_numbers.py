@@ -8,8 +8,8 @@ from studies import STEPS, config, record, write_run, write_simple
 
 from lsam_jax.experiments.report import equal_time, groups, tables
 from lsam_jax.experiments.report.clocks import Clock, pair
-from lsam_jax.experiments.report.statistics import holm, paired, spread
 from lsam_jax.experiments.report.study import Row, TableSpec, read_study
+from lsam_jax.experiments.statistics import holm, paired, spread
 
 T_975 = 4.302652729749464  # Student's t with 2 degrees of freedom
 ACCURACIES = {"sgd": (0.70, 0.72, 0.71), "sam": (0.73, 0.74, 0.75), "lsam": (0.71, 0.74, 0.72)}

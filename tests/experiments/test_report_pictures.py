@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d import Axes3D
 from studies import LAYERS, SOME, STEPS, write_simple, write_study
 
-from lsam_jax.experiments import plots
+from lsam_jax.experiments import plotting
 from lsam_jax.experiments.report import (
     cost_pictures,
     curves,
@@ -243,7 +243,7 @@ def test_equal_shares_reach_nowhere():
     mean = shares.mean(axis=0)  # rounding puts it beside them, which bars do not take
     assert mean[0] > shares[0, 0]
     assert mean[1] < shares[0, 1]
-    mean, reach = plots.mean_and_reach(shares)
+    mean, reach = plotting.mean_and_reach(shares)
     np.testing.assert_allclose(mean, shares[0])
     assert (reach >= 0).all()
     np.testing.assert_allclose(reach, 0, atol=1e-15)

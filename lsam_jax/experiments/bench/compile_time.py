@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, output
+from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.bench import by_hand
 
 PLAIN, BY_HAND = "plain gradient", "sam by hand"
@@ -64,7 +64,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
     Raises:
         OSError: When `out` cannot be written; found before anything is measured.
     """
-    path = None if out is None else output.writable_file(out)
+    path = None if out is None else files.writable_file(out)
     steps = _steps(settings)
     found = np.array(
         [
@@ -98,7 +98,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
         "environment": environment.describe(),
     }
     if path is not None:
-        output.write_json(path, report)
+        files.write_json(path, report)
     return report
 
 

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments import environment, models, output, workload
+from lsam_jax.experiments import environment, files, models, workload
 from lsam_jax.experiments.bench import published, timed
 from lsam_jax.experiments.bench.catalog import CATALOGS, Method
 from lsam_jax.experiments.workload import Size, Workload
@@ -67,7 +67,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
     Raises:
         OSError: When `out` cannot be written; found before anything is measured.
     """
-    path = None if out is None else output.writable_file(out)
+    path = None if out is None else files.writable_file(out)
     rows: dict[str, Any] = {}
     programs: dict[str, Any] = {}
     for model in settings.models:
@@ -85,7 +85,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
         "environment": environment.describe(),
     }
     if path is not None:
-        output.write_json(path, report)
+        files.write_json(path, report)
     return report
 
 

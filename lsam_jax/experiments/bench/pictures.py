@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lsam_jax.experiments.plots import COLOURS, open_frame, short_name
+from lsam_jax.experiments.plotting import COLOURS, open_frame, short_name
 
 MEASURED, COUNTED, MODELLED, PUBLISHED = COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[3]
 COST = "cost of a gradient step (SGD = 1)"

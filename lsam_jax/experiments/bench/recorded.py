@@ -16,7 +16,7 @@ import numpy as np
 
 import lsam_jax as lsam
 from lsam_jax.experiments import data as datasets
-from lsam_jax.experiments import environment, output, peers, workload
+from lsam_jax.experiments import environment, files, peers, workload
 from lsam_jax.experiments.bench import catalog, cost_model, timed
 from lsam_jax.experiments.bench.catalog import SGD, TEXTBOOK
 from lsam_jax.experiments.bench.forcing import forced
@@ -156,7 +156,7 @@ def bench(
         ValueError: When the run is not one of layer-wise SAM that perturbs k layers in every step.
         OSError: When the run cannot be read, or `out` cannot be written.
     """
-    path = None if out is None else output.writable_file(out)
+    path = None if out is None else files.writable_file(out)
     found = read(settings.run, data_dir)
     ks = np.unique(found.selected.sum(axis=1))
     if len(ks) != 1 or ks[0] == 0:
@@ -213,7 +213,7 @@ def bench(
         "environment": environment.describe(),
     }
     if path is not None:
-        output.write_json(path, report)
+        files.write_json(path, report)
     return report
 
 

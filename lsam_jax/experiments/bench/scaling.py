@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, models, output, peers, workload
+from lsam_jax.experiments import environment, files, models, peers, workload
 from lsam_jax.experiments.bench import catalog, cost_model, timed
 from lsam_jax.experiments.bench.catalog import RADIUS, SGD, TEXTBOOK
 from lsam_jax.experiments.bench.forcing import forced
@@ -115,7 +115,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
     Raises:
         OSError: When `out` cannot be written; found before anything is measured.
     """
-    path = None if out is None else output.writable_file(out)
+    path = None if out is None else files.writable_file(out)
     rows: dict[str, Any] = {}
     programs: dict[str, Any] = {}
     work: Workload | None = None
@@ -140,7 +140,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
         "environment": environment.describe(),
     }
     if path is not None:
-        output.write_json(path, report)
+        files.write_json(path, report)
     return report
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, models, output, peers, timing, workload
+from lsam_jax.experiments import environment, files, models, peers, timing, workload
 from lsam_jax.experiments.bench import catalog, cost_model, timed
 from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Call, Program, Timed
@@ -92,7 +92,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
     Raises:
         OSError: When `out` cannot be written; found before anything is measured.
     """
-    path = None if out is None else output.writable_file(out)
+    path = None if out is None else files.writable_file(out)
     rows, programs = _network(settings, workload.whole_network(settings.model, settings))
     frozen_row, frozen_programs = _frozen(
         settings, workload.frozen_backbone(settings.model, settings)
@@ -105,7 +105,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
         "environment": environment.describe(),
     }
     if path is not None:
-        output.write_json(path, report)
+        files.write_json(path, report)
     return report
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lsam_jax.experiments.bench.catalog import SGD, TEXTBOOK
-from lsam_jax.experiments.plots import short_name
+from lsam_jax.experiments.plotting import short_name
 
 COUNTS = (
     "Counted: floating-point operations of both passes. Eq. 8, 9: the paper's cost model, which "

@@ -211,7 +211,7 @@ def run_compile(arguments: argparse.Namespace) -> None:
 
 def _finish(bench: Any, arguments: argparse.Namespace) -> None:
     """Measures, prints, stores and draws."""
-    output = importlib.import_module("lsam_jax.experiments.output")
+    output = importlib.import_module("lsam_jax.experiments.files")
     tables = importlib.import_module(f"{PACKAGE}.tables")
     picture = None if arguments.plot is None else output.writable_file(arguments.plot, "--plot")
     report = bench(arguments.out)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lsam_jax.experiments.commands import options
-from lsam_jax.experiments.incomplete import IncompleteError
+from lsam_jax.experiments.errors import IncompleteError
 
 
 def add(commands: Any) -> None:

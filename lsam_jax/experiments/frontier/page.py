@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lsam_jax.experiments import output
+from lsam_jax.experiments import files
 from lsam_jax.experiments.frontier import picture
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD
 from lsam_jax.experiments.frontier.costs import of_steps
@@ -14,7 +14,7 @@ from lsam_jax.experiments.frontier.results import Result, results
 from lsam_jax.experiments.report import html, markdown
 from lsam_jax.experiments.report.document import Document, Figure, Section, Table, text
 from lsam_jax.experiments.report.drawing import png
-from lsam_jax.experiments.report.formats import (
+from lsam_jax.experiments.statistics import (
     NOTHING,
     difference_text,
     interval_text,
@@ -45,10 +45,10 @@ def write(directory: Path) -> Path:
     if not found:
         raise ValueError(f"{str(directory)!r} has no regime with runs of both SGD and SAM")
     document = compose(found, ledgers)
-    output.replace(directory / "frontier.png", document.lead[0].png)  # type: ignore[union-attr]
-    output.replace(directory / "frontier.md", markdown.render(document, ".").encode())
+    files.replace(directory / "frontier.png", document.lead[0].png)  # type: ignore[union-attr]
+    files.replace(directory / "frontier.md", markdown.render(document, ".").encode())
     page = directory / "frontier.html"
-    output.replace(page, html.render(document).encode())
+    files.replace(page, html.render(document).encode())
     return page
 
 

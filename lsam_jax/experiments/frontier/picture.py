@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from lsam_jax.experiments.frontier.contenders import SAM, SGD
 from lsam_jax.experiments.frontier.results import Result
-from lsam_jax.experiments.plots import COLOURS
+from lsam_jax.experiments.plotting import COLOURS
 
 NAMED = {
     SGD: COLOURS[1],

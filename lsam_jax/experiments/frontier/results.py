@@ -9,7 +9,7 @@ import numpy as np
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.kept import Kept, kept
 from lsam_jax.experiments.frontier.ledger import Ledger
-from lsam_jax.experiments.report.statistics import Difference, Spread, holm, paired, spread
+from lsam_jax.experiments.statistics import Difference, Spread, holm, paired, spread
 
 
 class Result(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lsam_jax.experiments import data as datasets
-from lsam_jax.experiments import environment, output
+from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config import Config
 from lsam_jax.experiments.data import Dataset
 from lsam_jax.experiments.evaluation import evaluate
@@ -89,7 +89,7 @@ def measure_once(regime: Regime, directory: Path, data_dir: Any = None) -> None:
     file = directory / f"{regime.name}-costs.json"
     if not file.exists():
         ledger = Ledger(directory / f"{regime.name}.jsonl")
-        output.write_json(file, costs.measure(regime, ledger, data_dir))
+        files.write_json(file, costs.measure(regime, ledger, data_dir))
 
 
 class _Runner:
@@ -97,7 +97,7 @@ class _Runner:
 
     def __init__(self, regime: Regime, ledger: Ledger, data_dir: Any):
         self.regime, self.ledger = regime, ledger
-        output.writable_directory(ledger.file.parent)
+        files.writable_directory(ledger.file.parent)
         whole = datasets.load(regime.config.data, data_dir)
         if regime.config.images is not None:  # or the held-out images are not among them
             whole = datasets.limited(whole, regime.config.images, None, None, augment=True)
@@ -138,7 +138,7 @@ class _Runner:
             "jax": self._environment["jax"],
             "date": self._environment["date"],
         }
-        self.ledger.add(key, output.finite(result))
+        self.ledger.add(key, files.finite(result))
         last = result["accuracy"][-1]
         print(f"{self.regime.name} {key}: {100 * last:.1f} %", file=sys.stderr, flush=True)
 

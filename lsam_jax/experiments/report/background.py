@@ -6,11 +6,10 @@ from typing import Any
 
 from lsam_jax.experiments.report import naming
 from lsam_jax.experiments.report.document import Table
-from lsam_jax.experiments.report.drawing import listed
-from lsam_jax.experiments.report.formats import NOTHING
 from lsam_jax.experiments.report.groups import LENGTH, Group
 from lsam_jax.experiments.report.reading import Run
 from lsam_jax.experiments.run import flat
+from lsam_jax.experiments.statistics import NOTHING, listed
 
 DATE = "date"
 NAMED = 6

@@ -23,8 +23,9 @@ from lsam_jax.experiments.report.document import (
     Table,
     text,
 )
-from lsam_jax.experiments.report.drawing import Entry, listed
+from lsam_jax.experiments.report.drawing import Entry
 from lsam_jax.experiments.report.study import Study, TableSpec
+from lsam_jax.experiments.statistics import listed
 
 PAPER = Link(
     "Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "

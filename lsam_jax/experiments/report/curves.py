@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from lsam_jax.experiments.plots import curve, logarithmic, open_frame
+from lsam_jax.experiments.plotting import curve, logarithmic, open_frame
 from lsam_jax.experiments.report.document import Figure
-from lsam_jax.experiments.report.drawing import Entry, Style, listed, panels, png, seeds_text
+from lsam_jax.experiments.report.drawing import Entry, Style, panels, png, seeds_text
 from lsam_jax.experiments.report.reading import Run
+from lsam_jax.experiments.statistics import listed
 
 ZOOM = 2 / 3
 """Where the panel of the end of the runs begins, as a share of them."""

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure as Canvas
 
 from lsam_jax.experiments.report.document import Figure, Table
 from lsam_jax.experiments.report.drawing import png
-from lsam_jax.experiments.report.formats import NOTHING, spread_text
-from lsam_jax.experiments.report.statistics import spread
+from lsam_jax.experiments.statistics import NOTHING, spread, spread_text
 
 MOST = 12
 """Runs in a map; more are averaged by method."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lsam_jax.experiments.plots import COLOURS, LINES
+from lsam_jax.experiments.plotting import COLOURS, LINES
 from lsam_jax.experiments.report.groups import Group
 
 BASELINE = "0.15"
@@ -62,13 +62,3 @@ def seeds_text(entries: Sequence[Entry]) -> str:
     if counts == [1]:
         return "one seed"
     return f"mean and range over {' or '.join(map(str, counts))} seeds"
-
-
-def listed(words: Sequence[str]) -> str:
-    """Names as a sentence has them.
-
-    Example:
-        >>> listed(["a", "b", "c"])
-        'a, b and c'
-    """
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from lsam_jax.experiments.report import groups as grouping
 from lsam_jax.experiments.report.clocks import SLACK, Clock, Pairing, pair
 from lsam_jax.experiments.report.document import Table
-from lsam_jax.experiments.report.formats import (
-    difference_text,
-    interval_text,
-    p_text,
-    spread_text,
-)
 from lsam_jax.experiments.report.groups import Group
-from lsam_jax.experiments.report.statistics import holm, paired
 from lsam_jax.experiments.report.study import Study
 from lsam_jax.experiments.report.tables import ACCURACY, Line, spread_of
+from lsam_jax.experiments.statistics import (
+    difference_text,
+    holm,
+    interval_text,
+    p_text,
+    paired,
+    spread_text,
+)
 
 SHORT = "*"
 

@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from lsam_jax.experiments.plots import short_name
+from lsam_jax.experiments.plotting import short_name
 from lsam_jax.experiments.report.document import Figure
-from lsam_jax.experiments.report.drawing import Entry, listed, png
+from lsam_jax.experiments.report.drawing import Entry, png
 from lsam_jax.experiments.report.reading import Landscapes, Run
+from lsam_jax.experiments.statistics import listed
 
 MAP = "viridis"
 TOP = 4.5

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from lsam_jax.experiments import output
+from lsam_jax.experiments import files
 from lsam_jax.experiments.report import html, markdown
 from lsam_jax.experiments.report.compose import compose
 from lsam_jax.experiments.report.document import Document, Figure, Section
@@ -53,16 +53,16 @@ def report(
         OSError: When `out` cannot be written.
     """
     study = read_study(Path(directory))
-    place = output.writable_directory(directory if out is None else out)
+    place = files.writable_directory(directory if out is None else out)
     document = compose(study, title)
-    pictures = output.writable_directory(place / PICTURES)
+    pictures = files.writable_directory(place / PICTURES)
     written = []
     for figure in _figures(document):
         written.append(pictures / f"{figure.name}.png")
-        output.replace(written[-1], figure.png)
+        files.replace(written[-1], figure.png)
     page, file = place / "report.html", place / "report.md"
-    output.replace(page, html.render(document).encode())
-    output.replace(file, markdown.render(document, PICTURES).encode())
+    files.replace(page, html.render(document).encode())
+    files.replace(file, markdown.render(document, PICTURES).encode())
     return Written(page, file, tuple(written))
 
 

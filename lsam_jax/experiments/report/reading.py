@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsam_jax.experiments.run import CONFIG, ENVIRONMENT, METRICS
+from lsam_jax.experiments.files import CONFIG, ENVIRONMENT, METRICS
 
 SHARPNESS, LANDSCAPES = "sharpness.json", "landscapes.npz"
 NUMBERS = (

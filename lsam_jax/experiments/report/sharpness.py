@@ -8,11 +8,10 @@ from matplotlib.colors import Colormap, LogNorm
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from lsam_jax.experiments.plots import short_name
+from lsam_jax.experiments.plotting import short_name
 from lsam_jax.experiments.report.document import Figure, Table
-from lsam_jax.experiments.report.drawing import Entry, listed, png
-from lsam_jax.experiments.report.formats import spread_text
-from lsam_jax.experiments.report.statistics import spread
+from lsam_jax.experiments.report.drawing import Entry, png
+from lsam_jax.experiments.statistics import listed, spread, spread_text
 
 MEASURES = {"ball_rise": "rise of the loss", "top_eigenvalue": "top Hessian eigenvalue"}
 

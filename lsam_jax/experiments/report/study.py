@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS
 from lsam_jax.experiments.report import naming
 from lsam_jax.experiments.report.groups import Group, Trouble, recipe, same_but
 from lsam_jax.experiments.report.reading import Run, UnreadableError, read_run
-from lsam_jax.experiments.run import CHECKPOINTS, CONFIG, METRICS
 
 STUDY, COSTS, DISTANCES = "study.json", "costs.json", "distances.json"
 COST = ("ratio", "low", "high")

@@ -6,23 +6,21 @@ from typing import NamedTuple
 from lsam_jax.experiments.report import groups as grouping
 from lsam_jax.experiments.report.clocks import Clock
 from lsam_jax.experiments.report.document import Table
-from lsam_jax.experiments.report.formats import (
-    NOTHING,
-    difference_text,
-    interval_text,
-    p_text,
-    spread_text,
-)
 from lsam_jax.experiments.report.groups import Group
-from lsam_jax.experiments.report.statistics import (
+from lsam_jax.experiments.report.study import Row, Study, TableSpec
+from lsam_jax.experiments.statistics import (
     ENOUGH,
+    NOTHING,
     Difference,
     Spread,
+    difference_text,
     holm,
+    interval_text,
+    p_text,
     paired,
     spread,
+    spread_text,
 )
-from lsam_jax.experiments.report.study import Row, Study, TableSpec
 
 ACCURACY = "validation_accuracy"
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -80,3 +80,77 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         most = max(most, min(1.0, p * (len(known) - rank)))
         adjusted[i] = most
     return adjusted
+
+
+def listed(words: Sequence[str]) -> str:
+    """Names as a sentence has them.
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+NOTHING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+
+def spread_text(found: Spread, digits: int, scale: float = 1.0) -> str:
+    """Mean and sample standard deviation."""
+    if not math.isfinite(found.mean):
+        return "not finite"
+    mean = f"{scale * found.mean:.{digits}f}"
+    return mean if found.std is None else f"{mean} ± {scale * found.std:.{digits}f}"
+
+
+def difference_text(found: Difference | None, digits: int = 2, scale: float = 1.0) -> str:
+    """Mean paired difference, signed."""
+    if found is None or not math.isfinite(found.mean):
+        return NOTHING
+    return signed(scale * found.mean, digits)
+
+
+def interval_text(found: Difference | None, digits: int = 2, scale: float = 1.0) -> str:
+    """The confidence interval, or why there is none."""
+    if found is None:
+        return NOTHING
+    if found.n < ENOUGH:
+        return "too few seeds"
+    if found.low is None or found.high is None:
+        return "no spread"
+    return f"{signed(scale * found.low, digits)} to {signed(scale * found.high, digits)}"
+
+
+def p_text(p: float | None) -> str:
+    """A p value."""
+    if p is None:
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def signed(value: float, digits: int) -> str:
+    """With a sign that is as wide as a digit; nothing has none.
+
+    Example:
+        >>> signed(0.125, 1), signed(-0.001, 2)
+        ('+0.1', '0.00')
+    """
+    shown = f"{abs(value):.{digits}f}"
+    if float(shown) == 0:
+        return shown
+    return (MINUS if value < 0 else "+") + shown
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation (None of one value), and the values."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": deviation, "values": list(values)}
+
+
+def statistics_text(statistics: Mapping[str, Any], digits: int, scale: float = 1.0) -> str:
+    """What `over_seeds` found, as text."""
+    mean = f"{scale * statistics['mean']:.{digits}f}"
+    if statistics["std"] is None:
+        return mean
+    return f"{mean} ±{scale * statistics['std']:.{digits}f}"

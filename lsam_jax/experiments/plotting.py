@@ -15,15 +15,13 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from lsam_jax.experiments.history import History
-
 # Okabe and Ito's palette, without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 
 
-def learning_curves(histories: Mapping[str, Sequence[History]], path: Path) -> None:
+def learning_curves(histories: Mapping[str, Sequence[Any]], path: Path) -> None:
     """Training loss and test error by epoch, a line for each method.
 
     Methods without a clean pass of the whole batch report the loss of the perturbed weights.
@@ -80,7 +78,7 @@ def accuracy_and_cost(report: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def gradient_norms(histories: Mapping[str, Sequence[History]], path: Path) -> None:
+def gradient_norms(histories: Mapping[str, Sequence[Any]], path: Path) -> None:
     """Norm of the whole model's plain gradient by epoch, a line for each method."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -92,7 +90,7 @@ def gradient_norms(histories: Mapping[str, Sequence[History]], path: Path) -> No
     figure.savefig(path, dpi=150)
 
 
-def radii(histories: Mapping[str, Sequence[History]], path: Path) -> None:
+def radii(histories: Mapping[str, Sequence[Any]], path: Path) -> None:
     """The radius, and by how much the loss rises along the perturbation, a line for each method.
 
     Args:
@@ -109,7 +107,7 @@ def radii(histories: Mapping[str, Sequence[History]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def perturbations(histories: Mapping[str, Sequence[History]], steps: int, path: Path) -> None:
+def perturbations(histories: Mapping[str, Sequence[Any]], steps: int, path: Path) -> None:
     """How often each layer was perturbed, in network order, bars for each method.
 
     Args:
@@ -220,10 +218,10 @@ def open_frame(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _count(histories: Mapping[str, Sequence[History]]) -> str:
+def _count(histories: Mapping[str, Sequence[Any]]) -> str:
     count = len(next(iter(histories.values())))
     return "1 seed" if count == 1 else f"{count} seeds"
 
 
-def _seeds(histories: Mapping[str, Sequence[History]]) -> str:
+def _seeds(histories: Mapping[str, Sequence[Any]]) -> str:
     return f"mean and range of {_count(histories)}"

@@ -1,0 +1,30 @@
+"""The errors that a command line tells apart."""
+
+from signal import Signals
+
+LOST = (
+    "another process of this run has ended or is not heard of any more; the last checkpoint is "
+    "whole: start all of them again with --resume, or one alone"
+)
+STATUS = 3
+"""Of a process that ends for this."""
+
+
+class LostError(OSError):
+    """Another process of the run is gone."""
+
+
+class IncompleteError(RuntimeError):
+    """Some of several runs failed; the others are there."""
+
+
+class Stopped(Exception):  # noqa: N818 (not an error)
+    """A run was asked to stop, and did between two steps.
+
+    Attributes:
+        signal: What asked.
+    """
+
+    def __init__(self, message: str, number: Signals):
+        super().__init__(message)
+        self.signal = number
