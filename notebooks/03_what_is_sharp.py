@@ -40,7 +40,8 @@ import numpy as np
 import optax
 
 from lsam_jax.diagnostics.landscape import layer_landscape
-from lsam_jax.experiments import data, models
+from lsam_jax.experiments import models
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.presets import preset
 from lsam_jax.experiments.training import fit
 
@@ -58,7 +59,7 @@ plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.ri
 # training loss's gradient on the same images for every method, so they can be compared.
 
 # %%
-digits = data.digits()
+digits = datasets.digits()
 results = {
     name: fit(preset("digits-resnet8").configure(method, epochs=EPOCHS), digits)
     for name, method in METHODS.items()
@@ -134,7 +135,7 @@ plt.show()
 
 # %%
 network = models.preset("resnet8")(num_classes=digits.num_classes)
-images = data.normalise(digits.train.images[:IMAGES], digits.mean, digits.std)
+images = datasets.normalise(digits.train.images[:IMAGES], digits.mean, digits.std)
 labels = digits.train.labels[:IMAGES]
 
 

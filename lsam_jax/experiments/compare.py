@@ -16,9 +16,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import files, plotting, summary, training
 from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.gradients import METHODS
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.presets import Preset

@@ -24,7 +24,7 @@ class Config:
         options: Of the method: arguments of its function in `lsam_jax`, by name, as a mapping or as
             pairs. What is not given is filled in from `gradients.METHODS`; they are kept as sorted
             pairs.
-        data: Name of the data set, see `data.load`.
+        data: Name of the data set, see `datasets.load`.
         images: How many of the training images are used, the first of the data set's order; None
             for all.
         validation_images: How many of the validation images, likewise.

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lsam_jax import diagnostics
-from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import files
-from lsam_jax.experiments.data import Dataset
+from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.finished import Finished, load
 from lsam_jax.experiments.landscapes import landscapes
 from lsam_jax.experiments.measured import Measured, Settings

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.devices import ONE_DEVICE, Layout
 from lsam_jax.experiments.objective import TrainingLoss, augmented, variables
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lsam_jax.experiments.checkpoints import Checkpoints
-from lsam_jax.experiments.data import Dataset, Split
+from lsam_jax.experiments.data.datasets import Dataset, Split
 from lsam_jax.experiments.files import CHECKPOINTS
 from lsam_jax.experiments.run import configuration
 from lsam_jax.experiments.step import Program, State, build

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.finished import Finished
 from lsam_jax.experiments.objective import TrainingLoss, variables
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lsam_jax.experiments.data import Split, normalise
+from lsam_jax.experiments.data.datasets import Split, normalise
 
 
 class Aux(NamedTuple):
@@ -131,7 +131,7 @@ _compiled_quickly = jax.jit(
 
 @dataclasses.dataclass(frozen=True)
 class Normalise:
-    """Preprocessing by a data set's own statistics; see `data.normalise`."""
+    """Preprocessing by a data set's own statistics; see `datasets.normalise`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import files
 from lsam_jax.experiments.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import LostError
 from lsam_jax.experiments.files import METRICS
 from lsam_jax.experiments.presets import Preset

@@ -11,9 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import environment, files, timing
-from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.finished import last_state
 from lsam_jax.experiments.run import configuration
 from lsam_jax.experiments.step import Program, State, build

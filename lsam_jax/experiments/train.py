@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lsam_jax.components.rise import Following
 from lsam_jax.experiments import environment
 from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.data import Dataset
+from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.devices import layout
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.metrics import Sink, open_sinks

@@ -12,7 +12,7 @@ import numpy as np
 from lsam_jax.experiments.checkpoints import to_device, to_host
 from lsam_jax.experiments.clock import EpochClock
 from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.data import Dataset
+from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.recording import record_epoch

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lsam_jax.experiments import data, environment, files
+from lsam_jax.experiments import environment, files
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.presets import preset
 from lsam_jax.experiments.step import build
 from lsam_jax.experiments.training import fit
@@ -54,7 +55,7 @@ def stored():
 
 
 def main(methods):
-    digits = data.hold_out(data.load("digits"), HELD_OUT)
+    digits = datasets.hold_out(datasets.load("digits"), HELD_OUT)
     for method in methods or GRID:
         for rho in GRID[method]:
             if (method, rho) in stored():

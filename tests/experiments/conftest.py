@@ -5,9 +5,7 @@ import dataclasses
 import pytest
 from tiny import TINY
 
-from lsam_jax.experiments import (
-    data,
-)
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.step import build
 from lsam_jax.experiments.training import fit
 
@@ -22,9 +20,9 @@ def prepared_data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small():
-    digits = data.digits()
-    train = data.Split(*(part[:130] for part in digits.train))
-    test = data.Split(*(part[:50] for part in digits.validation))
+    digits = datasets.digits()
+    train = datasets.Split(*(part[:130] for part in digits.train))
+    test = datasets.Split(*(part[:50] for part in digits.validation))
     return digits._replace(train=train, validation=test)
 
 

@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from lsam_jax.experiments import cli, data, models
+from lsam_jax.experiments import cli, models
+from lsam_jax.experiments.data import datasets
 
 IMAGES, BATCH = 64, 16
 TRAIN = ["train", "digits-resnet8", "--method", "lsam", "--set", f"batch_size={BATCH}"]
@@ -35,15 +36,15 @@ def dataset(data_dir=None):
     images = rng.integers(0, 17, (IMAGES + 30, 4, 4, 1)).astype(np.uint8)
     labels = images.reshape(len(images), -1)[:, :3].argmax(axis=1).astype(np.int32)
     parts = [
-        data.Split(images[part], labels[part]) for part in (slice(IMAGES), slice(IMAGES, None))
+        datasets.Split(images[part], labels[part]) for part in (slice(IMAGES), slice(IMAGES, None))
     ]
-    return data.Dataset("digits", *parts, num_classes=3, mean=(8.0,), std=(5.0,))
+    return datasets.Dataset("digits", *parts, num_classes=3, mean=(8.0,), std=(5.0,))
 
 
 def install(set_item):
     """Replaces the network and the data set, by a function like `MonkeyPatch.setitem`."""
     set_item(models.PRESETS, "resnet8", models.Architecture(Mini))
-    set_item(data.LOADERS, "digits", dataset)
+    set_item(datasets.LOADERS, "digits", dataset)
 
 
 def configuration(**changes):

@@ -4,7 +4,8 @@ from unittest import mock
 
 import tensorflow_datasets as tfds
 
-from lsam_jax.experiments import data, data_tfds
+from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.data import tfds as data_tfds
 
 NAMES = ("cifar10", "cifar100", "oxford_flowers102")
 
@@ -20,7 +21,7 @@ def mocked(name, num_examples=8):
         tfds.testing.mock_data(num_examples=num_examples),
         mock.patch.object(data_tfds, "sources", _sources),
     ):
-        return data.load(name)
+        return datasets.load(name)
 
 
 def _sources(name, splits, data_dir):

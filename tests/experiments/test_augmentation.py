@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsam_jax.experiments import augmentation, data
 from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import augmentation, datasets
 from lsam_jax.experiments.objective import augmented
 from lsam_jax.experiments.training import fit
 
@@ -62,7 +62,7 @@ def test_standardise_is_image_by_image():
     images = IMAGES.copy()
     images[0] = 7  # blank
     images[1] = images[1] // 8
-    got = np.asarray(data.normalise(images, (), ()))
+    got = np.asarray(datasets.normalise(images, (), ()))
     values = images.astype(np.float64)
     for result, image in zip(got[1:], values[1:]):
         np.testing.assert_allclose(result, (image - image.mean()) / image.std(), atol=1e-5)
@@ -73,7 +73,7 @@ def test_standardise_is_image_by_image():
 
 
 def test_a_batch_is_augmented_from_its_key_and_only_when_asked():
-    batch = data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))
+    batch = datasets.Split(IMAGES[:8], np.arange(8, dtype=np.int32))
     key = jax.random.key(5)
     got, rest = augmented(augmentation.crop_and_flip, batch, key)
     expected_rest, draws = jax.random.split(key)
@@ -88,8 +88,8 @@ def test_a_batch_is_augmented_from_its_key_and_only_when_asked():
 
 @pytest.mark.slow
 def test_a_run_trains_on_augmented_images():
-    small = data.Dataset(
-        "small", *[data.Split(IMAGES[:8], np.arange(8, dtype=np.int32))] * 2, 8, (), ()
+    small = datasets.Dataset(
+        "small", *[datasets.Split(IMAGES[:8], np.arange(8, dtype=np.int32))] * 2, 8, (), ()
     )
     shown = small._replace(augment=augmentation.crop_and_flip)
     config = Config(method="sgd", width=4, epochs=1, batch_size=8)

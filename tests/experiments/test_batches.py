@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsam_jax.experiments.batches import Batches
-from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.data.batches import Batches
+from lsam_jax.experiments.data.datasets import Split
 
 
 def numbered(count):
@@ -73,8 +73,8 @@ def test_a_batch_is_found_by_its_number_alone():
 def test_another_process_draws_the_same():
     program = (
         "import numpy as np\n"
-        "from lsam_jax.experiments.batches import Batches\n"
-        "from lsam_jax.experiments.data import Split\n"
+        "from lsam_jax.experiments.data.batches import Batches\n"
+        "from lsam_jax.experiments.data.datasets import Split\n"
         "split = Split(np.zeros((70, 1), np.uint8), np.arange(70, dtype=np.int32))\n"
         "print(*Batches(split, 16, seed=5)[4321].labels)"
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.experiments import cli, data, models, presets, resnet
+from lsam_jax.experiments import cli, models, presets, resnet
 from lsam_jax.experiments.bench import (
     by_hand,
     compile_time,
@@ -22,6 +22,7 @@ from lsam_jax.experiments.bench import (
     timed,
 )
 from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import datasets
 
 SIZE = ["--batch", "4", "--image-size", "8"]
 
@@ -176,7 +177,7 @@ def test_what_is_scaled(along, value, kernels, batch):
 @pytest.fixture
 def run(small, tmp_path, monkeypatch):
     """A run of two epochs."""
-    monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
+    monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
     out = tmp_path / "lsam"
     arguments = ["--epochs", "2", "--set", "width=4", "--set", "batch_size=32", "--set", "rho=2.0",
                  "--set", "cuts=1", "--log", "json"]  # fmt: skip

@@ -7,8 +7,9 @@ import pytest
 from mocks import mocked
 
 import lsam_jax as lsam
-from lsam_jax.experiments import data, outline, presets, settings
-from lsam_jax.experiments.data import Split
+from lsam_jax.experiments import outline, presets, settings
+from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.step import build
 from lsam_jax.experiments.training import fit
 
@@ -129,7 +130,7 @@ def test_an_outline_is_that_of_the_data(name, small):
     assert loaded.train.images.shape[1:] == known.shape
     assert loaded.num_classes == known.num_classes
     if name == "digits":
-        assert len(data.load("digits").train.labels) == known.images
+        assert len(datasets.load("digits").train.labels) == known.images
 
 
 def test_what_is_frozen_is_not_trained_and_not_in_the_state():

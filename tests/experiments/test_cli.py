@@ -17,7 +17,8 @@ from tiny import TINY
 
 import lsam_jax as lsam
 from lsam_jax import experiments
-from lsam_jax.experiments import cli, compare, data, presets, training
+from lsam_jax.experiments import cli, compare, presets, training
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.training import NonFiniteLossError
 
@@ -29,7 +30,7 @@ SMALL_PRESET = dataclasses.replace(presets.preset("digits-resnet8"), config=TINY
 
 @pytest.mark.slow
 def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
+    monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
     out = tmp_path / "new" / "directory"
     quick = ["--set", "lsam.cuts=1", "--rounds", "4"]
     assert cli.main([*COMPARE, *quick, "--out", str(out)]) == 0
@@ -114,7 +115,7 @@ def test_help_suffices(command, capsys):
 
 @pytest.mark.slow
 def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
+    monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
     monkeypatch.chdir(tmp_path)
     train = ["train", "digits-resnet8", "--method", "lsam", *SMALL, "--seed", "3"]
     assert cli.main([*train, "--log", "json"]) == 0
@@ -151,7 +152,7 @@ def test_a_perturbation_that_is_rounded_away_is_warned_of_once(
 ):
     # Parameters are float32 here, so nothing is: only narrower ones could lose it.
     monkeypatch.setattr(lsam, "perturbation_survival", lambda *args: jnp.float32(0.25))
-    monkeypatch.setitem(data.LOADERS, "digits", lambda data_dir: small)
+    monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
     train = ["train", "digits-resnet8", "--method", "sgd", *SMALL, "--log", "json"]
     assert cli.main([*train, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().err

@@ -10,7 +10,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from lsam_jax.experiments import augmentation, data, data_tfds
+from lsam_jax.experiments.data import augmentation, datasets
+from lsam_jax.experiments.data import tfds as data_tfds
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "tfds"
 SPLITS = {
@@ -80,7 +81,7 @@ def rows(split):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_is_what_was_prepared(prepared, name):
-    loaded = data.load(name, prepared)
+    loaded = datasets.load(name, prepared)
     assert loaded.name == name
     assert loaded.num_classes == CLASSES[name]
     assert loaded.train.images.dtype == np.uint8
@@ -89,20 +90,20 @@ def test_cifar_is_what_was_prepared(prepared, name):
     assert rows(loaded.validation) == expected(name, ["test"])
     assert loaded.augment is augmentation.crop_and_flip
     for a, b in zip(
-        loaded.train + loaded.validation, data.load(name, prepared).train + loaded.validation
+        loaded.train + loaded.validation, datasets.load(name, prepared).train + loaded.validation
     ):
         np.testing.assert_array_equal(a, b)
 
 
 def test_flowers_train_on_the_test_split_and_hold_out_the_rest(prepared):
-    flowers = data.oxford_flowers102(prepared, size=16)
+    flowers = datasets.oxford_flowers102(prepared, size=16)
     assert flowers.train.images.shape == (4, 16, 16, 3)
     assert flowers.validation.images.shape == (5, 16, 16, 3)
     assert sorted(flowers.train.labels) == sorted(pictures("oxford_flowers102", "test")[1])
     held_out = [pictures("oxford_flowers102", split)[1] for split in ("train", "validation")]
     assert sorted(flowers.validation.labels) == sorted(np.concatenate(held_out))
     assert flowers.num_classes == 102
-    by_size = data.load("oxford_flowers102", prepared).train.images.shape
+    by_size = datasets.load("oxford_flowers102", prepared).train.images.shape
     assert by_size == (4, 32, 32, 3)
 
 
@@ -155,11 +156,11 @@ def test_what_is_not_prepared_is_an_error_that_says_how(name, tmp_path, monkeypa
     monkeypatch.setattr(tfds, "builder", None)
     words = f"data='{name}' is not prepared in {tmp_path}; .*importlib_resources.*'{name}'"
     with pytest.raises(FileNotFoundError, match=words) as caught:
-        data.load(name, tmp_path)
+        datasets.load(name, tmp_path)
     assert "\n" not in str(caught.value)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=words):
-        data.load(name)
+        datasets.load(name)
 
 
 def test_another_format_and_a_missing_split_are_named(prepared, tmp_path):
@@ -168,12 +169,12 @@ def test_another_format_and_a_missing_split_are_named(prepared, tmp_path):
     directory.mkdir(parents=True)
     (directory / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "parquet"}))
     with pytest.raises(FileNotFoundError, match=r"prepared as parquet, not as array_record"):
-        data.load("cifar10", tmp_path)
+        datasets.load("cifar10", tmp_path)
     (directory / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(FileNotFoundError, match=r"lacks the split 'train' in .*3\.0\.2"):
-        data.load("cifar10", tmp_path)
+        datasets.load("cifar10", tmp_path)
     with pytest.raises(ValueError, match="size=0"):
-        data.oxford_flowers102(prepared, size=0)
+        datasets.oxford_flowers102(prepared, size=0)
 
 
 def test_a_damaged_file_is_named(prepared, tmp_path):
@@ -183,7 +184,7 @@ def test_a_damaged_file_is_named(prepared, tmp_path):
     with pytest.raises(
         OSError, match=r"data='cifar10' is damaged in .*3\.0\.2: .*prepare it again"
     ):
-        data.load("cifar10", tmp_path)
+        datasets.load("cifar10", tmp_path)
 
 
 def test_the_newest_version_is_taken(tmp_path):
@@ -197,7 +198,7 @@ def test_the_newest_version_is_taken(tmp_path):
 
 def test_an_unknown_name_lists_those_that_are_known():
     with pytest.raises(ValueError, match=r"'mnist'.*digits, cifar10, cifar100, oxford_flowers102"):
-        data.load("mnist")
+        datasets.load("mnist")
 
 
 @pytest.mark.skipif(

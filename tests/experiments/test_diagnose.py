@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from lsam_jax import diagnostics
 from lsam_jax.experiments import cli, landscapes, measured
-from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.finished import load
 from lsam_jax.experiments.measured import Settings, equal_batches
 from lsam_jax.experiments.sharpness import sharpness

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from tiny import TINY
 
-from lsam_jax.experiments import data, resnet
+from lsam_jax.experiments import resnet
 from lsam_jax.experiments.cells import changes
 from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.data.label_noise import drawn_anew
 from lsam_jax.experiments.files import CONFIG
-from lsam_jax.experiments.label_noise import drawn_anew
 from lsam_jax.experiments.objective import Normalise, TrainingLoss
 from lsam_jax.experiments.presets import preset
 from lsam_jax.experiments.reproduce import plan, write_study
@@ -87,7 +88,7 @@ def test_the_gradient_norm_is_that_of_the_labels_that_are_trained_on(noisy, smal
     gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
 
     def norm(labels):
-        split = data.Split(small.train.images, labels)
+        split = datasets.Split(small.train.images, labels)
         grads, _ = gradient(state.params, state.batch_stats, {}, split, jax.random.key(0))
         return np.sqrt(sum(float((x**2).sum()) for x in jax.tree.leaves(grads)))
 
@@ -102,7 +103,7 @@ def test_labels_fitted_are_those_as_given(noisy, small):
     state = fit(dataclasses.replace(NOISY, seed=1), program=noisy).state
     logits = resnet.resnet8(width=4).apply(
         {"params": state.params, "batch_stats": state.batch_stats},
-        data.normalise(small.train.images, small.mean, small.std),
+        datasets.normalise(small.train.images, small.mean, small.std),
     )
     given = drawn_anew(small.train.labels, 0.4, 10, 1)
     right = np.mean(np.argmax(logits, axis=1) == given)

@@ -11,7 +11,7 @@ from mocks import mocked
 from tiny import TINY
 
 from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.gradients import method
 from lsam_jax.experiments.objective import TrainingLoss
 from lsam_jax.experiments.step import base_optimizer, build

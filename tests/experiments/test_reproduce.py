@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsam_jax.experiments import cli, data, reproduce, reproduce_measures, step_costs
+from lsam_jax.experiments import cli, reproduce, reproduce_measures, step_costs
 from lsam_jax.experiments.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.presets import PRESETS, preset
 from lsam_jax.experiments.run import configuration
 from lsam_jax.experiments.step import build
@@ -128,7 +129,7 @@ def trained(monkeypatch, small):
 
     monkeypatch.setattr(reproduce, "train", train)
     monkeypatch.setattr(reproduce, "build", lambda config, data, weights: object())
-    monkeypatch.setattr(data, "load", lambda name, data_dir: small)
+    monkeypatch.setattr(datasets, "load", lambda name, data_dir: small)
     return asked, broken
 
 
@@ -267,30 +268,30 @@ def test_a_failed_run_is_the_commands_status(trained, tmp_path, capsys):
 
 
 def test_limited_data(small):
-    fewer = data.limited(small, 10, 7)
+    fewer = datasets.limited(small, 10, 7)
     np.testing.assert_array_equal(fewer.train.images, small.train.images[:10])
     np.testing.assert_array_equal(fewer.train.labels, small.train.labels[:10])
     np.testing.assert_array_equal(fewer.validation.labels, small.validation.labels[:7])
     assert fewer.augment is small.augment
-    colours = data.Split(np.full((3, 8, 8, 3), 200, np.uint8), np.arange(3))
-    scaled = data.limited(small._replace(train=colours, validation=colours), size=4)
+    colours = datasets.Split(np.full((3, 8, 8, 3), 200, np.uint8), np.arange(3))
+    scaled = datasets.limited(small._replace(train=colours, validation=colours), size=4)
     np.testing.assert_array_equal(scaled.train.images, np.full((3, 4, 4, 3), 200))
     shown = small._replace(augment=lambda images, key: images)
-    assert data.limited(shown).augment is shown.augment
-    assert data.limited(shown, augment=False).augment is None
+    assert datasets.limited(shown).augment is shown.augment
+    assert datasets.limited(shown, augment=False).augment is None
     for arguments, words in [
         ({"images": 10**6}, "images=1000000 must lie between 1 and the .* training"),
         ({"validation_images": 10**6}, "validation_images=1000000 .* validation"),
         ({"size": 4}, "image_size=4 needs images of three channels"),
     ]:
         with pytest.raises(ValueError, match=words):
-            data.limited(small, **arguments)
+            datasets.limited(small, **arguments)
 
 
 def test_a_program_is_built_on_what_the_configuration_leaves():
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
-    split = data.Split(images, np.arange(40, dtype=np.int32) % 4)
-    whole = data.Dataset("forty", split, split, 4, (), (), lambda images, key: images)
+    split = datasets.Split(images, np.arange(40, dtype=np.int32) % 4)
+    whole = datasets.Dataset("forty", split, split, 4, (), (), lambda images, key: images)
     config = Config(width=4, epochs=1, batch_size=8, options={"k": 1})
     limits = {"images": 24, "validation_images": 10, "image_size": 4, "passes": 2}
     program = build(dataclasses.replace(config, augment=False, **limits), whole)

@@ -12,13 +12,10 @@ from counting import flops
 from tiny import STEPS, TINY, K
 
 import lsam_jax as lsam
-from lsam_jax.experiments import (
-    data,
-    evaluation,
-    resnet,
-)
-from lsam_jax.experiments.batches import Batches
+from lsam_jax.experiments import evaluation, resnet
 from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.data.batches import Batches
 from lsam_jax.experiments.gradients import method
 from lsam_jax.experiments.objective import Normalise, TrainingLoss, initial_variables
 from lsam_jax.experiments.step import build
@@ -165,7 +162,7 @@ def test_sgd_is_the_loop_one_writes_by_hand(programs, small):
 
 
 def test_sam_perturbs_everything_and_keeps_clean_statistics(programs, small):
-    batch = data.Split(*(part[:32] for part in small.train))
+    batch = datasets.Split(*(part[:32] for part in small.train))
     after = {name: p.step(p.init(0), batch) for name, p in programs.items()}
     (plain, plain_metrics), (sharp, sharp_metrics) = after["sgd"], after["sam"]
     np.testing.assert_allclose(sharp_metrics.loss, plain_metrics.loss, rtol=1e-6)
@@ -211,7 +208,9 @@ def test_evaluation_counts_every_image_once(small, monkeypatch):
     loss, accuracy = evaluation.evaluate(
         model, preprocess, small.validation, variables["params"], variables["batch_stats"], {}
     )
-    logits = model.apply(variables, data.normalise(small.validation.images, small.mean, small.std))
+    logits = model.apply(
+        variables, datasets.normalise(small.validation.images, small.mean, small.std)
+    )
     log_probability = np.asarray(jax.nn.log_softmax(logits), np.float64)
     np.testing.assert_allclose(
         loss, -log_probability[np.arange(50), small.validation.labels].mean(), rtol=1e-5

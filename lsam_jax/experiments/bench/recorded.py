@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import environment, files, peers, workload
 from lsam_jax.experiments.bench import catalog, cost_model, timed
 from lsam_jax.experiments.bench.catalog import SGD, TEXTBOOK
 from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Timed
 from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.finished import last_state
 from lsam_jax.experiments.run import configuration
 from lsam_jax.experiments.step import build

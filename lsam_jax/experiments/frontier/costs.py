@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import environment
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import Regime

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from lsam_jax.experiments import data as datasets
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.data import Dataset
+from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.data.datasets import Dataset
+from lsam_jax.experiments.data.label_noise import given
 from lsam_jax.experiments.evaluation import evaluate
 from lsam_jax.experiments.frontier import costs
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, Contender
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import TUNING_SEEDS, Regime
-from lsam_jax.experiments.label_noise import given
 from lsam_jax.experiments.step import Program, build
 from lsam_jax.experiments.training import NonFiniteLossError, fit
 

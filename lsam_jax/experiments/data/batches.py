@@ -12,7 +12,7 @@ import sys
 import grain
 import numpy as np
 
-from lsam_jax.experiments.data import Split
+from lsam_jax.experiments.data.datasets import Split
 
 
 class Batches:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lsam_jax.experiments import data_tfds
+from lsam_jax.experiments.data import tfds as data_tfds
 
 SPLITS = ("train", "validation")
 HELD_OUT = 597

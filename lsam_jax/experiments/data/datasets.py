@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.experiments import data_tfds
-from lsam_jax.experiments.augmentation import crop_and_flip, standardise
-from lsam_jax.experiments.data_tfds import DataDir
+from lsam_jax.experiments.data import tfds
+from lsam_jax.experiments.data.augmentation import crop_and_flip, standardise
+from lsam_jax.experiments.data.tfds import DataDir
 
 Array = np.ndarray | jax.Array
 
@@ -68,11 +68,11 @@ def digits(data_dir: DataDir = None) -> Dataset:
     Raises:
         OSError: When the digits are neither there nor can be written.
     """
-    from lsam_jax.experiments import data_digits  # noqa: PLC0415 (imports TFDS, which is slow)
+    from lsam_jax.experiments.data import digits as data_digits  # noqa: PLC0415 (imports TFDS, which is slow)
 
     data_digits.prepare(data_dir)
     fitted, held_out = (
-        data_tfds.read("digits", [split], data_dir=data_dir) for split in data_digits.SPLITS
+        tfds.read("digits", [split], data_dir=data_dir) for split in data_digits.SPLITS
     )
     pixels = fitted.images.reshape(-1, fitted.images.shape[-1]).astype(np.float64)
     return Dataset(
@@ -123,7 +123,7 @@ def _prepared(
     name: str, train: tuple[str, ...], test: tuple[str, ...], size: int, data_dir: DataDir
 ) -> Dataset:
     """A data set that TFDS has prepared, with the paper's preprocessing."""
-    fitted, held_out = (data_tfds.read(name, splits, size, data_dir) for splits in (train, test))
+    fitted, held_out = (tfds.read(name, splits, size, data_dir) for splits in (train, test))
     return Dataset(
         name=name,
         train=Split(fitted.images, fitted.labels),
@@ -174,7 +174,7 @@ def limited(
         data: The data set.
         images: How many of its training images stay: the first. None for all.
         validation_images: How many of its validation images; likewise.
-        size: Height and width that all are scaled to, see `data_tfds.fit_square`; None leaves them
+        size: Height and width that all are scaled to, see `tfds.fit_square`; None leaves them
             as they are.
         augment: Whether training images are still augmented.
 
@@ -232,7 +232,7 @@ def _scaled(split: Split, size: int, name: str) -> Split:
             f"image_size={size} needs images of three channels, and those of {name} have "
             f"{images.shape[-1]}; leave it out"
         )
-    return Split(np.stack([data_tfds.fit_square(one, size) for one in images]), split.labels)
+    return Split(np.stack([tfds.fit_square(one, size) for one in images]), split.labels)
 
 
 def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

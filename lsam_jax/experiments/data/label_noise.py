@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lsam_jax.experiments.data import Dataset, Split
+from lsam_jax.experiments.data.datasets import Dataset, Split
 
 STREAM = 0x6C6162656C
 """Keeps what is drawn here apart from what else a run draws from its seed."""

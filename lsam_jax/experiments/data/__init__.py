@@ -1,0 +1,1 @@
+"""Data sets, and what happens to them before a step."""
