@@ -8,9 +8,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.outline import OUTLINES
-from lsam_jax.experiments.presets import Preset
 
 SCALES: Mapping[str, Mapping[str, Any]] = {
     "paper": {},
@@ -35,7 +35,7 @@ class Cell:
 
     Attributes:
         label: What tables call it.
-        method: One of `gradients.METHODS`.
+        method: One of `methods.METHODS`.
         settings: Beyond those of the preset: fields of `Config`, and options of the method.
         length: Of the run, relative to the preset's.
     """

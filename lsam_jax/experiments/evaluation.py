@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lsam_jax.experiments.config.objective import TrainingLoss, augmented, variables
 from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.devices import ONE_DEVICE, Layout
-from lsam_jax.experiments.objective import TrainingLoss, augmented, variables
 
 EVALUATION_BATCH = 512
 PROBE_IMAGES = 256

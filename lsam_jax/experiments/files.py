@@ -4,6 +4,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,12 @@ def finite(value: Any) -> Any:
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dots in its keys."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        is_tree = isinstance(value, dict)
+        found |= flat(value, f"{prefix}{name}.") if is_tree else {prefix + name: value}
+    return found

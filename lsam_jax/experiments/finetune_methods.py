@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import lsam_jax as lsam
-from lsam_jax.experiments import prices
+from lsam_jax.experiments.config import costs
 
 KERNELS = lsam.stacked("blocks")
 """Each matrix of each block is a layer."""
@@ -102,7 +102,7 @@ class Prices:
         """
         chosen = self._chosen(selected)
         if self._partial:
-            return prices.drawn_alone(self.inspection, chosen)
+            return costs.drawn_alone(self.inspection, chosen)
         return self.inspection.cost(chosen)
 
     def _chosen(self, selected: Any) -> list[str]:

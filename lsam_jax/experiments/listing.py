@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lsam_jax.experiments.presets import Preset
+from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.inspection import Inspection
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from lsam_jax.experiments.config.objective import TrainingLoss, variables
 from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.finished import Finished
-from lsam_jax.experiments.objective import TrainingLoss, variables
 
 BATCH = 256
 REACH = 20

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from lsam_jax.experiments import pretrained, resnet, vit
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
 
 PathLike = str | os.PathLike[str]
 

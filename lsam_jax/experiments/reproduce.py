@@ -15,11 +15,11 @@ from typing import Any
 
 from lsam_jax.experiments import files
 from lsam_jax.experiments.cells import CELLS, SCALES, changes
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import LostError
 from lsam_jax.experiments.files import METRICS
-from lsam_jax.experiments.presets import Preset
 from lsam_jax.experiments.run import configuration, differences
 from lsam_jax.experiments.step import Program, build
 from lsam_jax.experiments.studies import NAMES, Artefact, artefact

@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.checkpoints import Checkpoints
-from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS
+from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS, flat
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.step import State
 
@@ -200,13 +200,4 @@ def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
         old, new = before.get(name, "unset"), now.get(name, "unset")
         if old != new:
             found.append(f"{name}={old} there, {name}={new} now")
-    return found
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dots in its keys."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        is_tree = isinstance(value, dict)
-        found |= flat(value, f"{prefix}{name}.") if is_tree else {prefix + name: value}
     return found

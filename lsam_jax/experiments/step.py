@@ -16,15 +16,20 @@ import optax
 
 import lsam_jax as lsam
 from lsam_jax.experiments import models
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.config.methods import Method, method
+from lsam_jax.experiments.config.objective import (
+    Normalise,
+    TrainingLoss,
+    augmented,
+    initial_variables,
+)
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.batches import Batches
 from lsam_jax.experiments.data.datasets import Dataset, Split
 from lsam_jax.experiments.data.label_noise import given
 from lsam_jax.experiments.devices import Layout, layout
 from lsam_jax.experiments.evaluation import Probe, evaluate, probe
-from lsam_jax.experiments.gradients import Method, method
-from lsam_jax.experiments.objective import Normalise, TrainingLoss, augmented, initial_variables
 
 
 class Record(NamedTuple):

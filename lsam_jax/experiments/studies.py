@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lsam_jax.experiments.cells import CELLS, GRID, METHODS
-from lsam_jax.experiments.presets import Preset
-from lsam_jax.experiments.published import TABLE1, TABLE3, TABLE4, Published
+from lsam_jax.experiments.config.paper_results import TABLE1, TABLE3, TABLE4, Published
+from lsam_jax.experiments.config.presets import Preset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lsam_jax.experiments import environment, timing
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.statistics import over_seeds, statistics_text
 

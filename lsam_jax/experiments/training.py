@@ -11,7 +11,7 @@ import numpy as np
 
 from lsam_jax.experiments.checkpoints import to_device, to_host
 from lsam_jax.experiments.clock import EpochClock
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.history import History

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from lsam_jax.experiments import environment, files
+from lsam_jax.experiments.config.presets import preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.presets import preset
 from lsam_jax.experiments.step import build
 from lsam_jax.experiments.training import fit
 

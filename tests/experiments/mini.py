@@ -48,7 +48,7 @@ def install(set_item):
 
 
 def configuration(**changes):
-    from lsam_jax.experiments import presets  # noqa: PLC0415 (starts the devices)
+    from lsam_jax.experiments.config import presets  # noqa: PLC0415 (starts the devices)
 
     options = {"batch_size": BATCH, **changes}
     return presets.preset("digits-resnet8").configure("lsam", **options)

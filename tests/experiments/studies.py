@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
 
 LAYERS = ("stem/kernel", "block0/conv1/kernel", "block0/conv2/kernel", "block1/conv1/kernel",
           "block1/conv2/kernel", "head/kernel")  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.experiments import cli, models, presets, resnet
+from lsam_jax.experiments import cli, models, resnet
 from lsam_jax.experiments.bench import (
     by_hand,
     compile_time,
@@ -21,7 +21,8 @@ from lsam_jax.experiments.bench import (
     selections,
     timed,
 )
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config import presets
+from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
 
 SIZE = ["--batch", "4", "--image-size", "8"]

@@ -7,9 +7,10 @@ import pytest
 
 import lsam_jax as lsam
 from lsam_jax.experiments import models, peers, workload
-from lsam_jax.experiments.bench import catalog, cost_model, published, timed
+from lsam_jax.experiments.bench import catalog, cost_model, timed
 from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Timed
+from lsam_jax.experiments.config import paper_results
 from lsam_jax.experiments.workload import Size, Workload
 
 PARAMS = {name: jnp.full((2, 2), x) for name, x in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
@@ -120,12 +121,12 @@ def test_costs_are_means_over_the_steps_in_network_order():
 
 
 def test_the_papers_throughput():
-    known = {model: published.of(model, "lsam")["ratio"] for model in published.INTERVAL}
+    known = {model: paper_results.of(model, "lsam")["ratio"] for model in paper_results.INTERVAL}
     # Section 4.3 says how much slower than SGD, in % of its throughput, for three of them.
     slower = {"resnet20": 8.5, "wrn28_10": 16.8}
     for model, percent in slower.items():
         assert 100 * (1 - 1 / known[model]) == pytest.approx(percent, abs=0.3)
-    assert published.of("resnet8", "sgd") is published.of("resnet20", "esam") is None
+    assert paper_results.of("resnet8", "sgd") is paper_results.of("resnet20", "esam") is None
 
 
 METHOD_NAMES = ("sam", "gam", "sam_on", "vasso", "zsharp")
@@ -146,7 +147,7 @@ def test_the_catalogs_know_every_method():
         "LookSAM, every 4",
         "LookSAM, every 3",
     )
-    assert [catalog.table2(m)["lsam"].tx.recipe.k for m in published.LAYERS] == [4, 4, 2, 1]
+    assert [catalog.table2(m)["lsam"].tx.recipe.k for m in paper_results.LAYERS] == [4, 4, 2, 1]
     for esam, sl_sam in ((wide["esam"], wide["slsam"]), (family["esam"], family["sl_sam"])):
         assert esam.counted is cost_model.half_the_samples
         assert sl_sam.counted is cost_model.drawn_alone

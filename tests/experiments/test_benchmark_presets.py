@@ -7,7 +7,8 @@ import pytest
 from mocks import mocked
 
 import lsam_jax as lsam
-from lsam_jax.experiments import outline, presets, settings
+from lsam_jax.experiments import outline
+from lsam_jax.experiments.config import overrides, presets
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.step import build
@@ -49,7 +50,7 @@ def test_the_papers_numbers(name):
 
 def test_settings_are_read_by_type():
     texts = "k=3 rho=1e-2 normalize=true decay_at= width=none model=wrn16_8 k=5 selection=low"
-    values = settings.parse(texts.split())
+    values = overrides.parse(texts.split())
     assert values == {
         "k": 5, "rho": 0.01, "normalize": True, "decay_at": (), "width": None, "model": "wrn16_8",
         "selection": "low",
@@ -63,7 +64,7 @@ def test_settings_are_read_by_type():
                         ("decay_at=a", "numbers"), ("clip_norm=", "a number or none"),
                         ("rho", "must read name=value"), ("a b=1", "must read")):  # fmt: skip
         with pytest.raises(ValueError, match=rf"--set {text}.*{words}"):
-            settings.parse([text])
+            overrides.parse([text])
 
 
 def test_an_option_that_the_method_does_not_read_is_refused():

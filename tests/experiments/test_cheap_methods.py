@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny import TINY
 
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.config.methods import method
+from lsam_jax.experiments.config.presets import preset
 from lsam_jax.experiments.data.datasets import Split
-from lsam_jax.experiments.gradients import method
-from lsam_jax.experiments.presets import preset
 from lsam_jax.experiments.training import fit
 
 

@@ -17,7 +17,8 @@ from tiny import TINY
 
 import lsam_jax as lsam
 from lsam_jax import experiments
-from lsam_jax.experiments import cli, compare, presets, training
+from lsam_jax.experiments import cli, compare, training
+from lsam_jax.experiments.config import presets
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.training import NonFiniteLossError

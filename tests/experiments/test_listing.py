@@ -10,7 +10,7 @@ from rich.console import Console
 
 import lsam_jax as lsam
 from lsam_jax.experiments import listing
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
 
 
 def preset(**changes):

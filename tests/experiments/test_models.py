@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsam_jax.experiments import (
-    models,
-    resnet,
-)
-from lsam_jax.experiments.objective import initial_variables
+from lsam_jax.experiments import models, resnet
+from lsam_jax.experiments.config.objective import initial_variables
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from mocks import mocked
 from tiny import TINY
 
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.config.methods import method
+from lsam_jax.experiments.config.objective import TrainingLoss
 from lsam_jax.experiments.data.datasets import Split
-from lsam_jax.experiments.gradients import method
-from lsam_jax.experiments.objective import TrainingLoss
 from lsam_jax.experiments.step import base_optimizer, build
 
 RNG = np.random.default_rng(0)

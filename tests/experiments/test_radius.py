@@ -9,8 +9,8 @@ from matplotlib.image import imread
 from tiny import TINY
 
 from lsam_jax.experiments import plotting
-from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.gradients import method
+from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.config.methods import method
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.train import train
 from lsam_jax.experiments.training import fit

@@ -9,9 +9,9 @@ import pytest
 
 from lsam_jax.experiments import cli, reproduce, reproduce_measures, step_costs
 from lsam_jax.experiments.cells import CELLS, SCALES, changes
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.config.presets import PRESETS, preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.presets import PRESETS, preset
 from lsam_jax.experiments.run import configuration
 from lsam_jax.experiments.step import build
 from lsam_jax.experiments.studies import NAMES, artefact

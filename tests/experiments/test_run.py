@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny import STEPS, TINY
 
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.run import Run, configuration
 from lsam_jax.experiments.training import NonFiniteLossError, Watcher, fit

@@ -9,8 +9,9 @@ import numpy as np
 
 import lsam_jax as lsam
 from lsam_jax.experiments import peers
-from lsam_jax.experiments.bench import cost_model, published
+from lsam_jax.experiments.bench import cost_model
 from lsam_jax.experiments.bench.timed import Timed
+from lsam_jax.experiments.config import paper_results
 from lsam_jax.experiments.workload import BATCH_ARGUMENTS, Classifier, Workload
 
 RADIUS, ALPHA = 0.1, 0.8
@@ -86,8 +87,8 @@ def table2(model: str) -> dict[str, Method]:
     Args:
         model: Name of the network; one that is not in the paper takes ResNet-20's numbers.
     """
-    k = published.LAYERS.get(model, published.LAYERS["resnet20"])
-    every = published.INTERVAL.get(model, published.INTERVAL["resnet20"])
+    k = paper_results.LAYERS.get(model, paper_results.LAYERS["resnet20"])
+    every = paper_results.INTERVAL.get(model, paper_results.INTERVAL["resnet20"])
     look = lsam.look_sam(RADIUS, every, ALPHA)
     return {
         "sgd": _sgd(),

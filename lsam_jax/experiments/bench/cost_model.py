@@ -23,7 +23,7 @@ so is SAM's price of 2 where the model says about 5/3.
 import numpy as np
 
 from lsam_jax.engine.costs import Profile
-from lsam_jax.experiments import prices
+from lsam_jax.experiments.config import costs
 from lsam_jax.inspection import Inspection
 
 
@@ -61,12 +61,12 @@ def both_passes(network: Inspection, selected: np.ndarray) -> float:
 
 def half_the_samples(network: Inspection, selected: np.ndarray) -> float:
     """ESAM's: one pass to `selected`, one forward from there, and a gradient of half the batch."""
-    return prices.some_samples(network, _names(network, selected), 0.5)
+    return costs.some_samples(network, _names(network, selected), 0.5)
 
 
 def drawn_alone(network: Inspection, selected: np.ndarray) -> float:
     """SL-SAM's: forward, and then twice the pass to `selected`, which alone descends."""
-    return prices.drawn_alone(network, _names(network, selected))
+    return costs.drawn_alone(network, _names(network, selected))
 
 
 def _names(network: Inspection, selected: np.ndarray) -> list[str]:

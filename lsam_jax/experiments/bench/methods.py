@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lsam_jax.experiments import environment, files, models, workload
-from lsam_jax.experiments.bench import published, timed
+from lsam_jax.experiments.bench import timed
 from lsam_jax.experiments.bench.catalog import CATALOGS, Method
+from lsam_jax.experiments.config import paper_results
 from lsam_jax.experiments.workload import Size, Workload
 
 
@@ -103,6 +104,6 @@ def row(
             **measured._asdict(),
             "images_per_second": work.batch_size / measured.seconds,
             **methods[name].costs(work, calls[name].selected(rounds)),
-            "published": published.of(model, name),
+            "published": paper_results.of(model, name),
         }
     return found

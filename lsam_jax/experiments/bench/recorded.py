@@ -20,7 +20,7 @@ from lsam_jax.experiments.bench import catalog, cost_model, timed
 from lsam_jax.experiments.bench.catalog import SGD, TEXTBOOK
 from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Timed
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.finished import last_state
 from lsam_jax.experiments.run import configuration

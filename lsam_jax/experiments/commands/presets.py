@@ -41,7 +41,7 @@ def show_one(arguments: argparse.Namespace) -> None:
     """Shows one."""
     listing = importlib.import_module("lsam_jax.experiments.listing")
     presets = importlib.import_module("lsam_jax.experiments.presets")
-    settings = importlib.import_module("lsam_jax.experiments.settings")
+    settings = importlib.import_module("lsam_jax.experiments.config.overrides")
     outline = importlib.import_module("lsam_jax.experiments.outline")
     preset = presets.preset(arguments.preset)
     changed = settings.parse(arguments.settings)

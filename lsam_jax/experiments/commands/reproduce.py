@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     presets = importlib.import_module("lsam_jax.experiments.presets")
     reproduce = importlib.import_module("lsam_jax.experiments.reproduce")
-    settings = importlib.import_module("lsam_jax.experiments.settings")
+    settings = importlib.import_module("lsam_jax.experiments.config.overrides")
     study = reproduce.plan(
         arguments.names,
         presets.preset(arguments.preset),

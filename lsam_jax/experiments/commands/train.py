@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _configure(arguments: argparse.Namespace) -> Any:
     """What is to be trained."""
     presets = importlib.import_module("lsam_jax.experiments.presets")
-    settings = importlib.import_module("lsam_jax.experiments.settings")
+    settings = importlib.import_module("lsam_jax.experiments.config.overrides")
     changed = settings.parse(arguments.settings)
     changed |= {"seed": arguments.seed} | ({"random_init": True} if arguments.random_init else {})
     changed |= {"epochs": arguments.epochs} if arguments.epochs is not None else {}

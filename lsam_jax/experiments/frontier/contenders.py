@@ -18,7 +18,7 @@ class Contender(NamedTuple):
     Attributes:
         name: In the ledger; never changes.
         label: In tables and pictures.
-        method: One of `gradients.METHODS`.
+        method: One of `methods.METHODS`.
         options: Of the method, but for the radius.
         radii: The grid, rising; empty where there is no radius to choose.
         length: Of the run, relative to the others'.

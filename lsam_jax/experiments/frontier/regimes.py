@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.config.presets import PRESETS
 from lsam_jax.experiments.frontier.contenders import Contender
-from lsam_jax.experiments.presets import PRESETS
 
 TUNING_SEEDS = (100, 101)
 """Of the runs that choose the radius, on images held out of the training images."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lsam_jax.experiments import environment, files
-from lsam_jax.experiments.config import Config
+from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.data.label_noise import given

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lsam_jax.experiments.files import flat
 from lsam_jax.experiments.report import naming
 from lsam_jax.experiments.report.document import Table
 from lsam_jax.experiments.report.groups import LENGTH, Group
 from lsam_jax.experiments.report.reading import Run
-from lsam_jax.experiments.run import flat
 from lsam_jax.experiments.statistics import NOTHING, listed
 
 DATE = "date"

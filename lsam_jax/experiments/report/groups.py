@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from lsam_jax.experiments.files import flat
 from lsam_jax.experiments.report.reading import Run, passes_of_epoch
-from lsam_jax.experiments.run import flat
 
 LENGTH = ("epochs", "passes")
 METHOD = ("method", "options", "k", "rho", "alpha", "normalize")

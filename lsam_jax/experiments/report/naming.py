@@ -5,10 +5,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lsam_jax.experiments.gradients import METHODS
+from lsam_jax.experiments.config.methods import METHODS
+from lsam_jax.experiments.files import flat
 from lsam_jax.experiments.report.groups import LENGTH, METHOD, Group, Trouble
 from lsam_jax.experiments.report.reading import Run
-from lsam_jax.experiments.run import flat
 
 
 def grouped(

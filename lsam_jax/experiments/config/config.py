@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lsam_jax.experiments.gradients import complete
+from lsam_jax.experiments.config.methods import complete
 
 Options = Mapping[str, Any] | tuple[tuple[str, Any], ...]
 DTYPES = ("float32", "bfloat16")
@@ -20,9 +20,9 @@ class Config:
     recipe.
 
     Args:
-        method: One of `gradients.METHODS`.
+        method: One of `methods.METHODS`.
         options: Of the method: arguments of its function in `lsam_jax`, by name, as a mapping or as
-            pairs. What is not given is filled in from `gradients.METHODS`; they are kept as sorted
+            pairs. What is not given is filled in from `methods.METHODS`; they are kept as sorted
             pairs.
         data: Name of the data set, see `datasets.load`.
         images: How many of the training images are used, the first of the data set's order; None

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 import lsam_jax as lsam
-from lsam_jax.experiments import prices
-from lsam_jax.experiments.objective import TrainingLoss
-from lsam_jax.experiments.shared_options import BATCH, LONG, SharedOptions
+from lsam_jax.experiments.config import costs
+from lsam_jax.experiments.config.objective import TrainingLoss
+from lsam_jax.experiments.config.shared_options import BATCH, LONG, SharedOptions
 from lsam_jax.layers.partition import LayerSpec
 
 
@@ -76,13 +76,13 @@ def _from_fresh_on(
 ) -> float:
     """Stale SAM takes its ascent from the step before, but behind the layer that is named."""
     fresh = options.get("fresh")
-    return 1.0 if fresh is None or not names else prices.behind(inspection, fresh)
+    return 1.0 if fresh is None or not names else costs.behind(inspection, fresh)
 
 
 def _some_samples(
     inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
 ) -> float:
-    return prices.some_samples(inspection, names, options["gamma"])
+    return costs.some_samples(inspection, names, options["gamma"])
 
 
 METHODS: Mapping[str, Family] = {
