@@ -40,8 +40,8 @@ import numpy as np
 import optax
 
 from lsam_jax.diagnostics.landscape import layer_landscape
-from lsam_jax.experiments import models
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.presets import preset
 from lsam_jax.experiments.training import fit
 
@@ -134,7 +134,7 @@ plt.show()
 # gives all three networks the same directions. BatchNorm uses its running statistics.
 
 # %%
-network = models.preset("resnet8")(num_classes=digits.num_classes)
+network = registry.preset("resnet8")(num_classes=digits.num_classes)
 images = datasets.normalise(digits.train.images[:IMAGES], digits.mean, digits.std)
 labels = digits.train.labels[:IMAGES]
 

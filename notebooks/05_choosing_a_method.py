@@ -40,7 +40,7 @@ import optax
 from sklearn.datasets import make_moons
 
 import lsam_jax as lsam
-from lsam_jax.experiments import models
+from lsam_jax.experiments.models import registry
 
 SHORT = os.environ.get("LSAM_NOTEBOOK_SHORT") == "1"
 STEPS, SEEDS = (100, 2) if SHORT else (1000, 10)
@@ -55,7 +55,7 @@ plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.ri
 # the ascent then needs no gradients of the other layers' weights.
 
 # %%
-network = models.preset("resnet20")(num_classes=10)
+network = registry.preset("resnet20")(num_classes=10)
 images = jax.ShapeDtypeStruct((128, 32, 32, 3), jnp.float32)
 labels = jax.ShapeDtypeStruct((128,), jnp.int32)
 variables = jax.eval_shape(network.init, jax.random.key(0), images)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import optax
 
 import lsam_jax as lsam
-from lsam_jax.experiments import models
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import Method, method
 from lsam_jax.experiments.config.objective import (
@@ -30,6 +29,7 @@ from lsam_jax.experiments.data.datasets import Dataset, Split
 from lsam_jax.experiments.data.label_noise import given
 from lsam_jax.experiments.devices import Layout, layout
 from lsam_jax.experiments.evaluation import Probe, evaluate, probe
+from lsam_jax.experiments.models import registry
 
 
 class Record(NamedTuple):
@@ -159,7 +159,7 @@ def build(
             f"batch_size={config.batch_size} cannot be shared out evenly to devices="
             f"{placed.devices}; make one a multiple of the other"
         )
-    architecture = models.preset(config.model)
+    architecture = registry.preset(config.model)
     architecture.check_weights(config, weights)
     data = datasets.load(config.data, data_dir) if data is None else data
     data = datasets.limited(

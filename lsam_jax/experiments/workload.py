@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lsam_jax.experiments import models
+from lsam_jax.experiments.models import registry
 
 CLASSES = 10
 
@@ -114,13 +114,13 @@ def whole_network(
     """A network in training mode on random images: all that training trains of it.
 
     Args:
-        name: Of the model, see `models.PRESETS`.
+        name: Of the model, see `registry.PRESETS`.
         size: Of the batch.
         num_classes: Of the head.
         channels: Of the images.
         **options: Of the model that differ from the preset's.
     """
-    architecture = models.preset(name)
+    architecture = registry.preset(name)
     model = architecture(num_classes=num_classes, **options)
     images, labels = random_batch(size, num_classes, channels)
     variables = jax.jit(model.init)(jax.random.key(0), images[:1])
@@ -132,7 +132,7 @@ def whole_network(
 
 def frozen_backbone(name: str, size: Size) -> Workload:
     """A fixed network in evaluation mode under a head of two dense layers that is trained."""
-    backbone = models.preset(name)(num_classes=None)
+    backbone = registry.preset(name)(num_classes=None)
     head = nn.Sequential([nn.Dense(256), nn.relu, nn.Dense(CLASSES)])
     images, labels = random_batch(size)
     variables = jax.jit(backbone.init)(jax.random.key(0), images[:1])

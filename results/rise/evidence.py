@@ -24,7 +24,7 @@ import optax
 from sklearn.datasets import load_digits
 
 import lsam_jax as lsam
-from lsam_jax.experiments.small_images import convolve
+from lsam_jax.experiments.models.small_images import convolve
 
 HERE, BATCH, EPOCHS = Path(__file__).parent, 64, 30
 RADII = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)

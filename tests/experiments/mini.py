@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from lsam_jax.experiments import cli, models
+from lsam_jax.experiments import cli
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.models import registry
 
 IMAGES, BATCH = 64, 16
 TRAIN = ["train", "digits-resnet8", "--method", "lsam", "--set", f"batch_size={BATCH}"]
@@ -43,7 +44,7 @@ def dataset(data_dir=None):
 
 def install(set_item):
     """Replaces the network and the data set, by a function like `MonkeyPatch.setitem`."""
-    set_item(models.PRESETS, "resnet8", models.Architecture(Mini))
+    set_item(registry.PRESETS, "resnet8", registry.Architecture(Mini))
     set_item(datasets.LOADERS, "digits", dataset)
 
 

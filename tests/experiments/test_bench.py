@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.experiments import cli, models, resnet
+from lsam_jax.experiments import cli
 from lsam_jax.experiments.bench import (
     by_hand,
     compile_time,
@@ -24,14 +24,15 @@ from lsam_jax.experiments.bench import (
 from lsam_jax.experiments.config import presets
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.models import registry, resnet
 
 SIZE = ["--batch", "4", "--image-size", "8"]
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    architecture = models.Architecture(partial(resnet.ResNet, stages=(1,), width=2))
-    monkeypatch.setitem(models.PRESETS, "tiny", architecture)
+    architecture = registry.Architecture(partial(resnet.ResNet, stages=(1,), width=2))
+    monkeypatch.setitem(registry.PRESETS, "tiny", architecture)
 
 
 def bench(tmp_path, *arguments):
@@ -49,8 +50,8 @@ def bench(tmp_path, *arguments):
 
 @pytest.mark.slow
 def test_methods_on_models(tmp_path, capsys, monkeypatch):
-    wide = models.Architecture(partial(resnet.ResNet, stages=(1,), width=4))
-    monkeypatch.setitem(models.PRESETS, "resnet20", wide)
+    wide = registry.Architecture(partial(resnet.ResNet, stages=(1,), width=4))
+    monkeypatch.setitem(registry.PRESETS, "resnet20", wide)
     some = "sam,looksam,lsam,textbook"
     arguments = ["--models", "tiny,resnet20", "--methods", some, "--rounds", "3"]
     report = bench(tmp_path, "methods", *SIZE, *arguments)
@@ -168,7 +169,7 @@ def test_compile(tmp_path, capsys):
 )
 def test_what_is_scaled(along, value, kernels, batch):
     settings = scaling.Settings(along=along, values=(value,))
-    module = models.preset("resnet20")(**settings.options(value))
+    module = registry.preset("resnet20")(**settings.options(value))
     assert 3 + 1 + 1 + 2 * sum(module.stages) == kernels  # shortcuts, stem, head, blocks
     assert module.width == (8 if along == "width" else 16)
     assert settings.size(value).batch_size == batch

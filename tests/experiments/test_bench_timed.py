@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.experiments import models, peers, workload
+from lsam_jax.experiments import peers, workload
 from lsam_jax.experiments.bench import catalog, cost_model, timed
 from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Timed
 from lsam_jax.experiments.config import paper_results
+from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.workload import Size, Workload
 
 PARAMS = {name: jnp.full((2, 2), x) for name, x in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
@@ -170,7 +171,7 @@ def test_networks_are_differentiated_as_they_are_trained(name, monkeypatch):
     each, _ = work.classifier.each(work.params, *work.args)
     assert each.shape == (4,)
     np.testing.assert_allclose(each.mean(), work.loss(work.params, *work.args)[0], rtol=1e-6)
-    assert models.preset(name)  # known by name
+    assert registry.preset(name)  # known by name
 
 
 @pytest.mark.slow

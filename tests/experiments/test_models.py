@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsam_jax.experiments import models, resnet
 from lsam_jax.experiments.config.objective import initial_variables
+from lsam_jax.experiments.models import registry, resnet
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from lsam_jax.experiments.config.objective import initial_variables
     ],
 )
 def test_kernel_and_parameter_counts(name, size, kernels, parameters):
-    model = models.preset(name)()
+    model = registry.preset(name)()
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     shapes = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
     assert sum(x.ndim > 1 for x in shapes) == kernels
@@ -37,7 +37,7 @@ def test_kernel_and_parameter_counts(name, size, kernels, parameters):
     ],
 )
 def test_the_details_of_the_recipe_reach_the_layers(name, momentum, epsilon, zero_init, dropout):
-    model = models.preset(name)(width=2, stem_width=2, stages=(1,))
+    model = registry.preset(name)(width=2, stem_width=2, stages=(1,))
     images = jax.random.normal(jax.random.key(1), (64, 8, 8, 3))
     variables = initial_variables(model, (8, 8, 3), jax.random.key(0))
     scale = np.asarray(variables["params"]["block0"]["norm2"]["scale"])

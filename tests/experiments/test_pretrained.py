@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from vit_files import SMALL, hugging_face, npz_arrays
 
-from lsam_jax.experiments.pretrained import load_vit
-from lsam_jax.experiments.vit import ViT
+from lsam_jax.experiments.models.vit import ViT
+from lsam_jax.experiments.models.vit_weights import load_vit
 
 safetensors = pytest.importorskip("safetensors.numpy")
 

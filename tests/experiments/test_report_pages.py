@@ -10,8 +10,9 @@ from matplotlib.image import imread
 from mini import Mini
 from studies import LAYERS, SOME, TABLES, write_simple, write_study
 
-from lsam_jax.experiments import cli, models
+from lsam_jax.experiments import cli
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.report import html, markdown, report
 from lsam_jax.experiments.report.document import (
     Bullets,
@@ -198,7 +199,7 @@ def test_markdown_escapes_what_it_would_read_as_markup():
 @pytest.mark.slow
 def test_a_real_run_has_a_report(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
-    monkeypatch.setitem(models.PRESETS, "resnet8", models.Architecture(Mini))
+    monkeypatch.setitem(registry.PRESETS, "resnet8", registry.Architecture(Mini))
     settings = ["--epochs", "2", "--set", "batch_size=32", "--log", "json"]
     train = ["train", "digits-resnet8", "--method", "sgd", *settings]
     assert cli.main([*train, "--out", str(tmp_path / "run")]) == 0

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsam_jax.experiments import resnet
-from lsam_jax.experiments.small_images import convolve
+from lsam_jax.experiments.models import resnet
+from lsam_jax.experiments.models.small_images import convolve
 
 CASES = [  # size of the image, of the kernel, strides, padding; whether it is a product
     ((2, 2), (3, 3), (1, 1), "SAME", True),

@@ -10,8 +10,8 @@ import pytest
 from vit_files import SMALL, features, npz_arrays
 
 import lsam_jax as lsam
-from lsam_jax.experiments import vit
-from lsam_jax.experiments.pretrained import load_vit
+from lsam_jax.experiments.models import vit
+from lsam_jax.experiments.models.vit_weights import load_vit
 
 IMAGES = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
 NEW = {"hidden": 12, "num_classes": 5}

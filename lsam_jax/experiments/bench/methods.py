@@ -9,10 +9,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments import environment, files, models, workload
+from lsam_jax.experiments import environment, files, workload
 from lsam_jax.experiments.bench import timed
 from lsam_jax.experiments.bench.catalog import CATALOGS, Method
 from lsam_jax.experiments.config import paper_results
+from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.workload import Size, Workload
 
 
@@ -21,7 +22,7 @@ class Settings(Size):
     """What to measure, on what; see `workload.Size`.
 
     Args:
-        models: Names of networks, see `models.PRESETS`.
+        models: Names of networks, see `registry.PRESETS`.
         methods: Of `catalog`, by name; empty for all. SGD is always there.
         catalog: One of `catalog.CATALOGS`.
         rounds: Steps of each method; a multiple of LookSAM's interval shows its mean.
@@ -41,7 +42,7 @@ class Settings(Size):
         if not self.models or len(set(self.models)) < len(self.models):
             raise ValueError(f"models={','.join(self.models)} must name one or more, each once")
         for model in self.models:
-            models.preset(model)
+            registry.preset(model)
             self.chosen(model)
 
     def chosen(self, model: str) -> dict[str, Method]:

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, files, models, peers, workload
+from lsam_jax.experiments import environment, files, peers, workload
 from lsam_jax.experiments.bench import catalog, cost_model, timed
 from lsam_jax.experiments.bench.catalog import RADIUS, SGD, TEXTBOOK
 from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Program, Timed
+from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.workload import Size, Workload
 
 LAST, FIRST = "layer-wise SAM, last layers", "layer-wise SAM, first layers"
@@ -45,7 +46,7 @@ class Settings(Size):
         along: One of `DEFAULTS`: depth (6 n + 2 layers with n blocks in each of three stages),
             width (channels of the first stage), batch, or k (perturbed layers).
         values: Of it; empty for `DEFAULTS`.
-        model: Name of a residual network, see `models.PRESETS`.
+        model: Name of a residual network, see `registry.PRESETS`.
         k: Perturbed layers.
         rounds: Interleaved steps of each, for each value.
 
@@ -64,7 +65,7 @@ class Settings(Size):
         self._at_least(rounds=1, k=1)
         if self.along not in DEFAULTS:
             raise ValueError(f"along={self.along!r} must be one of {', '.join(DEFAULTS)}")
-        if not hasattr(models.preset(self.model)(), "stages"):
+        if not hasattr(registry.preset(self.model)(), "stages"):
             raise ValueError(
                 f"model={self.model!r} has no stages of blocks; choose a residual network"
             )
@@ -95,7 +96,7 @@ class Settings(Size):
         return Size(value if self.along == "batch" else self.batch_size, self.image_size)
 
     def _kernels(self, value: int) -> int:
-        model = models.preset(self.model)(num_classes=workload.CLASSES, **self.options(value))
+        model = registry.preset(self.model)(num_classes=workload.CLASSES, **self.options(value))
         images = jnp.zeros((1, self.image_size, self.image_size, 3))
         params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
         return len(lsam.layer_names(params))

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, files, models, peers, timing, workload
+from lsam_jax.experiments import environment, files, peers, timing, workload
 from lsam_jax.experiments.bench import catalog, cost_model, timed
 from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Call, Program, Timed
+from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.workload import Size, Workload
 
 SGD, TEXTBOOK, OPTAX = catalog.SGD, catalog.TEXTBOOK, catalog.OPTAX
@@ -32,7 +33,7 @@ class Settings(Size):
     """What to measure, on what; see `workload.Size`.
 
     Args:
-        model: Name of a residual network, see `models.PRESETS`.
+        model: Name of a residual network, see `registry.PRESETS`.
         rounds: Interleaved steps of each, for each set.
         gate: Whether weight gradients of unselected layers are skipped at run time; None: by
             platform.
@@ -63,7 +64,7 @@ def usual_sets(model: str) -> dict[str, tuple[str, ...]]:
     Raises:
         ValueError: When the model is not a residual network.
     """
-    stages = getattr(models.preset(model)(), "stages", None)
+    stages = getattr(registry.preset(model)(), "stages", None)
     if stages is None:
         raise ValueError(f"model={model!r} has no stages of blocks; choose a residual network")
     blocks = range(sum(stages[:-1]), sum(stages))

@@ -8,8 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from lsam_jax.experiments import pretrained, resnet, vit
-from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.models import resnet, vit, vit_weights
 
 PathLike = str | os.PathLike[str]
 
@@ -51,7 +50,7 @@ class Architecture:
         read_one = self.frozen[1] if self.frozen is not None else None
         return {} if read_one is None else {n: read_one(weights, x) for n, x in frozen.items()}
 
-    def check_weights(self, config: Config, weights: PathLike | None) -> None:
+    def check_weights(self, config: Any, weights: PathLike | None) -> None:
         """Raises unless `weights` and `config.random_init` fit this architecture.
 
         Raises:
@@ -77,7 +76,7 @@ PRESETS: Mapping[str, Architecture] = {
     "wrn16_2": Architecture(resnet.wrn16_2),
     "wrn16_8": Architecture(resnet.wrn16_8),
     "vit_b16": Architecture(
-        vit.vit_b16, preprocess=vit.to_signed, frozen=(*vit.FROZEN, pretrained.load_vit)
+        vit.vit_b16, preprocess=vit.to_signed, frozen=(*vit.FROZEN, vit_weights.load_vit)
     ),
 }
 

@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lsam_jax.experiments.small_images import convolve
+from lsam_jax.experiments.models.small_images import convolve
 
 
 class Block(nn.Module):

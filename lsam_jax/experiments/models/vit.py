@@ -7,7 +7,7 @@ the image's feature. The layer-wise SAM paper freezes all of that and trains two
 it. Those numbers of its recipe that it does not give, the width of the first dense layer and the
 activation between them, are this module's choice.
 
-Names in the parameter tree: ``backbone``, which `pretrained.load_vit` fills, ``hidden`` and
+Names in the parameter tree: ``backbone``, which `vit_weights.load_vit` fills, ``hidden`` and
 ``head``. Only the last two are trained: give `value_and_grad` the tree without `FROZEN`, and hand
 the backbone to the loss as an argument. Then all of it lies before the first perturbed layer, and
 runs once in a step.

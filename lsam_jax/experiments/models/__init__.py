@@ -1,0 +1,1 @@
+"""The networks, and how pretrained weights are read."""
