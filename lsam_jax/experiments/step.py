@@ -27,7 +27,7 @@ from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.batches import Batches
 from lsam_jax.experiments.data.datasets import Dataset, Split
 from lsam_jax.experiments.data.label_noise import given
-from lsam_jax.experiments.devices import Layout, layout
+from lsam_jax.experiments.distributed.devices import Layout, layout
 from lsam_jax.experiments.evaluation import Probe, evaluate, probe
 from lsam_jax.experiments.models import registry
 

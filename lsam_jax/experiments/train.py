@@ -18,7 +18,8 @@ from lsam_jax.components.rise import Following
 from lsam_jax.experiments import environment
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data.datasets import Dataset
-from lsam_jax.experiments.devices import layout
+from lsam_jax.experiments.distributed.devices import layout
+from lsam_jax.experiments.distributed.process_group import Team
 from lsam_jax.experiments.files import flat
 from lsam_jax.experiments.history import History
 from lsam_jax.experiments.metrics import Sink, open_sinks
@@ -27,7 +28,6 @@ from lsam_jax.experiments.run import Run
 from lsam_jax.experiments.shared_run import SharedRun
 from lsam_jax.experiments.signals import Stop, stop_requests
 from lsam_jax.experiments.step import Program, State, StepMetrics, build
-from lsam_jax.experiments.team import Team
 from lsam_jax.experiments.training import Result, Watcher, fit
 
 SURVIVAL = 0.9

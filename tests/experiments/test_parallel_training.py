@@ -13,11 +13,12 @@ from mini import assert_close, configuration
 from test_run import StopAt, assert_same_run
 
 from lsam_jax.devices.data_parallel import DataParallel
-from lsam_jax.experiments import cli, devices, evaluation, stderr_filter
+from lsam_jax.experiments import cli, evaluation
+from lsam_jax.experiments.distributed import devices, stderr_filter
+from lsam_jax.experiments.distributed.process_group import Team
 from lsam_jax.experiments.errors import LOST, Stopped
 from lsam_jax.experiments.run import Run
 from lsam_jax.experiments.step import build
-from lsam_jax.experiments.team import Team
 from lsam_jax.experiments.training import fit
 
 CONFIG = configuration(epochs=3)

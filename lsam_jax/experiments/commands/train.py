@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
     membership = _join(arguments)  # before anything starts the devices
-    team = importlib.import_module("lsam_jax.experiments.team").Team()
+    team = importlib.import_module("lsam_jax.experiments.distributed.process_group").Team()
     train = importlib.import_module("lsam_jax.experiments.train")
     config = team.each(partial(_configure, arguments))
     out = arguments.out or f"runs/{arguments.preset}/{config.method}-seed{config.seed}"
@@ -97,10 +97,10 @@ def _join(arguments: argparse.Namespace) -> Any:
         raise ValueError("--distributed finds the coordinator; give it or --coordinator")
     membership = None
     if arguments.devices is not None:
-        devices = importlib.import_module("lsam_jax.experiments.devices")
+        devices = importlib.import_module("lsam_jax.experiments.distributed.devices")
         devices.emulate(arguments.devices, arguments.processes or 1)
     if several:
-        processes = importlib.import_module("lsam_jax.experiments.processes")
+        processes = importlib.import_module("lsam_jax.experiments.distributed.processes")
         membership = processes.join(
             arguments.coordinator,
             arguments.processes,

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import jax
 
-from lsam_jax.experiments import stderr_filter
+from lsam_jax.experiments.distributed import stderr_filter
 from lsam_jax.experiments.errors import LOST, STATUS
 
 TIMEOUT = 100
