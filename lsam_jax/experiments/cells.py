@@ -10,7 +10,7 @@ from typing import Any
 
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import Preset
-from lsam_jax.experiments.outline import OUTLINES
+from lsam_jax.experiments.training.dry_run import OUTLINES
 
 SCALES: Mapping[str, Mapping[str, Any]] = {
     "paper": {},

@@ -16,16 +16,17 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lsam_jax.experiments import files, plotting, summary, training
+from lsam_jax.experiments import files, plotting, summary
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import METHODS
 from lsam_jax.experiments.config.overrides import parse
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.history import History
-from lsam_jax.experiments.step import Program, State, build
 from lsam_jax.experiments.step_costs import time_steps
 from lsam_jax.experiments.summary import Trained
+from lsam_jax.experiments.training import loop
+from lsam_jax.experiments.training.history import History
+from lsam_jax.experiments.training.step import Program, State, build
 
 SNAPSHOTS = 4
 
@@ -152,13 +153,13 @@ def _train(
                 bar.set_description(f"{name}, seed {seed}")
                 watcher = _Snapshots(bar, epochs, snapshots[name] if seed == seeds[0] else None)
                 config = dataclasses.replace(program.config, seed=seed)
-                result = training.fit(config, program=program, watcher=watcher)
+                result = loop.fit(config, program=program, watcher=watcher)
                 of = result.state.params, result.state.batch_stats, seed
                 runs[name].append(Trained(result.history, watcher.seconds, program.fitted(*of)))
     return runs, snapshots
 
 
-class _Snapshots(training.Watcher):
+class _Snapshots(loop.Watcher):
     """Moves the bar, and copies states from all over a run into a list, if there is one.
 
     Attributes:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lsam_jax.experiments.config.objective import TrainingLoss, variables
 from lsam_jax.experiments.data.datasets import Split
-from lsam_jax.experiments.finished import Finished
+from lsam_jax.experiments.training.finished_run import Finished
 
 BATCH = 256
 REACH = 20

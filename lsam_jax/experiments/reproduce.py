@@ -20,10 +20,10 @@ from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import LostError
 from lsam_jax.experiments.files import METRICS
-from lsam_jax.experiments.run import configuration, differences
-from lsam_jax.experiments.step import Program, build
 from lsam_jax.experiments.studies import NAMES, Artefact, artefact
-from lsam_jax.experiments.train import train
+from lsam_jax.experiments.training.run_directory import configuration, differences
+from lsam_jax.experiments.training.step import Program, build
+from lsam_jax.experiments.training.train import train
 
 STUDY = "study.json"
 

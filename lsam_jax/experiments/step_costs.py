@@ -14,9 +14,9 @@ from rich.table import Table
 from lsam_jax.experiments import environment, files, timing
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Split
-from lsam_jax.experiments.finished import last_state
-from lsam_jax.experiments.run import configuration
-from lsam_jax.experiments.step import Program, State, build
+from lsam_jax.experiments.training.finished_run import last_state
+from lsam_jax.experiments.training.run_directory import configuration
+from lsam_jax.experiments.training.step import Program, State, build
 
 BATCHES = 8
 

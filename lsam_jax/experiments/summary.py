@@ -11,8 +11,8 @@ from rich.table import Table
 
 from lsam_jax.experiments import environment, timing
 from lsam_jax.experiments.config.config import Config
-from lsam_jax.experiments.history import History
 from lsam_jax.experiments.statistics import over_seeds, statistics_text
+from lsam_jax.experiments.training.history import History
 
 
 class Trained(NamedTuple):

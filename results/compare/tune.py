@@ -15,8 +15,8 @@ import numpy as np
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.presets import preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.step import build
-from lsam_jax.experiments.training import fit
+from lsam_jax.experiments.training.loop import fit
+from lsam_jax.experiments.training.step import build
 
 PRESET, HELD_OUT, SEEDS = "noisy-digits-resnet8", 300, (10, 11)
 GRID = {

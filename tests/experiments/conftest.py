@@ -6,8 +6,8 @@ import pytest
 from tiny import TINY
 
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.step import build
-from lsam_jax.experiments.training import fit
+from lsam_jax.experiments.training.loop import fit
+from lsam_jax.experiments.training.step import build
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.objective import augmented
 from lsam_jax.experiments.data import augmentation, datasets
-from lsam_jax.experiments.training import fit
+from lsam_jax.experiments.training.loop import fit
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (64, 10, 12, 3), dtype=np.uint8)
 

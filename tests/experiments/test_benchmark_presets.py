@@ -7,12 +7,12 @@ import pytest
 from mocks import mocked
 
 import lsam_jax as lsam
-from lsam_jax.experiments import outline
 from lsam_jax.experiments.config import overrides, presets
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Split
-from lsam_jax.experiments.step import build
-from lsam_jax.experiments.training import fit
+from lsam_jax.experiments.training import dry_run
+from lsam_jax.experiments.training.loop import fit
+from lsam_jax.experiments.training.step import build
 
 # Lee, KDD 2024, Table 1 and section 4.1: batch, learning rate, epochs, k, LookSAM's interval,
 # r and alpha; the accuracies of SGD, generalized SAM, LookSAM and layer-wise SAM.
@@ -40,7 +40,7 @@ def test_the_papers_numbers(name):
     assert preset.configure("sam").options == (("rho", 0.05),)
     assert dict(preset.configure("looksam").options)["every"] == interval
     assert tuple(preset.published[m] for m in ("sgd", "gsam", "looksam", "lsam")) == published
-    steps = epochs * outline.OUTLINES[preset.config.data].images // batch
+    steps = epochs * dry_run.OUTLINES[preset.config.data].images // batch
     drops = [round(share * steps) / steps * epochs for share in preset.config.decay_at]
     known = {"cifar10-resnet20": [100, 130], "cifar100-wrn28-10": [150, 180]}
     if name in known:
@@ -107,11 +107,11 @@ def test_real_steps_on_mock_data(name):
 def test_full_size_by_shape(name, kernels, trained, whole):
     preset = presets.preset(name)
     config = preset.configure("lsam", random_init=True)
-    program = outline.outline(config)
+    program = dry_run.outline(config)
     assert len(program.layers) == kernels
     assert sum(program.sizes.values()) == trained
     assert trained + program.frozen == whole
-    known = outline.OUTLINES[config.data]
+    known = dry_run.OUTLINES[config.data]
     batch = Split(
         jax.ShapeDtypeStruct((config.batch_size, *known.shape), jnp.uint8),
         jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
@@ -124,9 +124,9 @@ def test_full_size_by_shape(name, kernels, trained, whole):
     assert metrics.loss.shape == metrics.accuracy.shape == ()
 
 
-@pytest.mark.parametrize("name", outline.OUTLINES)
+@pytest.mark.parametrize("name", dry_run.OUTLINES)
 def test_an_outline_is_that_of_the_data(name, small):
-    known = outline.OUTLINES[name]
+    known = dry_run.OUTLINES[name]
     loaded = small if name == "digits" else mocked(name, 2)
     assert loaded.train.images.shape[1:] == known.shape
     assert loaded.num_classes == known.num_classes

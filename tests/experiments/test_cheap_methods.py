@@ -12,7 +12,7 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import method
 from lsam_jax.experiments.config.presets import preset
 from lsam_jax.experiments.data.datasets import Split
-from lsam_jax.experiments.training import fit
+from lsam_jax.experiments.training.loop import fit
 
 
 def loss_fn(params, batch_stats, frozen, batch, key):

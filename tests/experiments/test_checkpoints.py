@@ -15,7 +15,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from lsam_jax.experiments.checkpoints import CheckpointError, Checkpoints, digest
+from lsam_jax.experiments.training.checkpoints import CheckpointError, Checkpoints, digest
 
 # Orbax's event loops and threads complain in their own ways of what is raised, and tested, here.
 pytestmark = [

@@ -17,11 +17,12 @@ from tiny import TINY
 
 import lsam_jax as lsam
 from lsam_jax import experiments
-from lsam_jax.experiments import cli, compare, training
+from lsam_jax.experiments import cli, compare
 from lsam_jax.experiments.config import presets
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import Stopped
-from lsam_jax.experiments.training import NonFiniteLossError
+from lsam_jax.experiments.training import loop
+from lsam_jax.experiments.training.loop import NonFiniteLossError
 
 SMALL = ["--epochs", "2", "--set", "width=4", "--set", "batch_size=32"]
 COMPARE = ["compare", *SMALL, "--seeds", "2"]
@@ -163,7 +164,7 @@ def test_a_perturbation_that_is_rounded_away_is_warned_of_once(
 @pytest.mark.slow
 def test_a_stopped_run_has_the_signals_status(capsys, monkeypatch, tmp_path):
     stopped = Stopped("stopped by SIGTERM after step 3; saved", signal.SIGTERM)
-    monkeypatch.setattr(training, "fit", failing(stopped))
+    monkeypatch.setattr(loop, "fit", failing(stopped))
     assert cli.main([*COMPARE, "--out", str(tmp_path)]) == 143
     assert "stopped by SIGTERM after step 3" in capsys.readouterr().err
 
@@ -250,7 +251,7 @@ def failing(error):
 def test_user_errors_are_one_line_before_anything_runs(
     arguments, words, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(training, "fit", failing(AssertionError("trained")))
+    monkeypatch.setattr(loop, "fit", failing(AssertionError("trained")))
     (tmp_path / "file").write_text("")
     places = {"file": tmp_path / "file", "directory": tmp_path}
     assert cli.main([argument.format(**places) for argument in arguments]) == 2
@@ -261,10 +262,10 @@ def test_user_errors_are_one_line_before_anything_runs(
 @pytest.mark.slow
 def test_ctrl_c_and_a_run_that_went_wrong_have_their_own_codes(tmp_path, capsys, monkeypatch):
     arguments = [*COMPARE, "--out", str(tmp_path)]
-    monkeypatch.setattr(training, "fit", failing(KeyboardInterrupt()))
+    monkeypatch.setattr(loop, "fit", failing(KeyboardInterrupt()))
     assert cli.main(arguments) == 130
     assert "interrupted" in capsys.readouterr().err
-    monkeypatch.setattr(training, "fit", failing(NonFiniteLossError("the loss is nan at step 3")))
+    monkeypatch.setattr(loop, "fit", failing(NonFiniteLossError("the loss is nan at step 3")))
     assert cli.main(arguments) == 1
     assert "lsam-jax: error: the loss is nan at step 3\n" in capsys.readouterr().err
 

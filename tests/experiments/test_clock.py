@@ -2,7 +2,7 @@
 
 import pytest
 
-from lsam_jax.experiments.clock import EpochClock
+from lsam_jax.experiments.training.epoch_timer import EpochClock
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from jax.flatten_util import ravel_pytree
 from lsam_jax import diagnostics
 from lsam_jax.experiments import cli, landscapes, measured
 from lsam_jax.experiments.data.datasets import Split
-from lsam_jax.experiments.finished import load
 from lsam_jax.experiments.measured import Settings, equal_batches
 from lsam_jax.experiments.sharpness import sharpness
+from lsam_jax.experiments.training.finished_run import load
 
 LAYERS = ["stem/kernel", "head/kernel"]
 FAST = ["--step", "10", "--probes", "40"]

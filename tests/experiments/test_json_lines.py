@@ -6,7 +6,7 @@ import os
 import pytest
 from epochs import RECORDS, log, record, timing
 
-from lsam_jax.experiments.sinks import JsonLines
+from lsam_jax.experiments.training.loggers import JsonLines
 
 
 def lines(path):

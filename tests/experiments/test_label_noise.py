@@ -18,9 +18,9 @@ from lsam_jax.experiments.data.label_noise import drawn_anew
 from lsam_jax.experiments.files import CONFIG
 from lsam_jax.experiments.models import resnet
 from lsam_jax.experiments.reproduce import plan, write_study
-from lsam_jax.experiments.run import Run
-from lsam_jax.experiments.step import build
-from lsam_jax.experiments.training import fit
+from lsam_jax.experiments.training.loop import fit
+from lsam_jax.experiments.training.run_directory import Run
+from lsam_jax.experiments.training.step import build
 
 NOISY = dataclasses.replace(TINY, method="sgd", options={}, label_noise=0.4, epochs=1)
 

@@ -8,8 +8,8 @@ import types
 import pytest
 from epochs import NUMBERS, record, timing
 
-from lsam_jax.experiments import metrics, sinks
-from lsam_jax.experiments.sinks import JsonLines, TensorBoard, WandB, scalars
+from lsam_jax.experiments.training import loggers
+from lsam_jax.experiments.training.loggers import JsonLines, TensorBoard, WandB, scalars
 
 
 def test_scalars_are_named_after_what_they_measure():
@@ -32,12 +32,12 @@ def test_scalars_are_named_after_what_they_measure():
 
 
 def test_the_example():
-    assert doctest.testmod(sinks) == (0, 1)
+    assert doctest.testmod(loggers) == (0, 1)
 
 
 def test_json_is_always_there(tmp_path):
     for names in ((), ("json",), ["json", "json"]):
-        opened = metrics.open_sinks(names, tmp_path, {}, "x")
+        opened = loggers.open_sinks(names, tmp_path, {}, "x")
         assert [type(sink) for sink in opened] == [JsonLines]
     assert not any(tmp_path.iterdir())
 
@@ -49,12 +49,12 @@ def test_tensorboard_is_there_by_itself_and_wandb_never(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(RecordWriter=None))
     for name in ("proto", "proto.event_pb2", "proto.summary_pb2"):
         monkeypatch.setitem(sys.modules, f"tensorboardX.{name}", types.ModuleType(name))
-    opened = metrics.open_sinks(None, str(tmp_path), {}, "x")
+    opened = loggers.open_sinks(None, str(tmp_path), {}, "x")
     assert [type(sink) for sink in opened] == [JsonLines, TensorBoard]
     del found["tensorboardX"]
-    opened = metrics.open_sinks(None, str(tmp_path), {}, "x")
+    opened = loggers.open_sinks(None, str(tmp_path), {}, "x")
     assert [type(sink) for sink in opened] == [JsonLines]
-    opened = metrics.open_sinks(metrics.SINKS, tmp_path, {}, "x")
+    opened = loggers.open_sinks(loggers.SINKS, tmp_path, {}, "x")
     assert [type(sink) for sink in opened] == [JsonLines, TensorBoard, WandB]
     assert not any(tmp_path.iterdir())
 
@@ -63,10 +63,10 @@ def test_tensorboard_is_there_by_itself_and_wandb_never(tmp_path, monkeypatch):
 def test_a_missing_package_is_named(tmp_path, monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError) as error:
-        metrics.open_sinks([name], tmp_path, {}, "x")
+        loggers.open_sinks([name], tmp_path, {}, "x")
     assert error.value.name == package
 
 
 def test_an_unknown_sink_is_refused(tmp_path):
     with pytest.raises(ValueError, match="sink 'csv' is not known; choose from json, tensorboard"):
-        metrics.open_sinks(["json", "csv"], tmp_path, {}, "x")
+        loggers.open_sinks(["json", "csv"], tmp_path, {}, "x")

@@ -14,7 +14,7 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import method
 from lsam_jax.experiments.config.objective import TrainingLoss
 from lsam_jax.experiments.data.datasets import Split
-from lsam_jax.experiments.step import base_optimizer, build
+from lsam_jax.experiments.training.step import base_optimizer, build
 
 RNG = np.random.default_rng(0)
 BATCH = Split(RNG.integers(0, 256, (12, 4, 4, 1), dtype=np.uint8), np.arange(12) % 3)

@@ -13,13 +13,14 @@ from mini import assert_close, configuration
 from test_run import StopAt, assert_same_run
 
 from lsam_jax.devices.data_parallel import DataParallel
-from lsam_jax.experiments import cli, evaluation
+from lsam_jax.experiments import cli
 from lsam_jax.experiments.distributed import devices, stderr_filter
 from lsam_jax.experiments.distributed.process_group import Team
 from lsam_jax.experiments.errors import LOST, Stopped
-from lsam_jax.experiments.run import Run
-from lsam_jax.experiments.step import build
-from lsam_jax.experiments.training import fit
+from lsam_jax.experiments.training import evaluation
+from lsam_jax.experiments.training.loop import fit
+from lsam_jax.experiments.training.run_directory import Run
+from lsam_jax.experiments.training.step import build
 
 CONFIG = configuration(epochs=3)
 STEPS = 3 * mini.IMAGES // mini.BATCH

@@ -15,8 +15,8 @@ from test_run import StopAt
 
 from lsam_jax.experiments.errors import STATUS as LOST_ONE
 from lsam_jax.experiments.errors import Stopped
-from lsam_jax.experiments.run import Run
-from lsam_jax.experiments.training import fit
+from lsam_jax.experiments.training.loop import fit
+from lsam_jax.experiments.training.run_directory import Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no Grain")
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import pytest
 
-from lsam_jax.experiments.progress import Progress
+from lsam_jax.experiments.training.progress import Progress
 
 
 class Scalar:

@@ -11,9 +11,9 @@ from tiny import TINY
 from lsam_jax.experiments import plotting
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import method
-from lsam_jax.experiments.history import History
-from lsam_jax.experiments.train import train
-from lsam_jax.experiments.training import fit
+from lsam_jax.experiments.training.history import History
+from lsam_jax.experiments.training.loop import fit
+from lsam_jax.experiments.training.train import train
 
 
 @pytest.mark.parametrize("name", ["sam", "lsam", "stale", "asam", "momentum_sam"])
@@ -79,7 +79,7 @@ def test_warns_of_a_radius_that_does_nothing(small, tmp_path, capsys, name, opti
     epochs = 8 if options.get("rise") == 1e-7 else 2
     config = dataclasses.replace(TINY, method=name, options=options, epochs=epochs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lsam_jax.experiments.step.datasets.load", lambda *args: small)
+        patch.setattr("lsam_jax.experiments.training.step.datasets.load", lambda *args: small)
         train(config, tmp_path / "run", log=("json",))
     found = re.findall(r"^warning: (.*)$", capsys.readouterr().err, re.M)
     assert len(found) == (words is not None), found

@@ -12,10 +12,10 @@ from lsam_jax.experiments.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import PRESETS, preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.run import configuration
-from lsam_jax.experiments.step import build
 from lsam_jax.experiments.studies import NAMES, artefact
-from lsam_jax.experiments.training import NonFiniteLossError
+from lsam_jax.experiments.training.loop import NonFiniteLossError
+from lsam_jax.experiments.training.run_directory import configuration
+from lsam_jax.experiments.training.step import build
 
 CIFAR, DIGITS = preset("cifar10-resnet20"), preset("digits-resnet8")
 SMALL = {"width": 4, "epochs": 1, "images": 64, "validation_images": 32, "batch_size": 32}

@@ -14,8 +14,8 @@ from tiny import STEPS, TINY
 
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.errors import Stopped
-from lsam_jax.experiments.run import Run, configuration
-from lsam_jax.experiments.training import NonFiniteLossError, Watcher, fit
+from lsam_jax.experiments.training.loop import NonFiniteLossError, Watcher, fit
+from lsam_jax.experiments.training.run_directory import Run, configuration
 
 
 class StopAt(Watcher):
@@ -156,7 +156,7 @@ def test_two_runs_never_write_into_one_directory(tmp_path):
     program = f"""
 import sys
 from lsam_jax.experiments.config import Config
-from lsam_jax.experiments.run import Run, configuration
+from lsam_jax.experiments.training.run_directory import Run, configuration
 try:
     Run({str(tmp_path)!r}, Config.from_json({TINY.to_json()!r}), resume=True)
 except OSError as error:

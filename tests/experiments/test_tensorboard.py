@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from epochs import log, record, timing
 
-from lsam_jax.experiments.sinks import TensorBoard, scalars
+from lsam_jax.experiments.training.loggers import TensorBoard, scalars
 
 event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from epochs import log, record, timing
 
-from lsam_jax.experiments import metrics
-from lsam_jax.experiments.sinks import scalars
+from lsam_jax.experiments.training import loggers
+from lsam_jax.experiments.training.loggers import scalars
 
 
 class Run:
@@ -49,7 +49,7 @@ def wandb(monkeypatch):
 
 
 def wandb_sink(directory):
-    return metrics.open_sinks(["wandb"], directory, {"rho": 0.1}, "resnet8-lsam")[-1]
+    return loggers.open_sinks(["wandb"], directory, {"rho": 0.1}, "resnet8-lsam")[-1]
 
 
 def test_wandb_gets_every_epoch_by_step(tmp_path, wandb):

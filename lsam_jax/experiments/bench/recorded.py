@@ -22,9 +22,9 @@ from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Timed
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.finished import last_state
-from lsam_jax.experiments.run import configuration
-from lsam_jax.experiments.step import build
+from lsam_jax.experiments.training.finished_run import last_state
+from lsam_jax.experiments.training.run_directory import configuration
+from lsam_jax.experiments.training.step import build
 from lsam_jax.experiments.workload import Size, Workload
 
 PathLike = str | os.PathLike[str]

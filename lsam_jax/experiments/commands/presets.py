@@ -42,7 +42,7 @@ def show_one(arguments: argparse.Namespace) -> None:
     listing = importlib.import_module("lsam_jax.experiments.listing")
     presets = importlib.import_module("lsam_jax.experiments.presets")
     settings = importlib.import_module("lsam_jax.experiments.config.overrides")
-    outline = importlib.import_module("lsam_jax.experiments.outline")
+    outline = importlib.import_module("lsam_jax.experiments.training.dry_run")
     preset = presets.preset(arguments.preset)
     changed = settings.parse(arguments.settings)
     config = preset.configure("lsam", **changed)

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
     membership = _join(arguments)  # before anything starts the devices
     team = importlib.import_module("lsam_jax.experiments.distributed.process_group").Team()
-    train = importlib.import_module("lsam_jax.experiments.train")
+    train = importlib.import_module("lsam_jax.experiments.training.train")
     config = team.each(partial(_configure, arguments))
     out = arguments.out or f"runs/{arguments.preset}/{config.method}-seed{config.seed}"
     result = train.train(

@@ -11,9 +11,9 @@ from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import Regime
-from lsam_jax.experiments.step import build
 from lsam_jax.experiments.step_costs import time_steps
-from lsam_jax.experiments.training import fit
+from lsam_jax.experiments.training.loop import fit
+from lsam_jax.experiments.training.step import build
 
 BLOCK = 30
 """Steps whose mean is one measurement: a multiple of all the periods among the contenders."""

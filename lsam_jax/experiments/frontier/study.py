@@ -17,13 +17,13 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.data.label_noise import given
-from lsam_jax.experiments.evaluation import evaluate
 from lsam_jax.experiments.frontier import costs
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, Contender
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import TUNING_SEEDS, Regime
-from lsam_jax.experiments.step import Program, build
-from lsam_jax.experiments.training import NonFiniteLossError, fit
+from lsam_jax.experiments.training.evaluation import evaluate
+from lsam_jax.experiments.training.loop import NonFiniteLossError, fit
+from lsam_jax.experiments.training.step import Program, build
 
 MOST_STEPS = 3
 """How often a grid whose best radius is at one of its ends goes on beyond it."""

@@ -21,14 +21,14 @@ from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.distributed.devices import layout
 from lsam_jax.experiments.distributed.process_group import Team
 from lsam_jax.experiments.files import flat
-from lsam_jax.experiments.history import History
-from lsam_jax.experiments.metrics import Sink, open_sinks
-from lsam_jax.experiments.progress import Progress
-from lsam_jax.experiments.run import Run
-from lsam_jax.experiments.shared_run import SharedRun
-from lsam_jax.experiments.signals import Stop, stop_requests
-from lsam_jax.experiments.step import Program, State, StepMetrics, build
-from lsam_jax.experiments.training import Result, Watcher, fit
+from lsam_jax.experiments.training.history import History
+from lsam_jax.experiments.training.loggers import Sink, open_sinks
+from lsam_jax.experiments.training.loop import Result, Watcher, fit
+from lsam_jax.experiments.training.progress import Progress
+from lsam_jax.experiments.training.run_directory import Run
+from lsam_jax.experiments.training.shared_run_directory import SharedRun
+from lsam_jax.experiments.training.signals import Stop, stop_requests
+from lsam_jax.experiments.training.step import Program, State, StepMetrics, build
 
 SURVIVAL = 0.9
 """Share of the perturbation below which a run warns."""
@@ -61,7 +61,7 @@ def train(
         checkpoint_every: Steps between checkpoints, besides those after every epoch.
         data_dir: Where TFDS keeps prepared data; None for its default.
         weights: The checkpoint of a pretrained backbone, for a model that has one.
-        log: Where metrics go besides JSON lines, see `metrics.open_sinks`.
+        log: Where metrics go besides JSON lines, see `loggers.open_sinks`.
         devices: On how many, see `devices.layout`.
         program: What `build` made of the same configuration with any seed and the same arguments,
             so that runs that differ in the seed alone compile once.

@@ -6,9 +6,9 @@ from typing import Any, Self
 import jax
 
 from lsam_jax.experiments.distributed.process_group import Team
-from lsam_jax.experiments.history import History
-from lsam_jax.experiments.run import Run
-from lsam_jax.experiments.step import State
+from lsam_jax.experiments.training.history import History
+from lsam_jax.experiments.training.run_directory import Run
+from lsam_jax.experiments.training.step import State
 
 
 class SharedRun:

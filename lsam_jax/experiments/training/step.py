@@ -28,8 +28,8 @@ from lsam_jax.experiments.data.batches import Batches
 from lsam_jax.experiments.data.datasets import Dataset, Split
 from lsam_jax.experiments.data.label_noise import given
 from lsam_jax.experiments.distributed.devices import Layout, layout
-from lsam_jax.experiments.evaluation import Probe, evaluate, probe
 from lsam_jax.experiments.models import registry
+from lsam_jax.experiments.training.evaluation import Probe, evaluate, probe
 
 
 class Record(NamedTuple):

@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments.checkpoints import Checkpoints
 from lsam_jax.experiments.data.datasets import Dataset, Split
 from lsam_jax.experiments.files import CHECKPOINTS
-from lsam_jax.experiments.run import configuration
-from lsam_jax.experiments.step import Program, State, build
+from lsam_jax.experiments.training.checkpoints import Checkpoints
+from lsam_jax.experiments.training.run_directory import configuration
+from lsam_jax.experiments.training.step import Program, State, build
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from lsam_jax.experiments.checkpoints import to_device, to_host
-from lsam_jax.experiments.clock import EpochClock
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.distributed.process_group import Team
 from lsam_jax.experiments.errors import Stopped
-from lsam_jax.experiments.history import History
-from lsam_jax.experiments.recording import record_epoch
-from lsam_jax.experiments.run import Run
-from lsam_jax.experiments.shared_run import SharedRun
-from lsam_jax.experiments.step import Program, State, StepMetrics, build
+from lsam_jax.experiments.training.checkpoints import to_device, to_host
+from lsam_jax.experiments.training.epoch_timer import EpochClock
+from lsam_jax.experiments.training.history import History
+from lsam_jax.experiments.training.recording import record_epoch
+from lsam_jax.experiments.training.run_directory import Run
+from lsam_jax.experiments.training.shared_run_directory import SharedRun
+from lsam_jax.experiments.training.step import Program, State, StepMetrics, build
 
 AHEAD = 2
 """Steps that are handed to the device before the first of them is waited for."""

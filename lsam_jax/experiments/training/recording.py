@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments.history import History
-from lsam_jax.experiments.step import Program, State
+from lsam_jax.experiments.training.history import History
+from lsam_jax.experiments.training.step import Program, State
 
 
 def record_epoch(program: Program, history: History, state: State, seed: int) -> None:
