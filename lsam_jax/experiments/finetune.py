@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lsam_jax.experiments import files, finetune_report, language_text, timing
+from lsam_jax.experiments import files, finetune_report, language_text
+from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.finetune_loop import Run, Step, Stepper, build_step, fit, start
 from lsam_jax.experiments.finetune_methods import Method, Prices, methods
 from lsam_jax.experiments.transformer import Transformer

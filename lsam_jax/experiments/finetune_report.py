@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lsam_jax.experiments import environment
+from lsam_jax.experiments.bench.timing import Cost
 from lsam_jax.experiments.plotting import COLOURS, LINES, open_frame
 from lsam_jax.experiments.statistics import over_seeds, statistics_text
-from lsam_jax.experiments.timing import Cost
 
 WIDTH = 80
 

@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lsam_jax.experiments.bench.training_steps import costs_of_runs
 from lsam_jax.experiments.diagnose import diagnose
 from lsam_jax.experiments.measured import Settings
 from lsam_jax.experiments.reproduce import Study, finished
-from lsam_jax.experiments.step_costs import costs_of_runs
 
 COSTS = "costs.json"
 ROUNDS = 15

@@ -9,7 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lsam_jax.experiments import environment, timing
+from lsam_jax.experiments import environment
+from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.statistics import over_seeds, statistics_text
 from lsam_jax.experiments.training.history import History

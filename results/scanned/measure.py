@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, timing
+from lsam_jax.experiments import environment
+from lsam_jax.experiments.bench import timing
 
 BLOCKS, WIDTH, HEADS, TOKENS, BATCH, WORDS = 12, 192, 3, 64, 8, 256
 ROUNDS = 15

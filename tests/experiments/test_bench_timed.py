@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.experiments import peers, workload
-from lsam_jax.experiments.bench import catalog, cost_model, timed
-from lsam_jax.experiments.bench.forcing import forced
+from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, workload
+from lsam_jax.experiments.bench.baselines import forced
 from lsam_jax.experiments.bench.timed import Timed
+from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.config import paper_results
 from lsam_jax.experiments.models import registry
-from lsam_jax.experiments.workload import Size, Workload
 
 PARAMS = {name: jnp.full((2, 2), x) for name, x in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
 
@@ -58,7 +57,7 @@ def test_the_mean_is_over_the_kinds_of_step():
 
 def test_states_go_on_or_stand_still():
     tx = lsam.look_sam(0.1, every=2, layers="array")
-    step = peers.layerwise(loss, tx)
+    step = baselines.layerwise(loss, tx)
     start = (tx.init(PARAMS),)
     calls = timed.prepare(
         {"on": Timed(step, start, carries=True), "still": Timed(step, start)}, WORK
@@ -76,7 +75,7 @@ def test_states_go_on_or_stand_still():
 def test_layers_are_forced(selected):
     tx = lsam.layerwise_sam(2, 0.1)
     state = forced(tx, PARAMS, selected)
-    step = peers.layerwise(loss, tx)
+    step = baselines.layerwise(loss, tx)
     (call,) = timed.prepare({"x": Timed(step, (state,))}, WORK).values()
     gradient = call()[1]
     for name, w in PARAMS.items():  # of w^2 / 2 at 1.1 w, or at w

@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, files, peers, timing
+from lsam_jax.experiments import environment, files
+from lsam_jax.experiments.bench import baselines, timing
 
 
 def test_functions_are_timed_in_turn_after_a_warm_up():
@@ -82,11 +83,11 @@ def test_peers_agree_with_the_closed_form():
     tx = lsam.layerwise_sam(k=1, rho=0.1)
     state = tx.init(params)._replace(norms=jnp.array([0.0, 1.0]))
     results = {
-        "textbook": (peers.textbook(loss, 0.1)(params, mask, a), one),
-        "static": (peers.static_cut(loss, 0.1, ["last"])(params, a), one),
-        "layer-wise": (peers.layerwise(loss, tx)(params, state, a)[:2], one),
-        "optax": (peers.optax_sam(loss, 0.1)(params, a), both),
-        "sgd": (peers.sgd(loss)(params, a), params),
+        "textbook": (baselines.textbook(loss, 0.1)(params, mask, a), one),
+        "static": (baselines.static_cut(loss, 0.1, ["last"])(params, a), one),
+        "layer-wise": (baselines.layerwise(loss, tx)(params, state, a)[:2], one),
+        "optax": (baselines.optax_sam(loss, 0.1)(params, a), both),
+        "sgd": (baselines.sgd(loss)(params, a), params),
     }
     for name, ((value, got), at) in results.items():
         np.testing.assert_allclose(value, [loss(params, a)[0]] * 2, rtol=1e-6, err_msg=name)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsam_jax.experiments import cli, reproduce, reproduce_measures, step_costs
+from lsam_jax.experiments import cli, reproduce, reproduce_measures
+from lsam_jax.experiments.bench import training_steps
 from lsam_jax.experiments.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import PRESETS, preset
@@ -230,10 +231,10 @@ def test_costs_are_relative_to_sgd(trained, monkeypatch, tmp_path):
 
 
 def test_costs_are_named_by_what_tells_runs_apart():
-    assert step_costs._names([Path("s/sgd/seed0"), Path("s/lsam/seed0")]) == ("sgd", "lsam")
-    assert step_costs._names([Path("s/sgd/seed0"), Path("s/sgd/seed1")]) == ("seed0", "seed1")
+    assert training_steps._names([Path("s/sgd/seed0"), Path("s/lsam/seed0")]) == ("sgd", "lsam")
+    assert training_steps._names([Path("s/sgd/seed0"), Path("s/sgd/seed1")]) == ("seed0", "seed1")
     crossed = [Path("a/x/0"), Path("a/y/0"), Path("a/x/1")]
-    assert step_costs._names(crossed) == ("a/x/0", "a/y/0", "a/x/1")
+    assert training_steps._names(crossed) == ("a/x/0", "a/y/0", "a/x/1")
 
 
 @pytest.mark.slow

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import peers
-from lsam_jax.experiments.bench import cost_model
+from lsam_jax.experiments.bench import baselines, cost_model
 from lsam_jax.experiments.bench.timed import Timed
+from lsam_jax.experiments.bench.workload import BATCH_ARGUMENTS, Classifier, Workload
 from lsam_jax.experiments.config import paper_results
-from lsam_jax.experiments.workload import BATCH_ARGUMENTS, Classifier, Workload
 
 RADIUS, ALPHA = 0.1, 0.8
 SGD, TEXTBOOK, OPTAX = "SGD", "textbook mask", "optax.contrib.sam"
@@ -109,7 +108,7 @@ def table2(model: str) -> dict[str, Method]:
         "stale": _own("SAM, stale", lsam.with_parts(lsam.sam(), ascent=lsam.stale()), counted=_one),
         "esam": _esam("ESAM"),
         "slsam": _own("SL-SAM", lsam.sl_sam(), counted=cost_model.drawn_alone),
-        "optax": Method(OPTAX, lambda work: Timed(peers.optax_sam(work.loss, RADIUS))),
+        "optax": Method(OPTAX, lambda work: Timed(baselines.optax_sam(work.loss, RADIUS))),
         "textbook": Method(TEXTBOOK, textbook),
     }
 
@@ -217,7 +216,7 @@ def _part(label: str, tx: lsam.SamTransformation, share: float) -> Method:
 
 
 def _sgd() -> Method:
-    return Method(SGD, lambda work: Timed(peers.sgd(work.loss)), counted=_one, modelled=_one)
+    return Method(SGD, lambda work: Timed(baselines.sgd(work.loss)), counted=_one, modelled=_one)
 
 
 def _esam(label: str) -> Method:
@@ -232,4 +231,4 @@ def _esam(label: str) -> Method:
 def textbook(work: Workload) -> Timed:
     """With everything perturbed; the price is that of any mask."""
     mask = jax.tree.map(lambda _: jnp.ones((), bool), work.params)
-    return Timed(peers.textbook(work.loss, RADIUS), (mask,))
+    return Timed(baselines.textbook(work.loss, RADIUS), (mask,))

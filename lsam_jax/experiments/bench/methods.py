@@ -9,12 +9,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments import environment, files, workload
-from lsam_jax.experiments.bench import timed
+from lsam_jax.experiments import environment, files
+from lsam_jax.experiments.bench import timed, workload
 from lsam_jax.experiments.bench.catalog import CATALOGS, Method
+from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.config import paper_results
 from lsam_jax.experiments.models import registry
-from lsam_jax.experiments.workload import Size, Workload
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,17 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, files, peers, workload
-from lsam_jax.experiments.bench import catalog, cost_model, timed
+from lsam_jax.experiments import environment, files
+from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, workload
+from lsam_jax.experiments.bench.baselines import forced
 from lsam_jax.experiments.bench.catalog import SGD, TEXTBOOK
-from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Timed
+from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.training.finished_run import last_state
 from lsam_jax.experiments.training.run_directory import configuration
 from lsam_jax.experiments.training.step import build
-from lsam_jax.experiments.workload import Size, Workload
 
 PathLike = str | os.PathLike[str]
 
@@ -221,11 +221,11 @@ def _steps(
     work: Workload, tx: lsam.SamTransformation, inspection: lsam.Inspection, kinds: np.ndarray
 ) -> tuple[dict[str, Timed], list[list[str]]]:
     """SGD, the textbook mask, and layer-wise SAM forced to each set; and the names of the sets."""
-    layerwise = peers.layerwise(work.loss, tx)
+    layerwise = baselines.layerwise(work.loss, tx)
     names = [layer.name for layer in inspection.layers]
     sets = [[n for n, one in zip(names, kind, strict=True) if one] for kind in kinds]
     return {
-        SGD: Timed(peers.sgd(work.loss)),
+        SGD: Timed(baselines.sgd(work.loss)),
         TEXTBOOK: catalog.textbook(work),
         **{
             str(n): Timed(layerwise, (forced(tx, work.params, layers),))

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, files, peers, workload
-from lsam_jax.experiments.bench import catalog, cost_model, timed
+from lsam_jax.experiments import environment, files
+from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, workload
+from lsam_jax.experiments.bench.baselines import forced
 from lsam_jax.experiments.bench.catalog import RADIUS, SGD, TEXTBOOK
-from lsam_jax.experiments.bench.forcing import forced
 from lsam_jax.experiments.bench.timed import Program, Timed
+from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.models import registry
-from lsam_jax.experiments.workload import Size, Workload
 
 LAST, FIRST = "layer-wise SAM, last layers", "layer-wise SAM, first layers"
 BLOCK, OTHERS = 6, 2
@@ -127,7 +127,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
             work = workload.whole_network(
                 settings.model, settings.size(value), **settings.options(value)
             )
-            others = {SGD: Timed(peers.sgd(work.loss)), TEXTBOOK: catalog.textbook(work)}
+            others = {SGD: Timed(baselines.sgd(work.loss)), TEXTBOOK: catalog.textbook(work)}
             compiled = {}
         title = f"{settings.along} {value}"
         steps, own = _row(work, others, settings.of(value), settings.rounds, compiled)
@@ -154,7 +154,7 @@ def _row(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Costs at one value, and the programs behind them."""
     tx = lsam.layerwise_sam(k, RADIUS)
-    layerwise = peers.layerwise(work.loss, tx)
+    layerwise = baselines.layerwise(work.loss, tx)
     network = catalog.inspect(work, tx)
     names = [layer.name for layer in network.layers]
     sets = {LAST: names[-k:], FIRST: names[:k]}

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, files, peers, timing, workload
-from lsam_jax.experiments.bench import catalog, cost_model, timed
-from lsam_jax.experiments.bench.forcing import forced
+from lsam_jax.experiments import environment, files
+from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, timing, workload
+from lsam_jax.experiments.bench.baselines import forced
 from lsam_jax.experiments.bench.timed import Call, Program, Timed
+from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.models import registry
-from lsam_jax.experiments.workload import Size, Workload
 
 SGD, TEXTBOOK, OPTAX = catalog.SGD, catalog.TEXTBOOK, catalog.OPTAX
 LAYERWISE, STATIC = "layer-wise SAM", "static cut"
@@ -112,23 +112,23 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
 
 def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
     """All sets, with the programs that do not depend on the set compiled once."""
-    plain = peers.sgd(work.loss)
+    plain = baselines.sgd(work.loss)
     masked, whole = (
-        peers.textbook(work.loss, settings.rho),
-        peers.optax_sam(work.loss, settings.rho),
+        baselines.textbook(work.loss, settings.rho),
+        baselines.optax_sam(work.loss, settings.rho),
     )
     names = {plain: SGD, masked: TEXTBOOK, whole: OPTAX}
     compiled: dict[Any, Program] = {}
-    layerwise: dict[int, tuple[lsam.SamTransformation, peers.Step]] = {}
+    layerwise: dict[int, tuple[lsam.SamTransformation, baselines.Step]] = {}
     rows = {}
     for title, selected in usual_sets(settings.model).items():
         k = len(selected)
         if k not in layerwise:
             tx = lsam.layerwise_sam(k=k, rho=settings.rho, gate=settings.gate)
-            layerwise[k] = tx, peers.layerwise(work.loss, tx)
+            layerwise[k] = tx, baselines.layerwise(work.loss, tx)
             names[layerwise[k][1]] = f"{LAYERWISE}, k={k}"
         tx, step = layerwise[k]
-        static = peers.static_cut(work.loss, settings.rho, selected)
+        static = baselines.static_cut(work.loss, settings.rho, selected)
         names[static] = f"{STATIC}: {title}"
         calls = timed.prepare(
             {
@@ -166,11 +166,11 @@ def _frozen(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[st
         return lsam.value_and_grad(lambda p: work.loss(p, *args), tx, has_aux=True)(params, state)
 
     steps = {
-        SGD: Timed(peers.sgd(work.loss)),
+        SGD: Timed(baselines.sgd(work.loss)),
         LAYERWISE: Timed(closed_over, (tx.init(work.params),)),
-        STATIC: Timed(peers.static_cut(work.loss, settings.rho, names)),
-        TEXTBOOK: Timed(peers.textbook(work.loss, settings.rho), (_mask(work.params, names),)),
-        OPTAX: Timed(peers.optax_sam(work.loss, settings.rho)),
+        STATIC: Timed(baselines.static_cut(work.loss, settings.rho, names)),
+        TEXTBOOK: Timed(baselines.textbook(work.loss, settings.rho), (_mask(work.params, names),)),
+        OPTAX: Timed(baselines.optax_sam(work.loss, settings.rho)),
     }
     calls = timed.prepare(steps, work)
     programs = {f"{name}: {FROZEN}": call.program for name, call in calls.items()}
@@ -181,7 +181,7 @@ def _frozen(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[st
 
 def _mask(params: Any, selected: tuple[str, ...]) -> Any:
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.asarray(peers.path_name(path) in selected), params
+        lambda path, _: jnp.asarray(baselines.path_name(path) in selected), params
     )
 
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax.experiments import timing
-from lsam_jax.experiments.workload import Workload
+from lsam_jax.experiments.bench import timing
+from lsam_jax.experiments.bench.workload import Workload
 
 
 class Timed(NamedTuple):

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    costs = importlib.import_module("lsam_jax.experiments.step_costs")
+    costs = importlib.import_module("lsam_jax.experiments.bench.training_steps")
     report = costs.costs_of_runs(
         arguments.runs, arguments.rounds, arguments.out, data_dir=arguments.data_dir
     )

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from lsam_jax.experiments import environment
+from lsam_jax.experiments.bench.training_steps import time_steps
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import Regime
-from lsam_jax.experiments.step_costs import time_steps
 from lsam_jax.experiments.training.loop import fit
 from lsam_jax.experiments.training.step import build
 

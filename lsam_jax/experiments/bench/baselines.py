@@ -98,3 +98,16 @@ def optax_sam(loss: Loss, rho: float) -> Step:
 def path_name(path: tuple[Any, ...]) -> str:
     """The name of an array in a parameter tree, such as ``block0/conv1/kernel``."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def forced(tx: lsam.SamTransformation, params: Any, selected: Collection[str]) -> lsam.SamState:
+    """The state in which a method that takes the k largest norms takes these k layers.
+
+    Args:
+        tx: Layer-wise SAM.
+        params: What is trained.
+        selected: Names of k layers.
+    """
+    names = lsam.layer_names(params, tx.recipe.layers)
+    norms = jnp.asarray([float(name in selected) for name in names])
+    return tx.init(params)._replace(norms=norms)

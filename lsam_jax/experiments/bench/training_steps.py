@@ -11,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lsam_jax.experiments import environment, files, timing
+from lsam_jax.experiments import environment, files
+from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.training.finished_run import last_state
