@@ -17,10 +17,12 @@ from tiny import TINY
 
 import lsam_jax as lsam
 from lsam_jax import experiments
-from lsam_jax.experiments import cli, compare
+from lsam_jax.experiments import cli
 from lsam_jax.experiments.config import presets
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import Stopped
+from lsam_jax.experiments.study import compare
+from lsam_jax.experiments.study.compare import configurations
 from lsam_jax.experiments.training import loop
 from lsam_jax.experiments.training.loop import NonFiniteLossError
 
@@ -293,9 +295,9 @@ def test_a_bug_is_not_taken_for_a_missing_extra(monkeypatch):
 
 
 def test_compare_refuses_recipes_that_differ(tmp_path):
-    configs = compare.configurations(SMALL_PRESET)
+    configs = configurations(SMALL_PRESET)
     configs["SAM"] = dataclasses.replace(configs["SAM"], epochs=3)
     with pytest.raises(ValueError, match="differ in more than the method"):
         compare.compare(configs, [0], tmp_path)
     with pytest.raises(ValueError, match=r"seeds=\[0, 0\]"):
-        compare.compare(compare.configurations(SMALL_PRESET), [0, 0], tmp_path)
+        compare.compare(configurations(SMALL_PRESET), [0, 0], tmp_path)

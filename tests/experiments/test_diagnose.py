@@ -12,10 +12,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from lsam_jax import diagnostics
-from lsam_jax.experiments import cli, landscapes, measured
+from lsam_jax.experiments import cli
 from lsam_jax.experiments.data.datasets import Split
-from lsam_jax.experiments.measured import Settings, equal_batches
-from lsam_jax.experiments.sharpness import sharpness
+from lsam_jax.experiments.study import evaluation_loss
+from lsam_jax.experiments.study.evaluation_loss import Settings, equal_batches
+from lsam_jax.experiments.study.landscapes import UNFINISHED
+from lsam_jax.experiments.study.sharpness import sharpness
 from lsam_jax.experiments.training.finished_run import load
 
 LAYERS = ["stem/kernel", "head/kernel"]
@@ -136,7 +138,7 @@ def test_landscapes_have_the_network_in_the_middle(study):
         steps=[-20, 10],
     )
     np.testing.assert_allclose(found["loss"][1][::3, ::3], plane.loss, rtol=1e-4)
-    assert not (directory / landscapes.UNFINISHED).exists()
+    assert not (directory / UNFINISHED).exists()
 
 
 def test_distances_are_those_of_all_trained_parameters(study):
@@ -246,7 +248,7 @@ def test_a_run_named_twice_is_refused(trained, capsys):
 def test_layers_are_spread_from_input_to_output():
     names = [str(i) for i in range(22)]
     chosen = Settings().chosen(names)
-    assert len(chosen) == measured.LAYERS
+    assert len(chosen) == evaluation_loss.LAYERS
     assert (chosen[0], chosen[-1]) == ("0", "21")
     assert set(np.diff(np.array(chosen, int))) <= {4, 5}
     assert Settings().chosen(["a", "b"]) == ["a", "b"]
@@ -272,10 +274,10 @@ def test_batches_are_of_one_size(count, asked, sizes):
 
 def test_runs_of_one_network_share_what_is_compiled(study, compilations):
     runs = [load(study / method / "seed0", mini.dataset()) for method in ("sgd", "lsam")]
-    first, second = (measured.Measured(run, Settings(), "") for run in runs)
+    first, second = (evaluation_loss.Measured(run, Settings(), "") for run in runs)
     sharpness(first)
     before = compilations.count
     sharpness(second)
     assert compilations.count == before
     smoother = dataclasses.replace(first.loss_fn.training, smoothing=0.2)
-    assert measured.EvaluationLoss(smoother) != first.loss_fn
+    assert evaluation_loss.EvaluationLoss(smoother) != first.loss_fn

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tiny import TINY
 
-from lsam_jax.experiments.cells import changes
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.objective import Normalise, TrainingLoss
 from lsam_jax.experiments.config.presets import preset
@@ -17,7 +16,8 @@ from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.label_noise import drawn_anew
 from lsam_jax.experiments.files import CONFIG
 from lsam_jax.experiments.models import resnet
-from lsam_jax.experiments.reproduce import plan, write_study
+from lsam_jax.experiments.study.cells import changes
+from lsam_jax.experiments.study.reproduce import plan, write_study
 from lsam_jax.experiments.training.loop import fit
 from lsam_jax.experiments.training.run_directory import Run
 from lsam_jax.experiments.training.step import build

@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsam_jax.experiments import cli, reproduce, reproduce_measures
+from lsam_jax.experiments import cli
 from lsam_jax.experiments.bench import training_steps
-from lsam_jax.experiments.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import PRESETS, preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.studies import NAMES, artefact
+from lsam_jax.experiments.study import measure as reproduce_measures
+from lsam_jax.experiments.study import reproduce
+from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
+from lsam_jax.experiments.study.measure import COSTS, measure
+from lsam_jax.experiments.study.paper_tables import NAMES, artefact
+from lsam_jax.experiments.study.reproduce import plan
 from lsam_jax.experiments.training.loop import NonFiniteLossError
 from lsam_jax.experiments.training.run_directory import configuration
 from lsam_jax.experiments.training.step import build
@@ -27,7 +31,7 @@ def options(study, cell):
 
 
 def test_the_tables_differ_in_what_they_compare_alone():
-    study = reproduce.plan(["table1", "table3", "table4"], CIFAR, "cpu", 3)
+    study = plan(["table1", "table3", "table4"], CIFAR, "cpu", 3)
     assert {c.method for c in study.configs.values()} == {
         "sgd", "sam", "gsam", "looksam", "lsam", "lsam_budget", "momentum_sam", "esam"
     }  # fmt: skip
@@ -57,7 +61,7 @@ def test_the_tables_differ_in_what_they_compare_alone():
 
 
 def test_the_grid_holds_all_that_it_says():
-    study = reproduce.plan(["grid"], CIFAR, "paper", 1)
+    study = plan(["grid"], CIFAR, "paper", 1)
     seen = {
         (o["normalize"], o["rho"], o["alpha"])
         for name in study.configs
@@ -109,7 +113,7 @@ def test_a_scale_says_all_that_it_changes():
 )
 def test_what_makes_no_sense_is_said_before_anything_runs(arguments, words):
     with pytest.raises(ValueError, match=words):
-        reproduce.plan(*arguments)
+        plan(*arguments)
 
 
 @pytest.fixture
@@ -137,7 +141,7 @@ def trained(monkeypatch, small):
 def test_only_what_is_missing_is_run_and_a_failure_leaves_the_others(trained, tmp_path):
     asked, broken = trained
     broken.add("lsam/seed0")
-    study = reproduce.plan(["figure1", "figure6"], DIGITS, "paper", 2, SMALL)
+    study = plan(["figure1", "figure6"], DIGITS, "paper", 2, SMALL)
     failures = reproduce.reproduce(study, tmp_path)
     assert asked == ["sgd/seed0", "lsam/seed0", "sgd/seed1", "lsam/seed1"]
     assert failures == {"lsam/seed0": "the training loss is nan"}
@@ -159,7 +163,7 @@ def test_only_what_is_missing_is_run_and_a_failure_leaves_the_others(trained, tm
     assert json.loads((tmp_path / "study.json").read_text())["failures"] == {}
 
     asked.clear()
-    more = reproduce.plan(["table1"], DIGITS, "paper", 1, SMALL)
+    more = plan(["table1"], DIGITS, "paper", 1, SMALL)
     reproduce.reproduce(more, tmp_path)
     assert "gsam/seed0" in asked
     assert "sgd/seed0" not in asked
@@ -174,8 +178,8 @@ def test_only_what_is_missing_is_run_and_a_failure_leaves_the_others(trained, tm
 
 def test_runs_of_another_configuration_are_not_mixed_in(trained, tmp_path):
     asked, _ = trained
-    reproduce.reproduce(reproduce.plan(["figure1"], DIGITS, "paper", 1, SMALL), tmp_path)
-    other = reproduce.plan(["figure1"], DIGITS, "paper", 1, {**SMALL, "weight_decay": 0.5})
+    reproduce.reproduce(plan(["figure1"], DIGITS, "paper", 1, SMALL), tmp_path)
+    other = plan(["figure1"], DIGITS, "paper", 1, {**SMALL, "weight_decay": 0.5})
     with pytest.raises(ValueError, match=r"weight_decay=0.0002 there, weight_decay=0.5 now.*--out"):
         reproduce.reproduce(other, tmp_path)
     assert asked == ["sgd/seed0"]
@@ -185,7 +189,7 @@ def test_only_runs_that_are_there_are_measured(trained, monkeypatch, tmp_path):
     _, broken = trained
     broken.add("gsam/seed1")
     names = ["table1", "figure6"]
-    study = reproduce.plan(names, DIGITS, "paper", 2, SMALL)
+    study = plan(names, DIGITS, "paper", 2, SMALL)
     reproduce.reproduce(study, tmp_path)
     asked = []
 
@@ -197,7 +201,7 @@ def test_only_runs_that_are_there_are_measured(trained, monkeypatch, tmp_path):
 
     monkeypatch.setattr(reproduce_measures, "diagnose", note("diagnose"))
     monkeypatch.setattr(reproduce_measures, "costs_of_runs", note("costs"))
-    reproduce_measures.measure(study, tmp_path)
+    measure(study, tmp_path)
     (_, drawn, options), (_, sharp, _), (_, timed, _) = asked  # the larger set's distances stay
     assert sharp == [
         "gsam/seed0", "lsam/seed0", "lsam/seed1", "sam/seed0", "sam/seed1", "sgd/seed0", "sgd/seed1"
@@ -210,8 +214,8 @@ def test_only_runs_that_are_there_are_measured(trained, monkeypatch, tmp_path):
     for known, again in [(names, False), ({"sgd", "lsam-k8"}, True)]:
         asked.clear()
         told = {"runs": {cell: {"config": {"seed": 0}} for cell in known}}
-        (tmp_path / reproduce_measures.COSTS).write_text(json.dumps(told))
-        reproduce_measures.measure(study, tmp_path)
+        (tmp_path / COSTS).write_text(json.dumps(told))
+        measure(study, tmp_path)
         measured = [runs for kind, runs, _ in asked if kind == "costs"]
         assert bool(measured) == again
     (all_of_them,) = measured  # nothing that was there is lost
@@ -223,10 +227,10 @@ def test_costs_are_relative_to_sgd(trained, monkeypatch, tmp_path):
     monkeypatch.setattr(
         reproduce_measures, "costs_of_runs", lambda runs, *rest, **options: given.append(runs)
     )
-    study = reproduce.plan(["table3"], CIFAR, "cpu", 1)
+    study = plan(["table3"], CIFAR, "cpu", 1)
     assert next(iter(study.configs)) == "lsam"
     reproduce.reproduce(study, tmp_path)
-    reproduce_measures.measure(study, tmp_path)
+    measure(study, tmp_path)
     assert given[0][0].parent.name == "sgd"
 
 

@@ -42,9 +42,9 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    compare = importlib.import_module("lsam_jax.experiments.compare")
+    compare = importlib.import_module("lsam_jax.experiments.study.compare")
     presets = importlib.import_module("lsam_jax.experiments.presets")
-    summary = importlib.import_module("lsam_jax.experiments.summary")
+    summary = importlib.import_module("lsam_jax.experiments.study.summary")
     if arguments.seeds < 1:
         raise ValueError(f"--seeds={arguments.seeds} must be at least 1")
     if arguments.noise is not None and not 0 <= arguments.noise <= 1:

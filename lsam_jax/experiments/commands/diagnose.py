@@ -48,8 +48,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    diagnose = importlib.import_module("lsam_jax.experiments.diagnose")
-    measured = importlib.import_module("lsam_jax.experiments.measured")
+    diagnose = importlib.import_module("lsam_jax.experiments.study.diagnose")
+    measured = importlib.import_module("lsam_jax.experiments.study.evaluation_loss")
     settings = measured.Settings(
         images=arguments.images,
         seed=arguments.seed,

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         _run_frontier(arguments)
         return
     presets = importlib.import_module("lsam_jax.experiments.presets")
-    reproduce = importlib.import_module("lsam_jax.experiments.reproduce")
+    reproduce = importlib.import_module("lsam_jax.experiments.study.reproduce")
     settings = importlib.import_module("lsam_jax.experiments.config.overrides")
     study = reproduce.plan(
         arguments.names,
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         study, arguments.out, data_dir=arguments.data_dir, weights=arguments.weights
     )
     if not arguments.runs_only:
-        measures = importlib.import_module("lsam_jax.experiments.reproduce_measures")
+        measures = importlib.import_module("lsam_jax.experiments.study.measure")
         report = importlib.import_module("lsam_jax.experiments.report")
         measures.measure(study, arguments.out, data_dir=arguments.data_dir)
         print(f"the report is {report.report(arguments.out).html}")

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lsam_jax.experiments.cells import CELLS, GRID, METHODS
 from lsam_jax.experiments.config.paper_results import TABLE1, TABLE3, TABLE4, Published
 from lsam_jax.experiments.config.presets import Preset
+from lsam_jax.experiments.study.cells import CELLS, GRID, METHODS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lsam_jax.experiments.bench.training_steps import costs_of_runs
-from lsam_jax.experiments.diagnose import diagnose
-from lsam_jax.experiments.measured import Settings
-from lsam_jax.experiments.reproduce import Study, finished
+from lsam_jax.experiments.study.diagnose import diagnose
+from lsam_jax.experiments.study.evaluation_loss import Settings
+from lsam_jax.experiments.study.reproduce import Study, finished
 
 COSTS = "costs.json"
 ROUNDS = 15

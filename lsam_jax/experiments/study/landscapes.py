@@ -11,7 +11,7 @@ import numpy as np
 
 from lsam_jax import diagnostics
 from lsam_jax.experiments import files
-from lsam_jax.experiments.measured import Measured, check_same
+from lsam_jax.experiments.study.evaluation_loss import Measured, check_same
 
 FILE, UNFINISHED = "landscapes.npz", "landscapes-unfinished.npz"
 

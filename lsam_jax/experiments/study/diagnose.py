@@ -17,9 +17,9 @@ from lsam_jax import diagnostics
 from lsam_jax.experiments import files
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Dataset
-from lsam_jax.experiments.landscapes import landscapes
-from lsam_jax.experiments.measured import Measured, Settings
-from lsam_jax.experiments.sharpness import sharpness
+from lsam_jax.experiments.study.evaluation_loss import Measured, Settings
+from lsam_jax.experiments.study.landscapes import landscapes
+from lsam_jax.experiments.study.sharpness import sharpness
 from lsam_jax.experiments.training.finished_run import Finished, load
 from lsam_jax.experiments.training.run_directory import configuration
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from lsam_jax.experiments import files
-from lsam_jax.experiments.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import LostError
 from lsam_jax.experiments.files import METRICS
-from lsam_jax.experiments.studies import NAMES, Artefact, artefact
+from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
+from lsam_jax.experiments.study.paper_tables import NAMES, Artefact, artefact
 from lsam_jax.experiments.training.run_directory import configuration, differences
 from lsam_jax.experiments.training.step import Program, build
 from lsam_jax.experiments.training.train import train
@@ -63,7 +63,7 @@ def plan(
     """What tables and figures need.
 
     Args:
-        names: Some of `studies.NAMES`.
+        names: Some of `paper_tables.NAMES`.
         preset: The recipe.
         scale: One of `cells.SCALES`.
         seeds: How many runs of each cell.

@@ -7,7 +7,7 @@ import jax
 
 from lsam_jax import diagnostics
 from lsam_jax.experiments import environment, files
-from lsam_jax.experiments.measured import Measured, check_same
+from lsam_jax.experiments.study.evaluation_loss import Measured, check_same
 
 FILE = "sharpness.json"
 

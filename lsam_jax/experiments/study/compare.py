@@ -16,14 +16,15 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lsam_jax.experiments import files, plotting, summary
+from lsam_jax.experiments import files, plotting
 from lsam_jax.experiments.bench.training_steps import time_steps
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import METHODS
 from lsam_jax.experiments.config.overrides import parse
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.summary import Trained
+from lsam_jax.experiments.study import summary
+from lsam_jax.experiments.study.summary import Trained
 from lsam_jax.experiments.training import loop
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.step import Program, State, build
