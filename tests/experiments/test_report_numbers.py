@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from studies import STEPS, config, record, write_run, write_simple
 
-from lsam_jax.experiments.report import equal_time, groups, tables
-from lsam_jax.experiments.report.clocks import Clock, pair
-from lsam_jax.experiments.report.study import Row, TableSpec, read_study
+from lsam_jax.experiments.report.numbers import accuracy, equal_time, groups
+from lsam_jax.experiments.report.numbers.run_cost import Clock, pair
+from lsam_jax.experiments.report.numbers.study import Row, TableSpec, read_study
 from lsam_jax.experiments.statistics import holm, paired, spread
 
 T_975 = 4.302652729749464  # Student's t with 2 degrees of freedom
@@ -88,12 +88,12 @@ def test_a_table_has_last_epochs_differences_and_their_significance(plain):
     names = [group.name for group in named(plain, "sgd", "sam", "lsam")]
     published = {names[1]: {"accuracy": 92.64, "std": 0.4}}
     table_spec = spec(*names, "absent", published=published)
-    lines = tables.lines(plain, table_spec)
+    lines = accuracy.lines(plain, table_spec)
     sam, lsam = (by_hand(ACCURACIES[name], ACCURACIES["sgd"]) for name in ("sam", "lsam"))
     np.testing.assert_allclose(lines[1].difference[:4], sam, rtol=1e-9)
     np.testing.assert_allclose(lines[1].p, min(1, 2 * min(sam[3], lsam[3])), rtol=1e-9)
     np.testing.assert_allclose(lines[2].p, max(2 * sam[3], lsam[3]), rtol=1e-9)
-    table = tables.accuracy_table(table_spec, lines)
+    table = accuracy.accuracy_table(table_spec, lines)
     assert table.columns[:2] == ("method", "seeds")
     assert table.rows[0][1:6] == ("3", "71.00 ± 1.00", "–", "baseline", "–")  # noqa: RUF001
     low, high = (f"{100 * x:+.2f}".replace("-", "\N{MINUS SIGN}") for x in sam[1:3])
@@ -107,7 +107,7 @@ def test_a_table_has_last_epochs_differences_and_their_significance(plain):
 def test_runs_of_another_length_are_told_apart_in_the_table(plain):
     names = [group.name for group in named(plain, "sgd", "sgd6", "sam")]
     table_spec = spec(*names)
-    table = tables.accuracy_table(table_spec, tables.lines(plain, table_spec))
+    table = accuracy.accuracy_table(table_spec, accuracy.lines(plain, table_spec))
     assert table.columns[1] == "passes"
     assert [row[1] for row in table.rows] == ["4", "6", "4"]
     assert [row[4] for row in table.rows] == ["baseline", "+1.33", "+3.00"]
@@ -154,7 +154,7 @@ def test_sgd_is_given_at_least_the_methods_cost(cost, passes, enough, tmp_path):
 
 def test_equal_time_compares_with_the_longer_run(plain):
     names = [group.name for group in named(plain, "sgd", "sam", "lsam")]
-    lines = tables.lines(plain, spec(*names))
+    lines = accuracy.lines(plain, spec(*names))
     (contest,) = equal_time.contests(plain, lines)
     table = equal_time.table(contest, lines)
     sam, lsam = table.rows
@@ -188,5 +188,5 @@ def test_the_last_epoch_counts_and_not_the_best(tmp_path):
     found = [record(i + 1, validation_accuracy=a) for i, a in enumerate((0.5, 0.9, 0.6))]
     write_run(tmp_path / "run", config("sgd", 3), found)
     study = read_study(tmp_path)
-    table = tables.accuracy_table(study.tables[0], tables.lines(study, study.tables[0]))
+    table = accuracy.accuracy_table(study.tables[0], accuracy.lines(study, study.tables[0]))
     assert table.rows[0][2] == "60.00"

@@ -13,8 +13,9 @@ from studies import LAYERS, SOME, TABLES, write_simple, write_study
 from lsam_jax.experiments import cli
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.models import registry
-from lsam_jax.experiments.report import html, markdown, report
-from lsam_jax.experiments.report.document import (
+from lsam_jax.experiments.report import report
+from lsam_jax.experiments.report.pages import html, markdown
+from lsam_jax.experiments.report.pages.document import (
     Bullets,
     Code,
     Document,

@@ -8,19 +8,19 @@ from mpl_toolkits.mplot3d import Axes3D
 from studies import LAYERS, SOME, STEPS, write_simple, write_study
 
 from lsam_jax.experiments import plotting
-from lsam_jax.experiments.report import (
-    cost_pictures,
+from lsam_jax.experiments.report.figures import (
+    costs,
     curves,
     distances,
     drawing,
-    equal_time,
-    landscape_pictures,
-    layer_pictures,
+    landscapes,
     sharpness,
-    tables,
 )
-from lsam_jax.experiments.report.drawing import Entry, panels
-from lsam_jax.experiments.report.study import read_study
+from lsam_jax.experiments.report.figures import layers as layer_pictures
+from lsam_jax.experiments.report.figures.drawing import Entry, panels
+from lsam_jax.experiments.report.numbers import accuracy as tables
+from lsam_jax.experiments.report.numbers import equal_time
+from lsam_jax.experiments.report.numbers.study import read_study
 
 ACCURACIES = {"sgd": (0.70, 0.72, 0.71), "lsam": (0.71, 0.74, 0.72)}
 
@@ -36,7 +36,7 @@ def drawn(monkeypatch):
         return b""
 
     for module in (
-        cost_pictures, curves, distances, landscape_pictures, layer_pictures, sharpness,
+        costs, curves, distances, landscapes, layer_pictures, sharpness,
     ):  # fmt: skip
         monkeypatch.setattr(module, "png", keep)
     return figures
@@ -117,7 +117,7 @@ def test_accuracy_is_drawn_at_the_cost_of_the_run(plain, drawn):
     (spec,) = plain.tables
     found = tables.lines(plain, spec)
     contests = equal_time.contests(plain, found)
-    cost_pictures.scatter(contests, entries(plain), "cost")
+    costs.scatter(contests, entries(plain), "cost")
     (axes,) = drawn[0].axes
     sgd, lsam = axes.containers
     np.testing.assert_allclose(sgd.lines[0].get_xydata(), [[1, 71], [2, 100 * 2.17 / 3]])
@@ -131,7 +131,7 @@ def test_accuracy_is_drawn_at_the_cost_of_the_run(plain, drawn):
 def test_curves_at_equal_time_are_by_cost(plain, drawn):
     (spec,) = plain.tables
     (contest,) = equal_time.contests(plain, tables.lines(plain, spec))
-    cost_pictures.at_equal_time(contest, entries(plain), "time")
+    costs.at_equal_time(contest, entries(plain), "time")
     (axes,) = drawn[0].axes
     np.testing.assert_allclose(line(axes, "layer-wise SAM").get_xdata(), 1.3 * np.arange(1, 5) / 4)
     np.testing.assert_allclose(line(axes, "SGD, 8 passes").get_xdata(), np.arange(1, 9) / 4)
@@ -160,14 +160,14 @@ def test_perturbations_are_shares_of_the_steps(plain, rich, drawn):
 
 
 def test_landscapes_are_cut_at_one_height_for_all(rich, drawn):
-    views = landscape_pictures.views(entries(rich))
+    views = landscapes.views(entries(rich))
     assert [view.run.seed for view in views] == [0] * len(views)
-    landscape_pictures.whole_model(views[:2], "model")
-    landscape_pictures.surfaces(views[:2], "layers")
-    landscape_pictures.contours(views[0], "contours")
+    landscapes.whole_model(views[:2], "model")
+    landscapes.surfaces(views[:2], "layers")
+    landscapes.contours(views[0], "contours")
     model, layers, contours = drawn
     spaces = [axes for axes in (*model.axes, *layers.axes) if axes.name == "3d"]
-    assert len(spaces) == 2 + 2 * landscape_pictures.LAYERS
+    assert len(spaces) == 2 + 2 * landscapes.LAYERS
     assert {axes.get_zlim() for axes in spaces} == {(0.0, 4.5)}
     for axes in spaces:
         assert axes.collections[0].get_clim() == (0, 4.5)
@@ -177,14 +177,14 @@ def test_landscapes_are_cut_at_one_height_for_all(rich, drawn):
 
 def test_the_first_direction_is_upwards(drawn, rich, monkeypatch):
     """Entry [i, j] is i steps along the first direction: rows of a matrix, so y."""
-    (view, *_) = landscape_pictures.views(entries(rich))
+    (view, *_) = landscapes.views(entries(rich))
     steps = np.arange(3.0)
     loss = np.array([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]])  # grows along the first direction
     around = view.around._replace(steps=steps, layers=("one",), loss=loss[None])
-    landscape_pictures.contours(view._replace(around=around), "contours")
+    landscapes.contours(view._replace(around=around), "contours")
     surfaces = []
     monkeypatch.setattr(Axes3D, "plot_surface", lambda self, *grid, **_: surfaces.append(grid))
-    landscape_pictures.surfaces([view._replace(around=around)], "surfaces")
+    landscapes.surfaces([view._replace(around=around)], "surfaces")
     filled = drawn[0].axes[0].collections[0]
     path = filled.get_paths()[1].vertices  # losses between two levels: a band across
     assert np.ptp(path[:, 0]) == 2

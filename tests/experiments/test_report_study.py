@@ -16,8 +16,9 @@ from studies import (
 )
 
 from lsam_jax.experiments import cli
-from lsam_jax.experiments.report import background, tables
-from lsam_jax.experiments.report.study import read_study
+from lsam_jax.experiments.report.numbers import accuracy
+from lsam_jax.experiments.report.numbers import settings as background
+from lsam_jax.experiments.report.numbers.study import read_study
 
 
 @pytest.fixture
@@ -121,9 +122,9 @@ def test_runs_of_different_recipes_are_in_different_tables(tmp_path):
     write_run(tmp_path / "other", other, [record(e) for e in range(1, 5)])
     found = read_study(tmp_path)
     assert [len(spec.rows) for spec in found.tables] == [2, 1]
-    (line,) = tables.lines(found, found.tables[1])
+    (line,) = accuracy.lines(found, found.tables[1])
     assert line.base is None  # there is no SGD in batches of 16
-    assert "baseline" not in tables.accuracy_table(found.tables[1], [line]).rows[0]
+    assert "baseline" not in accuracy.accuracy_table(found.tables[1], [line]).rows[0]
 
 
 def test_the_directory_of_one_run_will_do(tmp_path):
@@ -136,7 +137,7 @@ def test_numbers_that_are_not_finite_are_read(tmp_path):
     write_run(tmp_path / "run", config("sam", 1), [record(1, train_loss=None)])
     found = read_study(tmp_path)
     (spec,) = found.tables
-    table = tables.measures_table(found, tables.lines(found, spec))
+    table = accuracy.measures_table(found, accuracy.lines(found, spec))
     assert table.rows[0][2] == "not finite"
 
 

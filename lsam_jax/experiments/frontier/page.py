@@ -11,9 +11,9 @@ from lsam_jax.experiments.frontier.costs import of_steps
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS, Regime
 from lsam_jax.experiments.frontier.results import Result, results
-from lsam_jax.experiments.report import html, markdown
-from lsam_jax.experiments.report.document import Document, Figure, Section, Table, text
-from lsam_jax.experiments.report.drawing import png
+from lsam_jax.experiments.report.figures.drawing import png
+from lsam_jax.experiments.report.pages import html, markdown
+from lsam_jax.experiments.report.pages.document import Document, Figure, Section, Table, text
 from lsam_jax.experiments.statistics import (
     NOTHING,
     difference_text,

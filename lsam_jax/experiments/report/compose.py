@@ -1,18 +1,19 @@
 """From a study to the sections of its report."""
 
-from lsam_jax.experiments.report import (
-    background,
-    cost_pictures,
+from lsam_jax.experiments.report.figures import (
+    costs,
     curves,
     distances,
-    equal_time,
-    landscape_pictures,
-    layer_pictures,
-    naming,
+    landscapes,
+    layers,
     sharpness,
-    tables,
 )
-from lsam_jax.experiments.report.document import (
+from lsam_jax.experiments.report.figures.drawing import Entry
+from lsam_jax.experiments.report.numbers import accuracy as tables
+from lsam_jax.experiments.report.numbers import equal_time, settings
+from lsam_jax.experiments.report.numbers import groups as naming
+from lsam_jax.experiments.report.numbers.study import Study, TableSpec
+from lsam_jax.experiments.report.pages.document import (
     Block,
     Bullets,
     Code,
@@ -23,8 +24,6 @@ from lsam_jax.experiments.report.document import (
     Table,
     text,
 )
-from lsam_jax.experiments.report.drawing import Entry
-from lsam_jax.experiments.report.study import Study, TableSpec
 from lsam_jax.experiments.statistics import listed
 
 PAPER = Link(
@@ -132,20 +131,18 @@ def _equal_time(
         return ()
     shown = [entry for entry in entries if contests[0].includes(entry.group)]
     blocks: list[Block] = [
-        cost_pictures.scatter(contests, shown, f"{spec.name}-cost"),
+        costs.scatter(contests, shown, f"{spec.name}-cost"),
         *(equal_time.table(contest, found) for contest in contests),
     ]
     for contest in contests:
-        picture = cost_pictures.at_equal_time(
-            contest, shown, f"{spec.name}-equal-time-{contest.kind}"
-        )
+        picture = costs.at_equal_time(contest, shown, f"{spec.name}-equal-time-{contest.kind}")
         blocks += [] if picture is None else [picture]
     return (Section(f"{spec.short}: cost and accuracy at equal time", tuple(blocks)),)
 
 
 def _layers(spec: TableSpec, entries: list[Entry]) -> Section:
-    bars = layer_pictures.perturbations(entries, f"{spec.name}-perturbations")
-    maps = layer_pictures.heat_maps(entries, f"{spec.name}-layer-norms")
+    bars = layers.perturbations(entries, f"{spec.name}-perturbations")
+    maps = layers.heat_maps(entries, f"{spec.name}-layer-norms")
     return Section(f"{spec.short}: layers", (maps,) if bars is None else (maps, bars))
 
 
@@ -154,13 +151,13 @@ def _everyone(study: Study) -> list[Entry]:
 
 
 def _landscapes(entries: list[Entry]) -> Section | None:
-    views = landscape_pictures.views(entries)
+    views = landscapes.views(entries)
     if not views:
         return None
     blocks = [
-        *landscape_pictures.whole_model(views, "landscape-model"),
-        *landscape_pictures.surfaces(views, "landscape-layers"),
-        *(landscape_pictures.contours(view, f"landscape-{view.name}") for view in views),
+        *landscapes.whole_model(views, "landscape-model"),
+        *landscapes.surfaces(views, "landscape-layers"),
+        *(landscapes.contours(view, f"landscape-{view.name}") for view in views),
     ]
     return Section("Loss landscapes", tuple(blocks))
 
@@ -190,7 +187,7 @@ def _settings(study: Study) -> Section | None:
     groups = list(study.groups.values())
     if not groups:
         return None
-    tables_of = (background.own_settings(groups), background.shared_settings(groups))
+    tables_of = (settings.own_settings(groups), settings.shared_settings(groups))
     return Section("Settings", tables_of)
 
 
@@ -198,7 +195,7 @@ def _environment(study: Study) -> Section | None:
     runs = [run for group in study.groups.values() for run in group.runs]
     if not any(run.environment for run in runs):
         return None
-    return Section("Environment", (background.environments(runs),))
+    return Section("Environment", (settings.environments(runs),))
 
 
 def _repeat(study: Study) -> Section | None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lsam_jax.experiments import files
-from lsam_jax.experiments.report import html, markdown
 from lsam_jax.experiments.report.compose import compose
-from lsam_jax.experiments.report.document import Document, Figure, Section
-from lsam_jax.experiments.report.study import read_study
+from lsam_jax.experiments.report.numbers.study import read_study
+from lsam_jax.experiments.report.pages import html, markdown
+from lsam_jax.experiments.report.pages.document import Document, Figure, Section
 
 PICTURES = "report"
 

@@ -3,7 +3,7 @@
 import re
 from urllib.parse import quote
 
-from lsam_jax.experiments.report.document import (
+from lsam_jax.experiments.report.pages.document import (
     Block,
     Bullets,
     Code,

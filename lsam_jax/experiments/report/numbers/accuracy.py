@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lsam_jax.experiments.report import groups as grouping
-from lsam_jax.experiments.report.clocks import Clock
-from lsam_jax.experiments.report.document import Table
-from lsam_jax.experiments.report.groups import Group
-from lsam_jax.experiments.report.study import Row, Study, TableSpec
+from lsam_jax.experiments.report.numbers import groups as grouping
+from lsam_jax.experiments.report.numbers.groups import Group
+from lsam_jax.experiments.report.numbers.run_cost import Clock
+from lsam_jax.experiments.report.numbers.study import Row, Study, TableSpec
+from lsam_jax.experiments.report.pages.document import Table
 from lsam_jax.experiments.statistics import (
     ENOUGH,
     NOTHING,

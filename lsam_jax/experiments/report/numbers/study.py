@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS
-from lsam_jax.experiments.report import naming
-from lsam_jax.experiments.report.groups import Group, Trouble, recipe, same_but
-from lsam_jax.experiments.report.reading import Run, UnreadableError, read_run
+from lsam_jax.experiments.report.numbers import groups as naming
+from lsam_jax.experiments.report.numbers.groups import Group, Trouble, recipe, same_but
+from lsam_jax.experiments.report.numbers.read_run import Run, UnreadableError, read_run
 
 STUDY, COSTS, DISTANCES = "study.json", "costs.json", "distances.json"
 COST = ("ratio", "low", "high")

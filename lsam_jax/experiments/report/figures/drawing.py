@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lsam_jax.experiments.plotting import COLOURS, LINES
-from lsam_jax.experiments.report.groups import Group
+from lsam_jax.experiments.report.numbers.groups import Group
 
 BASELINE = "0.15"
 MARKERS = ("o", "s", "^", "D", "v", "<")

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from lsam_jax.experiments.plotting import short_name
-from lsam_jax.experiments.report.document import Figure
-from lsam_jax.experiments.report.drawing import Entry, png
-from lsam_jax.experiments.report.reading import Landscapes, Run
+from lsam_jax.experiments.report.figures.drawing import Entry, png
+from lsam_jax.experiments.report.numbers.read_run import Landscapes, Run
+from lsam_jax.experiments.report.pages.document import Figure
 from lsam_jax.experiments.statistics import listed
 
 MAP = "viridis"

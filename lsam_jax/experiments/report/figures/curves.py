@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from lsam_jax.experiments.plotting import curve, logarithmic, open_frame
-from lsam_jax.experiments.report.document import Figure
-from lsam_jax.experiments.report.drawing import Entry, Style, panels, png, seeds_text
-from lsam_jax.experiments.report.reading import Run
+from lsam_jax.experiments.report.figures.drawing import Entry, Style, panels, png, seeds_text
+from lsam_jax.experiments.report.numbers.read_run import Run
+from lsam_jax.experiments.report.pages.document import Figure
 from lsam_jax.experiments.statistics import listed
 
 ZOOM = 2 / 3

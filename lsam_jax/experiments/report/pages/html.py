@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterator
 from html import escape
 
-from lsam_jax.experiments.report.document import (
+from lsam_jax.experiments.report.pages.document import (
     Block,
     Bullets,
     Code,

@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from lsam_jax.experiments.report import groups as grouping
-from lsam_jax.experiments.report.clocks import SLACK, Clock, Pairing, pair
-from lsam_jax.experiments.report.document import Table
-from lsam_jax.experiments.report.groups import Group
-from lsam_jax.experiments.report.study import Study
-from lsam_jax.experiments.report.tables import ACCURACY, Line, spread_of
+from lsam_jax.experiments.report.numbers import groups as grouping
+from lsam_jax.experiments.report.numbers.accuracy import ACCURACY, Line, spread_of
+from lsam_jax.experiments.report.numbers.groups import Group
+from lsam_jax.experiments.report.numbers.run_cost import SLACK, Clock, Pairing, pair
+from lsam_jax.experiments.report.numbers.study import Study
+from lsam_jax.experiments.report.pages.document import Table
 from lsam_jax.experiments.statistics import (
     difference_text,
     holm,

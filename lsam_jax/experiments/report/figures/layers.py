@@ -9,8 +9,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from lsam_jax.experiments.plotting import COLOURS, mean_and_reach, open_frame, short_name
-from lsam_jax.experiments.report.document import Figure
-from lsam_jax.experiments.report.drawing import Entry, png, seeds_text
+from lsam_jax.experiments.report.figures.drawing import Entry, png, seeds_text
+from lsam_jax.experiments.report.pages.document import Figure
 from lsam_jax.experiments.statistics import listed
 
 MAP = "viridis"

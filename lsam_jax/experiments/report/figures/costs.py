@@ -9,10 +9,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.transforms import ScaledTranslation
 
 from lsam_jax.experiments.plotting import COLOURS, curve, open_frame
-from lsam_jax.experiments.report.document import Figure
-from lsam_jax.experiments.report.drawing import BASELINE, MARKERS, Entry, png, seeds_text
-from lsam_jax.experiments.report.equal_time import Contest
-from lsam_jax.experiments.report.tables import ACCURACY
+from lsam_jax.experiments.report.figures.drawing import BASELINE, MARKERS, Entry, png, seeds_text
+from lsam_jax.experiments.report.numbers.accuracy import ACCURACY
+from lsam_jax.experiments.report.numbers.equal_time import Contest
+from lsam_jax.experiments.report.pages.document import Figure
 from lsam_jax.experiments.statistics import listed, spread
 
 GREYS = ("0.15", "0.45", "0.65", "0.78")

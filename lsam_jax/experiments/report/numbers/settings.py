@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lsam_jax.experiments.files import flat
-from lsam_jax.experiments.report import naming
-from lsam_jax.experiments.report.document import Table
-from lsam_jax.experiments.report.groups import LENGTH, Group
-from lsam_jax.experiments.report.reading import Run
+from lsam_jax.experiments.report.numbers import groups as naming
+from lsam_jax.experiments.report.numbers.groups import LENGTH, Group
+from lsam_jax.experiments.report.numbers.read_run import Run
+from lsam_jax.experiments.report.pages.document import Table
 from lsam_jax.experiments.statistics import NOTHING, listed
 
 DATE = "date"

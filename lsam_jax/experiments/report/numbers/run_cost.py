@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsam_jax.experiments.report.groups import Group
-from lsam_jax.experiments.report.reading import Run
+from lsam_jax.experiments.report.numbers.groups import Group
+from lsam_jax.experiments.report.numbers.read_run import Run
 
 SLACK = 0.01
 """By how much of a method's cost SGD's may fall short and still count as equal: costs are not known
