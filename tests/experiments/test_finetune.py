@@ -17,16 +17,19 @@ from matplotlib.image import imread
 
 import lsam_jax as lsam
 from lsam_jax.components import combination
-from lsam_jax.experiments import cli, finetune, finetune_loop, finetune_methods, language_text
-from lsam_jax.experiments.transformer import BYTES, Transformer, layer_norm
+from lsam_jax.experiments import cli
+from lsam_jax.experiments.finetune import finetune, loop, text
+from lsam_jax.experiments.finetune.finetune import Settings, batches
+from lsam_jax.experiments.finetune.methods import ARRAYS, BUDGET, K, Method, Prices, methods
+from lsam_jax.experiments.finetune.transformer import BYTES, Transformer, layer_norm
 from lsam_jax.transform import transform
 
 TINY = Transformer(blocks=2, width=8, heads=2, context=8)
-SETTINGS = finetune.Settings(
+SETTINGS = Settings(
     TINY, pretraining_steps=40, steps=30, batch_size=8, learning_rate=1e-2, pretraining_rate=1e-2
 )
-METHODS = finetune_methods.methods(SETTINGS.learning_rate)
-CODE = language_text.code(["heapq"])
+METHODS = methods(SETTINGS.learning_rate)
+CODE = text.code(["heapq"])
 
 
 @pytest.fixture(scope="module")
@@ -36,41 +39,41 @@ def params():
 
 @pytest.fixture(scope="module")
 def windows():
-    return next(finetune.batches(SETTINGS, CODE.tokens, 0, 0))
+    return next(batches(SETTINGS, CODE.tokens, 0, 0))
 
 
 @pytest.fixture(scope="module")
 def step():
     """SL-SAM's, which draws."""
-    return finetune_loop.build_step(TINY, METHODS["slsam"])
+    return loop.build_step(TINY, METHODS["slsam"])
 
 
 def test_text_is_what_python_ships():
     library = pathlib.Path(sysconfig.get_path("stdlib"))
     expected = "\n".join((library / file).read_text() for file in ("cmd.py", "json/__init__.py"))
-    assert language_text.code(["cmd", "json"]).tokens.tobytes().decode() == expected
-    prose = language_text.prose()
+    assert text.code(["cmd", "json"]).tokens.tobytes().decode() == expected
+    prose = text.prose()
     assert len(prose.tokens) > 200_000
     assert "with" in prose.tokens.tobytes().decode()
-    assert prose.record() == language_text.prose().record()
+    assert prose.record() == text.prose().record()
     assert prose.record()["sha256"] != CODE.record()["sha256"]
-    assert not set(language_text.TRAINING) & set(language_text.VALIDATION)
-    for modules in (language_text.TRAINING, language_text.VALIDATION):
-        assert language_text.code(modules).record()["bytes"] > 50_000
+    assert not set(text.TRAINING) & set(text.VALIDATION)
+    for modules in (text.TRAINING, text.VALIDATION):
+        assert text.code(modules).record()["bytes"] > 50_000
 
 
 @pytest.mark.parametrize("module", ["sys", "no_such_module"])
 def test_text_without_source_is_an_error(module):
     with pytest.raises(OSError, match=f"module '{module}' is not there"):
-        language_text.code([module])
+        text.code([module])
 
 
 def test_windows_are_pieces_of_the_text():
     tokens = np.arange(100, dtype=np.uint8)
-    random = language_text.drawn(tokens, 500, 10, np.random.default_rng(0))
+    random = text.drawn(tokens, 500, 10, np.random.default_rng(0))
     np.testing.assert_array_equal(np.diff(random), 1)
     assert (random.min(), random.max()) == (0, 99)
-    spread = language_text.spread(tokens, 4, 10)
+    spread = text.spread(tokens, 4, 10)
     np.testing.assert_array_equal(spread, np.array([0, 30, 60, 90])[:, None] + np.arange(10))
 
 
@@ -144,9 +147,9 @@ def test_adamw_is_optax_adamw_bit_by_bit(params):
         updates, state = adamw.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    ours = finetune_loop.build_step(TINY, METHODS["adamw"])
-    state, want, theirs = finetune_loop.start(METHODS["adamw"], params), params, adamw.init(params)
-    for windows in islice(finetune.batches(SETTINGS, CODE.tokens, 1, 0), 5):
+    ours = loop.build_step(TINY, METHODS["adamw"])
+    state, want, theirs = loop.start(METHODS["adamw"], params), params, adamw.init(params)
+    for windows in islice(batches(SETTINGS, CODE.tokens, 1, 0), 5):
         state, loss = ours(state, windows)
         want, theirs, expected = plain(want, theirs, windows)
         assert loss == expected
@@ -164,14 +167,14 @@ def slices(tree):
 @pytest.mark.slow
 def test_sl_sam_moves_the_slices_it_drew_and_draws_by_seed(params, step):
     def run(seed):
-        start = finetune_loop.start(METHODS["slsam"], params, draws=seed * SETTINGS.steps)
-        drawn = finetune.batches(SETTINGS, CODE.tokens, 1, seed)
-        prices = finetune_methods.Prices(METHODS["slsam"], TINY.loss, params, next(drawn))
-        out = finetune_loop.fit(step, start, drawn, 10, lambda p: 0.0, prices)
+        start = loop.start(METHODS["slsam"], params, draws=seed * SETTINGS.steps)
+        drawn = batches(SETTINGS, CODE.tokens, 1, seed)
+        prices = Prices(METHODS["slsam"], TINY.loss, params, next(drawn))
+        out = loop.fit(step, start, drawn, 10, lambda p: 0.0, prices)
         return out.state.params, out
 
-    state = finetune_loop.start(METHODS["slsam"], params)
-    for windows in islice(finetune.batches(SETTINGS, CODE.tokens, 1, 0), 5):
+    state = loop.start(METHODS["slsam"], params)
+    for windows in islice(batches(SETTINGS, CODE.tokens, 1, 0), 5):
         before, (state, _) = state, step(state, windows)
         moved = [bool((a != b).any()) for a, b in zip(slices(before.params), slices(state.params))]
         assert moved == state.sam.selected.tolist()
@@ -180,14 +183,14 @@ def test_sl_sam_moves_the_slices_it_drew_and_draws_by_seed(params, step):
     assert out[1:] == same[1:]
     assert (first["head"] != other["head"]).any()
     draws = [
-        step(finetune_loop.start(METHODS["slsam"], params, draws=count), windows)[0].sam.selected
+        step(loop.start(METHODS["slsam"], params, draws=count), windows)[0].sam.selected
         for count in (0, SETTINGS.steps)
     ]
     assert (draws[0] != draws[1]).any()
 
 
 def prices_of(name, params, windows):
-    return finetune_methods.Prices(METHODS[name], TINY.loss, params, windows)
+    return Prices(METHODS[name], TINY.loss, params, windows)
 
 
 def test_prices_are_those_of_inspect(params, windows):
@@ -199,7 +202,7 @@ def test_prices_are_those_of_inspect(params, windows):
     names = lsam.layer_names(params, layers)
     prices = prices_of("lsam", params, windows)
     selected = [name in chosen for name in names]
-    inspection = lsam.inspect(TINY.loss, params, windows, layers=layers, k=finetune_methods.K)
+    inspection = lsam.inspect(TINY.loss, params, windows, layers=layers, k=K)
     assert prices.cost(selected) == inspection.cost(chosen) > 1.1
     assert prices.perturbed(selected) == sum(sizes[n].size for n in chosen) / total
     whole = prices_of("sam", params, windows)
@@ -220,7 +223,7 @@ def test_budget_is_priced_at_its_own_cut(params, windows):
         inspection = lsam.inspect(TINY.loss, params, windows, layers=layers, cuts=[order[n]])
         return inspection.cost(order[n:])
 
-    most = 1 + finetune_methods.BUDGET
+    most = 1 + BUDGET
     assert all_from(first) <= most < all_from(first - 1)
     assert prices.cost([name in order[first:] for name in names]) == all_from(first)
 
@@ -256,10 +259,10 @@ def test_sl_sam_price_is_what_xla_counts():
             where=[chosen[0]],
         )
 
-    tx = always(finetune_methods.ARRAYS)
-    method = finetune_methods.Method("SL-SAM, always these", tx, optax.sgd(0.1), partial=True)
-    prices = finetune_methods.Prices(method, model.loss, params, windows)
-    names = lsam.layer_names(params, finetune_methods.ARRAYS)
+    tx = always(ARRAYS)
+    method = Method("SL-SAM, always these", tx, optax.sgd(0.1), partial=True)
+    prices = Prices(method, model.loss, params, windows)
+    names = lsam.layer_names(params, ARRAYS)
     counted = prices.cost([name in chosen for name in names])
     tx, loss, params = always("array"), partial(unrolled, model), in_list(params, model)
     step = flops(lsam.value_and_grad(loss, tx), params, tx.init(params), windows)
@@ -272,7 +275,7 @@ def tiny_command():
     """The command with tiny defaults."""
     with pytest.MonkeyPatch.context() as patch:
         small = {"model": TINY, "batch_size": 8, "pretraining_rate": 1e-2}
-        patch.setattr(finetune, "Settings", partial(finetune.Settings, **small))
+        patch.setattr(finetune, "Settings", partial(Settings, **small))
         yield ["finetune", "--steps", "30", "--pretraining-steps", "40", "--rounds", "2"]
 
 
@@ -292,7 +295,7 @@ def test_command_trains_prints_and_writes(tiny_command, tmp_path, capsys):
     ]
     report = json.loads((out / "finetune.json").read_text())
     assert list(report["methods"]) == ["adamw", "sam"]
-    assert report["text"]["validation"] == language_text.code(language_text.VALIDATION).record()
+    assert report["text"]["validation"] == text.code(text.VALIDATION).record()
     before = report["validation_loss_before"]
     for row in report["methods"].values():
         assert max(row["validation_loss"]["values"]) < before - 0.1  # it learns
@@ -331,7 +334,7 @@ def test_command_refuses_in_one_line(tiny_command, tmp_path, capsys, wrong, mess
 
 
 def test_a_loss_that_is_not_finite_ends_it(tiny_command, tmp_path, capsys, monkeypatch):
-    lost = finetune_loop.Run(None, [0], [0.0], [math.nan], 0.0)
+    lost = loop.Run(None, [0], [0.0], [math.nan], 0.0)
     monkeypatch.setattr(finetune, "fit", lambda *args: lost)
     out = ["--pretraining-steps", "0", "--methods", "adamw", "--out", str(tmp_path)]
     assert cli.main([*tiny_command, *out]) == 1

@@ -36,8 +36,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    finetune = importlib.import_module("lsam_jax.experiments.finetune")
-    reports = importlib.import_module("lsam_jax.experiments.finetune_report")
+    finetune = importlib.import_module("lsam_jax.experiments.finetune.finetune")
+    reports = importlib.import_module("lsam_jax.experiments.finetune.report")
     if arguments.seeds < 1:
         raise ValueError(f"--seeds={arguments.seeds} must be at least 1")
     settings = finetune.Settings(

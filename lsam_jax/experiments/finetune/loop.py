@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 import lsam_jax as lsam
-from lsam_jax.experiments.finetune_methods import Method, Prices
-from lsam_jax.experiments.transformer import Transformer
+from lsam_jax.experiments.finetune.methods import Method, Prices
+from lsam_jax.experiments.finetune.transformer import Transformer
 
 POINTS = 8
 """How often a run looks at the held-out text."""

@@ -15,11 +15,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lsam_jax.experiments import files, finetune_report, language_text
+from lsam_jax.experiments import files
 from lsam_jax.experiments.bench import timing
-from lsam_jax.experiments.finetune_loop import Run, Step, Stepper, build_step, fit, start
-from lsam_jax.experiments.finetune_methods import Method, Prices, methods
-from lsam_jax.experiments.transformer import Transformer
+from lsam_jax.experiments.finetune import report as finetune_report
+from lsam_jax.experiments.finetune import text
+from lsam_jax.experiments.finetune.loop import Run, Step, Stepper, build_step, fit, start
+from lsam_jax.experiments.finetune.methods import Method, Prices, methods
+from lsam_jax.experiments.finetune.report import plot, table_text
+from lsam_jax.experiments.finetune.transformer import Transformer
 
 VALIDATION_WINDOWS = 128
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -94,9 +97,9 @@ def finetune(
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1")
     directory = files.writable_directory(out)
-    prose = language_text.prose()
-    code = language_text.code(language_text.TRAINING)
-    held_out = language_text.code(language_text.VALIDATION)
+    prose = text.prose()
+    code = text.code(text.TRAINING)
+    held_out = text.code(text.VALIDATION)
     total = settings.pretraining_steps + len(seeds) * len(chosen) * settings.steps
     with tqdm(total=total, unit="step", dynamic_ncols=True, mininterval=0.5) as bar:
         params = pretrain(settings, prose.tokens, bar)
@@ -111,9 +114,9 @@ def finetune(
         "validation": held_out.record(),
     }
     files.write_json(directory / "finetune.json", report)
-    table = finetune_report.table_text(report)
+    table = table_text(report)
     files.replace(directory / "finetune.txt", table.encode())
-    finetune_report.plot(report, directory / "finetune.png")
+    plot(report, directory / "finetune.png")
     return report
 
 
@@ -154,7 +157,7 @@ def batches(
     """Random windows without end, i32[batch size, context + 1]."""
     rng = np.random.default_rng([purpose, seed])
     while True:
-        yield language_text.drawn(tokens, settings.batch_size, settings.model.context + 1, rng)
+        yield text.drawn(tokens, settings.batch_size, settings.model.context + 1, rng)
 
 
 def _train(
@@ -169,7 +172,7 @@ def _train(
 ) -> dict[str, list[Run]]:
     """All runs, by method in the order of the seeds."""
     model = settings.model
-    windows = language_text.spread(held_out, VALIDATION_WINDOWS, model.context + 1)
+    windows = text.spread(held_out, VALIDATION_WINDOWS, model.context + 1)
     loss_of = jax.jit(model.loss)
 
     def evaluate(params: Any) -> float:

@@ -32,7 +32,7 @@ def report(
 
     Args:
         settings: See `finetune.Settings`.
-        chosen: The methods by name, see `finetune_methods.Method`.
+        chosen: The methods by name, see `methods.Method`.
         seeds: Of each method's runs.
         runs: By method, in the order of the seeds, see `finetune.Run`.
         costs: By clock and method, measured.

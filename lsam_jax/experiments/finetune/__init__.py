@@ -1,0 +1,1 @@
+"""A small transformer, fine-tuned on text."""
