@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from lsam_jax.experiments import cli
+from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.models import registry
 
@@ -69,4 +69,4 @@ def assert_close(got, want):
 
 if __name__ == "__main__":
     install(dict.__setitem__)
-    sys.exit(cli.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

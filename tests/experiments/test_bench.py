@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.experiments import cli
 from lsam_jax.experiments.bench import (
     by_hand,
     compile_time,
@@ -21,6 +20,7 @@ from lsam_jax.experiments.bench import (
     selections,
     timed,
 )
+from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.config import presets
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
@@ -39,7 +39,7 @@ def bench(tmp_path, *arguments):
     """What a benchmark stored; its picture is not empty."""
     file, picture = tmp_path / "x.json", tmp_path / "new" / "x.png"
     outputs = ["--out", str(file), "--plot", str(picture)]
-    assert cli.main(["bench", *arguments, *outputs]) == 0
+    assert main(["bench", *arguments, *outputs]) == 0
     pixels = matplotlib.image.imread(picture)[..., :3]
     assert pixels.std() > 0.05
     report = json.loads(file.read_text())
@@ -159,7 +159,7 @@ def test_compile(tmp_path, capsys):
         own = rows.get(f"{name} by hand")
         assert (own is None) == (row["own"] is None)
         assert own is None or row["own"] == pytest.approx(row["compile"] / own["compile"])
-    assert cli.main(["bench", "compile", "--layers", "0"]) == 2
+    assert main(["bench", "compile", "--layers", "0"]) == 2
     assert "layers=0 must be at least 1" in capsys.readouterr().err
 
 
@@ -183,7 +183,7 @@ def run(small, tmp_path, monkeypatch):
     out = tmp_path / "lsam"
     arguments = ["--epochs", "2", "--set", "width=4", "--set", "batch_size=32", "--set", "rho=2.0",
                  "--set", "cuts=1", "--log", "json"]  # fmt: skip
-    assert cli.main(["train", "digits-resnet8", *arguments, "--out", str(out)]) == 0
+    assert main(["train", "digits-resnet8", *arguments, "--out", str(out)]) == 0
     return out
 
 
@@ -215,12 +215,12 @@ def test_the_layers_of_a_run(run, tmp_path, capsys):
 def test_a_run_that_says_nothing_is_refused(tmp_path, monkeypatch, capsys):
     config = presets.preset("digits-resnet8").configure("momentum_sam").to_json()
     (tmp_path / "config.json").write_text(json.dumps({"config": config, "origin": {}}))
-    assert cli.main(["bench", "recorded", str(tmp_path)]) == 2
+    assert main(["bench", "recorded", str(tmp_path)]) == 2
     assert "is a run of method 'momentum_sam'; give one of lsam" in capsys.readouterr().err
     uneven = np.eye(3, dtype=bool) | np.array([True, False, False])
     found = recorded.Recorded(Config(), 3, uneven, 1, 8, 10)
     monkeypatch.setattr(recorded, "read", lambda *_: found)
-    assert cli.main(["bench", "recorded", str(tmp_path)]) == 2
+    assert main(["bench", "recorded", str(tmp_path)]) == 2
     assert "perturbed 1, 2 layers in a step; give a run" in capsys.readouterr().err
 
 
@@ -276,7 +276,7 @@ def test_user_errors_are_one_line_before_anything_runs(
     monkeypatch.setattr(timed, "compile_step", None)
     (tmp_path / "file").write_text("")
     places = {"file": tmp_path / "file", "directory": tmp_path}
-    assert cli.main(["bench", *(part.format(**places) for part in arguments.split())]) == 2
+    assert main(["bench", *(part.format(**places) for part in arguments.split())]) == 2
     error = capsys.readouterr().err
     assert re.fullmatch(rf"lsam-jax: error: [^\n]*{words}[^\n]*\n", error)
 

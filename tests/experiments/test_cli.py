@@ -17,7 +17,7 @@ from tiny import TINY
 
 import lsam_jax as lsam
 from lsam_jax import experiments
-from lsam_jax.experiments import cli
+from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.config import presets
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import Stopped
@@ -37,7 +37,7 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
     out = tmp_path / "new" / "directory"
     quick = ["--set", "lsam.cuts=1", "--rounds", "4"]
-    assert cli.main([*COMPARE, *quick, "--out", str(out)]) == 0
+    assert main([*COMPARE, *quick, "--out", str(out)]) == 0
     names = ["SGD", "SAM", "layer-wise SAM", "stale SAM"]
     printed = capsys.readouterr()
     for name in names:
@@ -109,7 +109,7 @@ BENCHMARKS = ["methods", "family", "selections", "recorded", "scaling"]
 )
 def test_help_suffices(command, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main([*command.split(), "--help"])
+        main([*command.split(), "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert "--out" in text
@@ -122,7 +122,7 @@ def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
     monkeypatch.chdir(tmp_path)
     train = ["train", "digits-resnet8", "--method", "lsam", *SMALL, "--seed", "3"]
-    assert cli.main([*train, "--log", "json"]) == 0
+    assert main([*train, "--log", "json"]) == 0
     out = tmp_path / "runs" / "digits-resnet8" / "lsam-seed3"
     assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == [
         "checkpoints", "config.json", "environment.json", "metrics.jsonl", "timing.jsonl",
@@ -137,15 +137,15 @@ def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
     assert next(iter(records[0]["layer_norms"])) == "stem/kernel"
     assert records[0]["cost"] > 1
     assert sum(records[1]["perturbations"].values()) == 2 * 8
-    assert cli.main(train) == 2
+    assert main(train) == 2
     assert "already holds a run; pass --resume" in capsys.readouterr().err
     before = (out / "metrics.jsonl").read_bytes()
-    assert cli.main([*train, "--resume"]) == 0
+    assert main([*train, "--resume"]) == 0
     assert (out / "metrics.jsonl").read_bytes() == before
     accuracy = records[-1]["validation_accuracy"]
     assert f"validation accuracy {accuracy:.2%} after epoch 2" in capsys.readouterr().out
     file = tmp_path / "cost.json"
-    assert cli.main(["cost", str(out), "--rounds", "2", "--out", str(file)]) == 0
+    assert main(["cost", str(out), "--rounds", "2", "--out", str(file)]) == 0
     assert re.search(r"lsam +8 +\d+\.\d +1\.00 \(1\.00-1\.00\)", capsys.readouterr().out)
     (row,) = json.loads(file.read_text())["runs"].values()
     assert (row["from_step"], row["cost"]["ratio"]) == (8, 1.0)
@@ -158,7 +158,7 @@ def test_a_perturbation_that_is_rounded_away_is_warned_of_once(
     monkeypatch.setattr(lsam, "perturbation_survival", lambda *args: jnp.float32(0.25))
     monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
     train = ["train", "digits-resnet8", "--method", "sgd", *SMALL, "--log", "json"]
-    assert cli.main([*train, "--out", str(tmp_path)]) == 0
+    assert main([*train, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().err
     assert re.findall(r"^warning: (\d+)% of the perturbation survives", printed, re.M) == ["25"]
 
@@ -167,7 +167,7 @@ def test_a_perturbation_that_is_rounded_away_is_warned_of_once(
 def test_a_stopped_run_has_the_signals_status(capsys, monkeypatch, tmp_path):
     stopped = Stopped("stopped by SIGTERM after step 3; saved", signal.SIGTERM)
     monkeypatch.setattr(loop, "fit", failing(stopped))
-    assert cli.main([*COMPARE, "--out", str(tmp_path)]) == 143
+    assert main([*COMPARE, "--out", str(tmp_path)]) == 143
     assert "stopped by SIGTERM after step 3" in capsys.readouterr().err
 
 
@@ -177,9 +177,9 @@ def test_every_preset_is_listed_and_can_be_inspected_without_data(
 ):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
     monkeypatch.setenv("COLUMNS", "80")
-    assert cli.main(["list"]) == 0
+    assert main(["list"]) == 0
     assert name in capsys.readouterr().out
-    assert cli.main(["inspect", name]) == 0
+    assert main(["inspect", name]) == 0
     printed = capsys.readouterr().out
     assert "head/kernel" in printed
     assert "lsam" in printed
@@ -256,7 +256,7 @@ def test_user_errors_are_one_line_before_anything_runs(
     monkeypatch.setattr(loop, "fit", failing(AssertionError("trained")))
     (tmp_path / "file").write_text("")
     places = {"file": tmp_path / "file", "directory": tmp_path}
-    assert cli.main([argument.format(**places) for argument in arguments]) == 2
+    assert main([argument.format(**places) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert re.fullmatch(rf"lsam-jax: error: [^\n]*{words}[^\n]*\n", error)
 
@@ -265,15 +265,15 @@ def test_user_errors_are_one_line_before_anything_runs(
 def test_ctrl_c_and_a_run_that_went_wrong_have_their_own_codes(tmp_path, capsys, monkeypatch):
     arguments = [*COMPARE, "--out", str(tmp_path)]
     monkeypatch.setattr(loop, "fit", failing(KeyboardInterrupt()))
-    assert cli.main(arguments) == 130
+    assert main(arguments) == 130
     assert "interrupted" in capsys.readouterr().err
     monkeypatch.setattr(loop, "fit", failing(NonFiniteLossError("the loss is nan at step 3")))
-    assert cli.main(arguments) == 1
+    assert main(arguments) == 1
     assert "lsam-jax: error: the loss is nan at step 3\n" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_one_line(tmp_path, capsys, monkeypatch):
-    kept = ("lsam_jax.experiments.cli", "lsam_jax.experiments.commands")
+    kept = ("lsam_jax.experiments.cli",)
     for name in [name for name in sys.modules if name.startswith("lsam_jax.experiments.")]:
         if not name.startswith(kept):
             monkeypatch.delitem(sys.modules, name)
@@ -282,7 +282,7 @@ def test_a_missing_extra_is_one_line(tmp_path, capsys, monkeypatch):
                 monkeypatch.delattr(experiments, own)
     monkeypatch.setitem(sys.modules, "flax", None)
     monkeypatch.setitem(sys.modules, "flax.linen", None)
-    assert cli.main(["compare", "--out", str(tmp_path)]) == 2
+    assert main(["compare", "--out", str(tmp_path)]) == 2
     message = 'lsam-jax: error: flax is missing: pip install "lsam-jax[train]"\n'
     assert capsys.readouterr().err == message
 
@@ -291,7 +291,7 @@ def test_a_bug_is_not_taken_for_a_missing_extra(monkeypatch):
     bug = ModuleNotFoundError("no", name="lsam_jax.oops")
     monkeypatch.setattr(importlib, "import_module", failing(bug))
     with pytest.raises(ModuleNotFoundError):
-        cli.main(["compare"])
+        main(["compare"])
 
 
 def test_compare_refuses_recipes_that_differ(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from lsam_jax import diagnostics
-from lsam_jax.experiments import cli
+from lsam_jax.experiments.cli.main import INTERRUPTED, main
 from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.study import evaluation_loss
 from lsam_jax.experiments.study.evaluation_loss import Settings, equal_batches
@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
         for method in ("sgd", "lsam"):
             command = ["train", "digits-resnet8", "--method", method, "--epochs", "1"]
             command += ["--set", f"batch_size={mini.BATCH}", "--log", "json"]
-            assert cli.main([*command, "--out", str(study / method / "seed0")]) == 0
+            assert main([*command, "--out", str(study / method / "seed0")]) == 0
         yield study
 
 
@@ -43,7 +43,7 @@ def study(trained, tmp_path):
 
 
 def diagnose(*arguments):
-    return cli.main(["diagnose", *FAST, *map(str, arguments)])
+    return main(["diagnose", *FAST, *map(str, arguments)])
 
 
 def written_out(batch_stats, images, labels):
@@ -192,7 +192,7 @@ def test_a_stopped_landscape_goes_on_after_its_last_layer(study, monkeypatch):
         return real(*args, layer=layer, **options)
 
     monkeypatch.setattr(diagnostics, "layer_landscape", counted)
-    assert diagnose(directory, "--landscapes") == cli.INTERRUPTED
+    assert diagnose(directory, "--landscapes") == INTERRUPTED
     assert not (directory / "landscapes.npz").exists()
     shutil.rmtree(at_once)
     shutil.copytree(directory, at_once)
@@ -234,14 +234,14 @@ def test_a_run_that_fails_leaves_the_others(study, capsys):
 )
 def test_refuses(trained, arguments, message, capsys):
     directory = trained / "sgd" / "seed0"
-    assert cli.main(["diagnose", str(directory), *arguments]) == 2
+    assert main(["diagnose", str(directory), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (directory / "sharpness.json").exists()
 
 
 def test_a_run_named_twice_is_refused(trained, capsys):
     directory = str(trained / "sgd" / "seed0")
-    assert cli.main(["diagnose", directory, directory]) == 2
+    assert main(["diagnose", directory, directory]) == 2
     assert "must name each run once" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ from matplotlib.image import imread
 
 import lsam_jax as lsam
 from lsam_jax.components import combination
-from lsam_jax.experiments import cli
+from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.finetune import finetune, loop, text
 from lsam_jax.experiments.finetune.finetune import Settings, batches
 from lsam_jax.experiments.finetune.methods import ARRAYS, BUDGET, K, Method, Prices, methods
@@ -283,7 +283,7 @@ def tiny_command():
 def test_command_trains_prints_and_writes(tiny_command, tmp_path, capsys):
     out = tmp_path / "new"
     arguments = ["--methods", "sam", "--seeds", "2", "--learning-rate", "0.01"]
-    assert cli.main([*tiny_command, *arguments, "--out", str(out)]) == 0
+    assert main([*tiny_command, *arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr()
     assert "100%" in printed.err
     table = (out / "finetune.txt").read_text()
@@ -326,7 +326,7 @@ def test_command_trains_prints_and_writes(tiny_command, tmp_path, capsys):
     ],
 )
 def test_command_refuses_in_one_line(tiny_command, tmp_path, capsys, wrong, message):
-    assert cli.main([*tiny_command, *wrong, "--out", str(tmp_path / "out")]) == 2
+    assert main([*tiny_command, *wrong, "--out", str(tmp_path / "out")]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1
     assert message in lines[0]
@@ -337,7 +337,7 @@ def test_a_loss_that_is_not_finite_ends_it(tiny_command, tmp_path, capsys, monke
     lost = loop.Run(None, [0], [0.0], [math.nan], 0.0)
     monkeypatch.setattr(finetune, "fit", lambda *args: lost)
     out = ["--pretraining-steps", "0", "--methods", "adamw", "--out", str(tmp_path)]
-    assert cli.main([*tiny_command, *out]) == 1
+    assert main([*tiny_command, *out]) == 1
     assert "error: AdamW, seed 0: the loss is not finite" in capsys.readouterr().err
 
 

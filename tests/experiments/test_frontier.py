@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lsam_jax.experiments import cli
+from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.frontier import costs, page, study
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.kept import kept
@@ -159,5 +159,5 @@ def test_the_command_refuses_what_does_not_go_with_it(capsys, tmp_path):
         ("frontier --set epochs=2", "fixed in advance"),
         ("frontier --regimes moon", "regime='moon' is not known"),
     ):
-        assert cli.main(["reproduce", *words.split(), "--out", str(tmp_path)]) == 2
+        assert main(["reproduce", *words.split(), "--out", str(tmp_path)]) == 2
         assert said in capsys.readouterr().err

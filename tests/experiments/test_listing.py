@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import lsam_jax as lsam
-from lsam_jax.experiments import listing
+from lsam_jax.experiments.cli import listing
 from lsam_jax.experiments.config.config import Config
 
 

@@ -13,7 +13,7 @@ from mini import assert_close, configuration
 from test_run import StopAt, assert_same_run
 
 from lsam_jax.devices.data_parallel import DataParallel
-from lsam_jax.experiments import cli
+from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.distributed import devices, stderr_filter
 from lsam_jax.experiments.distributed.process_group import Team
 from lsam_jax.experiments.errors import LOST, Stopped
@@ -112,10 +112,10 @@ def test_a_directory_from_before_devices_were_noted_had_one(tmp_path):
 @pytest.mark.slow
 def test_the_command_takes_devices(tmp_path, capsys):
     train = [*mini.TRAIN, "--epochs", "1", "--log", "json", "--out"]
-    assert cli.main([*train, str(tmp_path / "a"), "--devices", "4"]) == 0
+    assert main([*train, str(tmp_path / "a"), "--devices", "4"]) == 0
     printed = capsys.readouterr().err
     assert re.search("^note: 4 devices are emulated on the CPU", printed, re.M)
-    assert cli.main([*train, str(tmp_path / "b")]) == 0
+    assert main([*train, str(tmp_path / "b")]) == 0
     assert "emulated" not in capsys.readouterr().err
     a, b = (json.loads((tmp_path / d / "metrics.jsonl").read_text()) for d in "ab")
     np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=1e-5)
@@ -142,7 +142,7 @@ def test_the_command_takes_devices(tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_is_one_line_before_anything_runs(arguments, words, tmp_path, capsys):
-    assert cli.main([*mini.TRAIN, "--out", str(tmp_path / "run"), *arguments]) == 2
+    assert main([*mini.TRAIN, "--out", str(tmp_path / "run"), *arguments]) == 2
     assert re.fullmatch(
         rf"(note: .*\n)?lsam-jax: error: [^\n]*{words}[^\n]*\n", capsys.readouterr().err
     )

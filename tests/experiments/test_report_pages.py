@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from mini import Mini
 from studies import LAYERS, SOME, TABLES, write_simple, write_study
 
-from lsam_jax.experiments import cli
+from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.report import report
@@ -72,7 +72,7 @@ def written(tmp_path_factory):
     write_study(study, SOME, TABLES[:2], layers=LAYERS[:3], epochs=8, points=5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", io.StringIO())
-        assert cli.main(["report", str(study), "--out", str(out), "--title", "A <b> & c"]) == 0
+        assert main(["report", str(study), "--out", str(out), "--title", "A <b> & c"]) == 0
     assert not (study / "report.html").exists()
     return out
 
@@ -203,8 +203,8 @@ def test_a_real_run_has_a_report(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(registry.PRESETS, "resnet8", registry.Architecture(Mini))
     settings = ["--epochs", "2", "--set", "batch_size=32", "--log", "json"]
     train = ["train", "digits-resnet8", "--method", "sgd", *settings]
-    assert cli.main([*train, "--out", str(tmp_path / "run")]) == 0
-    assert cli.main(["report", str(tmp_path)]) == 0
+    assert main([*train, "--out", str(tmp_path / "run")]) == 0
+    assert main(["report", str(tmp_path)]) == 0
     assert "report.html" in capsys.readouterr().out
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     (row,) = [row for row in page.rows if row[0] == "SGD" and "baseline" in row]

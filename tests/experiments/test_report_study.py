@@ -15,7 +15,7 @@ from studies import (
     write_study,
 )
 
-from lsam_jax.experiments import cli
+from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.report.numbers import accuracy
 from lsam_jax.experiments.report.numbers import settings as background
 from lsam_jax.experiments.report.numbers.study import read_study
@@ -189,6 +189,6 @@ def test_what_cannot_be_reported_is_refused_in_one_line(files, words, tmp_path, 
             (place / name).write_text(content)
     with pytest.raises(ValueError, match=words.format(place=place)):
         read_study(place)
-    assert cli.main(["report", str(place)]) == 2
+    assert main(["report", str(place)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (place / "report.html").exists()

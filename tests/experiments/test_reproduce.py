@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsam_jax.experiments import cli
 from lsam_jax.experiments.bench import training_steps
+from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import PRESETS, preset
 from lsam_jax.experiments.data import datasets
@@ -247,14 +247,14 @@ def test_the_command_runs_one_for_real(tmp_path, capsys):
     command = ["reproduce", "figure1", "--preset", "digits-resnet8", "--scale", "paper",
                "--seeds", "2", "--set", "passes=2", "--data-dir", str(tmp_path / "data"),
                "--out", str(tmp_path / "study"), "--runs-only", *settings]  # fmt: skip
-    assert cli.main(command) == 0
+    assert main(command) == 0
     for seed in (0, 1):
         run = tmp_path / f"study/sgd/seed{seed}"
         (record,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
         assert record["step"] == 4  # two passes over two batches
         assert configuration(run).seed == seed
     capsys.readouterr()
-    assert cli.main([part for part in command if part != "--runs-only"]) == 0
+    assert main([part for part in command if part != "--runs-only"]) == 0
     out, err = capsys.readouterr()
     assert "[1/" not in err  # nothing is run again
     assert str(tmp_path / "study/report.html") in out
@@ -266,10 +266,10 @@ def test_a_failed_run_is_the_commands_status(trained, tmp_path, capsys):
     broken.add("sgd/seed0")
     command = ["reproduce", "figure1", "--preset", "digits-resnet8", "--scale", "paper"]
     command += ["--seeds", "2", "--out", str(tmp_path), "--runs-only"]
-    assert cli.main(command) == 1
+    assert main(command) == 1
     assert "1 of the runs failed: sgd/seed0" in capsys.readouterr().err
     broken.clear()
-    assert cli.main(command) == 0
+    assert main(command) == 0
 
 
 def test_limited_data(small):

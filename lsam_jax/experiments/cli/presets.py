@@ -5,7 +5,7 @@ import dataclasses
 import importlib
 from typing import Any
 
-from lsam_jax.experiments.commands import options
+from lsam_jax.experiments.cli import options
 
 
 def add(commands: Any) -> None:
@@ -33,13 +33,13 @@ def add(commands: Any) -> None:
 def show_all(arguments: argparse.Namespace) -> None:
     """Lists them."""
     presets = importlib.import_module("lsam_jax.experiments.presets")
-    listing = importlib.import_module("lsam_jax.experiments.listing")
+    listing = importlib.import_module("lsam_jax.experiments.cli.listing")
     listing.print_presets(presets.PRESETS.values())
 
 
 def show_one(arguments: argparse.Namespace) -> None:
     """Shows one."""
-    listing = importlib.import_module("lsam_jax.experiments.listing")
+    listing = importlib.import_module("lsam_jax.experiments.cli.listing")
     presets = importlib.import_module("lsam_jax.experiments.presets")
     settings = importlib.import_module("lsam_jax.experiments.config.overrides")
     outline = importlib.import_module("lsam_jax.experiments.training.dry_run")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments.commands import options
+from lsam_jax.experiments.cli import options
 from lsam_jax.experiments.errors import IncompleteError
 
 

@@ -5,7 +5,7 @@ import importlib
 from functools import partial
 from typing import Any
 
-from lsam_jax.experiments.commands import options
+from lsam_jax.experiments.cli import options
 
 
 def add(commands: Any) -> None:

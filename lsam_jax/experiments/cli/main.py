@@ -8,7 +8,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 
-from lsam_jax.experiments.commands import (
+from lsam_jax.experiments.cli import (
     bench,
     compare,
     cost,
