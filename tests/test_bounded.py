@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract import LOSSES, METHODS
+from family_steps import of_network, steps_of
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from refusals import NAN, refused
-from test_family import of_network, steps_of
 from textbook import relative_error
 from training import EXACT
 

@@ -14,7 +14,7 @@ import pytest
 import textbook
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_losses import CHOICES, assert_one_step, state_selecting, three_layers
+from three_layers import CHOICES, assert_one_step, state_selecting, three_layers
 from training import RHO, assert_same
 
 import lsam_jax as lsam

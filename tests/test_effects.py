@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import io_callback
-from test_losses import state_selecting
+from three_layers import state_selecting
 from training import assert_same
 
 import lsam_jax as lsam

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import zoo
 from counting import conditionals
+from family_steps import of_network, steps_of
 from jax.extend.core.primitives import conv_general_dilated_p
 from jax.flatten_util import ravel_pytree
-from test_family import of_network, steps_of
 from textbook import relative_error
 from training import EXACT
 

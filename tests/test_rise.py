@@ -8,7 +8,7 @@ import pytest
 import textbook
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_ascent_batch import ORDER, every, loss, network
+from samples import ORDER, every, loss, network
 from training import assert_same
 
 import lsam_jax as lsam

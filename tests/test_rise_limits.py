@@ -8,7 +8,7 @@ import optax
 import pytest
 from contract import METHODS as EVERY
 from refusals import NAN, refused
-from test_ascent_batch import loss, network
+from samples import loss, network
 from test_rise import GRADIENT, LR, METHODS, WEIGHTS, H, quadratic
 from training import assert_same
 

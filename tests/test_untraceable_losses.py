@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from family_steps import Batched, masks
 from family_textbook import Problem
 from jax.flatten_util import ravel_pytree
-from test_family import Batched, masks
 from textbook import named, relative_error
 from training import assert_same
 from untraceable import CLOSING, EAGER, network, problem

@@ -10,7 +10,7 @@ import mini
 import numpy as np
 import pytest
 from mini import assert_close, configuration
-from test_run import StopAt, assert_same_run
+from stops import StopAt, assert_same_run
 
 from lsam_jax.devices.data_parallel import DataParallel
 from lsam_jax.experiments.cli.main import main

@@ -11,7 +11,7 @@ import time
 import mini
 import pytest
 from mini import assert_close, configuration
-from test_run import StopAt
+from stops import StopAt
 
 from lsam_jax.experiments.errors import STATUS as LOST_ONE
 from lsam_jax.experiments.errors import Stopped
