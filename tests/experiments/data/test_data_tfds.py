@@ -13,7 +13,7 @@ from PIL import Image
 from lsam_jax.experiments.data import augmentation, datasets
 from lsam_jax.experiments.data import tfds as data_tfds
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "tfds"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "tfds"
 SPLITS = {
     "cifar10": {"train": 5, "test": 3},
     "cifar100": {"train": 4, "test": 2},
