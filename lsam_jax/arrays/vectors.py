@@ -70,6 +70,21 @@ def sum_of_squares(x: jax.Array) -> jax.Array:
     return jnp.sum(wide * wide)
 
 
+def one_by_one(selected: Any, of: Sequence[int]) -> list[Any]:
+    """The entries of a bool[L] at the places `of`, repeated ones being the same array.
+
+    >>> import jax.numpy as jnp
+    >>> from lsam_jax.arrays.vectors import one_by_one
+    >>> [bool(x) for x in one_by_one(jnp.asarray([False, True]), [1, 0, 1])]
+    [True, False, True]
+    """
+    # XLA for the CPU copies a slice, unlike a reduction, into each of its consumers, and compiles
+    # what holds one thirty times as slowly.
+    places = np.arange(len(selected))
+    found = {i: jnp.any(selected & (places == i)) for i in dict.fromkeys(of)}
+    return [found[i] for i in of]
+
+
 def by_group(numbers: jax.Array, groups: Sequence[Sequence[int]]) -> jax.Array:
     """The sum of the numbers at each group of places; 0 for none.
 

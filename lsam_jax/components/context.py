@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lsam_jax.layers.partition import Layers
 
@@ -49,21 +48,6 @@ class Moving(NamedTuple):
     leaf: Sequence[int]
     layer: Sequence[int]
     chosen: Sequence[Any]
-
-
-def one_by_one(selected: Any, of: Sequence[int]) -> list[Any]:
-    """The entries of a bool[L] at the places `of`, repeated ones being the same array.
-
-    >>> import jax.numpy as jnp
-    >>> from lsam_jax.components.context import one_by_one
-    >>> [bool(x) for x in one_by_one(jnp.asarray([False, True]), [1, 0, 1])]
-    [True, False, True]
-    """
-    # XLA for the CPU copies a slice, unlike a reduction, into each of its consumers, and compiles
-    # what holds one thirty times as slowly.
-    places = np.arange(len(selected))
-    found = {i: jnp.any(selected & (places == i)) for i in dict.fromkeys(of)}
-    return [found[i] for i in of]
 
 
 def remember_nothing(layers: Layers, leaves: Sequence[Any]) -> tuple[()]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.components.context import one_by_one
+from lsam_jax.arrays.vectors import one_by_one
 from lsam_jax.engine.two_pass import Method, Passes, latest, put
 
 Leaves = Sequence[Any]

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arrays.vectors import inner, square_of
-from lsam_jax.components.context import Moving, Now, one_by_one
+from lsam_jax.arrays.vectors import inner, one_by_one, square_of
+from lsam_jax.components.context import Moving, Now
 from lsam_jax.components.radius import Effect
 from lsam_jax.engine.perturbed_pass import Found, Second
 from lsam_jax.engine.two_pass import Method
