@@ -9,7 +9,6 @@ import numpy as np
 
 from lsam_jax import arguments
 from lsam_jax.arguments import Cuts, check_cut_names
-from lsam_jax.components import selector as choosing
 from lsam_jax.components.ascent import Ascent
 from lsam_jax.components.cadence import Cadence
 from lsam_jax.components.combination import Combination
@@ -17,6 +16,7 @@ from lsam_jax.components.context import Now
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.perturbation import Perturbation
 from lsam_jax.components.radius import Radii
+from lsam_jax.components.selector import Choice, Selector, select
 from lsam_jax.devices.collectives import Axes
 from lsam_jax.engine.network import Network
 from lsam_jax.layers.partition import Layers, LayerSpec, partition
@@ -45,7 +45,7 @@ class Recipe(NamedTuple):
     """
 
     layers: LayerSpec
-    selector: choosing.Selector
+    selector: Selector
     k: Any
     ascent: Ascent
     perturb: Perturbation
@@ -153,7 +153,7 @@ def choose(
 
     See `selector.select`.
     """
-    choice = choosing.Choice(
+    choice = Choice(
         norms=state.norms,
         count=state.count,
         k=arguments.resolve(recipe.k, state.count),
@@ -163,7 +163,7 @@ def choose(
         last=state.selected,
         steps=recipe.select_every,
     )
-    candidates, selected, memory = choosing.select(recipe.selector, choice)
+    candidates, selected, memory = select(recipe.selector, choice)
     if not isinstance(selected, np.ndarray) and arguments.static_int(recipe.select_every) != 1:
         anew = state.count % recipe.select_every == 0
         selected = jnp.where(anew, selected, state.selected)

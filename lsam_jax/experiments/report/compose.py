@@ -9,9 +9,9 @@ from lsam_jax.experiments.report.figures import (
     sharpness,
 )
 from lsam_jax.experiments.report.figures.drawing import Entry
-from lsam_jax.experiments.report.numbers import accuracy as tables
 from lsam_jax.experiments.report.numbers import equal_time, settings
-from lsam_jax.experiments.report.numbers import groups as naming
+from lsam_jax.experiments.report.numbers.accuracy import Line, accuracy_table, lines, measures_table
+from lsam_jax.experiments.report.numbers.groups import short_title, task
 from lsam_jax.experiments.report.numbers.study import Study, TableSpec
 from lsam_jax.experiments.report.pages.document import (
     Block,
@@ -62,8 +62,8 @@ def compose(study: Study, title: str | None = None) -> Document:
 
 
 def _title(study: Study) -> str:
-    what = listed([naming.short_title(name) for name in study.names])
-    tasks = listed(list(dict.fromkeys(naming.task(g.config) for g in study.groups.values())))
+    what = listed([short_title(name) for name in study.names])
+    tasks = listed(list(dict.fromkeys(task(g.config) for g in study.groups.values())))
     return ": ".join(part for part in (what, tasks) if part) or "Runs of lsam-jax"
 
 
@@ -73,7 +73,7 @@ def _lead(study: Study) -> tuple[Block, ...]:
     seeds = sorted({run.seed for run in runs})
     configurations = f"{len(groups)} configuration{'' if len(groups) == 1 else 's'}"
     count = f"{len(runs)} finished run{'' if len(runs) == 1 else 's'}"
-    tasks = dict.fromkeys(naming.task(group.config) for group in groups)
+    tasks = dict.fromkeys(task(group.config) for group in groups)
     words = f"{listed(list(tasks))}: {count} of {configurations}" if groups else count
     if seeds:
         words += f", seed{'' if len(seeds) == 1 else 's'} {listed([str(seed) for seed in seeds])}"
@@ -97,8 +97,8 @@ def _troubles(study: Study) -> Section:
 
 
 def _of_table(study: Study, spec: TableSpec) -> Section:
-    found = tables.lines(study, spec)
-    accuracy = tables.accuracy_table(spec, found)
+    found = lines(study, spec)
+    accuracy = accuracy_table(spec, found)
     entries = [Entry(line.row.label, line.group) for line in found if line.group is not None]
     if not entries:
         return Section(spec.title, (accuracy,))
@@ -106,7 +106,7 @@ def _of_table(study: Study, spec: TableSpec) -> Section:
         spec.title,
         (
             accuracy,
-            tables.measures_table(study, found),
+            measures_table(study, found),
             _curves(spec, entries),
             *_equal_time(study, spec, found, entries),
             _layers(spec, entries),
@@ -124,7 +124,7 @@ def _curves(spec: TableSpec, entries: list[Entry]) -> Section:
 
 
 def _equal_time(
-    study: Study, spec: TableSpec, found: list[tables.Line], entries: list[Entry]
+    study: Study, spec: TableSpec, found: list[Line], entries: list[Entry]
 ) -> tuple[Section, ...]:
     contests = equal_time.contests(study, found)
     if not contests:

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lsam_jax.experiments.files import flat
-from lsam_jax.experiments.report.numbers import groups as naming
-from lsam_jax.experiments.report.numbers.groups import LENGTH, Group
+from lsam_jax.experiments.report.numbers.groups import LENGTH, Group, setting_names
 from lsam_jax.experiments.report.numbers.read_run import Run
 from lsam_jax.experiments.report.pages.document import Table
 from lsam_jax.experiments.statistics import NOTHING, listed
@@ -18,7 +17,7 @@ NAMED = 6
 
 def shared_settings(groups: Sequence[Group]) -> Table:
     """What all configurations have in common."""
-    names, _ = naming.setting_names([group.config for group in groups])
+    names, _ = setting_names([group.config for group in groups])
     first = groups[0].config
     rows = tuple((name, _text(first.get(name))) for name in names)
     return Table(
@@ -28,7 +27,7 @@ def shared_settings(groups: Sequence[Group]) -> Table:
 
 def own_settings(groups: Sequence[Group]) -> Table:
     """What each configuration has for itself."""
-    _, apart = naming.setting_names([group.config for group in groups])
+    _, apart = setting_names([group.config for group in groups])
     columns = (*LENGTH, *(name for name in apart if name not in LENGTH))
     rows = tuple(
         (
