@@ -280,9 +280,7 @@ def test_other_methods_train_and_record(small, name):
 )
 def test_prices_are_what_xla_counts(optimized, small, monkeypatch, name, options):
     # Of products in place of convolutions XLA counts the slices too.
-    monkeypatch.setattr(
-        resnet, "convolve", lambda *args, **kw: lax.conv_general_dilated(*args, **kw)
-    )
+    monkeypatch.setattr(resnet, "convolve", lax.conv_general_dilated)
     config = dataclasses.replace(TINY, method=name, options=options)
     program = build(config, small)
     loss_fn = TrainingLoss(resnet.resnet8(width=4), Normalise(small.mean, small.std), 0.1)
