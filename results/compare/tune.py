@@ -21,7 +21,7 @@ from lsam_jax.experiments.training.step import build
 PRESET, HELD_OUT, SEEDS = "noisy-digits-resnet8", 300, (10, 11)
 GRID = {
     "sgd": (None,),
-    "sam": (0.2, 0.4, 0.8),
+    "sam": (0.2, 0.4, 0.6, 0.8, 1.1),
     "lsam": (1.0, 1.4, 2.0, 2.8),
     "stale": (0.4, 0.8, 1.6),
 }

@@ -96,7 +96,7 @@ PRESETS: Mapping[str, Preset] = {
             ),
             methods={
                 "sgd": {},
-                "sam": {"rho": 0.4},
+                "sam": {"rho": 0.8},
                 "lsam": {
                     "k": 4,
                     "rho": 2.0,
