@@ -101,7 +101,10 @@ def test_wrapped_losses_cost_the_floor(wrapper):
         "decay": lsam.value_and_grad(decayed, tx),
     }[wrapper]
     counted = flops(fun, net.params, tx.init(net.params), net.batch)
-    assert counted == pytest.approx(floor(name, selected[0], selected), rel=WITHIN)
+    least = floor(name, selected[0], selected)
+    if wrapper == "decay":  # its own operations, which differ between versions of XLA
+        least += flops(jax.value_and_grad(decayed), net.params, net.batch) - plain(name)
+    assert counted == pytest.approx(least, rel=WITHIN)
 
 
 def test_checkpoints_share_their_prefix():
