@@ -44,7 +44,7 @@ class SharedOptions(NamedTuple):
     @property
     def sets_radius(self) -> bool:
         """Whether the radius sets itself."""
-        return not self.rise is self.rise_share is self.rise_cap is None
+        return any(x is not None for x in (self.rise, self.rise_share, self.rise_cap))
 
     def complete(
         self, make: Any, own: Mapping[str, Any], steps: int = LONG
