@@ -1,9 +1,10 @@
 """What a training step of each contender costs, measured in the middle of a run."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.experiments import environment
@@ -12,8 +13,9 @@ from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import Regime
-from lsam_jax.experiments.training.loop import fit
-from lsam_jax.experiments.training.step import build
+from lsam_jax.experiments.training.history import History
+from lsam_jax.experiments.training.loop import Watcher, fit
+from lsam_jax.experiments.training.step import Program, State, build
 
 BLOCK = 30
 """Steps whose mean is one measurement: a multiple of all the periods among the contenders."""
@@ -50,10 +52,10 @@ def measure(
     programs, states = [], []
     for one in timed:
         rho = next(iter(ledger.finals(one.name, "rho").values()))
-        config = regime.configure(one, rho, seed=0)
-        config = dataclasses.replace(config, epochs=max(1, config.epochs // 2))
+        config, middle = regime.configure(one, rho, seed=0), _Middle()
         programs.append(build(config, data))
-        states.append(fit(config, program=programs[-1]).state)
+        fit(config, program=programs[-1], watcher=middle)
+        states.append(middle.state)
     seconds = time_steps(programs, states, BLOCK * blocks)
     means = seconds.reshape(blocks, BLOCK, len(timed)).mean(axis=1)
     relative = means / means[:, [[one.name for one in timed].index(SGD)]]
@@ -66,6 +68,19 @@ def measure(
         for one, column in zip(timed, relative.T, strict=True)
     }
     return {"costs": costs, "steps": BLOCK * blocks, "environment": environment.describe()}
+
+
+class _Middle(Watcher):
+    """Copies the state of the epoch in the middle of a run."""
+
+    state: State
+
+    def start(self, program: Program, step: int, history: History) -> None:
+        self._epoch = max(1, program.config.epochs // 2)
+
+    def epoch(self, state: State, history: History, timing: Any) -> None:
+        if history.epochs == self._epoch:
+            self.state = jax.tree.map(jnp.copy, state)
 
 
 def of_steps(measured: Mapping[str, Any], contenders: Sequence[Contender]) -> dict[str, float]:
