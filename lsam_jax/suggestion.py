@@ -153,14 +153,14 @@ def suggest_rho(
     check_method(tx)
     arguments.check_real("target", target, above=0.0)
     grid = _checked(radii)
-    recipe = tx.recipe._replace(axes=collectives.Axes())
-    if recipe.ascent.fresh is not None:
+    method = tx.method._replace(axes=collectives.Axes())
+    if method.ascent.fresh is not None:
         raise ValueError(
-            f"fresh={recipe.ascent.fresh!r} takes its gradient at weights that depend on the "
+            f"fresh={method.ascent.fresh!r} takes its gradient at weights that depend on the "
             "radius, which suggest_rho does not follow: pass the method with stale() alone."
         )
-    layers = layers_of(recipe, params)
-    state = tx.init(params) if sam_state is None else state_of(recipe, layers, params, sam_state)
+    layers = layers_of(method, params)
+    state = tx.init(params) if sam_state is None else state_of(method, layers, params, sam_state)
     part = list(args)
     if ascent_batch is not None:
         for n in arguments.check_argnums("batch_argnums", batch_argnums):
@@ -184,7 +184,7 @@ def suggest_rho(
         return [loss_of(rebuilt[0]), loss_of(rebuilt[1])]
 
     found = effects_of_radii(
-        recipe, losses, params, state, arrays, grid, sam_state is None, ascent_batch is not None
+        method, losses, params, state, arrays, grid, sam_state is None, ascent_batch is not None
     )
     selected, clean, perturbed, rises, moves = found
     names = tuple(n for n, chosen in zip(layers.names, selected) if chosen)

@@ -120,7 +120,7 @@ def _kind(arrays: Sequence[Any]) -> Any:
     return size, *((t.dtype, getattr(t, "vma", None)) for t in types)
 
 
-def inner(a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None) -> jax.Array:
+def vdot(a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None) -> jax.Array:
     """The inner product of a list of arrays with another, or with `b - less`.
 
     In at least float32.
@@ -128,10 +128,10 @@ def inner(a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None)
     return total(in_any_order(a, b, less)[0])
 
 
-def square_of(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax.Array:
+def squared_norm(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax.Array:
     """The squared norm of a list of arrays, of those that are `chosen` if that is given."""
     if chosen is None or all(c is True for c in chosen):
-        return inner(arrays, arrays)
+        return vdot(arrays, arrays)
     squares = inner_products(arrays, arrays)
     return total(jnp.where(jnp.stack([jnp.asarray(c) for c in chosen]), squares, 0))
 
@@ -143,9 +143,9 @@ def total(numbers: jax.Array) -> jax.Array:
     return jnp.sum(jax.lax.optimization_barrier(numbers))
 
 
-def along(w: Sequence[Any], d: Sequence[Any], length: Any) -> list[Any]:
+def step_along(w: Sequence[Any], d: Sequence[Any], length: Any) -> list[Any]:
     """`w + length d / ||d||`."""
-    scale = ratio(length, square_of(d))
+    scale = ratio(length, squared_norm(d))
     return [(x + scale * y).astype(x.dtype) for x, y in zip(w, d)]
 
 

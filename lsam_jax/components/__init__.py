@@ -11,9 +11,9 @@ A method answers six questions, each by one part: a NamedTuple of pure functions
 | `Combination` | what is descended? | `perturbed_only`, `mix`, `surrogate_gap`, `same_norm` |
 | `Cadence` | when? | `always`, `every`, `between`, `bernoulli` |
 
-`method` puts them together. What parts are told is a `Now` and a `Moving`; `inner`, `square_of` and
-`ratio` are the inner product and the norm as the methods here take them: in float32 at least, and
-safe at zero. The guide, with an example, is docs/write-your-own-method.md.
+`method` puts them together. What parts are told is a `StepContext` and a `Targets`; `vdot`,
+`squared_norm` and `ratio` are the inner product and the norm as the methods here take them: in
+float32 at least, and safe at zero. The guide, with an example, is docs/write-your-own-method.md.
 
 >>> import jax.numpy as jnp
 >>> import lsam_jax as lsam
@@ -31,7 +31,7 @@ from typing import Any
 
 from lsam_jax import arguments
 from lsam_jax.arguments import Cuts
-from lsam_jax.arrays.vectors import inner, ratio, square_of
+from lsam_jax.arrays.vectors import ratio, squared_norm, vdot
 from lsam_jax.components import ascent as ascents
 from lsam_jax.components import cadence as cadences
 from lsam_jax.components import combination as combinations
@@ -40,7 +40,7 @@ from lsam_jax.components import perturbation as perturbations
 from lsam_jax.components.ascent import Ascent, gradient, momentum, stale
 from lsam_jax.components.cadence import Cadence, always, bernoulli, between, every
 from lsam_jax.components.combination import Combination, mix, perturbed_only
-from lsam_jax.components.context import Moving, Now, zeros_like_layers
+from lsam_jax.components.context import StepContext, Targets, zeros_like_layers
 from lsam_jax.components.descent import Descent, of_loss
 from lsam_jax.components.perturbation import Perturbation, normalized, normalized_by_layer, plain
 from lsam_jax.components.radius import Radius
@@ -60,17 +60,16 @@ __all__ = [
     "Cadence",
     "Combination",
     "Descent",
-    "Moving",
-    "Now",
     "Perturbation",
     "Selector",
+    "StepContext",
+    "Targets",
     "adaptive",
     "always",
     "bernoulli",
     "between",
     "every",
     "gradient",
-    "inner",
     "method",
     "mix",
     "momentum",
@@ -83,10 +82,11 @@ __all__ = [
     "plain",
     "ratio",
     "same_norm",
-    "square_of",
+    "squared_norm",
     "stale",
     "surrogate_gap",
     "two_point",
+    "vdot",
     "zeros_like_layers",
 ]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lsam_jax import arguments
-from lsam_jax.components.context import Moving, Now, remember_nothing, zeros_like_layers
+from lsam_jax.components.context import StepContext, Targets, remember_nothing, zeros_like_layers
 from lsam_jax.layers.partition import Layers
 
 Arrays = Sequence[Any]
@@ -32,10 +32,10 @@ class Ascent(NamedTuple):
         at weights that `estimate`, which calls no loss, has moved in front; see `stale`.
     """
 
-    estimate: Callable[[Loss, Arrays, Moving, Now, Any], Estimate] | None = None
+    estimate: Callable[[Loss, Arrays, Targets, StepContext, Any], Estimate] | None = None
     uses_loss: bool = True
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
-    update: Callable[[Any, Arrays, Now], Any] = lambda memory, direction, now: memory
+    update: Callable[[Any, Arrays, StepContext], Any] = lambda memory, direction, now: memory
     fresh: str | None = None
 
 
@@ -102,7 +102,7 @@ def stale(decay: Any = 0.0, fresh: str | None = None) -> Ascent:
         raise TypeError(f"fresh must be the name of a layer, or None; got fresh={fresh!r}.")
     last_alone = arguments.equals(decay, 0.0)
 
-    def mean(d: Any, h: Any, now: Now) -> Any:
+    def mean(d: Any, h: Any, now: StepContext) -> Any:
         if last_alone:
             return h
         share = arguments.resolve(decay, now.count)
@@ -116,16 +116,16 @@ def momentum(decay: Any) -> Ascent:
     return _remembered(-1, lambda m, h, now: decay * m + h)
 
 
-def _remembered(sign: int, advance: Callable[[Any, Any, Now], Any]) -> Ascent:
+def _remembered(sign: int, advance: Callable[[Any, Any, StepContext], Any]) -> Ascent:
     """Along (or against) what is remembered of the directions of the steps before."""
 
-    def estimate(loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any) -> Estimate:
+    def estimate(loss_of: Loss, w: Arrays, at: Targets, now: StepContext, memory: Any) -> Estimate:
         del loss_of, w
         d = now.layers.leaves(memory)
         uphill = [sign * d[n] for n in at.leaf]
         return None, None, uphill, uphill
 
-    def update(memory: Any, direction: Arrays, now: Now) -> Any:
+    def update(memory: Any, direction: Arrays, now: StepContext) -> Any:
         def new(d: Any, h: Any) -> Any:
             return () if isinstance(d, tuple) else advance(d, h, now).astype(d.dtype)
 

@@ -12,7 +12,7 @@ from lsam_jax.components.selector import Selector
 from lsam_jax.layers.partition import Layers
 
 
-class Chances(NamedTuple):
+class BanditState(NamedTuple):
     """The memory of `bandit`.
 
     Attributes:
@@ -60,7 +60,7 @@ def bandit(
     check_share("active", active)
     check_real("rate", rate, low=0.0)
 
-    def draw(count: jax.Array, memory: Chances, candidates: np.ndarray) -> jax.Array:
+    def draw(count: jax.Array, memory: BanditState, candidates: np.ndarray) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), count)
 
         def again(drawing: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -73,8 +73,8 @@ def bandit(
         return jax.lax.while_loop(lambda drawing: ~drawing[1].any(), again, first)[1]
 
     def observe(
-        memory: Chances, selected: Any, norms: jax.Array, candidates: np.ndarray
-    ) -> Chances:
+        memory: BanditState, selected: Any, norms: jax.Array, candidates: np.ndarray
+    ) -> BanditState:
         p = memory.probability
         a = jnp.where(selected, norms, 0)
         if scale_free:
@@ -84,11 +84,11 @@ def bandit(
         loss = jnp.max(reward) - reward
         moved = jnp.where(selected, p * jnp.exp(-rate * loss / p), p)
         projected = _project(jnp.where(candidates, moved, 0), active * candidates.sum())
-        return Chances(jnp.where(candidates, projected, p).astype(jnp.float32))
+        return BanditState(jnp.where(candidates, projected, p).astype(jnp.float32))
 
-    def init(layers: Layers, leaves: Sequence[Any]) -> Chances:
+    def init(layers: Layers, leaves: Sequence[Any]) -> BanditState:
         del leaves
-        return Chances(jnp.full(len(layers.names), active, jnp.float32))
+        return BanditState(jnp.full(len(layers.names), active, jnp.float32))
 
     return Selector(
         lambda network: np.ones(len(network.names), bool), draw=draw, init=init, observe=observe

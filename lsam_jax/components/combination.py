@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lsam_jax import arguments
-from lsam_jax.components.context import Moving, Now, remember_nothing
+from lsam_jax.components.context import StepContext, Targets, remember_nothing
 from lsam_jax.layers.partition import Layers
 
 Arrays = Sequence[Any]
@@ -21,26 +21,26 @@ class Combination(NamedTuple):
 
     Attributes:
       mix: `(g, h, at, now, memory) -> (direction, memory)`.
-      alone: `(g, now, memory) -> direction`, for all arrays, in a step without perturbation.
+      plain_step: `(g, now, memory) -> direction`, for all arrays, in a step without perturbation.
       init: makes its memory from the layers and the leaves of the parameters.
-      everywhere: whether arrays of layers that are not selected descend at all.
+      descend_unselected: whether arrays of layers that are not selected descend at all.
       uses_clean: whether `mix` needs the clean gradient, g; if not, any ascent will do.
     """
 
-    mix: Callable[[Arrays, Arrays, Moving, Now, Any], tuple[list[Any], Any]]
-    alone: Callable[[Arrays, Now, Any], Arrays] = lambda g, now, memory: g
+    mix: Callable[[Arrays, Arrays, Targets, StepContext, Any], tuple[list[Any], Any]]
+    plain_step: Callable[[Arrays, StepContext, Any], Arrays] = lambda g, now, memory: g
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
-    everywhere: bool = True
+    descend_unselected: bool = True
     uses_clean: bool = True
 
 
-def _mix(g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any) -> tuple[list[Any], Any]:
+def _mix(g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any) -> tuple[list[Any], Any]:
     a = now.alpha
     return [((1 - a) * x + a * y).astype(y.dtype) for x, y in zip(g, h)], memory
 
 
 def _perturbed_only(
-    g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any
+    g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any
 ) -> tuple[list[Any], Any]:
     return list(h), memory
 
@@ -52,7 +52,7 @@ perturbed_only = Combination(_perturbed_only, uses_clean=False)
 """`h`: SAM's choice, alpha = 1, without a multiplication that rounds or turns inf to NaN."""
 
 
-selected_only = Combination(_perturbed_only, everywhere=False, uses_clean=False)
+selected_only = Combination(_perturbed_only, descend_unselected=False, uses_clean=False)
 """`h` for the selected layers, and 0 for all others (SL-SAM)."""
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from lsam_jax.layers.partition import Layers
 
 
-class Now(NamedTuple):
+class StepContext(NamedTuple):
     """What is the same for all arrays in one step.
 
     Attributes:
@@ -36,7 +36,7 @@ class Now(NamedTuple):
         return self.rho if jnp.ndim(self.rho) == 0 else self.rho[layer]
 
 
-class Moving(NamedTuple):
+class Targets(NamedTuple):
     """Which arrays are spoken of: those that may move. One entry for each.
 
     Attributes:
@@ -63,7 +63,7 @@ def zeros_like_layers(layers: Layers, leaves: Sequence[Any]) -> Any:
     )
 
 
-def mean_of_layers(memory: Any, g: Sequence[Any], at: Moving, now: Now, decay: Any) -> Any:
+def mean_of_layers(memory: Any, g: Sequence[Any], at: Targets, now: StepContext, decay: Any) -> Any:
     """`decay memory + (1 - decay) g`, for a memory that `zeros_like_layers` made."""
     mean = now.layers.leaves(memory)
     for n, x in zip(at.leaf, g):

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from lsam_jax.engine.perturbed_pass import Found, Second
+from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
 
 Leaves = Sequence[Any]
+Second = Callable[[Any, Any, Callable[[Leaves], Any], Leaves, PerturbedPass], ValueAuxGrad]
 
 
 class Descent(NamedTuple):
@@ -14,15 +15,17 @@ class Descent(NamedTuple):
     Attributes:
       prepare: from the user's loss (a function of the parameters) and whether it has aux to a
         loss with aux `(user's aux, what the second pass needs)`; raises if it cannot be done.
-      second: `(loss_fn, tree_of, need, clean, second) -> Found`: `tree_of` takes leaves to the
-        parameters, and `need` those of aux to what the second pass needs; `clean` are the latter
-        of the clean pass.
+      second: `(loss_fn, tree_of, need, clean, perturbed) -> ValueAuxGrad`: `tree_of` takes leaves
+        to the parameters, and `need` those of aux to what the second pass needs; `clean` are the
+        leaves of aux of the clean pass, `perturbed` the engine's `PerturbedPass`.
       is_gradient: whether that is a gradient of the loss, so that along the perturbation it says by
         how much the loss rises.
     """
 
     prepare: Callable[[Any, bool], Callable[[Any], Any]] | None = None
-    second: Callable[[Any, Any, Callable[[Leaves], Any], Leaves, Second], Found] | None = None
+    second: (
+        Callable[[Any, Any, Callable[[Leaves], Any], Leaves, PerturbedPass], ValueAuxGrad] | None
+    ) = None
     is_gradient: bool = True
 
 

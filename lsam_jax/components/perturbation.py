@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsam_jax.arrays.vectors import ratio, square_of, sum_of_squares
-from lsam_jax.components.context import Moving, Now, remember_nothing
+from lsam_jax.arrays.vectors import ratio, squared_norm, sum_of_squares
+from lsam_jax.components.context import StepContext, Targets, remember_nothing
 from lsam_jax.layers.partition import Layers
 
 Arrays = Sequence[Any]
-Move = Callable[[Arrays, Arrays, Moving, Now, Any], list[Any]]
+Move = Callable[[Arrays, Arrays, Targets, StepContext, Any], list[Any]]
 
 
 class Perturbation(NamedTuple):
@@ -31,20 +31,22 @@ class Perturbation(NamedTuple):
 
     move: Move
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
-    update: Callable[[Any, Arrays, Moving, Now], Any] = lambda memory, g, at, now: memory
+    update: Callable[[Any, Arrays, Targets, StepContext], Any] = lambda memory, g, at, now: memory
     refresh: Callable[[Layers, Sequence[Any]], Any] | None = None
 
 
-def _plain(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+def _plain(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
     return [_move(x, d, now.radius(i)) for i, x, d in zip(at.layer, w, g)]
 
 
-def _normalized(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
-    scale = ratio(now.rho, square_of(g))
+def _normalized(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
+    scale = ratio(now.rho, squared_norm(g))
     return _plain(g, w, at, now._replace(rho=scale), memory)
 
 
-def _normalized_by_layer(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+def _normalized_by_layer(
+    g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any
+) -> list[Any]:
     squares: dict[int, jax.Array] = {}
     for i, d in zip(at.layer, g):  # one by one: what one array alone needs, XLA joins to it
         squares[i] = squares.get(i, jnp.zeros(())) + sum_of_squares(d)
@@ -81,10 +83,9 @@ def by_name(normalize: bool | str) -> Perturbation:
 
 
 def _ratio_of_one(numerator: Any, square: jax.Array) -> jax.Array:
-    """`vectors.ratio`, for what few arrays need."""
-    # The root first: XLA joins it to the sum, and the `where`, which is cheap, to the consumer.
-    over = 1 / jnp.sqrt(square)
-    return jnp.where(over == jnp.inf, 0, numerator * over)
+    """`vectors.ratio`, for what few arrays need; not 0 but finite where `square` is 0."""
+    # XLA joins the root to the sum, where a `where` would go to each consumer.
+    return numerator * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
 
 
 def _move(w: jax.Array, direction: jax.Array, scale: Any) -> jax.Array:

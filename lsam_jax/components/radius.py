@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import square_of
-from lsam_jax.components.context import Moving, Now, remember_nothing
+from lsam_jax.arrays.vectors import squared_norm
+from lsam_jax.components.context import StepContext, Targets, remember_nothing
 from lsam_jax.layers.partition import Layers
 
 Arrays = Sequence[Any]
@@ -46,10 +46,10 @@ class Radii(NamedTuple):
       needs_loss: whether a step by gradients alone will not do.
     """
 
-    of: Callable[[Arrays, Moving, Now, Any], Any]
+    of: Callable[[Arrays, Targets, StepContext, Any], Any]
     check: Callable[[tuple[str, ...]], None] = lambda names: None
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
-    update: Callable[[Any, Effect, Now], Any] = lambda memory, effect, now: memory
+    update: Callable[[Any, Effect, StepContext], Any] = lambda memory, effect, now: memory
     recover: Callable[[Any], Any] = lambda memory: memory
     needs_loss: bool = False
 
@@ -103,8 +103,8 @@ def bounded(sigma: arguments.Scalar, rho_max: Any) -> Radii:
     arguments.check_real("sigma", sigma, low=0.0)
     largest = as_radii("rho_max", rho_max)
 
-    def of(g: Arrays, at: Moving, now: Now, memory: Any) -> Any:
-        square = square_of(g)
+    def of(g: Arrays, at: Targets, now: StepContext, memory: Any) -> Any:
+        square = squared_norm(g)
         # Not sigma / 0, which is no number where sigma is 0 too.
         by_gradient = arguments.resolve(sigma, now.count) / jnp.sqrt(
             jnp.where(square == 0, 1, square)
@@ -173,7 +173,7 @@ def _by_name(radius: Callable[[str], arguments.Scalar], named: tuple[str, ...]) 
         for name in names:
             arguments.check_real(f"rho of {name!r}", radius(name), low=0.0)
 
-    def of(g: Arrays, at: Moving, now: Now, memory: Any) -> jax.Array:
+    def of(g: Arrays, at: Targets, now: StepContext, memory: Any) -> jax.Array:
         radii = [arguments.resolve(radius(name), now.count) for name in now.layers.names]
         return jnp.stack([jnp.asarray(x) for x in radii])
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.radius import Arrays, Effect, Radii, as_radii
 from lsam_jax.layers.partition import Layers
 
@@ -149,12 +149,12 @@ def rise(
             return by_three(memory.first_loss, memory.loss, count)
         return arguments.resolve(by_count, count)
 
-    def of(g: Arrays, at: Moving, now: Now, memory: Following) -> Any:
+    def of(g: Arrays, at: Targets, now: StepContext, memory: Following) -> Any:
         ratio = by_layer.of(g, at, now, ())
         rho = jnp.where(memory.steps == 0, 0.0, memory.rho) if by_loss else memory.rho
         return rho if ratios is None else rho * ratio
 
-    def update(memory: Following, effect: Effect, now: Now) -> Following:
+    def update(memory: Following, effect: Effect, now: StepContext) -> Following:
         r = jnp.asarray(effect.rise, memory.rho.dtype)
         moved = r != 0
         seen = _with_loss(memory, effect.loss, moved, averages[0])

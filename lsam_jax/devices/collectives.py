@@ -4,10 +4,10 @@ All that the package knows of collectives is here. A step is one program that ev
 its own part of the batch; the loss of a device is the mean over that part. Two functions make it a
 step on the whole batch, and neither the engine nor a method notices:
 
-- `enter`, on the parameters of the loss: as they are, but the gradient that comes back is the mean
-  of those of the devices. So a gradient that nobody asks for is not sent either, and one that a
-  conditional skips is skipped with its collective.
-- `leave`, on its value: the mean loss, whose gradient each device takes of its own.
+- `with_mean_gradient`, on the parameters of the loss: as they are, but the gradient that comes back
+  is the mean of those of the devices. So a gradient that nobody asks for is not sent either, and
+  one that a conditional skips is skipped with its collective.
+- `mean_loss`, on its value: the mean loss, whose gradient each device takes of its own.
 
 Whether a loss averages itself (`lax.pmean`) makes no difference then. Written by hand, it does:
 `pmap` and `shard_map(check_vma=False)` do not average the gradient of such a loss, and
@@ -88,11 +88,11 @@ class Axes(NamedTuple):
                     "jax.jit with a sharded batch."
                 )
 
-    def own(self, leaves: Sequence[Any]) -> list[Any]:
+    def per_device_params(self, leaves: Sequence[Any]) -> list[Any]:
         """The parameters of this step: each device's own, where devices perturb apart."""
         return [_varying(x, self.separate) for x in leaves]
 
-    def local(self, leaves: Sequence[Any]) -> list[Any]:
+    def as_local(self, leaves: Sequence[Any]) -> list[Any]:
         """The parameters as each device's own: gradients with respect to them are, too."""
         return [_varying(x, self.names) for x in leaves]
 
@@ -101,11 +101,11 @@ class Axes(NamedTuple):
         names = [name for name in self.names if _is_checked(name)]
         return all(name in _varies_over(x) for name in names for x in gradients)
 
-    def enter(self, leaves: Sequence[Any]) -> list[Any]:
+    def with_mean_gradient(self, leaves: Sequence[Any]) -> list[Any]:
         """The parameters as a loss takes them: a gradient with respect to them is the mean."""
         return [_enter(self, x) for x in leaves] if self.shares else list(leaves)
 
-    def leave(self, loss: Any) -> Any:
+    def mean_loss(self, loss: Any) -> Any:
         """The mean of the loss over the devices that share a perturbation."""
         return _leave(self, _varying(loss, self.shared or self.names))
 

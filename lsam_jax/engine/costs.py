@@ -10,7 +10,7 @@ import numpy as np
 from lsam_jax.devices import collectives
 from lsam_jax.engine import effects, jaxprs, scan_plans, scans
 from lsam_jax.engine.flops import flops, total_flops
-from lsam_jax.engine.traced_loss import Program
+from lsam_jax.engine.traced_loss import TracedLoss
 
 
 class Profile(NamedTuple):
@@ -88,7 +88,7 @@ class Profile(NamedTuple):
 
 
 def profile(
-    program: Program, leaves: Sequence[Any], of_leaf: Sequence[int], position: np.ndarray
+    program: TracedLoss, leaves: Sequence[Any], of_leaf: Sequence[int], position: np.ndarray
 ) -> Profile:
     """Counts the cost of a step at each layer, on the jaxpr of the whole gradient."""
     opened = program._replace(closed=scans.split(program.closed, leaves, scan_plans.unrolled))

@@ -9,7 +9,7 @@ import numpy as np
 from lsam_jax.arguments import Cuts
 from lsam_jax.engine import costs
 from lsam_jax.engine.network import Network
-from lsam_jax.engine.traced_loss import Program, layer_order
+from lsam_jax.engine.traced_loss import TracedLoss, layer_order
 from lsam_jax.layers.partition import Layers
 
 AUTOMATIC = 4
@@ -17,7 +17,7 @@ AUTOMATIC = 4
 
 
 def network_of(
-    program: Program,
+    program: TracedLoss,
     leaves: Sequence[Any],
     layers: Layers,
     cuts: Cuts = "auto",
@@ -71,7 +71,7 @@ def network_of(
 def network_apart(
     network: Network,
     descent: Callable[[], costs.Profile],
-    ascent: Program,
+    ascent: TracedLoss,
     leaves: Sequence[Any],
     layers: Layers,
     cuts: Callable[[np.ndarray], Sequence[int]],

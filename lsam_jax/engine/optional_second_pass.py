@@ -10,26 +10,27 @@ from typing import Any
 
 import jax
 
-from lsam_jax.engine.traced_loss import Cut
-from lsam_jax.engine.two_pass import Passes, in_one, in_two
+from lsam_jax.engine.step_rules import OptionalStepRules, StepResult
+from lsam_jax.engine.traced_loss import PrefixSuffix
+from lsam_jax.engine.two_pass import in_one, in_two
 
 Leaves = Sequence[Any]
 
 
 def one_or_two(
-    parts: Cut,
+    parts: PrefixSuffix,
     leaves: Leaves,
     in_suffix: Sequence[bool],
-    assembly: Any,
+    rules: OptionalStepRules,
     branch: Callable[..., Any],
-) -> Passes:
+) -> StepResult:
     """One step.
 
     Args:
       parts: the loss, cut.
       leaves: the parameters.
       in_suffix: which of them may move.
-      assembly: the method.
+      rules: those of the method.
       branch: `(called_for, twice, once, operand)`, a conditional.
     """
     early_params, late_params = in_two(leaves, in_suffix)
@@ -47,18 +48,18 @@ def one_or_two(
         return loss, aux, in_one(pull_back(at_cut)[0], of_late, in_suffix)
 
     loss, aux, g = gradient(late_params)
-    called_for, memory = assembly.decide(g)
+    called_for, memory = rules.decide(g)
 
     def twice(late: Leaves) -> Any:
-        up = assembly.masked([g[n] for n in index], index)
-        moved, radius = assembly.perturb(up, late, index)
+        up = rules.masked([g[n] for n in index], index)
+        moved, radius = rules.perturb(up, late, index)
         perturbed_loss, _, h = gradient(moved)
         nothing = [None] * len(early_params)
         g_late, w_late = (in_one(nothing, x, in_suffix) for x in (up, moved))
-        return assembly.finish(g_late, h, w_late, loss, perturbed_loss, radius)
+        return rules.finish(g_late, h, w_late, loss, perturbed_loss, radius)
 
     def once(late: Leaves) -> Any:
-        return assembly.alone(g, loss)
+        return rules.plain_step(g, loss)
 
     out = branch(called_for, twice, once, late_params)
-    return Passes(loss, aux, assembly.decided(out, memory))
+    return StepResult(loss, aux, rules.decided(out, memory))

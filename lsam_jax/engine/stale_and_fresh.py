@@ -11,58 +11,84 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arrays.vectors import ratio, square_of
-from lsam_jax.engine.traced_loss import Program
-from lsam_jax.engine.two_pass import Method, Passes, in_one, in_two, put, two_pass
+from lsam_jax.arrays.vectors import ratio, squared_norm
+from lsam_jax.engine.step_rules import StepResult, StepRules
+from lsam_jax.engine.traced_loss import TracedLoss
+from lsam_jax.engine.two_pass import in_one, in_two, put, two_pass
 
 Leaves = Sequence[Any]
 
 
 def stale_and_fresh(
-    program: Program, leaves: Leaves, position: np.ndarray, assembly: Any
-) -> Passes:
+    program: TracedLoss,
+    leaves: Leaves,
+    of_leaf: Sequence[int],
+    position: np.ndarray,
+    candidates: np.ndarray,
+    first: int,
+    rules: StepRules,
+) -> StepResult:
     """One step, whose loss and aux are those at the perturbed weights.
 
     Args:
       program: the loss.
       leaves: the parameters.
+      of_leaf: the layer of each, or -1.
       position: i64[L], the place of each layer in the network.
-      assembly: the method, whose selected layers are known before the step is compiled.
+      candidates: bool[L], static; the layers that move.
+      first: the position of the first layer whose gradient is fresh.
+      rules: those of the method.
     """
-    recipe, layers = assembly.recipe, assembly.now.layers
-    late = assembly.candidates & (position >= position[layers.names.index(recipe.ascent.fresh)])
-    index = [n for n, i in enumerate(layers.of_leaf) if i >= 0 and assembly.candidates[i]]
-    is_late = [bool(late[layers.of_leaf[n]]) for n in index]
-    front, back = in_two(index, is_late)
-    w = [leaves[n] for n in index]
-    _, _, d, _ = assembly.estimate(None, w, index)
-    d_front, d_back = in_two(d, is_late)
-    along_d, radius_of_d = assembly.perturb(d, w, index)
-    moved_front, _ = in_two(along_d, is_late)
+    late = candidates & (position >= first)
+    behind = _FreshBehind(rules, leaves, of_leaf, candidates, late)
+    moved = put(leaves, behind.front, behind.moved_front)
+    return two_pass(program, moved, of_leaf, position, late, late, lambda: [0], False, behind)
 
-    def joined(g: Leaves) -> list[Any]:
-        """What was remembered in front; behind, the fresh gradient at the length of d there."""
-        scale = ratio(jnp.sqrt(square_of(d_back)), square_of(g))
-        return in_one(d_front, [(scale * x).astype(x.dtype) for x in g], is_late)
 
-    def perturb(g: Leaves, w_back: Leaves, at: Sequence[int]) -> tuple[list[Any], Any]:
-        del w_back, at
-        moved, radius = assembly.perturb(joined(g), w, index)
-        return in_two(moved, is_late)[1], radius
+class _FreshBehind:
+    """The rules of what stands behind, once what stands in front has moved."""
 
-    def finish(g: Leaves, h: Leaves, moved: Leaves, _: Any, loss: Any, radius: Any) -> Any:
-        uphill = put(g, index, joined([g[n] for n in back]))
-        there = put(moved, front, moved_front)
-        return assembly.finish(uphill, h, there, None, loss, radius if back else radius_of_d)
+    has_clean_pass = False
+    descend_unselected = True
+    estimate = None
+    descend = None
 
-    return two_pass(
-        program,
-        put(leaves, front, moved_front),
-        layers.of_leaf,
-        position,
-        late,
-        late,
-        lambda: [0],
-        recipe.gate,
-        Method(perturb, finish, clean=False),
-    )
+    def __init__(
+        self,
+        rules: StepRules,
+        leaves: Leaves,
+        of_leaf: Sequence[int],
+        candidates: np.ndarray,
+        late: np.ndarray,
+    ):
+        self._rules = rules
+        self._index = [n for n, i in enumerate(of_leaf) if i >= 0 and candidates[i]]
+        self._is_late = [bool(late[of_leaf[n]]) for n in self._index]
+        self._w = [leaves[n] for n in self._index]
+        self.front, self._back = in_two(self._index, self._is_late)
+        assert rules.estimate is not None
+        _, _, remembered, _ = rules.estimate(None, self._w, self._index)
+        self._stale_front, self._stale_back = in_two(remembered, self._is_late)
+        moved, self._radius = rules.perturb(remembered, self._w, self._index)
+        self.moved_front, _ = in_two(moved, self._is_late)
+
+    def _joined(self, g: Leaves) -> list[Any]:
+        """What was remembered in front; behind, the fresh gradient at the length of that there."""
+        scale = ratio(jnp.sqrt(squared_norm(self._stale_back)), squared_norm(g))
+        fresh = [(scale * x).astype(x.dtype) for x in g]
+        return in_one(self._stale_front, fresh, self._is_late)
+
+    def perturb(self, g: Leaves, w: Leaves, index: Sequence[int]) -> tuple[Leaves, Any]:
+        """What stands behind moved, by the method's perturbation of everything."""
+        del w, index
+        moved, radius = self._rules.perturb(self._joined(g), self._w, self._index)
+        return in_two(moved, self._is_late)[1], radius
+
+    def finish(
+        self, g: Leaves, h: Leaves, w: Leaves, clean: Any, perturbed: Any, radius: Any
+    ) -> Any:
+        """The method's own outcome, of everything."""
+        uphill = put(g, self._index, self._joined([g[n] for n in self._back]))
+        there = put(w, self.front, self.moved_front)
+        radius = radius if self._back else self._radius
+        return self._rules.finish(uphill, h, there, None, perturbed, radius)

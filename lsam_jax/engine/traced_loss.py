@@ -15,7 +15,7 @@ from lsam_jax.engine.effects import is_reference
 Suffix = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, list[Any]]]
 
 
-class Program(NamedTuple):
+class TracedLoss(NamedTuple):
     """A loss function, traced and with its nested `jit` calls opened.
 
     Attributes:
@@ -52,7 +52,7 @@ class Program(NamedTuple):
         """Aux, from its leaves."""
         return self.aux.unflatten(leaves[: self.aux.num_leaves])
 
-    def of_loss(self, change: Callable[[Any], Any], leaves: Sequence[Any]) -> "Program":
+    def of_loss(self, change: Callable[[Any], Any], leaves: Sequence[Any]) -> "TracedLoss":
         """The same with its loss changed, for leaves like these."""
 
         def changed(*leaves: Any) -> list[Any]:
@@ -76,7 +76,7 @@ def gradient_of(
     return jax.value_and_grad(of_wanted, has_aux=True)([leaves[n] for n in index])
 
 
-class Cut(NamedTuple):
+class PrefixSuffix(NamedTuple):
     """A program in two parts, of which only the second depends on the suffix parameters.
 
     Attributes:
@@ -92,7 +92,7 @@ class Cut(NamedTuple):
     writes: bool
 
 
-def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
+def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> TracedLoss:
     """Traces `loss_fn(params)`, once.
 
     Raises:
@@ -107,7 +107,7 @@ def trace(loss_fn: Callable[[Any], Any], params: Any, has_aux: bool) -> Program:
         run, references = starting_over(closed)
         closed = jax.make_jaxpr(run)(*leaves)
     opened = jaxprs.rewrite(closed, leaves, jaxprs.open_nested)
-    return Program(opened, jax.tree.structure(aux), references)
+    return TracedLoss(opened, jax.tree.structure(aux), references)
 
 
 def shapes_of(out: Any) -> Any:
@@ -141,7 +141,7 @@ def loss_and_aux(shape: Any, has_aux: bool) -> tuple[Any, Any]:
     return loss, aux
 
 
-def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> Cut:
+def cut(program: TracedLoss, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> PrefixSuffix:
     """Cuts the program before the first equation that depends on a suffix parameter."""
     inputs = program.closed.jaxpr.invars
     sources = [v for v, late in zip(inputs, in_suffix) if late]
@@ -181,11 +181,11 @@ def cut(program: Program, leaves: Sequence[Any], in_suffix: Sequence[bool]) -> C
 
         return run
 
-    return Cut(prefix, suffix, any(effects.references(eqn) for eqn in after))
+    return PrefixSuffix(prefix, suffix, any(effects.references(eqn) for eqn in after))
 
 
 def layer_order(
-    program: Program, leaves: Sequence[Any], of_leaf: Sequence[int], count: int
+    program: TracedLoss, leaves: Sequence[Any], of_leaf: Sequence[int], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The place of each layer in the network, from the loss alone.
 

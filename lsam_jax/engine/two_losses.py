@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays.vectors import one_by_one
-from lsam_jax.engine.two_pass import Method, Passes, latest, put
+from lsam_jax.engine.step_rules import StepResult, StepRules
+from lsam_jax.engine.two_pass import latest, put
 
 Leaves = Sequence[Any]
 
@@ -32,7 +33,7 @@ class AscentLoss(NamedTuple):
 
 
 class Differentiable(Protocol):
-    """A loss: a `Program`, or one that cannot be traced."""
+    """A loss: a `TracedLoss`, or one that cannot be traced."""
 
     def run(self, leaves: Leaves) -> tuple[Any, list[Any]]:
         """Loss and aux."""
@@ -55,9 +56,9 @@ def two_losses(
     selected: np.ndarray | jax.Array,
     cuts: Callable[[], Sequence[int]],
     inside: Callable[[Callable[..., Any]], Callable[..., Any]],
-    method: Method,
+    rules: StepRules,
     clean_aux: bool,
-) -> Passes:
+) -> StepResult:
     """Both passes of one step.
 
     Args:
@@ -71,7 +72,7 @@ def two_losses(
       cuts: gives the positions at which the ascent's backward pass may end, ascending. More than
         one are the branches of a conditional.
       inside: a transformation of what runs inside a conditional.
-      method: how to perturb and what to make of the gradients.
+      rules: those of the method.
       clean_aux: whether aux is that of the ascent.
 
     Returns:
@@ -80,7 +81,7 @@ def two_losses(
     nowhere = [None] * len(leaves)
     if not candidates.any():
         (loss, aux), h = descent.value_and_grad(leaves)
-        return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss, None))
+        return StepResult(loss, aux, rules.finish(nowhere, h, nowhere, loss, loss, None))
     index = [n for n, i in enumerate(of_leaf) if i >= 0 and candidates[i]]
 
     def uphill(place: int, leaves: Leaves) -> tuple[Any, list[Any], list[Any]]:
@@ -89,8 +90,8 @@ def two_losses(
         rest = iter(found)
         return clean, aux, [next(rest) if late[n] else jnp.zeros_like(leaves[n]) for n in index]
 
-    if method.estimate is not None:
-        clean, aux_there, up, g = method.estimate(
+    if rules.estimate is not None:
+        clean, aux_there, up, g = rules.estimate(
             lambda late: ascent.run(put(leaves, index, late)), [leaves[n] for n in index], index
         )
     else:
@@ -99,13 +100,13 @@ def two_losses(
             chosen = one_by_one(selected, [of_leaf[n] for n in index])
             g = [jnp.where(c, x, jnp.zeros_like(x)) for c, x in zip(chosen, g)]
         up = g
-    moved, radius = method.perturb(up, [leaves[n] for n in index], index)
-    wanted = None if method.everywhere else [n in index for n in range(len(leaves))]
+    moved, radius = rules.perturb(up, [leaves[n] for n in index], index)
+    wanted = None if rules.descend_unselected else [n in index for n in range(len(leaves))]
     (loss, aux), found = descent.value_and_grad(put(leaves, index, moved), wanted)
     h = found if wanted is None else put(nowhere, index, found)
     w = put(nowhere, index, moved)
-    result = method.finish(put(nowhere, index, g), h, w, clean, loss, radius)
-    return Passes(loss, aux_there if clean_aux else aux, result)
+    outcome = rules.finish(put(nowhere, index, g), h, w, clean, loss, radius)
+    return StepResult(loss, aux_there if clean_aux else aux, outcome)
 
 
 def _at_last(

@@ -12,7 +12,7 @@ what is known before compilation:
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,55 +20,14 @@ import numpy as np
 
 from lsam_jax.engine.cpu_convolutions import canonical_convolutions, holds_convolution
 from lsam_jax.engine.gating import gated_value_and_grad
-from lsam_jax.engine.perturbed_pass import Found, Second
-from lsam_jax.engine.traced_loss import Cut, Program, cut
+from lsam_jax.engine.step_rules import PerturbedPass, StepResult, StepRules, ValueAuxGrad
+from lsam_jax.engine.traced_loss import PrefixSuffix, TracedLoss, cut
 
 Leaves = Sequence[Any]
 
 
-class Passes(NamedTuple):
-    """What the engine computes.
-
-    Attributes:
-      loss: the clean loss; that at the perturbed weights where there is no clean pass.
-      aux: the leaves of aux, from the same pass.
-      result: what `finish` made of the two gradients.
-    """
-
-    loss: Any
-    aux: list[Any]
-    result: Any
-
-
-class Method(NamedTuple):
-    """What the engine does not decide.
-
-    Attributes:
-      perturb: from the ascent gradients, the weights and the places among the leaves of the
-        arrays that may move (three lists) to the weights moved, and the radius.
-      finish: from the ascent gradients `g` and the descent gradients `h` of all arrays, the
-        weights `w'`, the clean (or None) and the perturbed loss and the radius to any pytree; `g`
-        and `w'` have None for an array that cannot move, and `g` zeros for one that did not. `h`
-        has None where nothing is asked for.
-      estimate: stands in for the gradient in the ascent: from a function that gives loss and aux,
-        the weights and their places to loss, aux (or None and None), the ascent direction and g.
-      everywhere: whether the descent gradient of layers that are not selected is asked for.
-      descend: stands in for the gradient of the loss in the second pass; from the leaves of the
-        clean aux and a `Second` to what that one's `gradient` gives.
-      clean: whether the first pass is at the clean weights; if not, its loss and aux are not the
-        step's.
-    """
-
-    perturb: Callable[[Leaves, Leaves, Sequence[int]], tuple[Leaves, Any]]
-    finish: Callable[[Leaves, Leaves, Leaves, Any, Any, Any], Any]
-    estimate: Callable[[Callable[..., Any], Leaves, Sequence[int]], Any] | None = None
-    everywhere: bool = True
-    descend: Callable[[Leaves, Second], Found] | None = None
-    clean: bool = True
-
-
 def two_pass(
-    program: Program,
+    program: TracedLoss,
     leaves: Leaves,
     of_leaf: Sequence[int],
     position: np.ndarray,
@@ -76,8 +35,8 @@ def two_pass(
     selected: np.ndarray | jax.Array,
     cuts: Callable[[], Sequence[int]],
     gate: bool,
-    method: Method,
-) -> Passes:
+    rules: StepRules,
+) -> StepResult:
     """Both passes of one step.
 
     Args:
@@ -89,19 +48,19 @@ def two_pass(
       selected: bool[L]; static if a NumPy array.
       cuts: gives the positions at which to cut, ascending; asked only if there is a choice.
       gate: whether to skip the weight gradients of unselected layers by conditionals.
-      method: how to perturb and what to make of the gradients.
+      rules: those of the method.
     """
     if not candidates.any():
         (loss, aux), h = program.value_and_grad(leaves)
         nowhere = [None] * len(leaves)
-        return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss, None))
+        return StepResult(loss, aux, rules.finish(nowhere, h, nowhere, loss, loss, None))
 
     # A function from the arrays that may move to both passes, for a static first position.
-    def at(first: int, gradient: Callable[..., Any], wanted: Any, leaves: Leaves) -> Passes:
+    def at(first: int, gradient: Callable[..., Any], wanted: Any, leaves: Leaves) -> StepResult:
         late = candidates & (position >= first)
         in_suffix = [i >= 0 and bool(late[i]) for i in of_leaf]
         parts = cut(program, leaves, in_suffix)
-        return at_cut(parts, leaves, of_leaf, in_suffix, gradient, wanted, method)
+        return at_cut(parts, leaves, of_leaf, in_suffix, gradient, wanted, rules)
 
     if isinstance(selected, np.ndarray):
         return at(0, gradient_of_wanted, None, leaves)
@@ -121,21 +80,21 @@ def latest(places: Sequence[int], position: np.ndarray, selected: jax.Array) -> 
     return jnp.searchsorted(jnp.asarray(places), first, side="right") - 1
 
 
-def in_conditional(program: Program) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def in_conditional(program: TracedLoss) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The transformation of what runs inside a conditional; see `convolutions`."""
     slow = jax.default_backend() == "cpu" and holds_convolution(program.closed.jaxpr)
     return canonical_convolutions if slow else as_it_is
 
 
 def at_cut(
-    parts: Cut,
+    parts: PrefixSuffix,
     leaves: Leaves,
     of_leaf: Sequence[int],
     in_suffix: Sequence[bool],
     gradient: Callable[..., tuple[Any, list[Any], list[Any]]],
     wanted: Any,
-    method: Method,
-) -> Passes:
+    rules: StepRules,
+) -> StepResult:
     """Both passes if only the suffix may be perturbed."""
     prefix_params, suffix_params = in_two(leaves, in_suffix)
     index = [n for n, late in enumerate(in_suffix) if late]
@@ -150,15 +109,15 @@ def at_cut(
     late_gradient = partial(gradient, wanted, at_hidden)
     if parts.writes:
         late_gradient = partial(_gradient_of_all, wanted, loss_of, hidden)
-    if method.estimate is None:
+    if rules.estimate is None:
         loss, aux, g = late_gradient(suffix_params, group)
         uphill = g
     else:
-        loss, aux, uphill, g = method.estimate(at_hidden, suffix_params, index)
-    moved, radius = method.perturb(uphill, suffix_params, index)
+        loss, aux, uphill, g = rules.estimate(at_hidden, suffix_params, index)
+    moved, radius = rules.perturb(uphill, suffix_params, index)
     nothing = [None] * len(prefix_params)
 
-    def whole_gradient(of: Callable[[Any, list[Any]], Any]) -> Found:
+    def whole_gradient(of: Callable[[Any, list[Any]], Any]) -> ValueAuxGrad:
         def objective(hidden: Leaves, params: Leaves) -> tuple[Any, Any]:
             loss, aux = loss_of(hidden, params)
             return of(loss, aux), (loss, aux)
@@ -167,19 +126,21 @@ def at_cut(
         (h_prefix,) = pull_back(gradients[0])
         return loss, aux, in_one(h_prefix, gradients[1], in_suffix)
 
-    if not method.everywhere:
+    if not rules.descend_unselected:
         perturbed_loss, aux_there, h_suffix = late_gradient(moved, group)
         h: Leaves = in_one(nothing, h_suffix, in_suffix)
-    elif method.descend is None:
+    elif rules.descend is None:
         perturbed_loss, aux_there, h = whole_gradient(lambda loss, aux: loss)
     else:
         weights = in_one(prefix_params, moved, in_suffix)
-        second = Second(whole_gradient, lambda: at_hidden(moved), weights)
-        perturbed_loss, aux_there, h = method.descend(aux, second)
+        second = PerturbedPass(whole_gradient, lambda: at_hidden(moved), weights)
+        perturbed_loss, aux_there, h = rules.descend(aux, second)
     g_all, w_all = (in_one(nothing, x, in_suffix) for x in (g, moved))
-    loss = loss if method.clean else None
-    result = method.finish(g_all, h, w_all, loss, perturbed_loss, radius)
-    return Passes(perturbed_loss, aux_there, result) if loss is None else Passes(loss, aux, result)
+    loss = loss if rules.has_clean_pass else None
+    outcome = rules.finish(g_all, h, w_all, loss, perturbed_loss, radius)
+    if loss is None:
+        loss, aux = perturbed_loss, aux_there
+    return StepResult(loss, aux, outcome)
 
 
 def in_two(leaves: Leaves, in_suffix: Sequence[bool]) -> tuple[list[Any], list[Any]]:

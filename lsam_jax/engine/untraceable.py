@@ -15,7 +15,7 @@ import jax
 from jax.extend import core as jex
 
 from lsam_jax.engine import effects, jaxprs
-from lsam_jax.engine.traced_loss import Program
+from lsam_jax.engine.traced_loss import TracedLoss
 
 CLOSES_OVER = (
     "A custom_vjp or custom_jvp in it closes over a value that the loss computes: pass that value "
@@ -73,7 +73,7 @@ def watched(loss_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run
 
 
-def check_rules(program: Program, leaves: Sequence[Any], loss_fn: Any) -> None:
+def check_rules(program: TracedLoss, leaves: Sequence[Any], loss_fn: Any) -> None:
     """Raises if the traced loss holds a rule that cannot run any more.
 
     Under `jit` JAX would take the value of a trace that is over for a constant, and fail when the

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.components.ascent import Ascent, Estimate, Loss
-from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.devices.shardings import draw_like
@@ -86,7 +86,7 @@ def two_point(probes: int, step: float, seed: int) -> Ascent:
       seed: u is a function of it, of the step count and of the array only.
     """
 
-    def estimate(loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any) -> Estimate:
+    def estimate(loss_of: Loss, w: Arrays, at: Targets, now: StepContext, memory: Any) -> Estimate:
         loss, aux = loss_of(w)
         key = jax.random.fold_in(jax.random.key(seed), now.count)
         total = [jnp.zeros_like(x) for x in w]
@@ -103,7 +103,7 @@ def two_point(probes: int, step: float, seed: int) -> Ascent:
     return Ascent(estimate)
 
 
-def _normal(key: jax.Array, w: Arrays, at: Moving) -> list[Any]:
+def _normal(key: jax.Array, w: Arrays, at: Targets) -> list[Any]:
     # A layer that is not selected does not move in the probes either.
     keys = [jax.random.fold_in(key, n) for n in at.leaf]
     draws = [draw_like(x, jax.random.normal, k, x.dtype) for k, x in zip(keys, w)]

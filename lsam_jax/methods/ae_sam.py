@@ -71,7 +71,7 @@ def ae_sam(
     )
 
 
-class Spread(NamedTuple):
+class RunningMoments(NamedTuple):
     """Running mean and variance of the squared gradient norm, f32[] each."""
 
     mean: jax.Array
@@ -81,7 +81,9 @@ class Spread(NamedTuple):
 def above_usual(threshold: arguments.Scalar, decay: Any) -> Cadence:
     """Perturbs where the squared norm is at least `mean + threshold * sqrt(variance)` (AE-SAM)."""
 
-    def decide(square: jax.Array, count: jax.Array, memory: Spread) -> tuple[jax.Array, Spread]:
+    def decide(
+        square: jax.Array, count: jax.Array, memory: RunningMoments
+    ) -> tuple[jax.Array, RunningMoments]:
         square = square.astype(jnp.float32)
         mean = decay * memory.mean + (1 - decay) * square
         variance = decay * memory.variance + (1 - decay) * (square - mean) ** 2
@@ -89,10 +91,10 @@ def above_usual(threshold: arguments.Scalar, decay: Any) -> Cadence:
         # An infinite threshold times a deviation of 0 is no number: it stands for itself.
         reach = jnp.where(jnp.isinf(c), c, c * jnp.sqrt(variance))
         mean, variance = (x.astype(jnp.float32) for x in (mean, variance))
-        return square >= mean + reach, Spread(mean, variance)
+        return square >= mean + reach, RunningMoments(mean, variance)
 
-    def init(layers: Layers, leaves: Sequence[Any]) -> Spread:
+    def init(layers: Layers, leaves: Sequence[Any]) -> RunningMoments:
         del layers, leaves
-        return Spread(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+        return RunningMoments(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
     return Cadence(decide=decide, init=init)

@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import ratio, square_of
-from lsam_jax.components.context import Moving, Now
+from lsam_jax.arrays.vectors import ratio, squared_norm
+from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, plain
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
@@ -96,12 +96,12 @@ def adaptive(eta: Any, scaled: Callable[[str, int], bool]) -> Perturbation:
       scaled: from the path and the rank of an array to whether its T is `|w| + eta`.
     """
 
-    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+    def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
         is_scaled = [scaled(now.layers.paths[n], x.ndim) for n, x in zip(at.leaf, w)]
         size = [jnp.abs(x) + jnp.asarray(eta, x.dtype) for x in w]
         once = [t * d if s else d for s, t, d in zip(is_scaled, size, g)]
         twice = [t * d if s else d for s, t, d in zip(is_scaled, size, once)]
-        scale = ratio(now.rho, square_of(once))
+        scale = ratio(now.rho, squared_norm(once))
         return plain.move(twice, w, at, now._replace(rho=scale), memory)
 
     return Perturbation(move)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from lsam_jax import arguments
 from lsam_jax.arguments import resolve
 from lsam_jax.arrays import symbolic
-from lsam_jax.arrays.vectors import ratio, square_of
+from lsam_jax.arrays.vectors import ratio, squared_norm
 from lsam_jax.components import descent
-from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.perturbation import Perturbation, normalized, plain
 from lsam_jax.components.radius import Radius
@@ -19,7 +19,7 @@ from lsam_jax.components.selection import independent
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.devices.shardings import draw_like, lay_like, whole
 from lsam_jax.engine import auxiliary
-from lsam_jax.engine.perturbed_pass import Found, Second
+from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
 from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.losses import PerSample
 from lsam_jax.transform.transform import SamTransformation, build
@@ -116,9 +116,9 @@ def of_samples(share: float) -> Descent:
         tree_of: Callable[[Leaves], Any],
         need: Callable[[Leaves], Any],
         clean: Leaves,
-        second: Second,
-    ) -> Found:
-        loss, aux = second.forward()
+        perturbed: PerturbedPass,
+    ) -> ValueAuxGrad:
+        loss, aux = perturbed.forward()
         before, after = need(clean), need(aux)
         (samples,) = after.shape
         if not symbolic.is_known(samples):
@@ -140,7 +140,7 @@ def of_samples(share: float) -> Descent:
             counts = lay_like(jnp.arange(count + short) < count, losses)
             return jnp.sum(jnp.where(counts, losses, 0)) / count
 
-        return loss, aux, jax.grad(mean)(list(second.weights))
+        return loss, aux, jax.grad(mean)(list(perturbed.weights))
 
     return Descent(prepare, second)
 
@@ -148,7 +148,7 @@ def of_samples(share: float) -> Descent:
 def undiluted(share: Any) -> Perturbation:
     """`w + (rho / share) g / ||g||`, to move as much as if not only a share were drawn (ESAM)."""
 
-    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+    def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
         rho = now.rho / resolve(share, now.count)
         return normalized.move(g, w, at, now._replace(rho=rho), memory)
 
@@ -158,7 +158,7 @@ def undiluted(share: Any) -> Perturbation:
 def some_weights(share: Any, seed: int) -> Perturbation:
     """`w + (rho / share) m g / ||g||`, each weight's m being 1 with probability `share` (ESAM)."""
 
-    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+    def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
         p = resolve(share, now.count)
         key = jax.random.fold_in(jax.random.key(seed), now.count)
         keys = [jax.random.fold_in(key, n) for n in at.leaf]
@@ -166,7 +166,7 @@ def some_weights(share: Any, seed: int) -> Perturbation:
             jnp.where(draw_like(d, jax.random.uniform, k) < p, d, jnp.zeros_like(d))
             for k, d in zip(keys, g)
         ]
-        scale = ratio(now.rho / p, square_of(g))
+        scale = ratio(now.rho / p, squared_norm(g))
         return plain.move(masked, w, at, now._replace(rho=scale), memory)
 
     return Perturbation(move)

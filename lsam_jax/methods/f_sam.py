@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lsam_jax import arguments
-from lsam_jax.components.context import Moving, Now, mean_of_layers, zeros_like_layers
+from lsam_jax.components.context import StepContext, Targets, mean_of_layers, zeros_like_layers
 from lsam_jax.components.perturbation import Perturbation, normalized
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
@@ -69,10 +69,10 @@ def f_sam(
 def less_the_mean(sigma: arguments.Scalar, decay: Any) -> Perturbation:
     """`w + rho d / ||d||`, d being the gradient less `sigma` times its running mean."""
 
-    def update(memory: Any, g: Arrays, at: Moving, now: Now) -> Any:
+    def update(memory: Any, g: Arrays, at: Targets, now: StepContext) -> Any:
         return mean_of_layers(memory, g, at, now, decay)
 
-    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+    def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
         m = now.layers.leaves(update(memory, g, at, now))
         share = arguments.resolve(sigma, now.count)
         d = [(x - share * m[n]).astype(x.dtype) for n, x in zip(at.leaf, g)]

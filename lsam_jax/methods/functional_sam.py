@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lsam_jax.arrays.vectors import inner
+from lsam_jax.arrays.vectors import vdot
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.engine.perturbed_pass import Found, Second
+from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
 from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.losses import SplitLoss
 from lsam_jax.transform.transform import SamTransformation, build
@@ -94,16 +94,16 @@ def _along_clean_cotangent(
     tree_of: Callable[[Leaves], Any],
     need: Callable[[Leaves], Any],
     clean: Leaves,
-    second: Second,
-) -> Found:
+    perturbed: PerturbedPass,
+) -> ValueAuxGrad:
     cotangent = jax.tree.leaves(need(clean)[1])
 
     def objective(loss: Any, aux: list[Any]) -> Any:
         outputs = jax.tree.leaves(need(aux)[0])
         pairs = [(o, c) for o, c in zip(outputs, cotangent) if jnp.issubdtype(o.dtype, jnp.inexact)]
-        return sum((inner([o], [c]) for o, c in pairs), jnp.zeros(()))
+        return sum((vdot([o], [c]) for o, c in pairs), jnp.zeros(()))
 
-    return second.gradient(objective)
+    return perturbed.gradient(objective)
 
 
 of_outputs = Descent(_with_cotangent, _along_clean_cotangent)

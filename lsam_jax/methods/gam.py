@@ -6,15 +6,15 @@ from typing import Any
 import jax
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import along
+from lsam_jax.arrays.vectors import step_along
 from lsam_jax.components.ascent import Ascent, Estimate, Loss
 from lsam_jax.components.combination import Combination
-from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.engine import auxiliary
-from lsam_jax.engine.perturbed_pass import Found, Second
+from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
 from lsam_jax.transform.transform import SamTransformation, build
 
 Arrays = Sequence[Any]
@@ -75,17 +75,19 @@ def gradient_norm(step: float) -> Ascent:
     being `step`.
     """
 
-    def estimate(loss_of: Loss, w: Arrays, at: Moving, now: Now, memory: Any) -> Estimate:
+    def estimate(loss_of: Loss, w: Arrays, at: Targets, now: StepContext, memory: Any) -> Estimate:
         del at, memory
         both = jax.value_and_grad(loss_of, has_aux=True)
         (loss, aux), g = both(list(w))
-        _, ahead = both(along(w, g, step))
+        _, ahead = both(step_along(w, g, step))
         return loss, aux, [((a - d) / step).astype(d.dtype) for a, d in zip(ahead, g)], g
 
     return Ascent(estimate)
 
 
-def _plus_penalty(g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any) -> tuple[list[Any], Any]:
+def _plus_penalty(
+    g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any
+) -> tuple[list[Any], Any]:
     weight = [now.alpha * now.radius(i) for i in at.layer]
     return [(x + a * y).astype(y.dtype) for a, x, y in zip(weight, g, h)], memory
 
@@ -105,13 +107,13 @@ def of_gradient_norm(step: float) -> Descent:
         tree_of: Callable[[Leaves], Any],
         need: Callable[[Leaves], Any],
         clean: Leaves,
-        second: Second,
-    ) -> Found:
+        perturbed: PerturbedPass,
+    ) -> ValueAuxGrad:
         def loss_of(leaves: Leaves) -> Any:
             return auxiliary.loss_of(loss_fn(tree_of(leaves)))
 
-        loss, aux, h = second.gradient(lambda loss, aux: loss)
-        ahead = jax.grad(loss_of)(along(second.weights, h, step))
+        loss, aux, h = perturbed.gradient(lambda loss, aux: loss)
+        ahead = jax.grad(loss_of)(step_along(perturbed.weights, h, step))
         return loss, aux, [((a - d) / step).astype(d.dtype) for a, d in zip(ahead, h)]
 
     return Descent(second=second, is_gradient=False)

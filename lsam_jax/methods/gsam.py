@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import inner, ratio, square_of, total
+from lsam_jax.arrays.vectors import ratio, squared_norm, total, vdot
 from lsam_jax.components.combination import Combination
-from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
@@ -68,10 +68,10 @@ def gsam(
 
 
 def _surrogate_gap(
-    g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any
+    g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any
 ) -> tuple[list[Any], Any]:
-    square = square_of(h, at.chosen)
-    along = ratio(ratio(inner(g, h), square), square)  # the part of g along h, in units of h
+    square = squared_norm(h, at.chosen)
+    along = ratio(ratio(vdot(g, h), square), square)  # the part of g along h, in units of h
     a = now.alpha
     # `y - a (x - along y)` in fewer operations for each array; `total` keeps XLA from repeating the
     # sum of numbers in all of them.

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import inner, ratio, square_of
+from lsam_jax.arrays.vectors import ratio, squared_norm, vdot
 from lsam_jax.components import cadence
 from lsam_jax.components.combination import Combination
-from lsam_jax.components.context import Moving, Now, zeros_like_layers
+from lsam_jax.components.context import StepContext, Targets, zeros_like_layers
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
@@ -79,7 +79,7 @@ def look_sam(
     )
 
 
-class Kept(NamedTuple):
+class LookSamMemory(NamedTuple):
     """What LookSAM keeps of its last perturbed step.
 
     Attributes:
@@ -93,29 +93,29 @@ class Kept(NamedTuple):
 
 
 def _keep_across(
-    g: Arrays, h: Arrays, at: Moving, now: Now, memory: Kept
-) -> tuple[list[Any], Kept]:
-    square = square_of(g)
-    along = ratio(ratio(inner(g, h), square), square)
+    g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: LookSamMemory
+) -> tuple[list[Any], LookSamMemory]:
+    square = squared_norm(g)
+    along = ratio(ratio(vdot(g, h), square), square)
     across = [y - along * x for x, y in zip(g, h)]
     # Where h is g but for rounding (a radius of 0, say), what is orthogonal is rounding alone, and
     # the steps to come would blow it up to the size of g.
     rounding = 4 * max((jnp.finfo(y.dtype).eps for y in h), default=0)
-    is_real = square_of(across, at.chosen) > rounding**2 * square_of(h, at.chosen)
+    is_real = squared_norm(across, at.chosen) > rounding**2 * squared_norm(h, at.chosen)
     new = [jax.tree.map(jnp.zeros_like, x) for x in now.layers.leaves(memory.across)]
     for n, c, x in zip(at.leaf, at.chosen, across):
         new[n] = jnp.where(is_real & c, x, 0).astype(new[n].dtype)
     chosen = dict(zip(at.layer, at.chosen))
     layers = jnp.stack([jnp.asarray(chosen.get(i, False)) for i in range(len(now.layers.names))])
-    return list(h), Kept(now.layers.tree(new), layers)
+    return list(h), LookSamMemory(now.layers.tree(new), layers)
 
 
-def _look_across(g: Arrays, now: Now, memory: Kept) -> list[Any]:
+def _look_across(g: Arrays, now: StepContext, memory: LookSamMemory) -> list[Any]:
     across, of_leaf = now.layers.leaves(memory.across), now.layers.of_leaf
     inside = [n for n, i in enumerate(of_leaf) if i >= 0]
     kept = [memory.layers[of_leaf[n]] for n in inside]
-    norm = jnp.sqrt(square_of([g[n] for n in inside], kept))
-    scale = now.alpha * ratio(norm, square_of([across[n] for n in inside]))
+    norm = jnp.sqrt(squared_norm([g[n] for n in inside], kept))
+    scale = now.alpha * ratio(norm, squared_norm([across[n] for n in inside]))
     direction = list(g)
     for n in inside:
         direction[n] = (g[n] + scale * across[n]).astype(g[n].dtype)
@@ -125,7 +125,7 @@ def _look_across(g: Arrays, now: Now, memory: Kept) -> list[Any]:
 keep_across = Combination(
     _keep_across,
     _look_across,
-    lambda layers, leaves: Kept(
+    lambda layers, leaves: LookSamMemory(
         zeros_like_layers(layers, leaves), jnp.zeros(len(layers.names), bool)
     ),
 )

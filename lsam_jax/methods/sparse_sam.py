@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
-from lsam_jax.arrays.vectors import ratio, square_of
-from lsam_jax.components.context import Moving, Now
+from lsam_jax.arrays.vectors import ratio, squared_norm
+from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, plain
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync, axes
@@ -43,9 +43,9 @@ def masked(sparsity: float, seed: int) -> Perturbation:
         scores = [draw_like(x, jax.random.uniform, k) for k, x in zip(keys, leaves)]
         return most(layers, scores, sparsity)
 
-    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Mask) -> list[Any]:
+    def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Mask) -> list[Any]:
         moves = now.layers.leaves(memory.moves)
-        scale = ratio(now.rho, square_of(g))
+        scale = ratio(now.rho, squared_norm(g))
         kept = [jnp.where(moves[n], d, jnp.zeros_like(d)) for n, d in zip(at.leaf, g)]
         return plain.move(kept, w, at, now._replace(rho=scale), memory)
 
@@ -61,7 +61,7 @@ def drop_and_grow(
     """
     base = masked(sparsity, seed)
 
-    def changed(memory: Mask, g: Arrays, at: Moving, now: Now) -> Mask:
+    def changed(memory: Mask, g: Arrays, at: Targets, now: StepContext) -> Mask:
         moves = now.layers.leaves(memory.moves)
         flat = _joined([moves[n] for n in at.leaf])
         size = _joined([jnp.abs(d) for d in g])
@@ -76,7 +76,7 @@ def drop_and_grow(
             moves[n] = part
         return Mask(now.layers.tree(moves))
 
-    def update(memory: Mask, g: Arrays, at: Moving, now: Now) -> Mask:
+    def update(memory: Mask, g: Arrays, at: Targets, now: StepContext) -> Mask:
         due = (now.count + 1) % arguments.resolve(every, now.count) == 0
         return jax.lax.cond(due, lambda: changed(memory, g, at, now), lambda: memory)
 
@@ -257,14 +257,14 @@ def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> Sam
     >>> lsam.value_and_grad(loss_fn, tx)(w, sam_state)[1].tolist()  # the first and third are moved
     [2.0, 1.0, 2.0, 1.0]
     """
-    refresh = tx.recipe.perturb.refresh if isinstance(tx, SamTransformation) else None
+    refresh = tx.method.perturb.refresh if isinstance(tx, SamTransformation) else None
     if refresh is None:
         raise TypeError(
             "tx must be what sparse_sam(...) returns, without dynamic: no other method has a mask "
             f"to be given; got {type(tx).__name__}."
         )
-    layers = partition(scores, tx.recipe.layers)
-    sam_state = state_of(tx.recipe, layers, scores, sam_state)
+    layers = partition(scores, tx.method.layers)
+    sam_state = state_of(tx.method, layers, scores, sam_state)
     mask = refresh(layers, layers.leaves(scores))
     mask = jax.tree.map(lay_like, mask, sam_state.memory.perturbation)
     return sam_state._replace(memory=sam_state.memory._replace(perturbation=mask))

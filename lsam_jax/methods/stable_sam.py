@@ -5,9 +5,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lsam_jax.arrays.vectors import ratio, square_of
+from lsam_jax.arrays.vectors import ratio, squared_norm
 from lsam_jax.components.combination import Combination
-from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
@@ -62,8 +62,10 @@ def stable_sam(
     )
 
 
-def _same_norm(g: Arrays, h: Arrays, at: Moving, now: Now, memory: Any) -> tuple[list[Any], Any]:
-    scale = ratio(jnp.sqrt(square_of(g)), square_of(h, at.chosen))
+def _same_norm(
+    g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any
+) -> tuple[list[Any], Any]:
+    scale = ratio(jnp.sqrt(squared_norm(g)), squared_norm(h, at.chosen))
     return [(scale * y).astype(y.dtype) for y in h], memory
 
 

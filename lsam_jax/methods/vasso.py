@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lsam_jax import arguments
-from lsam_jax.components.context import Moving, Now, mean_of_layers, zeros_like_layers
+from lsam_jax.components.context import StepContext, Targets, mean_of_layers, zeros_like_layers
 from lsam_jax.components.perturbation import Perturbation, normalized
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
@@ -65,10 +65,10 @@ def vasso(
 def along_the_mean(theta: Any) -> Perturbation:
     """`w + rho d / ||d||`, d being the running mean of the gradient."""
 
-    def update(memory: Any, g: Arrays, at: Moving, now: Now) -> Any:
+    def update(memory: Any, g: Arrays, at: Targets, now: StepContext) -> Any:
         return mean_of_layers(memory, g, at, now, 1 - arguments.resolve(theta, now.count))
 
-    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+    def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
         d = now.layers.leaves(update(memory, g, at, now))
         return normalized.move([d[n] for n in at.leaf], w, at, now, ())
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.components.context import Moving, Now
+from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, normalized
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
@@ -64,7 +64,7 @@ def zsharp(
 def standing_out(share: Any) -> Perturbation:
     """`w + rho m g / ||m g||`, m keeping a share of the entries, those of largest z-score."""
 
-    def move(g: Arrays, w: Arrays, at: Moving, now: Now, memory: Any) -> list[Any]:
+    def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
         scores = [_scores(d) for d in g]
         everything = jnp.concatenate([whole(z).ravel() for z in scores])
         limit = jnp.quantile(everything, 1 - arguments.resolve(share, now.count))

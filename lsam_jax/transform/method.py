@@ -12,7 +12,7 @@ from lsam_jax.arguments import Cuts, check_cut_names
 from lsam_jax.components.ascent import Ascent
 from lsam_jax.components.cadence import Cadence
 from lsam_jax.components.combination import Combination
-from lsam_jax.components.context import Now
+from lsam_jax.components.context import StepContext
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.perturbation import Perturbation
 from lsam_jax.components.radius import Radii
@@ -23,7 +23,7 @@ from lsam_jax.layers.partition import Layers, LayerSpec, partition
 from lsam_jax.transform.state import Memory, SamState, check_state
 
 
-class Recipe(NamedTuple):
+class Method(NamedTuple):
     """The orthogonal choices that make a method; see `lsam_jax.methods`.
 
     Attributes:
@@ -61,14 +61,14 @@ class Recipe(NamedTuple):
     axes: Axes
 
 
-def layers_of(recipe: Recipe, params: Any) -> Layers:
-    """Cuts `params` into layers, and checks that the recipe fits them."""
-    layers = partition(params, recipe.layers)
-    recipe.selector.check(layers.names)
-    check_cut_names(recipe.cuts, layers.names)
-    recipe.rho.check(layers.names)
-    check_fresh(recipe, layers.names)
-    k = recipe.k
+def layers_of(method: Method, params: Any) -> Layers:
+    """Cuts `params` into layers, and checks that the method fits them."""
+    layers = partition(params, method.layers)
+    method.selector.check(layers.names)
+    check_cut_names(method.cuts, layers.names)
+    method.rho.check(layers.names)
+    check_fresh(method, layers.names)
+    k = method.k
     if k is not None and arguments.is_concrete(k) and int(k) > len(layers.names):
         raise ValueError(
             f"k={int(k)} is more than the {len(layers.names)} layers that there are "
@@ -77,12 +77,12 @@ def layers_of(recipe: Recipe, params: Any) -> Layers:
     return layers
 
 
-def check_fresh(recipe: Recipe, names: Sequence[str] | None = None) -> None:
+def check_fresh(method: Method, names: Sequence[str] | None = None) -> None:
     """Raises a ValueError if the method, or layers of these names, do not go with `fresh`."""
-    fresh, selector = recipe.ascent.fresh, recipe.selector
+    fresh, selector = method.ascent.fresh, method.selector
     if fresh is None:
         return
-    check_no_clean_pass(recipe)
+    check_no_clean_pass(method)
     if not (selector.score is None and selector.draw is None and selector.select is None):
         raise ValueError(
             f"fresh={fresh!r} needs the layers that move to be known before a step is compiled, "
@@ -96,25 +96,25 @@ def check_fresh(recipe: Recipe, names: Sequence[str] | None = None) -> None:
         )
 
 
-def check_no_clean_pass(recipe: Recipe) -> None:
+def check_no_clean_pass(method: Method) -> None:
     """Raises a ValueError if the method needs a clean pass, which its ascent does not make."""
-    if recipe.descent.second is not None:
+    if method.descent.second is not None:
         raise ValueError(
             "ascent=... makes no clean pass, but this method takes outputs or losses from it "
             "(functional_sam, esam with gamma below 1): use another method, or esam(gamma=1)."
         )
-    if recipe.combine.uses_clean:
+    if method.combine.uses_clean:
         raise ValueError(
             "ascent=... computes no clean gradient, but this method descends on a mix of it and "
             "the perturbed one (alpha other than 1, gsam, stable_sam, look_sam): pass alpha=1, or "
             "use a method that descends on the perturbed one alone, such as sam."
         )
-    if recipe.cadence.decide is not None:
+    if method.cadence.decide is not None:
         raise ValueError(
             "ascent=... computes no clean gradient, but this method decides by it when to perturb "
             "(ae_sam): use sam, and when=every(2) or bernoulli(0.5), say."
         )
-    if not recipe.combine.everywhere:
+    if not method.combine.descend_unselected:
         raise ValueError(
             "ascent=... computes no clean gradient, but the layers of this method are drawn by "
             "what it was, and have no direction where they were not drawn (sl_sam): use "
@@ -122,32 +122,32 @@ def check_no_clean_pass(recipe: Recipe) -> None:
         )
 
 
-def initial_memory(recipe: Recipe, layers: Layers, params: Any) -> Memory:
+def initial_memory(method: Method, layers: Layers, params: Any) -> Memory:
     """What the parts of a method remember before the first step."""
 
     def memory(params: Any) -> Memory:
         leaves = [jnp.asarray(x) for x in layers.leaves(params)]
         return Memory(
-            selection=recipe.selector.init(layers, leaves),
-            ascent=recipe.ascent.init(layers, leaves),
-            perturbation=recipe.perturb.init(layers, leaves),
-            combination=recipe.combine.init(layers, leaves),
-            cadence=recipe.cadence.init(layers, leaves),
-            radius=recipe.rho.init(layers, leaves),
+            selection=method.selector.init(layers, leaves),
+            ascent=method.ascent.init(layers, leaves),
+            perturbation=method.perturb.init(layers, leaves),
+            combination=method.combine.init(layers, leaves),
+            cadence=method.cadence.init(layers, leaves),
+            radius=method.rho.init(layers, leaves),
         )
 
     # Slices of stacked arrays would take as much memory as the parameters; compiled, they do not.
     return jax.jit(memory)(params) if any(layers.lengths) else memory(params)
 
 
-def state_of(recipe: Recipe, layers: Layers, params: Any, state: Any) -> SamState:
+def state_of(method: Method, layers: Layers, params: Any, state: Any) -> SamState:
     """The state that a user gave, checked."""
-    memory = jax.eval_shape(lambda: initial_memory(recipe, layers, params))
+    memory = jax.eval_shape(lambda: initial_memory(method, layers, params))
     return check_state(state, layers, memory)
 
 
 def choose(
-    recipe: Recipe, network: Network, state: SamState
+    method: Method, network: Network, state: SamState
 ) -> tuple[np.ndarray, np.ndarray | jax.Array, SamState]:
     """The candidates and the selected layers of a step, and the state with this choice in memory.
 
@@ -156,33 +156,33 @@ def choose(
     choice = Choice(
         norms=state.norms,
         count=state.count,
-        k=arguments.resolve(recipe.k, state.count),
-        candidates=recipe.selector.candidates(network),
+        k=arguments.resolve(method.k, state.count),
+        candidates=method.selector.candidates(network),
         network=network,
         memory=state.memory.selection,
         last=state.selected,
-        steps=recipe.select_every,
+        steps=method.select_every,
     )
-    candidates, selected, memory = select(recipe.selector, choice)
-    if not isinstance(selected, np.ndarray) and arguments.static_int(recipe.select_every) != 1:
-        anew = state.count % recipe.select_every == 0
+    candidates, selected, memory = select(method.selector, choice)
+    if not isinstance(selected, np.ndarray) and arguments.static_int(method.select_every) != 1:
+        anew = state.count % method.select_every == 0
         selected = jnp.where(anew, selected, state.selected)
     return candidates, selected, state._replace(memory=state.memory._replace(selection=memory))
 
 
-def numbers(recipe: Recipe, layers: Layers, state: SamState) -> Now:
+def numbers(method: Method, layers: Layers, state: SamState) -> StepContext:
     """The numbers of a step; the radius comes with its ascent gradient."""
-    return Now(state.count, None, arguments.resolve(recipe.alpha, state.count), layers)
+    return StepContext(state.count, None, arguments.resolve(method.alpha, state.count), layers)
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_climbs_another_loss(method: Method) -> None:
     """Raises unless the method can climb another loss than it descends.
 
     Raises:
       ValueError: for a method that has no ascent gradient, or needs the clean pass of the loss that
         it descends.
     """
-    ascent, descent = recipe.ascent, recipe.descent
+    ascent, descent = method.ascent, method.descent
     if ascent.fresh is not None:
         why = (
             f"fresh={ascent.fresh!r} shares one pass through the front of the network between "
@@ -192,7 +192,7 @@ def check_recipe(recipe: Recipe) -> None:
         why = "it climbs along what it remembers, and computes no ascent gradient"
     elif descent.prepare is not None or descent.second is not None:
         why = "its second pass needs a clean pass of the same samples"
-    elif recipe.cadence.decide is not None:
+    elif method.cadence.decide is not None:
         why = "it decides by the clean gradient of the whole batch whether to perturb"
     else:
         return
@@ -202,26 +202,26 @@ def check_recipe(recipe: Recipe) -> None:
     )
 
 
-def shares_passes(recipe: Recipe) -> bool:
+def shares_passes(method: Method) -> bool:
     """Whether a cut could save something: two passes, or gradients that nobody asks for."""
-    return recipe.ascent.uses_loss or not recipe.combine.everywhere
+    return method.ascent.uses_loss or not method.combine.descend_unselected
 
 
-def starts_plain(recipe: Recipe, same_first_pass: bool) -> bool:
+def starts_plain(method: Method, same_first_pass: bool) -> bool:
     """Whether a step starts with the clean gradient of everything, whether it perturbs or not.
 
     Args:
-      recipe: the method.
+      method: the method.
       same_first_pass: whether a step that perturbs asks for the clean gradient of all arrays.
     """
-    if recipe.cadence.decide is not None:
+    if method.cadence.decide is not None:
         return True
-    takes_two_gradients = recipe.ascent.estimate is None and recipe.descent.second is None
-    return recipe.cadence.due is not None and same_first_pass and takes_two_gradients
+    takes_two_gradients = method.ascent.estimate is None and method.descent.second is None
+    return method.cadence.due is not None and same_first_pass and takes_two_gradients
 
 
-def checked(recipe: Recipe, params: Any, state: Any) -> tuple[Layers, SamState]:
-    """The layers of `params`, and the state; raises unless they fit the recipe."""
-    recipe.axes.check_bound()
-    layers = layers_of(recipe, params)
-    return layers, state_of(recipe, layers, params, state)
+def checked(method: Method, params: Any, state: Any) -> tuple[Layers, SamState]:
+    """The layers of `params`, and the state; raises unless they fit the method."""
+    method.axes.check_bound()
+    layers = layers_of(method, params)
+    return layers, state_of(method, layers, params, state)

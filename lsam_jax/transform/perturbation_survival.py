@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays import promotion
-from lsam_jax.arrays.vectors import square_of
+from lsam_jax.arrays.vectors import squared_norm
 from lsam_jax.transform.method import layers_of, numbers, state_of
 from lsam_jax.transform.state import SamState
-from lsam_jax.transform.step_rules import Assembly
+from lsam_jax.transform.step_rules import MethodStep
 from lsam_jax.transform.transform import SamTransformation
 
 
@@ -44,9 +44,9 @@ def perturbation_survival(
     0.0
     0.98
     """
-    recipe, layers = tx.recipe, layers_of(tx.recipe, params)
-    sam_state = state_of(recipe, layers, params, sam_state)
-    now = numbers(recipe, layers, sam_state)
+    method, layers = tx.method, layers_of(tx.method, params)
+    sam_state = state_of(method, layers, params, sam_state)
+    now = numbers(method, layers, sam_state)
     selected = sam_state.selected | ~sam_state.selected.any()
     every = np.ones(len(layers.names), bool)
     index = [n for n, i in enumerate(layers.of_leaf) if i >= 0]
@@ -62,13 +62,13 @@ def perturbation_survival(
             ]
 
         w, g = cast(params), cast(gradient)
-        assembly = Assembly(recipe, now, sam_state, every, selected, w)
+        rules = MethodStep(method, now, sam_state, every, selected, w)
         start = [w[n] for n in index]
-        there, _ = assembly.perturb(assembly.masked([g[n] for n in index], index), start, index)
+        there, _ = rules.perturb(rules.masked([g[n] for n in index], index), start, index)
         return [x.astype(jnp.float32) - y.astype(jnp.float32) for x, y in zip(there, start)]
 
     intended, done = moves(True), moves(False)
-    lost = square_of([a - b for a, b in zip(done, intended)])
-    size = square_of(intended)
+    lost = squared_norm([a - b for a, b in zip(done, intended)])
+    size = squared_norm(intended)
     share = 1 - jnp.sqrt(lost / jnp.where(size > 0, size, 1))
     return jnp.where(size > 0, jnp.maximum(share, 0), 1).astype(jnp.float32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import inner
+from lsam_jax.arrays.vectors import vdot
 from lsam_jax.components.radius import as_radii
 from lsam_jax.components.selector import fewest, wanted
 from lsam_jax.engine.cuts import network_of
@@ -16,16 +16,16 @@ from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.traced_loss import trace
 from lsam_jax.engine.two_pass import put
 from lsam_jax.engine.untraceable import SIGNS, way_out
-from lsam_jax.transform.method import Recipe, choose, layers_of, numbers
+from lsam_jax.transform.method import Method, choose, layers_of, numbers
 from lsam_jax.transform.state import SamState
-from lsam_jax.transform.step_rules import Assembly
+from lsam_jax.transform.step_rules import MethodStep
 
 Leaves = Sequence[Any]
 Losses = Callable[[dict[int, Any]], Sequence[Callable[[Any], Any]]]
 
 
 def effects_of_radii(
-    recipe: Recipe,
+    method: Method,
     losses: Losses,
     params: Any,
     state: SamState,
@@ -37,7 +37,7 @@ def effects_of_radii(
     """The selected layers, the clean loss, the perturbed losses and their rises; compiled once.
 
     Args:
-      recipe: the method; its own radius is not used.
+      method: the method; its own radius is not used.
       losses: from `arrays` to the loss of the parameters on the batch, and on the part of it that
         gives the ascent gradient.
       params: the parameters.
@@ -50,16 +50,16 @@ def effects_of_radii(
     Returns:
       bool[L], a number, f64[N], f64[N] and whether anything moved.
     """
-    layers = layers_of(recipe, params)
+    layers = layers_of(method, params)
     index = [n for n, i in enumerate(layers.of_leaf) if i >= 0]
 
     def of_leaves(loss: Callable[[Any], Any]) -> Callable[[Leaves], Any]:
         return lambda leaves: loss(layers.tree(list(leaves)))
 
-    def assembled(w: Leaves, state: SamState, selected: Any, rho: Any) -> Assembly:
-        with_rho = recipe._replace(rho=as_radii("rho", rho))
+    def assembled(w: Leaves, state: SamState, selected: Any, rho: Any) -> MethodStep:
+        with_rho = method._replace(rho=as_radii("rho", rho))
         every = np.ones(len(layers.names), bool)
-        return Assembly(with_rho, numbers(with_rho, layers, state), state, every, selected, w)
+        return MethodStep(with_rho, numbers(with_rho, layers, state), state, every, selected, w)
 
     def before(w: Leaves, state: SamState, arrays: dict[int, Any]) -> Any:
         whole, of_part = map(of_leaves, losses(arrays))
@@ -72,17 +72,17 @@ def effects_of_radii(
             why = f"and this loss cannot be traced before it is differentiated. {way_out(error)}"
             network = in_tree_order(layers, w, why)
         else:
-            where = wanted(recipe.cuts, recipe.selector)
-            least = fewest(recipe.selector, arguments.static_int(recipe.k))
+            where = wanted(method.cuts, method.selector)
+            least = fewest(method.selector, arguments.static_int(method.k))
             network, _, _ = network_of(program, w, layers, where, least)
-        _, selected, state = choose(recipe, network, state)
+        _, selected, state = choose(method, network, state)
         selected, inside = jnp.asarray(selected), [w[n] for n in index]
-        assembly = assembled(w, state, selected, 0.0)
-        if recipe.ascent.estimate is None:
+        rules = assembled(w, state, selected, 0.0)
+        if rules.estimate is None:
             up = jax.grad(of_part)(list(w)) if in_part else g
-            uphill = assembly.masked([up[n] for n in index], index)
+            uphill = rules.masked([up[n] for n in index], index)
         else:
-            _, _, uphill, _ = assembly.estimate(
+            _, _, uphill, _ = rules.estimate(
                 lambda x: (of_part(put(w, index, x)), []), inside, index
             )
         return loss, uphill, selected, state
@@ -99,7 +99,7 @@ def effects_of_radii(
         moved, _ = assembled(w, state, selected, rho).perturb(uphill, inside, index)
         loss, h = jax.value_and_grad(whole)(put(w, index, moved))
         eps = [x - y for x, y in zip(moved, inside)]
-        return loss, inner([h[n] for n in index], eps), sum(jnp.any(x != 0) for x in eps)
+        return loss, vdot([h[n] for n in index], eps), sum(jnp.any(x != 0) for x in eps)
 
     w = [jnp.asarray(x) for x in layers.leaves(params)]
     loss, uphill, selected, state = _compiled(before)(w, state, arrays)

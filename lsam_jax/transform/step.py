@@ -1,6 +1,6 @@
 """One step: choose layers, compute both gradients, combine them, advance the state.
 
-Nothing here knows a method by name: a `Recipe` holds the orthogonal choices (which layers, uphill
+Nothing here knows a method by name: a `Method` holds the orthogonal choices (which layers, uphill
 by what, how far, what to descend, when).
 """
 
@@ -24,13 +24,14 @@ from lsam_jax.engine.cuts import network_apart, network_of
 from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.optional_second_pass import one_or_two
 from lsam_jax.engine.stale_and_fresh import stale_and_fresh
-from lsam_jax.engine.traced_loss import Program, cut, trace
+from lsam_jax.engine.step_rules import StepResult
+from lsam_jax.engine.traced_loss import TracedLoss, cut, trace
 from lsam_jax.engine.two_losses import AscentLoss, two_losses
-from lsam_jax.engine.two_pass import Passes, in_conditional, put, two_pass
+from lsam_jax.engine.two_pass import in_conditional, put, two_pass
 from lsam_jax.engine.untraceable import check_rules, watched
 from lsam_jax.layers.partition import Layers
 from lsam_jax.transform.method import (
-    Recipe,
+    Method,
     checked,
     choose,
     initial_memory,
@@ -40,19 +41,19 @@ from lsam_jax.transform.method import (
     starts_plain,
 )
 from lsam_jax.transform.state import SamState, initial_state
-from lsam_jax.transform.step_rules import Assembly, Outcome, method_of
+from lsam_jax.transform.step_rules import MethodStep, Outcome, descent_of
 
 
 @promotion.usual
-def start(recipe: Recipe, params: Any) -> SamState:
+def start(method: Method, params: Any) -> SamState:
     """The state before the first step."""
-    layers = layers_of(recipe, params)
-    return beside(initial_state(layers, initial_memory(recipe, layers, params)), params)
+    layers = layers_of(method, params)
+    return beside(initial_state(layers, initial_memory(method, layers, params)), params)
 
 
 @promotion.usual(theirs=1)
 def step(
-    recipe: Recipe,
+    method: Method,
     loss_fn: Callable[[Any], Any],
     params: Any,
     state: Any,
@@ -60,119 +61,121 @@ def step(
     ascent: AscentLoss | None = None,
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by the engine: loss, aux, direction of descent, new state."""
-    layers, state = checked(recipe, params, state)
-    axes, prepare = recipe.axes, recipe.descent.prepare
-    leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
+    layers, state = checked(method, params, state)
+    axes, prepare = method.axes, method.descent.prepare
+    leaves = axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
 
     def tree(leaves: Sequence[Any]) -> Any:
-        return layers.tree(axes.enter(leaves))
+        return layers.tree(axes.with_mean_gradient(leaves))
 
-    def traced(loss_fn: Any) -> Program:
+    def traced(loss_fn: Any) -> TracedLoss:
         prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
         whole = watched(lambda leaves: prepared(tree(leaves)))
         program = trace(whole, leaves, has_aux or prepare is not None)
         check_loss(program.closed.out_avals[0], leaves, axes.names)
         check_references(program.references, axes)
         check_rules(program, leaves, loss_fn)
-        return program.of_loss(axes.leave, leaves) if axes.shares else program
+        return program.of_loss(axes.mean_loss, leaves) if axes.shares else program
 
     program = traced(loss_fn)
     climbed = None if ascent is None else traced(ascent.loss_fn)
     clean_aux = ascent is not None and ascent.clean_aux
-    where = wanted(recipe.cuts, recipe.selector, climbed is None) if shares_passes(recipe) else 1
-    least = fewest(recipe.selector, arguments.static_int(recipe.k))
-    network, place_cuts, profile = network_of(program, leaves, layers, where, least, recipe.gate)
+    where = wanted(method.cuts, method.selector, climbed is None) if shares_passes(method) else 1
+    least = fewest(method.selector, arguments.static_int(method.k))
+    network, place_cuts, profile = network_of(program, leaves, layers, where, least, method.gate)
 
     def cuts(candidates: np.ndarray) -> list[int]:
         return place_cuts(where, candidates, least)
 
     if climbed is not None:
         network = network_apart(network, profile, climbed, leaves, layers, cuts)
-    candidates, selected, state = choose(recipe, network, state)
-    assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
-    cadence = recipe.cadence
-    need = lambda aux: program.aux_of(aux)[1]  # noqa: E731
-    method = method_of(recipe, assembly, loss_fn, tree, need)
+    candidates, selected, state = choose(method, network, state)
+    now, cadence = numbers(method, layers, state), method.cadence
+    second = descent_of(method, loss_fn, tree, lambda aux: program.aux_of(aux)[1])
+    rules = MethodStep(method, now, state, candidates, selected, leaves, second)
     inside = in_conditional(program)
 
-    def perturbed(leaves: Sequence[Any]) -> Passes:
+    def perturbed(leaves: Sequence[Any]) -> StepResult:
         of_layers = layers.of_leaf, network.position, candidates, selected
         places = partial(cuts, candidates)
-        if recipe.ascent.fresh is not None and candidates.any():
-            return stale_and_fresh(program, leaves, network.position, assembly)
+        if method.ascent.fresh is not None and candidates.any():
+            first = network.position[layers.names.index(method.ascent.fresh)]
+            return stale_and_fresh(program, leaves, *of_layers[:3], first, rules)
         if climbed is None:
-            return two_pass(program, leaves, *of_layers, places, recipe.gate, method)
-        return two_losses(climbed, program, leaves, *of_layers, places, inside, method, clean_aux)
+            return two_pass(program, leaves, *of_layers, places, method.gate, rules)
+        return two_losses(climbed, program, leaves, *of_layers, places, inside, rules, clean_aux)
 
-    def alone(leaves: Sequence[Any]) -> Passes:
+    def unperturbed(leaves: Sequence[Any]) -> StepResult:
         (loss, aux), g = program.value_and_grad(leaves)
-        return Passes(loss, aux, assembly.alone(g, loss))
+        return StepResult(loss, aux, rules.plain_step(g, loss))
 
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     # Where everything moves, the ascent needs the whole clean gradient, as a step without one does.
     same_first_pass = climbed is None and isinstance(selected, np.ndarray) and all(in_suffix)
-    if candidates.any() and starts_plain(recipe, same_first_pass):
+    if candidates.any() and starts_plain(method, same_first_pass):
 
         def branch(called_for: Any, twice: Any, once: Any, late: Any) -> Any:
             return jax.lax.cond(called_for, inside(twice), once, late)
 
-        passes = one_or_two(cut(program, leaves, in_suffix), leaves, in_suffix, assembly, branch)
+        result = one_or_two(cut(program, leaves, in_suffix), leaves, in_suffix, rules, branch)
     elif cadence.due is not None:
-        passes = jax.lax.cond(cadence.due(state.count), inside(perturbed), inside(alone), leaves)
+        result = jax.lax.cond(
+            cadence.due(state.count), inside(perturbed), inside(unperturbed), leaves
+        )
     else:
-        passes = perturbed(leaves)
-    direction = layers.tree(passes.result.direction)
-    aux = (climbed if climbed and clean_aux else program).settle(passes.aux)
+        result = perturbed(leaves)
+    direction = layers.tree(result.outcome.direction)
+    aux = (climbed if climbed and clean_aux else program).settle(result.aux)
     aux = aux if prepare is None else aux[0]
     return (
-        axes.average(passes.loss),
+        axes.average(result.loss),
         auxiliary.opened(aux),
         direction,
-        assembly.advanced(passes.result),
+        rules.next_state(result.outcome),
     )
 
 
 @promotion.usual(theirs=4)
 def step_by_gradient(
-    recipe: Recipe, updates: Any, state: Any, params: Any, grad_fn: Callable[..., Any]
+    method: Method, updates: Any, state: Any, params: Any, grad_fn: Callable[..., Any]
 ) -> tuple[Any, SamState]:
     """One step from a gradient function: direction of descent, new state."""
-    layers, state = checked(recipe, params, state)
-    if recipe.ascent.estimate is not None and recipe.ascent.uses_loss:
+    layers, state = checked(method, params, state)
+    if method.ascent.estimate is not None and method.ascent.uses_loss:
         raise ValueError(
             "grad_fn was given, but this method climbs by differences of the loss or of its "
             "gradients: pass value_fn."
         )
-    if recipe.ascent.fresh is not None:
+    if method.ascent.fresh is not None:
         raise ValueError(
-            f"grad_fn was given, but fresh={recipe.ascent.fresh!r} asks for the loss, to run the "
+            f"grad_fn was given, but fresh={method.ascent.fresh!r} asks for the loss, to run the "
             "network from that layer on: pass value_fn, or leave fresh out."
         )
-    if recipe.descent.second is not None:
+    if method.descent.second is not None:
         raise ValueError(
             "grad_fn was given, but this method needs a part of the loss (see split_loss and "
             "per_sample): pass value_fn."
         )
-    if recipe.rho.needs_loss:
+    if method.rho.needs_loss:
         raise ValueError(
             "grad_fn was given, but rho=rise(share=...), or one whose target is a function of the "
             "loss, needs the loss at the perturbed weights: pass value_fn, or rise(0.3)."
         )
-    axes = recipe.axes
-    leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
+    axes = method.axes
+    leaves = axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
     network = in_tree_order(layers, leaves)
-    candidates, selected, state = choose(recipe, network, state)
-    now = numbers(recipe, layers, state)
-    assembly = Assembly(recipe, now, state, candidates, selected, leaves)
+    candidates, selected, state = choose(method, network, state)
+    now = numbers(method, layers, state)
+    rules = MethodStep(method, now, state, candidates, selected, leaves)
     extra = () if _takes_one_argument(grad_fn) else (0,)
 
     def gradient(leaves: Sequence[Any]) -> list[Any]:
-        there = grad_fn(layers.tree(axes.local(leaves)), *extra)
+        there = grad_fn(layers.tree(axes.as_local(leaves)), *extra)
         return axes.mean(_leaves_like(there, layers, "the result of grad_fn"))
 
     clean = _leaves_like(updates, layers, "updates")
-    timed = recipe.cadence.due is not None or recipe.cadence.decide is not None
-    if timed or recipe.ascent.estimate is None:  # otherwise it is not used
+    timed = method.cadence.due is not None or method.cadence.decide is not None
+    if timed or method.ascent.estimate is None:  # otherwise it is not used
         clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
     # As the engine does: None for an array that cannot move, zeros for one that does not.
     known = isinstance(selected, np.ndarray)
@@ -180,25 +183,25 @@ def step_by_gradient(
 
     def perturbed(leaves: Sequence[Any]) -> Outcome:
         inside = [leaves[n] for n in index]
-        if recipe.ascent.estimate is None:
-            uphill = g = assembly.masked([clean[n] for n in index], index)
+        if rules.estimate is None:
+            uphill = g = rules.masked([clean[n] for n in index], index)
         else:
-            _, _, uphill, g = assembly.estimate(None, inside, index)
-        moved, radius = assembly.perturb(uphill, inside, index)
+            _, _, uphill, g = rules.estimate(None, inside, index)
+        moved, radius = rules.perturb(uphill, inside, index)
         h = gradient(put(leaves, index, moved))
         nowhere = [None] * len(leaves)
         g_all, w_all = put(nowhere, index, g), put(nowhere, index, moved)
-        return assembly.finish(g_all, h, w_all, radius=radius)
+        return rules.finish(g_all, h, w_all, radius=radius)
 
-    def alone(leaves: Sequence[Any]) -> Outcome:
-        return assembly.alone(clean)
+    def unperturbed(leaves: Sequence[Any]) -> Outcome:
+        return rules.plain_step(clean)
 
     if timed:
-        called_for, memory = assembly.decide(clean)
-        out = assembly.decided(jax.lax.cond(called_for, perturbed, alone, leaves), memory)
+        called_for, memory = rules.decide(clean)
+        out = rules.decided(jax.lax.cond(called_for, perturbed, unperturbed, leaves), memory)
     else:
         out = perturbed(leaves)
-    return layers.tree(out.direction), assembly.advanced(out)
+    return layers.tree(out.direction), rules.next_state(out)
 
 
 def _leaves_like(tree: Any, layers: Layers, what: str) -> list[Any]:

@@ -1,18 +1,18 @@
 """What a step comes to: the parts of a method put together, whoever computes the gradients."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arrays.vectors import inner, one_by_one, square_of
-from lsam_jax.components.context import Moving, Now
+from lsam_jax.arrays.vectors import one_by_one, squared_norm, vdot
+from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.radius import Effect
-from lsam_jax.engine.perturbed_pass import Found, Second
-from lsam_jax.engine.two_pass import Method
-from lsam_jax.transform.method import Recipe
+from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
+from lsam_jax.transform.method import Method
 from lsam_jax.transform.state import Memory, SamState, advance
 
 Leaves = Sequence[Any]
@@ -42,31 +42,43 @@ class Outcome(NamedTuple):
     memory: Memory
 
 
-class Assembly(NamedTuple):
-    """A method's parts at one step.
+class MethodStep(NamedTuple):
+    """A method's parts at one step: the `StepRules` that the engine takes.
 
     Attributes:
-      recipe: the parts.
+      method: the parts.
       now: the numbers of the step.
       state: the state before it.
       candidates: bool[L], static.
       selected: bool[L]; static if a NumPy array.
       leaves: the parameters.
+      descend: see `StepRules`.
     """
 
-    recipe: Recipe
-    now: Now
+    method: Method
+    now: StepContext
     state: SamState
     candidates: np.ndarray
     selected: Any
     leaves: Leaves
+    descend: Callable[[Leaves, PerturbedPass], ValueAuxGrad] | None = None
 
-    def at(self, index: Sequence[int]) -> Moving:
+    @property
+    def has_clean_pass(self) -> bool:
+        """Whether the first pass is at the clean weights."""
+        return True
+
+    @property
+    def descend_unselected(self) -> bool:
+        """Whether layers that are not selected descend."""
+        return self.method.combine.descend_unselected
+
+    def at(self, index: Sequence[int]) -> Targets:
         """Where the arrays at these places belong."""
         layer = [self.now.layers.of_leaf[n] for n in index]
         known = isinstance(self.selected, np.ndarray)
         chosen = [True] * len(layer) if known else one_by_one(self.selected, layer)
-        return Moving(index, layer, chosen)
+        return Targets(index, layer, chosen)
 
     def masked(self, g: Leaves, index: Sequence[int]) -> list[Any]:
         """`g`, with zeros for layers that are not selected."""
@@ -75,14 +87,18 @@ class Assembly(NamedTuple):
 
     def perturb(self, g: Leaves, w: Leaves, index: Sequence[int]) -> tuple[list[Any], Any]:
         """The weights moved, and the radius, which `finish` wants to know."""
-        recipe, at, memory = self.recipe, self.at(index), self.state.memory
-        radius = recipe.rho.of(g, at, self.now, memory.radius)
+        method, at, memory = self.method, self.at(index), self.state.memory
+        radius = method.rho.of(g, at, self.now, memory.radius)
         now = self.now._replace(rho=radius)
-        return recipe.perturb.move(g, w, at, now, memory.perturbation), radius
+        return method.perturb.move(g, w, at, now, memory.perturbation), radius
 
-    def estimate(self, loss_of: Any, w: Leaves, index: Sequence[int]) -> Any:
-        """Loss, aux, ascent direction and clean gradient, where the two are not the same."""
-        estimate = self.recipe.ascent.estimate
+    @property
+    def estimate(self) -> Callable[[Any, Leaves, Sequence[int]], Any] | None:
+        """Loss, aux, ascent direction and clean gradient, where it does not climb the gradient."""
+        return None if self.method.ascent.estimate is None else self._estimate
+
+    def _estimate(self, loss_of: Any, w: Leaves, index: Sequence[int]) -> Any:
+        estimate = self.method.ascent.estimate
         assert estimate is not None
         at, memory = self.at(index), self.state.memory.ascent
         loss, aux, uphill, g = estimate(loss_of, w, at, self.now, memory)
@@ -97,45 +113,45 @@ class Assembly(NamedTuple):
         perturbed: Any = None,
         radius: Any = None,
     ) -> Outcome:
-        """The outcome of a step with both gradients; see `two_pass.Method`."""
-        recipe, memory = self.recipe, self.state.memory
+        """The outcome of a step with both gradients; see `StepRules`."""
+        method, memory = self.method, self.state.memory
         now = self.now._replace(rho=radius)
-        average = recipe.axes.average
+        average = method.axes.average
         index = [n for n, x in enumerate(g) if x is not None]
         at = self.at(index)
         g_in, h_in = [g[n] for n in index], [h[n] for n in index]
-        mixed, combination = recipe.combine.mix(g_in, h_in, at, now, memory.combination)
-        everywhere = recipe.combine.everywhere
-        direction = list(h) if everywhere else [jnp.zeros_like(x) for x in self.leaves]
+        mixed, combination = method.combine.mix(g_in, h_in, at, now, memory.combination)
+        descend_unselected = method.combine.descend_unselected
+        direction = list(h) if descend_unselected else [jnp.zeros_like(x) for x in self.leaves]
         for n, chosen, d in zip(index, at.chosen, mixed):
             direction[n] = d if chosen is True else jnp.where(chosen, d, direction[n])
         direction, combination = average(direction), average(combination)
         norms = average(now.layers.norms(h))
-        if not everywhere:
+        if not descend_unselected:
             norms = jnp.where(jnp.asarray(self.selected), norms, self.state.norms)
-        observed = recipe.selector.observe(
+        observed = method.selector.observe(
             memory.selection, self.selected, average(now.layers.norms(g)), self.candidates
         )
         # So that devices that perturb apart still remember the same.
         g_shared = average(g_in) if jax.tree.leaves(memory.perturbation) else g_in
         new = memory._replace(
             selection=observed,
-            ascent=recipe.ascent.update(memory.ascent, direction, now),
-            perturbation=recipe.perturb.update(memory.perturbation, g_shared, at, now),
+            ascent=method.ascent.update(memory.ascent, direction, now),
+            perturbation=method.perturb.update(memory.perturbation, g_shared, at, now),
             combination=combination,
         )
         moved, weights = [w[n] for n in index], [self.leaves[n] for n in index]
-        rise = average(inner(h_in, moved, weights))
+        rise = average(vdot(h_in, moved, weights))
         if clean is not None:
             sharpness = average(perturbed - clean)
-        elif recipe.ascent.estimate is None:
-            sharpness = average(inner(g_in, moved, weights))
+        elif method.ascent.estimate is None:
+            sharpness = average(vdot(g_in, moved, weights))
         else:
             sharpness = rise
-        if not recipe.descent.is_gradient:
+        if not method.descent.is_gradient:
             rise = sharpness
         loss = None if perturbed is None else average(perturbed)
-        learnt = recipe.rho.update(memory.radius, Effect(loss, rise), now)
+        learnt = method.rho.update(memory.radius, Effect(loss, rise), now)
         return Outcome(
             direction,
             norms,
@@ -147,15 +163,15 @@ class Assembly(NamedTuple):
             _like(memory, new._replace(radius=learnt)),
         )
 
-    def alone(self, g: Leaves, loss: Any = None) -> Outcome:
+    def plain_step(self, g: Leaves, loss: Any = None) -> Outcome:
         """The outcome of a step that perturbs nothing, with the clean gradient of all arrays."""
-        recipe, now, memory = self.recipe, self.now, self.state.memory
-        average = recipe.axes.average
-        direction = average(list(recipe.combine.alone(g, now, memory.combination)))
+        method, now, memory = self.method, self.now, self.state.memory
+        average = method.axes.average
+        direction = average(list(method.combine.plain_step(g, now, memory.combination)))
         loss = None if loss is None else average(loss)
         new = memory._replace(
-            ascent=recipe.ascent.update(memory.ascent, direction, now),
-            radius=recipe.rho.update(memory.radius, Effect(loss, jnp.zeros(())), now),
+            ascent=method.ascent.update(memory.ascent, direction, now),
+            radius=method.rho.update(memory.radius, Effect(loss, jnp.zeros(())), now),
         )
         return Outcome(
             direction,
@@ -170,32 +186,32 @@ class Assembly(NamedTuple):
 
     def decide(self, g: Leaves) -> tuple[jax.Array, Any]:
         """Whether the step, given its clean gradient, perturbs; and the cadence's memory."""
-        cadence, memory = self.recipe.cadence, self.state.memory.cadence
+        cadence, memory = self.method.cadence, self.state.memory.cadence
         if cadence.due is not None:
             return cadence.due(self.now.count), memory
         assert cadence.decide is not None
         of_layers = [x for x, i in zip(g, self.now.layers.of_leaf) if i >= 0]
-        square = self.recipe.axes.average(square_of(of_layers))  # so that all devices agree
+        square = self.method.axes.average(squared_norm(of_layers))  # so that all devices agree
         return cadence.decide(square, self.now.count, memory)
 
     def decided(self, out: Outcome, memory: Any) -> Outcome:
         """The outcome with the cadence's memory."""
         return out._replace(memory=out.memory._replace(cadence=memory))
 
-    def advanced(self, out: Outcome) -> SamState:
+    def next_state(self, out: Outcome) -> SamState:
         """The state after the step."""
         memory = self.state.memory
         return advance(
             self.state,
             selected=out.selected,
             norms=out.norms,
-            decay=self.recipe.norm_decay,
+            decay=self.method.norm_decay,
             sharpness=out.sharpness,
             rho=out.rho,
             rise=out.rise,
             finite=out.finite,
             memory=out.memory,
-            otherwise=memory._replace(radius=self.recipe.rho.recover(memory.radius)),
+            otherwise=memory._replace(radius=self.method.rho.recover(memory.radius)),
         )
 
 
@@ -203,23 +219,12 @@ def _like(old: Any, new: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.asarray(b, a.dtype), old, new)
 
 
-def method_of(
-    recipe: Recipe,
-    assembly: Assembly,
+def descent_of(
+    method: Method,
     loss_fn: Callable[[Any], Any],
     tree: Callable[[Sequence[Any]], Any],
     need: Callable[[Sequence[Any]], Any],
-) -> Method:
-    """What the engine asks of a method at one step; `tree` and `need` as in `Descent.second`."""
-
-    def descend(clean: Sequence[Any], second: Second) -> Found:
-        assert recipe.descent.second is not None
-        return recipe.descent.second(loss_fn, tree, need, clean, second)
-
-    return Method(
-        assembly.perturb,
-        assembly.finish,
-        assembly.estimate if recipe.ascent.estimate is not None else None,
-        recipe.combine.everywhere,
-        None if recipe.descent.second is None else descend,
-    )
+) -> Callable[[Leaves, PerturbedPass], ValueAuxGrad] | None:
+    """`MethodStep.descend`; `tree` and `need` as in `Descent.second`."""
+    second = method.descent.second
+    return None if second is None else partial(second, loss_fn, tree, need)

@@ -17,7 +17,7 @@ from lsam_jax.engine.two_losses import AscentLoss
 from lsam_jax.engine.untraceable import SIGNS, way_out
 from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.transform import step
-from lsam_jax.transform.method import Recipe, check_recipe
+from lsam_jax.transform.method import Method, check_climbs_another_loss
 from lsam_jax.transform.optax_placement import MISSING, check_placement, explained
 from lsam_jax.transform.state import SamState
 from lsam_jax.transform.step import start, step_by_gradient
@@ -26,7 +26,7 @@ from lsam_jax.transform.untraced_step import untraced_step
 
 
 class SamTransformation(optax.GradientTransformationExtraArgs):
-    """An Optax transformation, `(init, update)`, whose `init` holds its `recipe`; methods make it.
+    """An Optax transformation, `(init, update)`, whose `init` holds its `method`; methods make it.
 
     `init(params)` gives a `SamState`.
     `update(updates, state, params, *, value_fn=None, grad_fn=None, ascent_fn=None)` takes one of:
@@ -62,7 +62,7 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
     """
 
     @property
-    def recipe(self) -> Recipe:
+    def method(self) -> Method:
         """The parts of the method, which its `init` holds.
 
         Raises:
@@ -75,7 +75,7 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
                 "the method returned it: keep the original, or rebuild it of its own init and "
                 "update."
             )
-        return self.init.recipe
+        return self.init.method
 
     # Functions are copied as they are, and so is a pair of them: a copy equals the original.
     def __deepcopy__(self, memo: Any) -> "SamTransformation":
@@ -86,20 +86,20 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
 class Init:
     """`init` of a method."""
 
-    recipe: Recipe
+    method: Method
 
     def __call__(self, params: Any) -> SamState:
         """The state before the first step."""
         check_placement(params)
         with explained(params):
-            return start(self.recipe, params)
+            return start(self.method, params)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Update:
     """`update` of a method; see `SamTransformation`."""
 
-    recipe: Recipe
+    method: Method
 
     def __call__(
         self,
@@ -130,7 +130,7 @@ class Update:
             arguments.check_callable("grad_fn", grad_fn, "Pass grad_fn=gradient_of_params.")
             check_surroundings(state, by_loss=False)
             with explained(params):
-                return step_by_gradient(self.recipe, updates, state, params, grad_fn)
+                return step_by_gradient(self.method, updates, state, params, grad_fn)
         if value_fn is None:
             raise ValueError(MISSING)
         arguments.check_callable("value_fn", value_fn, "Pass value_fn=loss_of_params.")
@@ -140,13 +140,13 @@ class Update:
             arguments.check_callable("ascent_fn", ascent_fn, "Pass ascent_fn=loss_of_params.")
             ascent = AscentLoss(ascent_fn)
         with explained(params):
-            out = step_of_any(self.recipe, value_fn, params, state, False, ascent)
+            out = step_of_any(self.method, value_fn, params, state, False, ascent)
         return out[2], out[3]
 
 
-def transformation(recipe: Recipe) -> SamTransformation:
-    """The method of a recipe."""
-    return SamTransformation(Init(recipe), Update(recipe))
+def transformation(method: Method) -> SamTransformation:
+    """The method of a method."""
+    return SamTransformation(Init(method), Update(method))
 
 
 def check_method(tx: Any) -> None:
@@ -195,7 +195,7 @@ def build(
     if gate not in (None, True, False):
         raise ValueError(f"gate must be True, False or None (by platform); got gate={gate!r}.")
     return transformation(
-        Recipe(
+        Method(
             layers=layers,
             selector=selector,
             k=k,
@@ -222,7 +222,7 @@ def _gate_by_platform() -> bool:
 
 
 def step_of_any(
-    recipe: Recipe,
+    method: Method,
     loss_fn: Callable[[Any], Any],
     params: Any,
     state: Any,
@@ -231,10 +231,10 @@ def step_of_any(
 ) -> tuple[Any, Any, Any, SamState]:
     """`step.step`, by the engine if that can be."""
     if ascent is not None:
-        check_recipe(recipe)
+        check_climbs_another_loss(method)
     try:
-        return step.step(recipe, loss_fn, params, state, has_aux, ascent)
+        return step.step(method, loss_fn, params, state, has_aux, ascent)
     except SIGNS as error:
         reason = way_out(error)
     # Outside of the handler, so that an error of the loss is shown as `jax.grad` would show it.
-    return untraced_step(recipe, loss_fn, params, state, has_aux, ascent, reason)
+    return untraced_step(method, loss_fn, params, state, has_aux, ascent, reason)

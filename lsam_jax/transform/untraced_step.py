@@ -20,12 +20,13 @@ from lsam_jax.devices.collectives import check_loss
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.optional_second_pass import one_or_two
-from lsam_jax.engine.traced_loss import Cut, gradient_of, loss_and_aux, shapes_of
+from lsam_jax.engine.step_rules import StepResult
+from lsam_jax.engine.traced_loss import PrefixSuffix, gradient_of, loss_and_aux, shapes_of
 from lsam_jax.engine.two_losses import AscentLoss, two_losses
-from lsam_jax.engine.two_pass import Passes, as_it_is, at_cut, gradient_of_wanted, in_one
-from lsam_jax.transform.method import Recipe, checked, choose, numbers, shares_passes, starts_plain
+from lsam_jax.engine.two_pass import as_it_is, at_cut, gradient_of_wanted, in_one
+from lsam_jax.transform.method import Method, checked, choose, numbers, shares_passes, starts_plain
 from lsam_jax.transform.state import SamState
-from lsam_jax.transform.step_rules import Assembly, method_of
+from lsam_jax.transform.step_rules import MethodStep, descent_of
 
 Leaves = Sequence[Any]
 LIBRARIES = ("lsam_jax", "jax", "optax")
@@ -51,7 +52,7 @@ class Untraced(NamedTuple):
 
 @promotion.usual(theirs=1)
 def untraced_step(
-    recipe: Recipe,
+    method: Method,
     loss_fn: Callable[[Any], Any],
     params: Any,
     state: Any,
@@ -60,13 +61,13 @@ def untraced_step(
     reason: str,
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by gradients of the whole: loss, aux, direction of descent, new state."""
-    layers, state = checked(recipe, params, state)
-    axes, prepare, cadence = recipe.axes, recipe.descent.prepare, recipe.cadence
-    leaves = axes.own([jnp.asarray(x) for x in layers.leaves(params)])
+    layers, state = checked(method, params, state)
+    axes, prepare, cadence = method.axes, method.descent.prepare, method.cadence
+    leaves = axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
     with_aux = has_aux or prepare is not None
 
     def tree(leaves: Leaves) -> Any:
-        return layers.tree(axes.enter(leaves))
+        return layers.tree(axes.with_mean_gradient(leaves))
 
     def untraced(loss_fn: Any) -> Untraced:
         prepared = auxiliary.closed(loss_fn if prepare is None else prepare(loss_fn, has_aux))
@@ -76,66 +77,69 @@ def untraced_step(
             loss_and_aux(shapes_of(out), with_aux)
             loss, aux = out if with_aux else (out, None)
             check_loss(jax.typeof(loss), leaves, axes.names)
-            return axes.leave(loss) if axes.shares else loss, [aux]
+            return axes.mean_loss(loss) if axes.shares else loss, [aux]
 
         return Untraced(value)
 
-    if recipe.ascent.fresh is not None:
+    if method.ascent.fresh is not None:
         untraced(loss_fn).value_and_grad(leaves)  # a loss that fails by itself says why itself
         raise ValueError(
-            f"fresh={recipe.ascent.fresh!r} needs the order of the layers in the network, and this "
+            f"fresh={method.ascent.fresh!r} needs the order of the layers in the network, and this "
             f"loss cannot be traced before it is differentiated. {reason} Or leave fresh out."
         )
     why = f"and this loss cannot be traced before it is differentiated. {reason}"
     network = in_tree_order(layers, leaves, why)
-    candidates, selected, state = choose(recipe, network, state)
+    candidates, selected, state = choose(method, network, state)
     in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
     known = isinstance(selected, np.ndarray)
     everything = known and all(in_suffix)
-    saved = ascent is None and shares_passes(recipe)
-    assembly = Assembly(recipe, numbers(recipe, layers, state), state, candidates, selected, leaves)
-    method = method_of(recipe, assembly, loss_fn, tree, lambda aux: aux[0][1])
+    saved = ascent is None and shares_passes(method)
+    second = descent_of(method, loss_fn, tree, lambda aux: aux[0][1])
+    now = numbers(method, layers, state)
+    rules = MethodStep(method, now, state, candidates, selected, leaves, second)
     loss_of = untraced(loss_fn)
     climbed = None if ascent is None else (untraced(ascent.loss_fn), ascent.clean_aux)
     whole = _whole(loss_of.value, in_suffix)
 
-    def perturbed(leaves: Leaves) -> Passes:
+    def perturbed(leaves: Leaves) -> StepResult:
         if climbed is not None:
             of_layers = layers.of_leaf, network.position, candidates, selected
             one_cut = lambda: [0]  # noqa: E731
             return two_losses(
-                climbed[0], loss_of, leaves, *of_layers, one_cut, as_it_is, method, climbed[1]
+                climbed[0], loss_of, leaves, *of_layers, one_cut, as_it_is, rules, climbed[1]
             )
         if not candidates.any():
             (loss, aux), h = loss_of.value_and_grad(leaves)
             nowhere = [None] * len(leaves)
-            return Passes(loss, aux, method.finish(nowhere, h, nowhere, loss, loss, None))
+            return StepResult(loss, aux, rules.finish(nowhere, h, nowhere, loss, loss, None))
         wanted = None if known else selected
-        return at_cut(whole, leaves, layers.of_leaf, in_suffix, gradient_of_wanted, wanted, method)
+        return at_cut(whole, leaves, layers.of_leaf, in_suffix, gradient_of_wanted, wanted, rules)
 
-    def alone(leaves: Leaves) -> Passes:
+    def unperturbed(leaves: Leaves) -> StepResult:
         (loss, aux), g = loss_of.value_and_grad(leaves)
-        return Passes(loss, aux, assembly.alone(g, loss))
+        return StepResult(loss, aux, rules.plain_step(g, loss))
 
-    if candidates.any() and starts_plain(recipe, everything and climbed is None):
-        passes = one_or_two(whole, leaves, in_suffix, assembly, _branch)
+    if candidates.any() and starts_plain(method, everything and climbed is None):
+        result = one_or_two(whole, leaves, in_suffix, rules, _branch)
     elif cadence.due is not None:
-        passes = _branch(cadence.due(state.count), perturbed, alone, leaves)
+        result = _branch(cadence.due(state.count), perturbed, unperturbed, leaves)
     else:
-        passes = perturbed(leaves)
+        result = perturbed(leaves)
     if saved and candidates.any() and not everything:
         _warn(reason)  # only now: a loss that fails this way too has an error of its own
-    direction = layers.tree(passes.result.direction)
-    aux = passes.aux[0] if prepare is None else passes.aux[0][0]
+    direction = layers.tree(result.outcome.direction)
+    aux = result.aux[0] if prepare is None else result.aux[0][0]
     return (
-        axes.average(passes.loss),
+        axes.average(result.loss),
         auxiliary.opened(aux),
         direction,
-        assembly.advanced(passes.result),
+        rules.next_state(result.outcome),
     )
 
 
-def _whole(value: Callable[[Leaves], tuple[Any, list[Any]]], in_suffix: Sequence[bool]) -> Cut:
+def _whole(
+    value: Callable[[Leaves], tuple[Any, list[Any]]], in_suffix: Sequence[bool]
+) -> PrefixSuffix:
     """The loss as the second part of a program, whose first part does nothing."""
 
     def prefix(early: Leaves) -> tuple[list[Any], list[Any]]:
@@ -144,7 +148,7 @@ def _whole(value: Callable[[Leaves], tuple[Any, list[Any]]], in_suffix: Sequence
     def suffix(hidden: Leaves, fixed: Leaves, late: Leaves) -> tuple[Any, list[Any]]:
         return value(in_one(hidden, late, in_suffix))
 
-    return Cut(prefix, lambda: suffix, writes=False)
+    return PrefixSuffix(prefix, lambda: suffix, writes=False)
 
 
 def _branch(

@@ -8,7 +8,7 @@ from lsam_jax.devices.m_sharpness import check_micro_batches, in_micro_batches
 from lsam_jax.engine.two_losses import AscentLoss
 from lsam_jax.losses import PerSample, SplitLoss
 from lsam_jax.transform import ascent_batch as samples
-from lsam_jax.transform.method import check_recipe
+from lsam_jax.transform.method import check_climbs_another_loss
 from lsam_jax.transform.signature import Call, check_options, signature_of, with_state
 from lsam_jax.transform.transform import SamTransformation, check_method, step_of_any
 
@@ -92,7 +92,7 @@ def value_and_grad(
     check_options(holomorphic=holomorphic, allow_int=allow_int, reduce_axes=reduce_axes)
     signature = signature_of(loss_fn, argnums)
     places = () if m is None else check_micro_batches(m, batch_argnums, signature.argnums)
-    recipe = tx.recipe
+    method = tx.method
     sampled = None
     if ascent_batch is not None:
         if m is not None:
@@ -103,9 +103,9 @@ def value_and_grad(
         sampled = samples.ascent_batch(
             ascent_batch, ascent_samples, batch_argnums, signature.argnums
         )
-        check_recipe(recipe)
+        check_climbs_another_loss(method)
     if m is not None:
-        recipe = recipe._replace(axes=recipe.axes.with_micro_batches())
+        method = method._replace(axes=method.axes.with_micro_batches())
 
     def of_params(call: Call) -> Callable[[Any], Any]:
         if isinstance(loss_fn, SplitLoss | PerSample):  # whose parts a method may need
@@ -118,7 +118,7 @@ def value_and_grad(
             None if some is None else AscentLoss(of_params(call._replace(args=some)), clean_aux)
         )
         loss, aux, grads, new_state = step_of_any(
-            recipe, of_params(call), params, call.state, has_aux, ascent
+            method, of_params(call), params, call.state, has_aux, ascent
         )
         return aux, (loss, grads, new_state)
 

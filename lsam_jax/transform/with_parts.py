@@ -5,10 +5,10 @@ from typing import Any
 from lsam_jax.components.ascent import Ascent
 from lsam_jax.components.cadence import Cadence
 from lsam_jax.components.combination import Combination
-from lsam_jax.transform.method import Recipe, check_fresh, check_no_clean_pass
+from lsam_jax.transform.method import Method, check_fresh, check_no_clean_pass
 from lsam_jax.transform.transform import SamTransformation, transformation
 
-OWN_STEPS = Combination._field_defaults["alone"]
+OWN_STEPS = Combination._field_defaults["plain_step"]
 
 
 def with_parts(
@@ -53,47 +53,47 @@ def with_parts(
             f"tx must be what a method such as sam(...) returns; got {type(tx).__name__}. Change "
             "its parts before it is chained, masked or injected into."
         )
-    recipe = tx.recipe
+    method = tx.method
     if ascent is not None:
-        recipe = _climbing(recipe, ascent)
+        method = _climbing(method, ascent)
     if when is not None:
-        recipe = _timed(recipe, when)
-    return transformation(recipe)
+        method = _timed(method, when)
+    return transformation(method)
 
 
-def _climbing(recipe: Recipe, ascent: Any) -> Recipe:
+def _climbing(method: Method, ascent: Any) -> Method:
     if not isinstance(ascent, Ascent):
         raise TypeError(f"ascent must be an ascent such as stale(); got {ascent!r}.")
-    if recipe.ascent.estimate is not None:
+    if method.ascent.estimate is not None:
         raise ValueError(
             "ascent=... does not go with a method that climbs by something else than the clean "
             "gradient already (adazo_sam, momentum_sam, gam, or one with another ascent): give it "
             "to sam, layerwise_sam or asam, say."
         )
     if ascent.estimate is not None and not ascent.uses_loss:
-        check_no_clean_pass(recipe)
-    climbing = recipe._replace(ascent=ascent)
+        check_no_clean_pass(method)
+    climbing = method._replace(ascent=ascent)
     check_fresh(climbing)
     return climbing
 
 
-def _timed(recipe: Recipe, when: Any) -> Recipe:
+def _timed(method: Method, when: Any) -> Method:
     if not isinstance(when, Cadence):
         raise TypeError(f"when must be a cadence such as every(10); got {when!r}.")
-    if recipe.combine.alone is not OWN_STEPS:
+    if method.combine.plain_step is not OWN_STEPS:
         raise ValueError(
             "when=... does not go with a method that has a rule of its own for the steps between "
             "perturbed ones (look_sam): pass it every=..., or give when=... to sam."
         )
-    if recipe.cadence.decide is not None:
+    if method.cadence.decide is not None:
         raise ValueError(
             "when=... does not go with a method that decides by the gradient when to perturb "
             "(ae_sam): pass it a schedule as threshold (inf perturbs nothing), or give when=... to "
             "sam."
         )
-    if not recipe.combine.everywhere:
+    if not method.combine.descend_unselected:
         raise ValueError(
             "when=... does not go with a method that trains the perturbed layers alone (sl_sam): a "
             "step without perturbation would train none. Give it to layerwise_sam."
         )
-    return recipe._replace(cadence=when)
+    return method._replace(cadence=when)

@@ -136,7 +136,7 @@ def test_effects_take_place_once_for_each_pass(method, jit, ordered):
     jax.block_until_ready(out)
     jax.effects_barrier()
     assert len(seen) == 2
-    if method.recipe.cadence.due is None:
+    if method.method.cadence.due is None:
         assert_like(out[:2], sam_by_hand(CLOSES, params, x))
 
 
@@ -150,8 +150,8 @@ def test_on_several_devices(make, sync, check_vma):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     rows, same = jax.sharding.PartitionSpec("d"), jax.sharding.PartitionSpec()
     tx = make(RHO)
-    axes = lsam.sam(RHO, axis_name="d", perturbation_sync=sync).recipe.axes
-    tx = lsam.SamTransformation(*(type(f)(tx.recipe._replace(axes=axes)) for f in tx))
+    axes = lsam.sam(RHO, axis_name="d", perturbation_sync=sync).method.axes
+    tx = lsam.SamTransformation(*(type(f)(tx.method._replace(axes=axes)) for f in tx))
 
     def on_devices(loss):
         step = jax.shard_map(
@@ -165,7 +165,7 @@ def test_on_several_devices(make, sync, check_vma):
 
     got, want = on_devices(CLOSES), on_devices(TWIN)
     assert_same(got, want)
-    if sync == "global" and tx.recipe.k is None:
+    if sync == "global" and tx.method.k is None:
         assert_like(got[:2], sam_by_hand(TWIN, params, x))
 
 

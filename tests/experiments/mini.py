@@ -44,7 +44,7 @@ def dataset(data_dir=None):
 
 def install(set_item):
     """Replaces the network and the data set, by a function like `MonkeyPatch.setitem`."""
-    set_item(registry.PRESETS, "resnet8", registry.Architecture(Mini))
+    set_item(registry.ARCHITECTURES, "resnet8", registry.Architecture(Mini))
     set_item(datasets.LOADERS, "digits", dataset)
 
 

@@ -62,7 +62,7 @@ def test_like_the_textbook(name, face, model):
     order = tuple(problem.layers) if face != "grad_fn" else problem.order
     w, unravel = ravel_pytree(params)
     w, state = np.asarray(w), tx.init(params)
-    names = lsam.layer_names(params, tx.recipe.layers)
+    names = lsam.layer_names(params, tx.method.layers)
 
     def selected():
         return {name for name, on in zip(names, state.selected, strict=True) if on}

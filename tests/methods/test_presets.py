@@ -107,7 +107,7 @@ def test_first_step(name, model):
 
 
 def test_composers_practice():
-    due = presets.sam_composer().recipe.cadence.due
+    due = presets.sam_composer().method.cadence.due
     assert [n for n in range(25) if due(n)] == [0, 10, 20]
     w = jnp.asarray([3.0, 4.0])  # is the gradient, and the direction moves by the radius
 
@@ -121,7 +121,7 @@ def test_composers_practice():
 def test_the_others_are_made_with_the_arguments_that_they_name():
     """Their methods are tested elsewhere; here, that two presets of one method differ."""
     params = {"w": jnp.ones((4, 4)), "v": jnp.ones((4, 4))}
-    drawn, weights = presets.esam_code(gamma=1.0).recipe, presets.esam_paper(gamma=1.0).recipe
+    drawn, weights = presets.esam_code(gamma=1.0).method, presets.esam_paper(gamma=1.0).method
     assert drawn.selector.draw is not None
     assert weights.selector.draw is None
     chosen, norms, every = np.ones(2, bool), jnp.asarray([1.0, 3.0]), np.ones(2, bool)
@@ -129,6 +129,6 @@ def test_the_others_are_made_with_the_arguments_that_they_name():
     for make in (presets.sl_sam_code, presets.sl_sam_scale_free):
         tx = make(active=0.5)
         memory = tx.init(params).memory.selection
-        found = [tx.recipe.selector.observe(memory, chosen, s * norms, every) for s in (1, 10)]
+        found = [tx.method.selector.observe(memory, chosen, s * norms, every) for s in (1, 10)]
         moved.append(np.allclose(*(f.probability for f in found)))
     assert moved == [False, True]

@@ -153,7 +153,7 @@ def test_devices_take_the_samples_that_one_takes(name, devices):
              if word in compiled.as_text()]  # fmt: skip
     assert not moved  # no rows move
 
-    apart = tx.recipe._replace(axes=lsam.sam(RHO, axis_name="d").recipe.axes)
+    apart = tx.method._replace(axes=lsam.sam(RHO, axis_name="d").method.axes)
     of_device = type(tx)(type(tx.init)(apart), type(tx.update)(apart))
     spec = jax.sharding.PartitionSpec
     for check_vma in (True, False):

@@ -198,7 +198,7 @@ def test_what_is_made_around_methods_is_copied_too():
     inspection = lsam.inspect(contract.loss, params, *batch)
     things = [split, each, split.at(*batch), each.at(*batch), lsam.stacked("a"), inspection, state]
     things += [lsam.per_layer(lambda name: 0.1), lsam.high(), lsam.random(1), lsam.bandit(0.5, 0.1)]
-    things += [lsam.budget(0.5), lsam.sam(0.1).recipe, lsam.freeze_inactive(optax.sgd(1.0))]
+    things += [lsam.budget(0.5), lsam.sam(0.1).method, lsam.freeze_inactive(optax.sgd(1.0))]
     for thing in things:
         for how, again in REBUILT.items():
             if how in ("its type, of its fields", "_replace", "with_extra_args_support"):

@@ -35,7 +35,7 @@ def assert_equal(got, want):
 
 def assert_taken_for(restored, state, tx, params):
     assert isinstance(restored, dict)
-    assert_equal(state_of(tx.recipe, layers_of(tx.recipe, params), params, restored), state)
+    assert_equal(state_of(tx.method, layers_of(tx.method, params), params, restored), state)
 
 
 @pytest.mark.parametrize("name", METHODS)

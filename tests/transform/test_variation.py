@@ -97,7 +97,7 @@ def test_its_state_is_one_gradient():
 
 def test_nothing_changes_without_parts():
     tx = lsam.sam()
-    assert lsam.with_parts(tx).recipe == tx.recipe
+    assert lsam.with_parts(tx).method == tx.method
     assert jax.tree.structure(lsam.with_parts(tx).init({"w": np.ones(2)})) == jax.tree.structure(
         tx.init({"w": np.ones(2)})
     )

@@ -108,6 +108,6 @@ def forced(tx: lsam.SamTransformation, params: Any, selected: Collection[str]) -
         params: What is trained.
         selected: Names of k layers.
     """
-    names = lsam.layer_names(params, tx.recipe.layers)
+    names = lsam.layer_names(params, tx.method.layers)
     norms = jnp.asarray([float(name in selected) for name in names])
     return tx.init(params)._replace(norms=norms)

@@ -20,7 +20,7 @@ Count = Callable[[lsam.Inspection, np.ndarray], float]
 """From a network and the perturbed layers, bool[L] in its order, to a step's relative cost."""
 
 
-class Method(NamedTuple):
+class BenchedMethod(NamedTuple):
     """A method of a benchmark.
 
     Attributes:
@@ -64,10 +64,10 @@ def inspect(work: Workload, tx: lsam.SamTransformation | None) -> lsam.Inspectio
         work.loss,
         work.params,
         *work.args,
-        layers="array" if tx is None else tx.recipe.layers,
-        cuts="auto" if tx is None else tx.recipe.cuts,
-        k=1 if tx is None else max(1, tx.recipe.k or 1),
-        selection="all" if tx is None else tx.recipe.selector,
+        layers="array" if tx is None else tx.method.layers,
+        cuts="auto" if tx is None else tx.method.cuts,
+        k=1 if tx is None else max(1, tx.method.k or 1),
+        selection="all" if tx is None else tx.method.selector,
         has_aux=True,
     )
 
@@ -76,11 +76,11 @@ def in_network_order(
     network: lsam.Inspection, work: Workload, tx: lsam.SamTransformation, selected: np.ndarray
 ) -> np.ndarray:
     """The perturbed layers of steps, bool[steps, L], from a state's order to the network's."""
-    place = lsam.layer_names(work.params, tx.recipe.layers)
+    place = lsam.layer_names(work.params, tx.method.layers)
     return selected[:, [place.index(layer.name) for layer in network.layers]]
 
 
-def table2(model: str) -> dict[str, Method]:
+def table2(model: str) -> dict[str, BenchedMethod]:
     """The columns of the paper's Table 2 with its hyper-parameters, and more; SGD first.
 
     Args:
@@ -108,12 +108,12 @@ def table2(model: str) -> dict[str, Method]:
         "stale": _own("SAM, stale", lsam.with_parts(lsam.sam(), ascent=lsam.stale()), counted=_one),
         "esam": _esam("ESAM"),
         "slsam": _own("SL-SAM", lsam.sl_sam(), counted=cost_model.drawn_alone),
-        "optax": Method(OPTAX, lambda work: Timed(baselines.optax_sam(work.loss, RADIUS))),
-        "textbook": Method(TEXTBOOK, textbook),
+        "optax": BenchedMethod(OPTAX, lambda work: Timed(baselines.optax_sam(work.loss, RADIUS))),
+        "textbook": BenchedMethod(TEXTBOOK, textbook),
     }
 
 
-def family() -> dict[str, Method]:
+def family() -> dict[str, BenchedMethod]:
     """Every method of the library with its defaults; SGD first."""
     k4: dict[str, Any] = {"k": 4, "rho": RADIUS, "alpha": ALPHA}
     whole: dict[str, lsam.SamTransformation] = {
@@ -158,7 +158,7 @@ def family() -> dict[str, Method]:
     }
 
 
-CATALOGS: Mapping[str, Callable[[str], dict[str, Method]]] = {
+CATALOGS: Mapping[str, Callable[[str], dict[str, BenchedMethod]]] = {
     "table2": table2,
     "family": lambda model: family(),
 }
@@ -184,7 +184,7 @@ def _own(
     losses: Callable[[Classifier], Any] = lambda classifier: classifier.mean,
     part: float | None = None,
     **counts: Any,
-) -> Method:
+) -> BenchedMethod:
     """A method of the library, with its state going on from step to step.
 
     Args:
@@ -207,19 +207,21 @@ def _own(
         )
         return Timed(step, (tx.init(work.params),), carries=True)
 
-    return Method(label, timed, tx, **counts)
+    return BenchedMethod(label, timed, tx, **counts)
 
 
-def _part(label: str, tx: lsam.SamTransformation, share: float) -> Method:
+def _part(label: str, tx: lsam.SamTransformation, share: float) -> BenchedMethod:
     # Without a conditional: all that may be perturbed is climbed.
     return _own(label, tx, part=share, counted=lambda network, selected: 1 + share)
 
 
-def _sgd() -> Method:
-    return Method(SGD, lambda work: Timed(baselines.sgd(work.loss)), counted=_one, modelled=_one)
+def _sgd() -> BenchedMethod:
+    return BenchedMethod(
+        SGD, lambda work: Timed(baselines.sgd(work.loss)), counted=_one, modelled=_one
+    )
 
 
-def _esam(label: str) -> Method:
+def _esam(label: str) -> BenchedMethod:
     return _own(
         label,
         lsam.esam(),

@@ -11,7 +11,7 @@ from typing import Any
 
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.bench import timed, workload
-from lsam_jax.experiments.bench.catalog import CATALOGS, Method
+from lsam_jax.experiments.bench.catalog import CATALOGS, BenchedMethod
 from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.config import paper_results
 from lsam_jax.experiments.models import registry
@@ -22,7 +22,7 @@ class Settings(Size):
     """What to measure, on what; see `workload.Size`.
 
     Args:
-        models: Names of networks, see `registry.PRESETS`.
+        models: Names of networks, see `registry.ARCHITECTURES`.
         methods: Of `catalog`, by name; empty for all. SGD is always there.
         catalog: One of `catalog.CATALOGS`.
         rounds: Steps of each method; a multiple of LookSAM's interval shows its mean.
@@ -45,7 +45,7 @@ class Settings(Size):
             registry.preset(model)
             self.chosen(model)
 
-    def chosen(self, model: str) -> dict[str, Method]:
+    def chosen(self, model: str) -> dict[str, BenchedMethod]:
         """The methods by name, SGD first."""
         known = CATALOGS[self.catalog](model)
         for name in self.methods:
@@ -93,7 +93,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
 
 def row(
     model: str,
-    methods: dict[str, Method],
+    methods: dict[str, BenchedMethod],
     calls: dict[str, timed.Call],
     work: Workload,
     rounds: int,

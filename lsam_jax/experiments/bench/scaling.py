@@ -19,7 +19,7 @@ from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, workload
 from lsam_jax.experiments.bench.baselines import forced
 from lsam_jax.experiments.bench.catalog import RADIUS, SGD, TEXTBOOK
-from lsam_jax.experiments.bench.timed import Program, Timed
+from lsam_jax.experiments.bench.timed import CompiledStep, Timed
 from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.models import registry
 
@@ -46,7 +46,7 @@ class Settings(Size):
         along: One of `DEFAULTS`: depth (6 n + 2 layers with n blocks in each of three stages),
             width (channels of the first stage), batch, or k (perturbed layers).
         values: Of it; empty for `DEFAULTS`.
-        model: Name of a residual network, see `registry.PRESETS`.
+        model: Name of a residual network, see `registry.ARCHITECTURES`.
         k: Perturbed layers.
         rounds: Interleaved steps of each, for each value.
 
@@ -121,7 +121,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
     programs: dict[str, Any] = {}
     work: Workload | None = None
     others: dict[str, Timed] = {}
-    compiled: dict[Any, Program] = {}
+    compiled: dict[Any, CompiledStep] = {}
     for value in settings.values:
         if work is None or settings.along != "k":  # k alone leaves the network what it was
             work = workload.whole_network(
@@ -150,7 +150,7 @@ def _row(
     others: Mapping[str, Timed],
     k: int,
     rounds: int,
-    compiled: dict[Any, Program],
+    compiled: dict[Any, CompiledStep],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Costs at one value, and the programs behind them."""
     tx = lsam.layerwise_sam(k, RADIUS)

@@ -18,7 +18,7 @@ import lsam_jax as lsam
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, timing, workload
 from lsam_jax.experiments.bench.baselines import forced
-from lsam_jax.experiments.bench.timed import Call, Program, Timed
+from lsam_jax.experiments.bench.timed import Call, CompiledStep, Timed
 from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.models import registry
 
@@ -33,7 +33,7 @@ class Settings(Size):
     """What to measure, on what; see `workload.Size`.
 
     Args:
-        model: Name of a residual network, see `registry.PRESETS`.
+        model: Name of a residual network, see `registry.ARCHITECTURES`.
         rounds: Interleaved steps of each, for each set.
         gate: Whether weight gradients of unselected layers are skipped at run time; None: by
             platform.
@@ -118,7 +118,7 @@ def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[s
         baselines.optax_sam(work.loss, settings.rho),
     )
     names = {plain: SGD, masked: TEXTBOOK, whole: OPTAX}
-    compiled: dict[Any, Program] = {}
+    compiled: dict[Any, CompiledStep] = {}
     layerwise: dict[int, tuple[lsam.SamTransformation, baselines.Step]] = {}
     rows = {}
     for title, selected in usual_sets(settings.model).items():

@@ -34,7 +34,7 @@ class Timed(NamedTuple):
     carries: bool = False
 
 
-class Program(NamedTuple):
+class CompiledStep(NamedTuple):
     """A compiled gradient step.
 
     Attributes:
@@ -81,7 +81,7 @@ class Call:
         work: What it differentiates.
     """
 
-    def __init__(self, program: Program, timed: Timed, work: Workload):
+    def __init__(self, program: CompiledStep, timed: Timed, work: Workload):
         self.program = program
         self._own = timed.own
         self._carries = timed.carries
@@ -104,14 +104,14 @@ class Call:
         return np.stack([np.asarray(row) for row in self._selected[-steps:]])
 
 
-def compile_step(step: Callable[..., Any], *args: Any) -> Program:
+def compile_step(step: Callable[..., Any], *args: Any) -> CompiledStep:
     """Compiles a step, whatever was compiled before."""
     start = time.perf_counter()
     # A function of its own each time, so that no trace is found in a cache.
     compiled = jax.jit(partial(step)).lower(*args).compile()
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
-    return Program(
+    return CompiledStep(
         run=compiled,
         compile_seconds=seconds,
         temporary_bytes=getattr(memory, "temp_size_in_bytes", None),
@@ -131,7 +131,7 @@ def _total_bytes(memory: Any) -> int | None:
 def prepare(
     steps: Mapping[str, Timed],
     work: Workload,
-    compiled: dict[Callable[..., Any], Program] | None = None,
+    compiled: dict[Callable[..., Any], CompiledStep] | None = None,
 ) -> dict[str, Call]:
     """Compiles what is not compiled yet.
 
@@ -189,7 +189,7 @@ def mean_over_kinds(values: np.ndarray, kinds: np.ndarray) -> float:
 
 
 def described(
-    programs: Mapping[str, Program], first: Program, textbook: Program | None = None
+    programs: Mapping[str, CompiledStep], first: CompiledStep, textbook: CompiledStep | None = None
 ) -> dict[str, Any]:
     """What the compiler says of programs, for JSON.
 

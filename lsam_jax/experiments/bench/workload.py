@@ -114,7 +114,7 @@ def whole_network(
     """A network in training mode on random images: all that training trains of it.
 
     Args:
-        name: Of the model, see `registry.PRESETS`.
+        name: Of the model, see `registry.ARCHITECTURES`.
         size: Of the batch.
         num_classes: Of the head.
         channels: Of the images.

@@ -33,7 +33,7 @@ class Config:
             (the old one included), once for the run, by its seed; see
             `label_noise.drawn_anew`. Validation labels stay clean.
         augment: Whether training images are augmented, where the data set has a way to.
-        model: Name of the model, see `registry.PRESETS`.
+        model: Name of the model, see `registry.ARCHITECTURES`.
         width: Channels of the model's first stage; None for the model's own.
         dtype: Of the computation, "float32" or "bfloat16". Parameters, gradients, their norms
             and the perturbation are float32 either way.

@@ -116,7 +116,7 @@ METHODS: Mapping[str, Family] = {
 """
 
 
-class Method(NamedTuple):
+class ConfiguredMethod(NamedTuple):
     """How a method differentiates a loss.
 
     Attributes:
@@ -172,7 +172,7 @@ def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return full
 
 
-def method(name: str, options: Mapping[str, Any], steps: int = LONG) -> Method:
+def method(name: str, options: Mapping[str, Any], steps: int = LONG) -> ConfiguredMethod:
     """A method with its options, see `complete`, for a run of so many steps.
 
     Returns:
@@ -195,13 +195,13 @@ def method(name: str, options: Mapping[str, Any], steps: int = LONG) -> Method:
         return family.price(inspection, names, options)
 
     survival = jax.jit(partial(lsam.perturbation_survival, tx))
-    return Method(
+    return ConfiguredMethod(
         init=tx.init,
         value_and_grad=differentiate,
-        layers=tx.recipe.layers,
-        k=tx.recipe.k,
-        cuts=tx.recipe.cuts,
-        selection=tx.recipe.selector,
+        layers=tx.method.layers,
+        k=tx.method.k,
+        cuts=tx.method.cuts,
+        selection=tx.method.selector,
         price=price,
         survival=survival,
     )

@@ -99,7 +99,7 @@ TABLE4: Mapping[str, Mapping[int | str, Published]] = {
 """Table 4: how many layers are selected."""
 
 
-PRESETS: Mapping[str, str] = {
+MODELS: Mapping[str, str] = {
     "resnet20": "cifar10-resnet20",
     "wrn28_10": "cifar100-wrn28-10",
     "wrn16_2": "flowers102-wrn16-2",
@@ -121,7 +121,7 @@ def of(model: str, method: str) -> dict[str, float] | None:
         >>> round(of("resnet20", "gsam")["ratio"], 2)
         1.43
     """
-    row = TABLE1.get(PRESETS.get(model, ""), {})
+    row = TABLE1.get(MODELS.get(model, ""), {})
     own, plain = (row[name].throughput if name in row else None for name in (method, "sgd"))
     if own is None or plain is None:
         return None

@@ -19,8 +19,8 @@ from lsam_jax.experiments import files
 from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.finetune import report as finetune_report
 from lsam_jax.experiments.finetune import text
-from lsam_jax.experiments.finetune.loop import Run, Step, Stepper, build_step, fit, start
-from lsam_jax.experiments.finetune.methods import Method, Prices, methods
+from lsam_jax.experiments.finetune.loop import FinetuneRun, Step, Stepper, build_step, fit, start
+from lsam_jax.experiments.finetune.methods import FinetuneMethod, Prices, methods
 from lsam_jax.experiments.finetune.report import plot, table_text
 from lsam_jax.experiments.finetune.transformer import Transformer
 
@@ -120,7 +120,7 @@ def finetune(
     return report
 
 
-def _choose(known: Mapping[str, Method], names: Sequence[str]) -> dict[str, Method]:
+def _choose(known: Mapping[str, FinetuneMethod], names: Sequence[str]) -> dict[str, FinetuneMethod]:
     for name in names:
         if name not in known:
             raise ValueError(f"method={name!r} is not known; choose from {', '.join(known)}")
@@ -162,14 +162,14 @@ def batches(
 
 def _train(
     settings: Settings,
-    chosen: Mapping[str, Method],
+    chosen: Mapping[str, FinetuneMethod],
     steps: Mapping[str, Step],
     seeds: Sequence[int],
     params: Any,
     tokens: np.ndarray,
     held_out: np.ndarray,
     bar: Any,
-) -> dict[str, list[Run]]:
+) -> dict[str, list[FinetuneRun]]:
     """All runs, by method in the order of the seeds."""
     model = settings.model
     windows = text.spread(held_out, VALIDATION_WINDOWS, model.context + 1)
@@ -181,7 +181,7 @@ def _train(
 
     example = next(batches(settings, tokens, FINETUNING, 0))
     prices = {name: Prices(m, model.loss, params, example) for name, m in chosen.items()}
-    runs: dict[str, list[Run]] = {name: [] for name in chosen}
+    runs: dict[str, list[FinetuneRun]] = {name: [] for name in chosen}
     for seed in seeds:
         for name, method in chosen.items():
             bar.set_description(f"{method.label}, seed {seed}")
@@ -200,7 +200,7 @@ def _train(
 def _measure(
     settings: Settings,
     steps: Mapping[str, Step],
-    runs: Mapping[str, Sequence[Run]],
+    runs: Mapping[str, Sequence[FinetuneRun]],
     tokens: np.ndarray,
     rounds: int,
     clock: str,

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import lsam_jax as lsam
-from lsam_jax.experiments.finetune.methods import Method, Prices
+from lsam_jax.experiments.finetune.methods import FinetuneMethod, Prices
 from lsam_jax.experiments.finetune.transformer import Transformer
 
 POINTS = 8
@@ -33,7 +33,7 @@ class State(NamedTuple):
 Step = Callable[[State, Any], tuple[State, jax.Array]]
 
 
-class Run(NamedTuple):
+class FinetuneRun(NamedTuple):
     """What came of one method with one seed.
 
     Attributes:
@@ -51,7 +51,7 @@ class Run(NamedTuple):
     perturbed: float
 
 
-def start(method: Method, params: Any, draws: int = 0) -> State:
+def start(method: FinetuneMethod, params: Any, draws: int = 0) -> State:
     """The state before the first step.
 
     Args:
@@ -65,7 +65,7 @@ def start(method: Method, params: Any, draws: int = 0) -> State:
     return State(params, sam, method.optimizer.init(params))
 
 
-def build_step(model: Transformer, method: Method) -> Step:
+def build_step(model: Transformer, method: FinetuneMethod) -> Step:
     """One compiled step of training: ``(state, windows)`` to the new state and the loss."""
     value_and_grad = lsam.value_and_grad(model.loss, method.transformation)
 
@@ -86,7 +86,7 @@ def fit(
     evaluate: Callable[[Any], float],
     prices: Prices,
     bar: Any = None,
-) -> Run:
+) -> FinetuneRun:
     """Trains from a state on.
 
     Args:
@@ -112,7 +112,7 @@ def fit(
             seen.append(number)
             costs.append(spent)
             losses.append(evaluate(state.params))
-    return Run(state, seen, costs, losses, float(np.mean(perturbed)))
+    return FinetuneRun(state, seen, costs, losses, float(np.mean(perturbed)))
 
 
 class Stepper:

@@ -24,7 +24,7 @@ ARRAYS = lsam.stacked("blocks", layers="array")
 K, BUDGET = 4, 0.5
 
 
-class Method(NamedTuple):
+class FinetuneMethod(NamedTuple):
     """A way to fine-tune.
 
     Attributes:
@@ -40,7 +40,7 @@ class Method(NamedTuple):
     partial: bool = False
 
 
-def methods(learning_rate: float) -> dict[str, Method]:
+def methods(learning_rate: float) -> dict[str, FinetuneMethod]:
     """The methods by name, AdamW first, to which costs are relative."""
     adamw = optax.adamw(learning_rate, weight_decay=0.01)
     plain = lsam.layerwise_sam(None, 0.0, selection="none", layers=KERNELS)
@@ -50,11 +50,13 @@ def methods(learning_rate: float) -> dict[str, Method]:
     )
     sl_sam = lsam.sl_sam(0.01, 0.2, layers=ARRAYS)
     return {
-        "adamw": Method("AdamW", plain, adamw),
-        "sam": Method("SAM", lsam.sam(0.05), adamw),
-        "lsam": Method(f"layer-wise SAM, k={K}", layerwise, adamw),
-        "lsam-budget": Method(f"layer-wise, budget {BUDGET:g}", within, adamw),
-        "slsam": Method("SL-SAM", sl_sam, lsam.freeze_inactive(adamw, ARRAYS), partial=True),
+        "adamw": FinetuneMethod("AdamW", plain, adamw),
+        "sam": FinetuneMethod("SAM", lsam.sam(0.05), adamw),
+        "lsam": FinetuneMethod(f"layer-wise SAM, k={K}", layerwise, adamw),
+        "lsam-budget": FinetuneMethod(f"layer-wise, budget {BUDGET:g}", within, adamw),
+        "slsam": FinetuneMethod(
+            "SL-SAM", sl_sam, lsam.freeze_inactive(adamw, ARRAYS), partial=True
+        ),
     }
 
 
@@ -68,20 +70,22 @@ class Prices:
         windows: A batch; likewise.
     """
 
-    def __init__(self, method: Method, loss_fn: Callable[..., Any], params: Any, windows: Any):
-        recipe = method.transformation.recipe
+    def __init__(
+        self, method: FinetuneMethod, loss_fn: Callable[..., Any], params: Any, windows: Any
+    ):
+        parts = method.transformation.method
         self._partial = method.partial
-        self._names = lsam.layer_names(params, recipe.layers)
-        k = recipe.k if isinstance(recipe.k, int) else 1
+        self._names = lsam.layer_names(params, parts.layers)
+        k = parts.k if isinstance(parts.k, int) else 1
 
         self.inspection = lsam.inspect(
             loss_fn,
             params,
             windows,
-            layers=recipe.layers,
-            cuts=recipe.cuts,
+            layers=parts.layers,
+            cuts=parts.cuts,
             k=k,
-            selection=recipe.selector,
+            selection=parts.selector,
         )
         self._sizes = {layer.name: layer.parameters for layer in self.inspection.layers}
         self._total = sum(np.size(x) for x in jax.tree.leaves(params))

@@ -32,9 +32,9 @@ def report(
 
     Args:
         settings: See `finetune.Settings`.
-        chosen: The methods by name, see `methods.Method`.
+        chosen: The methods by name, see `methods.FinetuneMethod`.
         seeds: Of each method's runs.
-        runs: By method, in the order of the seeds, see `finetune.Run`.
+        runs: By method, in the order of the seeds, see `finetune.FinetuneRun`.
         costs: By clock and method, measured.
         rounds: Of that measurement.
 

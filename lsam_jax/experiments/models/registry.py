@@ -69,7 +69,7 @@ class Architecture:
             raise ValueError("--weights and --random-init exclude each other; give one of them")
 
 
-PRESETS: Mapping[str, Architecture] = {
+ARCHITECTURES: Mapping[str, Architecture] = {
     "resnet8": Architecture(resnet.resnet8),
     "resnet20": Architecture(resnet.resnet20),
     "wrn28_10": Architecture(resnet.wrn28_10),
@@ -91,6 +91,6 @@ def preset(name: str) -> Architecture:
         >>> preset("resnet8")(num_classes=4).stages
         (1, 1, 1)
     """
-    if name not in PRESETS:
-        raise ValueError(f"model={name!r} is not known; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if name not in ARCHITECTURES:
+        raise ValueError(f"model={name!r} is not known; choose one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

@@ -8,9 +8,14 @@ from lsam_jax.experiments.report.figures import (
     layers,
     sharpness,
 )
-from lsam_jax.experiments.report.figures.drawing import Entry
+from lsam_jax.experiments.report.figures.drawing import PlotSeries
 from lsam_jax.experiments.report.numbers import equal_time, settings
-from lsam_jax.experiments.report.numbers.accuracy import Line, accuracy_table, lines, measures_table
+from lsam_jax.experiments.report.numbers.accuracy import (
+    ComparedRow,
+    accuracy_table,
+    lines,
+    measures_table,
+)
 from lsam_jax.experiments.report.numbers.groups import short_title, task
 from lsam_jax.experiments.report.numbers.study import Study, TableSpec
 from lsam_jax.experiments.report.pages.document import (
@@ -99,7 +104,7 @@ def _troubles(study: Study) -> Section:
 def _of_table(study: Study, spec: TableSpec) -> Section:
     found = lines(study, spec)
     accuracy = accuracy_table(spec, found)
-    entries = [Entry(line.row.label, line.group) for line in found if line.group is not None]
+    entries = [PlotSeries(line.row.label, line.group) for line in found if line.group is not None]
     if not entries:
         return Section(spec.title, (accuracy,))
     return Section(
@@ -114,7 +119,7 @@ def _of_table(study: Study, spec: TableSpec) -> Section:
     )
 
 
-def _curves(spec: TableSpec, entries: list[Entry]) -> Section:
+def _curves(spec: TableSpec, entries: list[PlotSeries]) -> Section:
     pictures = (
         curves.learning(entries, f"{spec.name}-curves"),
         curves.gradient_norms(entries, f"{spec.name}-gradient-norm"),
@@ -124,7 +129,7 @@ def _curves(spec: TableSpec, entries: list[Entry]) -> Section:
 
 
 def _equal_time(
-    study: Study, spec: TableSpec, found: list[Line], entries: list[Entry]
+    study: Study, spec: TableSpec, found: list[ComparedRow], entries: list[PlotSeries]
 ) -> tuple[Section, ...]:
     contests = equal_time.contests(study, found)
     if not contests:
@@ -140,17 +145,17 @@ def _equal_time(
     return (Section(f"{spec.short}: cost and accuracy at equal time", tuple(blocks)),)
 
 
-def _layers(spec: TableSpec, entries: list[Entry]) -> Section:
+def _layers(spec: TableSpec, entries: list[PlotSeries]) -> Section:
     bars = layers.perturbations(entries, f"{spec.name}-perturbations")
     maps = layers.heat_maps(entries, f"{spec.name}-layer-norms")
     return Section(f"{spec.short}: layers", (maps,) if bars is None else (maps, bars))
 
 
-def _everyone(study: Study) -> list[Entry]:
-    return [Entry(group.label, group) for group in study.groups.values()]
+def _everyone(study: Study) -> list[PlotSeries]:
+    return [PlotSeries(group.label, group) for group in study.groups.values()]
 
 
-def _landscapes(entries: list[Entry]) -> Section | None:
+def _landscapes(entries: list[PlotSeries]) -> Section | None:
     views = landscapes.views(entries)
     if not views:
         return None
@@ -162,7 +167,7 @@ def _landscapes(entries: list[Entry]) -> Section | None:
     return Section("Loss landscapes", tuple(blocks))
 
 
-def _sharpness(entries: list[Entry]) -> Section | None:
+def _sharpness(entries: list[PlotSeries]) -> Section | None:
     measured = sharpness.measured(entries)
     if not measured:
         return None

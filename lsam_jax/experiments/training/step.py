@@ -16,7 +16,7 @@ import optax
 
 import lsam_jax as lsam
 from lsam_jax.experiments.config.config import Config
-from lsam_jax.experiments.config.methods import Method, method
+from lsam_jax.experiments.config.methods import ConfiguredMethod, method
 from lsam_jax.experiments.config.objective import (
     Normalise,
     TrainingLoss,
@@ -116,7 +116,7 @@ class Program:
     layers: tuple[str, ...]
     sizes: dict[str, int]
     loss_fn: TrainingLoss
-    method: Method
+    method: ConfiguredMethod
     inspection: lsam.Inspection
     frozen: int
     train: Callable[[int], Split]

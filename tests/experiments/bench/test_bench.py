@@ -32,7 +32,7 @@ SIZE = ["--batch", "4", "--image-size", "8"]
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     architecture = registry.Architecture(partial(resnet.ResNet, stages=(1,), width=2))
-    monkeypatch.setitem(registry.PRESETS, "tiny", architecture)
+    monkeypatch.setitem(registry.ARCHITECTURES, "tiny", architecture)
 
 
 def bench(tmp_path, *arguments):
@@ -51,7 +51,7 @@ def bench(tmp_path, *arguments):
 @pytest.mark.slow
 def test_methods_on_models(tmp_path, capsys, monkeypatch):
     wide = registry.Architecture(partial(resnet.ResNet, stages=(1,), width=4))
-    monkeypatch.setitem(registry.PRESETS, "resnet20", wide)
+    monkeypatch.setitem(registry.ARCHITECTURES, "resnet20", wide)
     some = "sam,looksam,lsam,textbook"
     arguments = ["--models", "tiny,resnet20", "--methods", some, "--rounds", "3"]
     report = bench(tmp_path, "methods", *SIZE, *arguments)
@@ -242,7 +242,7 @@ def test_any_selection_of_a_run_can_be_forced(selection, layerwise):
     state = tx.init(params)._replace(norms=jnp.array([1.0, 0.0, 1.0]))
     _, after = tx.update(params, state, params, grad_fn=lambda p: p)
     assert after.selected.tolist() == [True, False, True]
-    assert tx.recipe.alpha == 0.8
+    assert tx.method.alpha == 0.8
 
 
 @pytest.mark.parametrize(

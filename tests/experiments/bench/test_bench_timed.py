@@ -109,7 +109,7 @@ def test_costs_are_means_over_the_steps_in_network_order():
 
     work = Workload(chain, params, (jnp.ones((16, 32)),), 16)
     tx = lsam.layerwise_sam(1, 0.1)
-    method = catalog.Method("x", None, tx, modelled=catalog.by_equation_8)
+    method = catalog.BenchedMethod("x", None, tx, modelled=catalog.by_equation_8)
     stem, head = 2 * 16 * 32 * 8, 2 * 16 * 8 * 4
     plain = 2 * stem + 3 * head
     selected = np.array([[True, False]] * 3 + [[False, True]])  # the head in three steps of four
@@ -147,7 +147,7 @@ def test_the_catalogs_know_every_method():
         "LookSAM, every 4",
         "LookSAM, every 3",
     )
-    assert [catalog.table2(m)["lsam"].tx.recipe.k for m in paper_results.LAYERS] == [4, 4, 2, 1]
+    assert [catalog.table2(m)["lsam"].tx.method.k for m in paper_results.LAYERS] == [4, 4, 2, 1]
     for esam, sl_sam in ((wide["esam"], wide["slsam"]), (family["esam"], family["sl_sam"])):
         assert esam.counted is cost_model.half_the_samples
         assert sl_sam.counted is cost_model.drawn_alone

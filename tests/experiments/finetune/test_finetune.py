@@ -20,7 +20,7 @@ from lsam_jax.components import combination
 from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.finetune import finetune, loop, text
 from lsam_jax.experiments.finetune.finetune import Settings, batches
-from lsam_jax.experiments.finetune.methods import ARRAYS, BUDGET, K, Method, Prices, methods
+from lsam_jax.experiments.finetune.methods import ARRAYS, BUDGET, FinetuneMethod, K, Prices, methods
 from lsam_jax.experiments.finetune.transformer import BYTES, Transformer, layer_norm
 from lsam_jax.transform import transform
 
@@ -260,7 +260,7 @@ def test_sl_sam_price_is_what_xla_counts():
         )
 
     tx = always(ARRAYS)
-    method = Method("SL-SAM, always these", tx, optax.sgd(0.1), partial=True)
+    method = FinetuneMethod("SL-SAM, always these", tx, optax.sgd(0.1), partial=True)
     prices = Prices(method, model.loss, params, windows)
     names = lsam.layer_names(params, ARRAYS)
     counted = prices.cost([name in chosen for name in names])
@@ -334,7 +334,7 @@ def test_command_refuses_in_one_line(tiny_command, tmp_path, capsys, wrong, mess
 
 
 def test_a_loss_that_is_not_finite_ends_it(tiny_command, tmp_path, capsys, monkeypatch):
-    lost = loop.Run(None, [0], [0.0], [math.nan], 0.0)
+    lost = loop.FinetuneRun(None, [0], [0.0], [math.nan], 0.0)
     monkeypatch.setattr(finetune, "fit", lambda *args: lost)
     out = ["--pretraining-steps", "0", "--methods", "adamw", "--out", str(tmp_path)]
     assert main([*tiny_command, *out]) == 1

@@ -7,7 +7,7 @@ import pytest
 from studies import STEPS, config, record, write_run, write_simple
 
 from lsam_jax.experiments.report.numbers import accuracy, equal_time, groups
-from lsam_jax.experiments.report.numbers.run_cost import Clock, pair
+from lsam_jax.experiments.report.numbers.run_cost import CostScale, pair
 from lsam_jax.experiments.report.numbers.study import Row, TableSpec, read_study
 from lsam_jax.experiments.statistics import holm, paired, spread
 
@@ -124,9 +124,9 @@ def test_cost_is_the_mean_over_all_steps(tmp_path):
     study = read_study(tmp_path)
     sgd, lsam = named_by_method(study)
     by_hand_total = (10 * 1.0 + 20 * 2.0 + 10 * 1.5) / 40
-    np.testing.assert_allclose(Clock(sgd).total(lsam), by_hand_total)
-    np.testing.assert_allclose(Clock(sgd).so_far(lsam, lsam.runs[0]), [0.25, 1.25, 1.625])
-    measured = Clock(sgd, {lsam.name: {"ratio": 1.2}, sgd.name: {"ratio": 1.0}})
+    np.testing.assert_allclose(CostScale(sgd).total(lsam), by_hand_total)
+    np.testing.assert_allclose(CostScale(sgd).so_far(lsam, lsam.runs[0]), [0.25, 1.25, 1.625])
+    measured = CostScale(sgd, {lsam.name: {"ratio": 1.2}, sgd.name: {"ratio": 1.0}})
     np.testing.assert_allclose(measured.so_far(lsam, lsam.runs[0]), [0.3, 0.9, 1.2])
 
 
@@ -147,7 +147,7 @@ def test_sgd_is_given_at_least_the_methods_cost(cost, passes, enough, tmp_path):
     (lsam,) = named(study, "lsam")
     sgd = groups.baselines(study.groups.values(), lsam.config)
     assert [group.passes for group in sgd] == [4, 6, 8]
-    found = pair(lsam, sgd, Clock(sgd[0]))
+    found = pair(lsam, sgd, CostScale(sgd[0]))
     assert (found.sgd.passes, found.is_enough) == (passes, enough)
     np.testing.assert_allclose([found.cost, found.sgd_cost], [cost, passes / 4])
 
@@ -169,7 +169,7 @@ def test_equal_time_compares_with_the_longer_run(plain):
 def test_measured_costs_choose_the_run_too(plain):
     sgd, lsam = named(plain, "sgd", "lsam")
     longer = groups.baselines(plain.groups.values(), sgd.config)
-    clock = Clock(sgd, {lsam.name: {"ratio": 1.7}})
+    clock = CostScale(sgd, {lsam.name: {"ratio": 1.7}})
     found = pair(lsam, longer, clock)
     assert (found.sgd.passes, found.sgd_cost) == (8, 2.0)  # SGD's own ratio is 1
     assert not clock.knows(named(plain, "sam")[0])
@@ -181,7 +181,7 @@ def test_passes_count_not_evaluations(tmp_path):
     short, long = read_study(tmp_path).groups.values()
     assert (short.passes, long.passes) == (12, 18)
     np.testing.assert_array_equal(short.runs[0].passes, [3, 6, 9, 12])
-    assert Clock(short).total(long) == 18 * STEPS / (12 * STEPS)
+    assert CostScale(short).total(long) == 18 * STEPS / (12 * STEPS)
 
 
 def test_the_last_epoch_counts_and_not_the_best(tmp_path):

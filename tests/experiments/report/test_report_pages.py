@@ -200,7 +200,7 @@ def test_markdown_escapes_what_it_would_read_as_markup():
 @pytest.mark.slow
 def test_a_real_run_has_a_report(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
-    monkeypatch.setitem(registry.PRESETS, "resnet8", registry.Architecture(Mini))
+    monkeypatch.setitem(registry.ARCHITECTURES, "resnet8", registry.Architecture(Mini))
     settings = ["--epochs", "2", "--set", "batch_size=32", "--log", "json"]
     train = ["train", "digits-resnet8", "--method", "sgd", *settings]
     assert main([*train, "--out", str(tmp_path / "run")]) == 0

@@ -17,7 +17,7 @@ from lsam_jax.experiments.report.figures import (
     sharpness,
 )
 from lsam_jax.experiments.report.figures import layers as layer_pictures
-from lsam_jax.experiments.report.figures.drawing import Entry, panels
+from lsam_jax.experiments.report.figures.drawing import PlotSeries, panels
 from lsam_jax.experiments.report.numbers import accuracy as tables
 from lsam_jax.experiments.report.numbers import equal_time
 from lsam_jax.experiments.report.numbers.study import read_study
@@ -59,7 +59,7 @@ def rich(tmp_path_factory):
 
 
 def entries(study):
-    return [Entry(group.label, group) for group in study.groups.values()]
+    return [PlotSeries(group.label, group) for group in study.groups.values()]
 
 
 def short(study):
@@ -102,7 +102,7 @@ def test_runs_of_several_lengths_are_drawn_by_their_share(plain, drawn):
 def test_a_panel_has_few_methods_and_sgd_in_all_of_them(plain):
     sgd, *_ = entries(plain)
     other = next(e for e in entries(plain) if e.group.config["method"] == "lsam")
-    many = [sgd, *(Entry(f"method {i}", other.group) for i in range(8))]
+    many = [sgd, *(PlotSeries(f"method {i}", other.group) for i in range(8))]
     found = panels(many)
     assert [len(panel) for panel in found] == [6, 4]
     for panel in found:
@@ -176,7 +176,7 @@ def test_landscapes_are_cut_at_one_height_for_all(rich, drawn):
 
 
 def test_the_first_direction_is_upwards(drawn, rich, monkeypatch):
-    """Entry [i, j] is i steps along the first direction: rows of a matrix, so y."""
+    """PlotSeries [i, j] is i steps along the first direction: rows of a matrix, so y."""
     (view, *_) = landscapes.views(entries(rich))
     steps = np.arange(3.0)
     loss = np.array([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]])  # grows along the first direction

@@ -9,9 +9,15 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.transforms import ScaledTranslation
 
 from lsam_jax.experiments.plotting import COLOURS, curve, open_frame
-from lsam_jax.experiments.report.figures.drawing import BASELINE, MARKERS, Entry, png, seeds_text
+from lsam_jax.experiments.report.figures.drawing import (
+    BASELINE,
+    MARKERS,
+    PlotSeries,
+    png,
+    seeds_text,
+)
 from lsam_jax.experiments.report.numbers.accuracy import ACCURACY
-from lsam_jax.experiments.report.numbers.equal_time import Contest
+from lsam_jax.experiments.report.numbers.equal_time import EqualCostComparison
 from lsam_jax.experiments.report.pages.document import Figure
 from lsam_jax.experiments.statistics import listed, spread
 
@@ -24,7 +30,9 @@ ASIDE = 0.03
 """By how many inches."""
 
 
-def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) -> Figure:
+def scatter(
+    contests: Sequence[EqualCostComparison], entries: Sequence[PlotSeries], name: str
+) -> Figure:
     """Accuracy by cost of the whole run, a panel for each clock.
 
     Args:
@@ -37,7 +45,7 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
     for place, contest in zip(
         canvas.subplots(1, len(contests), squeeze=False, sharey=True)[0], contests, strict=True
     ):
-        sgd = [Entry(f"SGD, {group.passes} passes", group) for group in contest.sgd]
+        sgd = [PlotSeries(f"SGD, {group.passes} passes", group) for group in contest.sgd]
         methods = [e for e in entries if e.group.config["method"] != "sgd"]
         points = [(contest.clock.total(e.group), *_percent(e)) for e in sgd]
         x, y, error = (np.array(column) for column in zip(*points, strict=True))
@@ -97,7 +105,9 @@ def scatter(contests: Sequence[Contest], entries: Sequence[Entry], name: str) ->
     )
 
 
-def at_equal_time(contest: Contest, entries: Sequence[Entry], name: str) -> Figure | None:
+def at_equal_time(
+    contest: EqualCostComparison, entries: Sequence[PlotSeries], name: str
+) -> Figure | None:
     """Accuracy by the cost so far, a panel for each method, with SGD's runs of all lengths."""
     methods = [
         entry
@@ -110,7 +120,7 @@ def at_equal_time(contest: Contest, entries: Sequence[Entry], name: str) -> Figu
     rows = math.ceil(len(methods) / columns)
     canvas = Canvas(figsize=(3.6 * columns + 0.4, 3 * rows + 0.6), layout="constrained")
     places = canvas.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    sgd = [Entry(f"SGD, {group.passes} passes", group) for group in contest.sgd]
+    sgd = [PlotSeries(f"SGD, {group.passes} passes", group) for group in contest.sgd]
     for i, (place, entry) in enumerate(zip(places.flat, methods, strict=False)):
         for j, longer in enumerate(sgd):
             _draw(place, contest, longer, GREYS[min(j, 3)], DASHES[j % 4])
@@ -149,7 +159,9 @@ def at_equal_time(contest: Contest, entries: Sequence[Entry], name: str) -> Figu
     )
 
 
-def _draw(place: Axes, contest: Contest, entry: Entry, colour: str, line: str) -> None:
+def _draw(
+    place: Axes, contest: EqualCostComparison, entry: PlotSeries, colour: str, line: str
+) -> None:
     runs = entry.group.runs
     cost = np.mean([contest.clock.so_far(entry.group, run) for run in runs], axis=0)
     values = np.array([100 * run.numbers[ACCURACY] for run in runs])
@@ -163,6 +175,6 @@ def _room(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _percent(entry: Entry) -> tuple[float, float]:
+def _percent(entry: PlotSeries) -> tuple[float, float]:
     found = spread(list(entry.group.last(ACCURACY).values()))
     return 100 * found.mean, 100 * (found.std or 0.0)

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from lsam_jax.experiments.plotting import curve, logarithmic, open_frame
-from lsam_jax.experiments.report.figures.drawing import Entry, Style, panels, png, seeds_text
-from lsam_jax.experiments.report.numbers.read_run import Run
+from lsam_jax.experiments.report.figures.drawing import PlotSeries, Style, panels, png, seeds_text
+from lsam_jax.experiments.report.numbers.read_run import RecordedRun
 from lsam_jax.experiments.report.pages.document import Figure
 from lsam_jax.experiments.statistics import listed
 
@@ -20,7 +20,7 @@ LEAST = 3
 """Evaluations in that panel, if there are so many."""
 
 
-def learning(entries: Sequence[Entry], name: str) -> Figure:
+def learning(entries: Sequence[PlotSeries], name: str) -> Figure:
     """Training loss and validation accuracy: the paper's Figure 3.
 
     Args:
@@ -57,7 +57,7 @@ def learning(entries: Sequence[Entry], name: str) -> Figure:
     )
 
 
-def gradient_norms(entries: Sequence[Entry], name: str) -> Figure:
+def gradient_norms(entries: Sequence[PlotSeries], name: str) -> Figure:
     """Norm of the whole model's gradient: the paper's Figure 4."""
     rows, axis = panels(entries), _axis(entries)
     canvas = Canvas(figsize=(5.6 * len(rows), 3.9), layout="constrained")
@@ -81,7 +81,7 @@ def gradient_norms(entries: Sequence[Entry], name: str) -> Figure:
     )
 
 
-def radii(entries: Sequence[Entry], name: str) -> Figure | None:
+def radii(entries: Sequence[PlotSeries], name: str) -> Figure | None:
     """The radius, and by how much it makes the loss rise; None if no run perturbs or says so."""
     told = [e for e in entries if all(np.any(run.numbers["rho"] > 0) for run in e.group.runs)]
     if not told:
@@ -114,26 +114,30 @@ class _Axis(NamedTuple):
     """What curves are drawn by."""
 
     label: str
-    of: Callable[[Run], np.ndarray]
+    of: Callable[[RecordedRun], np.ndarray]
 
 
-def _axis(entries: Sequence[Entry]) -> _Axis:
+def _axis(entries: Sequence[PlotSeries]) -> _Axis:
     """Passes; of runs of several lengths the share of the run, where their schedules agree."""
     if len({entry.group.passes for entry in entries}) == 1:
         return _Axis("passes over the training images", lambda run: run.passes)
     return _Axis("share of the whole run (%)", lambda run: 100 * run.passes / run.passes[-1])
 
 
-def _accuracy(run: Run) -> np.ndarray:
+def _accuracy(run: RecordedRun) -> np.ndarray:
     return 100 * run.numbers["validation_accuracy"]
 
 
-def _number(name: str, run: Run) -> np.ndarray:
+def _number(name: str, run: RecordedRun) -> np.ndarray:
     return run.numbers[name]
 
 
 def _draw(
-    axes: Axes, axis: _Axis, entry: Entry, style: Style, values: Callable[[Run], np.ndarray]
+    axes: Axes,
+    axis: _Axis,
+    entry: PlotSeries,
+    style: Style,
+    values: Callable[[RecordedRun], np.ndarray],
 ) -> None:
     runs = entry.group.runs
     curve(
@@ -147,7 +151,7 @@ def _draw(
     )
 
 
-def _zoom(axes: Axes, axis: _Axis, entries: Sequence[Entry]) -> None:
+def _zoom(axes: Axes, axis: _Axis, entries: Sequence[PlotSeries]) -> None:
     """Shows the end of the runs, at the height that it needs."""
     values = []
     start = end = 0.0

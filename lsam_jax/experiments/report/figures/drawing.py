@@ -16,7 +16,7 @@ OTHERS = 5
 """Methods in a panel, besides the baseline."""
 
 
-class Entry(NamedTuple):
+class PlotSeries(NamedTuple):
     """A group as pictures show it."""
 
     label: str
@@ -31,7 +31,9 @@ class Style(NamedTuple):
     marker: str
 
 
-def panels(entries: Sequence[Entry], size: int = OTHERS) -> list[list[tuple[Entry, Style]]]:
+def panels(
+    entries: Sequence[PlotSeries], size: int = OTHERS
+) -> list[list[tuple[PlotSeries, Style]]]:
     """A few methods each, with the first run of SGD, if there is one, in all of them."""
     first = next((entry for entry in entries if entry.group.config["method"] == "sgd"), None)
     rest = [entry for entry in entries if entry is not first]
@@ -56,7 +58,7 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def seeds_text(entries: Sequence[Entry]) -> str:
+def seeds_text(entries: Sequence[PlotSeries]) -> str:
     """How many seeds lines are of."""
     counts = sorted({len(entry.group.runs) for entry in entries})
     if counts == [1]:

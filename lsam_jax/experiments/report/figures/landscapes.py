@@ -8,8 +8,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from lsam_jax.experiments.plotting import short_name
-from lsam_jax.experiments.report.figures.drawing import Entry, png
-from lsam_jax.experiments.report.numbers.read_run import Landscapes, Run
+from lsam_jax.experiments.report.figures.drawing import PlotSeries, png
+from lsam_jax.experiments.report.numbers.read_run import Landscapes, RecordedRun
 from lsam_jax.experiments.report.pages.document import Figure
 from lsam_jax.experiments.statistics import listed
 
@@ -27,11 +27,11 @@ class View(NamedTuple):
 
     label: str
     name: str
-    run: Run
+    run: RecordedRun
     around: Landscapes
 
 
-def views(entries: Sequence[Entry]) -> list[View]:
+def views(entries: Sequence[PlotSeries]) -> list[View]:
     """Those of the first seed of each method that has any."""
     found = []
     for entry in entries:
@@ -185,7 +185,7 @@ def _bar(canvas: Canvas, drawn: Any) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-def _shared(run: Run) -> str:
+def _shared(run: RecordedRun) -> str:
     return (
         f"Height and colour: the training loss, on one scale in all pictures; above {TOP} it is "
         f"cut. Seed {run.seed}."

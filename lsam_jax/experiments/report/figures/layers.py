@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from lsam_jax.experiments.plotting import COLOURS, mean_and_reach, open_frame, short_name
-from lsam_jax.experiments.report.figures.drawing import Entry, png, seeds_text
+from lsam_jax.experiments.report.figures.drawing import PlotSeries, png, seeds_text
 from lsam_jax.experiments.report.pages.document import Figure
 from lsam_jax.experiments.statistics import listed
 
@@ -18,7 +18,7 @@ MOST = 12
 """Methods in a picture of layers."""
 
 
-def heat_maps(entries: Sequence[Entry], name: str) -> Figure:
+def heat_maps(entries: Sequence[PlotSeries], name: str) -> Figure:
     """Gradient norm of each layer by passes, a map for each method: the paper's Figure 1."""
     shown = alike(entries)
     layers = shown[0].group.layers
@@ -65,7 +65,7 @@ def heat_maps(entries: Sequence[Entry], name: str) -> Figure:
     )
 
 
-def perturbations(entries: Sequence[Entry], name: str) -> Figure | None:
+def perturbations(entries: Sequence[PlotSeries], name: str) -> Figure | None:
     """How often each layer was perturbed, bars for each method: the paper's Figure 5."""
     choosing = [e for e in entries if _least_and_most(e)[1] > 0 and _least_and_most(e)[0] < 1]
     if not choosing:
@@ -115,23 +115,23 @@ def perturbations(entries: Sequence[Entry], name: str) -> Figure | None:
     )
 
 
-def _shares(entry: Entry) -> np.ndarray:
+def _shares(entry: PlotSeries) -> np.ndarray:
     """[S, L], of the steps in which a layer was perturbed."""
     steps = np.array([[run.last("step")] for run in entry.group.runs])
     return np.array([run.by_layer["perturbations"][-1] for run in entry.group.runs]) / steps
 
 
-def _least_and_most(entry: Entry) -> tuple[float, float]:
+def _least_and_most(entry: PlotSeries) -> tuple[float, float]:
     shares = _shares(entry)
     return float(shares.min()), float(shares.max())
 
 
-def alike(entries: Sequence[Entry]) -> list[Entry]:
+def alike(entries: Sequence[PlotSeries]) -> list[PlotSeries]:
     """The first few with the layers of the first."""
     return [e for e in entries if e.group.layers == entries[0].group.layers][:MOST]
 
 
-def left_out(entries: Sequence[Entry], shown: Sequence[Entry]) -> str:
+def left_out(entries: Sequence[PlotSeries], shown: Sequence[PlotSeries]) -> str:
     """Says which are not shown."""
     rest = [entry.label for entry in entries if entry not in shown]
     if not rest:

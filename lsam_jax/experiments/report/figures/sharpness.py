@@ -9,19 +9,19 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lsam_jax.experiments.plotting import short_name
-from lsam_jax.experiments.report.figures.drawing import Entry, png
+from lsam_jax.experiments.report.figures.drawing import PlotSeries, png
 from lsam_jax.experiments.report.pages.document import Figure, Table
 from lsam_jax.experiments.statistics import listed, spread, spread_text
 
 MEASURES = {"ball_rise": "rise of the loss", "top_eigenvalue": "top Hessian eigenvalue"}
 
 
-def measured(entries: Sequence[Entry]) -> list[Entry]:
+def measured(entries: Sequence[PlotSeries]) -> list[PlotSeries]:
     """Those with any."""
     return [e for e in entries if any(run.sharpness is not None for run in e.group.runs)]
 
 
-def table(entries: Sequence[Entry]) -> Table:
+def table(entries: Sequence[PlotSeries]) -> Table:
     """Of the whole model; `entries` as `measured` gives them."""
     rows = []
     for label, group in entries:
@@ -49,7 +49,7 @@ def table(entries: Sequence[Entry]) -> Table:
     )
 
 
-def by_layer(entries: Sequence[Entry], name: str) -> Figure:
+def by_layer(entries: Sequence[PlotSeries], name: str) -> Figure:
     """Of each layer, a row for each method; `entries` as `measured` gives them."""
     first = _layers(entries[0])
     shown = [entry for entry in entries if _layers(entry) == first]
@@ -82,12 +82,12 @@ def by_layer(entries: Sequence[Entry], name: str) -> Figure:
     )
 
 
-def _layers(entry: Entry) -> list[str]:
+def _layers(entry: PlotSeries) -> list[str]:
     found = next(run.sharpness for run in entry.group.runs if run.sharpness is not None)
     return list(found["layers"])
 
 
-def _over_seeds(entry: Entry, layers: list[str], key: str) -> np.ndarray:
+def _over_seeds(entry: PlotSeries, layers: list[str], key: str) -> np.ndarray:
     """[L], means."""
     found = [run.sharpness["layers"] for run in entry.group.runs if run.sharpness is not None]
     return np.mean([[_value(x[layer][key]) for layer in layers] for x in found], axis=0)

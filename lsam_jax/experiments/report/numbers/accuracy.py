@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from lsam_jax.experiments.report.numbers import groups as grouping
 from lsam_jax.experiments.report.numbers.groups import Group
-from lsam_jax.experiments.report.numbers.run_cost import Clock
+from lsam_jax.experiments.report.numbers.run_cost import CostScale
 from lsam_jax.experiments.report.numbers.study import Row, Study, TableSpec
 from lsam_jax.experiments.report.pages.document import Table
 from lsam_jax.experiments.statistics import (
@@ -25,7 +25,7 @@ from lsam_jax.experiments.statistics import (
 ACCURACY = "validation_accuracy"
 
 
-class Line(NamedTuple):
+class ComparedRow(NamedTuple):
     """A row of a table with what was found.
 
     Attributes:
@@ -43,22 +43,22 @@ class Line(NamedTuple):
     p: float | None
 
 
-def lines(study: Study, spec: TableSpec) -> list[Line]:
+def lines(study: Study, spec: TableSpec) -> list[ComparedRow]:
     """A table's rows with their comparisons."""
     found = []
     for row in spec.rows:
         group = study.groups.get(row.run)
         base = group and grouping.baseline(study.groups.values(), group.config)
         if group is None or base is None or base is group:
-            found.append(Line(row, group, None, None, None))
+            found.append(ComparedRow(row, group, None, None, None))
         else:
             difference = paired(group.last(ACCURACY), base.last(ACCURACY))
-            found.append(Line(row, group, base, difference, None))
+            found.append(ComparedRow(row, group, base, difference, None))
     adjusted = holm([line.difference.p if line.difference else None for line in found])
     return [line._replace(p=p) for line, p in zip(found, adjusted, strict=True)]
 
 
-def accuracy_table(spec: TableSpec, found: list[Line]) -> Table:
+def accuracy_table(spec: TableSpec, found: list[ComparedRow]) -> Table:
     """Validation accuracy at the last epoch, the paper's, the difference from the baseline."""
     has_paper = any("accuracy" in line.row.published for line in found)
     lengths = {line.group.passes for line in found if line.group}
@@ -95,7 +95,7 @@ def accuracy_table(spec: TableSpec, found: list[Line]) -> Table:
     return Table(_caption(spec, found, has_paper), tuple(columns), tuple(rows))
 
 
-def measures_table(study: Study, found: list[Line]) -> Table:
+def measures_table(study: Study, found: list[ComparedRow]) -> Table:
     """What else the last epoch found, and what the method costs."""
     speeds = {
         line.row.published["throughput"]: line.row
@@ -129,7 +129,7 @@ def measures_table(study: Study, found: list[Line]) -> Table:
                 _last(group, "train_loss", 3),
                 _last(group, "validation_loss", 3),
                 _last(group, "gradient_norm", 3),
-                f"{Clock(base).step(group):.2f}",
+                f"{CostScale(base).step(group):.2f}",
                 _measured(study.costs.get(group.name)),
                 *([_paper_cost(line.row, paper_speed)] if paper_speed else []),
             )
@@ -149,7 +149,7 @@ def measures_table(study: Study, found: list[Line]) -> Table:
     return Table(words, tuple(columns), tuple(rows))
 
 
-def _caption(spec: TableSpec, found: list[Line], has_paper: bool) -> str:
+def _caption(spec: TableSpec, found: list[ComparedRow], has_paper: bool) -> str:
     compared = [line for line in found if line.difference is not None]
     tested = sum(line.difference.p is not None for line in compared if line.difference)
     words = [spec.caption] if spec.caption else []

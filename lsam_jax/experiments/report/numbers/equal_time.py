@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lsam_jax.experiments.report.numbers import groups as grouping
-from lsam_jax.experiments.report.numbers.accuracy import ACCURACY, Line, spread_of
+from lsam_jax.experiments.report.numbers.accuracy import ACCURACY, ComparedRow, spread_of
 from lsam_jax.experiments.report.numbers.groups import Group
-from lsam_jax.experiments.report.numbers.run_cost import SLACK, Clock, Pairing, pair
+from lsam_jax.experiments.report.numbers.run_cost import SLACK, CostScale, Pairing, pair
 from lsam_jax.experiments.report.numbers.study import Study
 from lsam_jax.experiments.report.pages.document import Table
 from lsam_jax.experiments.statistics import (
@@ -21,7 +21,7 @@ from lsam_jax.experiments.statistics import (
 SHORT = "*"
 
 
-class Contest:
+class EqualCostComparison:
     """One baseline's recipe under one clock.
 
     Args:
@@ -31,14 +31,14 @@ class Contest:
         kind: "counted" or "measured".
     """
 
-    def __init__(self, base: Group, sgd: Sequence[Group], clock: Clock, kind: str):
+    def __init__(self, base: Group, sgd: Sequence[Group], clock: CostScale, kind: str):
         self.base, self.sgd, self.clock, self.kind = base, sgd, clock, kind
 
     def includes(self, group: Group) -> bool:
         """Whether a group is under the baseline's recipe."""
         return grouping.recipe(group.config) == grouping.recipe(self.base.config)
 
-    def pairs(self, lines: Sequence[Line]) -> list[tuple[str, Pairing]]:
+    def pairs(self, lines: Sequence[ComparedRow]) -> list[tuple[str, Pairing]]:
         """Labels of a table's methods whose cost is known, each with its run of SGD."""
         return [
             (line.row.label, pair(line.group, self.sgd, self.clock))
@@ -50,7 +50,7 @@ class Contest:
         ]
 
 
-def contests(study: Study, lines: Sequence[Line]) -> list[Contest]:
+def contests(study: Study, lines: Sequence[ComparedRow]) -> list[EqualCostComparison]:
     """Counted and, where there are measurements, measured; none without SGD."""
     known = next((line.base for line in lines if line.base is not None), None)
     if known is None:
@@ -61,13 +61,13 @@ def contests(study: Study, lines: Sequence[Line]) -> list[Contest]:
     )
     usual = lengths.most_common(1)[0][0] if lengths else known.passes
     base = next((group for group in sgd if group.passes == usual), sgd[0])
-    found = [Contest(base, sgd, Clock(base), "counted")]
+    found = [EqualCostComparison(base, sgd, CostScale(base), "counted")]
     if study.costs:
-        found.append(Contest(base, sgd, Clock(base, study.costs), "measured"))
+        found.append(EqualCostComparison(base, sgd, CostScale(base, study.costs), "measured"))
     return [contest for contest in found if contest.pairs(lines)]
 
 
-def table(contest: Contest, lines: Sequence[Line]) -> Table:
+def table(contest: EqualCostComparison, lines: Sequence[ComparedRow]) -> Table:
     """Every method beside the run of SGD that cost at least as much."""
     pairs = contest.pairs(lines)
     differences = [paired(p.group.last(ACCURACY), p.sgd.last(ACCURACY)) for _, p in pairs]
@@ -119,7 +119,7 @@ def table(contest: Contest, lines: Sequence[Line]) -> Table:
     return Table(words, columns, tuple(rows))
 
 
-def _how(contest: Contest) -> str:
+def _how(contest: EqualCostComparison) -> str:
     if contest.kind == "counted":
         return (
             "Counted: floating-point operations of every step's gradient, for the layers that it "

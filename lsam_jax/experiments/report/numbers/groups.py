@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 from lsam_jax.experiments.config.methods import METHODS
 from lsam_jax.experiments.files import flat
-from lsam_jax.experiments.report.numbers.read_run import Run, passes_of_epoch
+from lsam_jax.experiments.report.numbers.read_run import RecordedRun, passes_of_epoch
 
 LENGTH = ("epochs", "passes")
 METHOD = ("method", "options", "k", "rho", "alpha", "normalize")
 """The last four were fields of their own in earlier versions."""
 
 
-class Trouble(NamedTuple):
+class SkippedRun(NamedTuple):
     """A run that is left out, and why."""
 
     run: str
@@ -29,7 +29,7 @@ class Group:
 
     name: str
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -97,7 +97,7 @@ def same_but(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
 
 def grouped(
-    runs: Sequence[Run], troubles: list[Trouble], taken: Collection[str] = ()
+    runs: Sequence[RecordedRun], troubles: list[SkippedRun], taken: Collection[str] = ()
 ) -> dict[str, Group]:
     """Runs by their configurations without the seed.
 
@@ -106,13 +106,13 @@ def grouped(
         troubles: Gets those that repeat another's configuration and seed.
         taken: Names that other groups have.
     """
-    members: dict[str, dict[int, Run]] = {}
+    members: dict[str, dict[int, RecordedRun]] = {}
     for run in runs:
         key = json.dumps({k: v for k, v in run.config.items() if k != "seed"}, sort_keys=True)
         seeds = members.setdefault(key, {})
         if run.seed in seeds:
             why = f"the same configuration and seed as {seeds[run.seed].name}"
-            troubles.append(Trouble(run.name, "left out", why))
+            troubles.append(SkippedRun(run.name, "left out", why))
         else:
             seeds[run.seed] = run
     groups: dict[str, Group] = {}

@@ -51,7 +51,7 @@ class Landscapes(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
+class RecordedRun:
     """What a run recorded.
 
     Attributes:
@@ -113,7 +113,7 @@ def passes_of_epoch(config: Mapping[str, Any]) -> int:
     return int(config.get("passes", 1))
 
 
-def read_run(directory: Path, name: str) -> Run:
+def read_run(directory: Path, name: str) -> RecordedRun:
     """Reads a run.
 
     Args:
@@ -143,7 +143,7 @@ def read_run(directory: Path, name: str) -> Run:
                 found[key] = reader(directory / file_name)
             except UnreadableError as error:
                 spoilt.append(str(error))
-    return Run(name, config, layers, numbers, by_layer, **found, spoilt=tuple(spoilt))
+    return RecordedRun(name, config, layers, numbers, by_layer, **found, spoilt=tuple(spoilt))
 
 
 def _config(file: Path) -> dict[str, Any]:

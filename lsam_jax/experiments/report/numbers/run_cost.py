@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from lsam_jax.experiments.report.numbers.groups import Group
-from lsam_jax.experiments.report.numbers.read_run import Run
+from lsam_jax.experiments.report.numbers.read_run import RecordedRun
 
 SLACK = 0.01
 """By how much of a method's cost SGD's may fall short and still count as equal: costs are not known
 more exactly."""
 
 
-class Clock:
+class CostScale:
     """A way to tell what training costs, in units of the baseline's whole run.
 
     Args:
@@ -37,7 +37,7 @@ class Clock:
         """Cost of a run, mean over the seeds."""
         return float(np.mean([self.so_far(group, run)[-1] for run in group.runs]))
 
-    def so_far(self, group: Group, run: Run) -> np.ndarray:
+    def so_far(self, group: Group, run: RecordedRun) -> np.ndarray:
         """[E], cost of a run of the group after each epoch."""
         if self._measured is None:
             return run.gradients / self._base.steps
@@ -64,7 +64,7 @@ class Pairing(NamedTuple):
     is_enough: bool
 
 
-def pair(group: Group, sgd: Sequence[Group], clock: Clock) -> Pairing:
+def pair(group: Group, sgd: Sequence[Group], clock: CostScale) -> Pairing:
     """Finds the run of SGD that was given at least a method's cost.
 
     Args:

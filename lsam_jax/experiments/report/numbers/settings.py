@@ -6,7 +6,7 @@ from typing import Any
 
 from lsam_jax.experiments.files import flat
 from lsam_jax.experiments.report.numbers.groups import LENGTH, Group, setting_names
-from lsam_jax.experiments.report.numbers.read_run import Run
+from lsam_jax.experiments.report.numbers.read_run import RecordedRun
 from lsam_jax.experiments.report.pages.document import Table
 from lsam_jax.experiments.statistics import NOTHING, listed
 
@@ -50,7 +50,7 @@ def own_settings(groups: Sequence[Group]) -> Table:
     )
 
 
-def environments(runs: Sequence[Run]) -> Table:
+def environments(runs: Sequence[RecordedRun]) -> Table:
     """What the runs were made on; where they differ, each value with its runs."""
     known = [run for run in runs if run.environment]
     names = list(dict.fromkeys(name for run in known for name in run.environment))
@@ -62,7 +62,7 @@ def environments(runs: Sequence[Run]) -> Table:
     return Table(words, ("of the machine and its software", "value"), rows, is_prose=True)
 
 
-def _values(name: str, runs: Sequence[Run]) -> str:
+def _values(name: str, runs: Sequence[RecordedRun]) -> str:
     members: dict[str, list[str]] = {}
     for run in runs:
         members.setdefault(_text(run.environment.get(name)), []).append(run.name)

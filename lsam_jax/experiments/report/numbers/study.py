@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS
 from lsam_jax.experiments.report.numbers import groups as naming
-from lsam_jax.experiments.report.numbers.groups import Group, Trouble, recipe, same_but
-from lsam_jax.experiments.report.numbers.read_run import Run, UnreadableError, read_run
+from lsam_jax.experiments.report.numbers.groups import Group, SkippedRun, recipe, same_but
+from lsam_jax.experiments.report.numbers.read_run import RecordedRun, UnreadableError, read_run
 
 STUDY, COSTS, DISTANCES = "study.json", "costs.json", "distances.json"
 COST = ("ratio", "low", "high")
@@ -60,7 +60,7 @@ class Study:
     command: str | None
     groups: Mapping[str, Group]
     tables: tuple[TableSpec, ...]
-    troubles: tuple[Trouble, ...]
+    troubles: tuple[SkippedRun, ...]
     costs: Mapping[str, Mapping[str, float]]
     distances: Mapping[str, Any] | None
 
@@ -110,7 +110,7 @@ def read_study(directory: Path) -> Study:
     )
 
 
-def _runs(directory: Path) -> tuple[list[Run], list[Trouble]]:
+def _runs(directory: Path) -> tuple[list[RecordedRun], list[SkippedRun]]:
     runs, troubles = [], []
     for path in _directories(directory):
         name = path.relative_to(directory).as_posix()
@@ -118,9 +118,9 @@ def _runs(directory: Path) -> tuple[list[Run], list[Trouble]]:
             run = read_run(path, path.name if name == "." else name)
         except UnreadableError as error:
             if (path / METRICS).exists() or (path / CHECKPOINTS).exists():
-                troubles.append(Trouble(name, "unreadable", str(error)))
+                troubles.append(SkippedRun(name, "unreadable", str(error)))
             continue
-        troubles += [Trouble(name, "partly unreadable", why) for why in run.spoilt]
+        troubles += [SkippedRun(name, "partly unreadable", why) for why in run.spoilt]
         runs.append(run)
     return runs, troubles
 
@@ -135,13 +135,13 @@ def _directories(directory: Path) -> Iterator[Path]:
 
 
 def _planned(
-    runs: list[Run],
+    runs: list[RecordedRun],
     wanted: Mapping[str, tuple[str, Any]],
-    troubles: list[Trouble],
+    troubles: list[SkippedRun],
     failures: Mapping[str, str],
-) -> tuple[dict[str, Group], list[Run]]:
+) -> tuple[dict[str, Group], list[RecordedRun]]:
     """The runs of the plan by their group, and all other finished ones."""
-    found: dict[str, list[Run]] = {name: [] for name in wanted}
+    found: dict[str, list[RecordedRun]] = {name: [] for name in wanted}
     others = []
     for run in runs:
         group = run.name.rpartition("/")[0]
@@ -150,10 +150,10 @@ def _planned(
             state = f"at epoch {run.epochs} of {run.config['epochs']}"
             kind = "failed" if run.name in failures else "unfinished"
             why = f"; {failures[run.name]}" if run.name in failures else ""
-            troubles.append(Trouble(run.name, kind, f"unfinished {state}{why}"))
+            troubles.append(SkippedRun(run.name, kind, f"unfinished {state}{why}"))
         elif differences:
             why = f"another configuration than {STUDY} has: {'; '.join(differences)}"
-            troubles.append(Trouble(run.name, "left out", why))
+            troubles.append(SkippedRun(run.name, "left out", why))
         elif group in wanted:
             found[group].append(run)
         else:
@@ -167,11 +167,11 @@ def _planned(
 
 def _missing(
     planned: Mapping[str, Group],
-    runs: list[Run],
+    runs: list[RecordedRun],
     wanted: Mapping[str, Any],
     seeds: list[int],
     failures: Mapping[str, str],
-    troubles: list[Trouble],
+    troubles: list[SkippedRun],
 ) -> None:
     """Adds the runs of the plan that are not on disk."""
     there = {run.name for run in runs} | {trouble.run for trouble in troubles}
@@ -182,7 +182,7 @@ def _missing(
             if seed in have or run in there:
                 continue
             kind = "failed" if run in failures else "missing"
-            troubles.append(Trouble(run, kind, failures.get(run, "there is no such run")))
+            troubles.append(SkippedRun(run, kind, failures.get(run, "there is no such run")))
 
 
 def _table(entry: Mapping[str, Any]) -> TableSpec:
