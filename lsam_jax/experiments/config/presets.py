@@ -91,6 +91,7 @@ PRESETS: Mapping[str, Preset] = {
             config=Config(
                 label_noise=0.4,
                 epochs=30,
+                batch_size=128,
                 weight_decay=5e-4,
                 label_smoothing=0.0,
             ),
@@ -102,7 +103,7 @@ PRESETS: Mapping[str, Preset] = {
                     "rho": 2.0,
                     "alpha": 1.0,
                     "normalize": True,
-                    "ascent_batch": 1 / 8,
+                    "ascent_batch": 1 / 16,
                 },
                 "stale": {"rho": 0.8},
             },

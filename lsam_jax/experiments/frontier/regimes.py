@@ -45,7 +45,11 @@ def _digits(noise: int) -> Regime:
         f"digits-{noise}",
         f"digits, 1,200 images, {noise} % of their labels drawn anew; ResNet-8, 30 passes",
         dataclasses.replace(
-            preset, label_noise=noise / 100, epochs=preset.epochs // passes, passes=passes
+            preset,
+            label_noise=noise / 100,
+            batch_size=64,
+            epochs=preset.epochs // passes,
+            passes=passes,
         ),
         held_out=300,
         seeds=tuple(range(5)),

@@ -90,8 +90,8 @@ def test_stale_climbs_along_the_step_before(arguments):
         ("sam", {"ascent_batch": 1.5}, "ascent_batch.*1.5"),
         ("lsam", {"ascent_batch": 8}, "ascent_batch=8 must be a share of the batch.*0.125"),
         ("sam", {"ascent_batch": "1/8"}, "ascent_batch='1/8' must be a share"),
-        ("sgd", {"ascent_batch": 0.125}, "ascent_batch=0.125 is not an option of method 'sgd'"),
-        ("momentum_sam", {"ascent_batch": 0.125}, "ascent_batch.*makes no sense"),
+        ("sgd", {"ascent_batch": 0.0625}, "ascent_batch=0.125 is not an option of method 'sgd'"),
+        ("momentum_sam", {"ascent_batch": 0.0625}, "ascent_batch.*makes no sense"),
     ],
 )
 def test_a_share_that_makes_no_sense_is_named(name, options, words):
@@ -120,5 +120,5 @@ def test_the_presets_methods_are_what_its_table_says(name):
     assert (config.label_noise, config.label_smoothing, config.data) == (0.4, 0.0, "digits")
     options = dict(config.options)
     options.pop("rho", None)
-    recipe = {"k": 4, "alpha": 1.0, "normalize": True, "ascent_batch": 0.125}
+    recipe = {"k": 4, "alpha": 1.0, "normalize": True, "ascent_batch": 0.0625}
     assert options == {"lsam": recipe}.get(name, {})
