@@ -48,7 +48,7 @@ from lsam_jax.experiments.training import fit
 SHORT = os.environ.get("LSAM_NOTEBOOK_SHORT") == "1"
 EPOCHS, POINTS, IMAGES = (2, 3, 64) if SHORT else (20, 17, 256)
 EPOCH_TICKS = np.arange(1, EPOCHS + 1) if SHORT else np.arange(5, EPOCHS + 1, 5)
-METHODS = {"SGD": "sgd", "SAM": "sam", "layer-wise SAM": "lsam"}
+METHODS = {"SGD": "sgd", "SAM": "sam", "layer-wise SAM": "layerwise_sam"}
 plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False})
 
 # %% [markdown]

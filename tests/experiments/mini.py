@@ -14,7 +14,7 @@ from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.models import registry
 
 IMAGES, BATCH = 64, 16
-TRAIN = ["train", "digits-resnet8", "--method", "lsam", "--set", f"batch_size={BATCH}"]
+TRAIN = ["train", "digits-resnet8", "--method", "layerwise_sam", "--set", f"batch_size={BATCH}"]
 
 
 class Mini(nn.Module):
@@ -52,7 +52,7 @@ def configuration(**changes):
     from lsam_jax.experiments.config import presets  # noqa: PLC0415 (starts the devices)
 
     options = {"batch_size": BATCH, **changes}
-    return presets.preset("digits-resnet8").configure("lsam", **options)
+    return presets.preset("digits-resnet8").configure("layerwise_sam", **options)
 
 
 def assert_close(got, want):

@@ -77,18 +77,18 @@ METHODS = {  # name: label, method, options, accuracy, cost, epochs as a share
     "sgd": ("SGD", "sgd", {}, 71.2, 1.0, 1.0),
     "sgd-x1.5": ("SGD, 1.5 x longer", "sgd", {}, 71.9, 1.0, 1.5),
     "sgd-x2": ("SGD, 2 x longer", "sgd", {}, 72.1, 1.0, 2.0),
-    "gsam": ("generalized SAM", "gsam", {"rho": 0.1, "alpha": 0.8}, 72.5, 2.0, 1.0),
-    "looksam": ("LookSAM", "looksam", {"rho": 0.1, "every": 3, "alpha": 0.8}, 71.9, 1.33, 1.0),
-    "lsam-k4": ("layer-wise SAM, k=4", "lsam", {"k": 4}, 72.4, 1.31, 1.0),
+    "gsam": ("generalized SAM", "generalized_sam", {"rho": 0.1, "alpha": 0.8}, 72.5, 2.0, 1.0),
+    "looksam": ("LookSAM", "look_sam", {"rho": 0.1, "every": 3, "alpha": 0.8}, 71.9, 1.33, 1.0),
+    "lsam-k4": ("layer-wise SAM, k=4", "layerwise_sam", {"k": 4}, 72.4, 1.31, 1.0),
     "sam": ("SAM", "sam", {"rho": 0.05}, 72.3, 2.0, 1.0),
     "momentum-sam": ("Momentum-SAM", "momentum_sam", {"rho": 0.3}, 71.6, 1.0, 1.0),
-    "lsam-10": ("layer-wise SAM, budget 10 %", "lsam", {"k": 3}, 71.8, 1.09, 1.0),
-    "lsam-25": ("layer-wise SAM, budget 25 %", "lsam", {"k": 5}, 72.2, 1.22, 1.0),
-    "lsam-random": ("random", "lsam", {"selection": "random"}, 71.7, 1.5, 1.0),
-    "lsam-low": ("low norm", "lsam", {"selection": "low"}, 71.1, 1.4, 1.0),
-    "lsam-k1": ("k = 1", "lsam", {"k": 1}, 71.9, 1.1, 1.0),
-    "lsam-k2": ("k = 2", "lsam", {"k": 2}, 72.0, 1.2, 1.0),
-    "lsam-k8": ("k = 8", "lsam", {"k": 8}, 72.5, 1.5, 1.0),
+    "lsam-10": ("layer-wise SAM, budget 10 %", "layerwise_sam", {"k": 3}, 71.8, 1.09, 1.0),
+    "lsam-25": ("layer-wise SAM, budget 25 %", "layerwise_sam", {"k": 5}, 72.2, 1.22, 1.0),
+    "lsam-random": ("random", "layerwise_sam", {"selection": "random"}, 71.7, 1.5, 1.0),
+    "lsam-low": ("low norm", "layerwise_sam", {"selection": "low"}, 71.1, 1.4, 1.0),
+    "lsam-k1": ("k = 1", "layerwise_sam", {"k": 1}, 71.9, 1.1, 1.0),
+    "lsam-k2": ("k = 2", "layerwise_sam", {"k": 2}, 72.0, 1.2, 1.0),
+    "lsam-k8": ("k = 8", "layerwise_sam", {"k": 8}, 72.5, 1.5, 1.0),
 }
 PAPER = "Lee, KDD 2024"
 TABLES = (
@@ -140,7 +140,7 @@ def write_study(
 
 def _curve(rng, layers, method, options, final, cost, length):
     """Records like those of a run that fits its training images and drops its rate twice."""
-    k = {"sgd": 0, "lsam": options.get("k", 4)}.get(method, len(layers))
+    k = {"sgd": 0, "layerwise_sam": options.get("k", 4)}.get(method, len(layers))
     liking = np.linspace(0.2, 1, len(layers)) ** 2 + rng.uniform(0, 0.3, len(layers))
     if options.get("selection") == "low":
         liking = 1 / liking

@@ -93,21 +93,21 @@ def table2(model: str) -> dict[str, BenchedMethod]:
         "sgd": _sgd(),
         "sam": _own("SAM", lsam.sam(), modelled=_by_equation_9(1)),
         "sam-rise": _own("SAM, radius by the rise", lsam.sam(lsam.rise(0.1))),
-        "gsam": _own(
+        "generalized_sam": _own(
             "generalized SAM", lsam.generalized_sam(RADIUS, ALPHA), modelled=_by_equation_9(1)
         ),
-        "looksam": _own(f"LookSAM, every {every}", look, modelled=_by_equation_9(every)),
-        "lsam": _own(
+        "look_sam": _own(f"LookSAM, every {every}", look, modelled=_by_equation_9(every)),
+        "layerwise_sam": _own(
             f"layer-wise SAM, k={k}", lsam.layerwise_sam(k, RADIUS, ALPHA), modelled=by_equation_8
         ),
         "sam-1/8": _part("SAM, 1/8 of the batch", lsam.sam(), 1 / 8),
         "sam-1/4": _part("SAM, 1/4 of the batch", lsam.sam(), 1 / 4),
-        "lsam-1/8": _part(
+        "layerwise_sam-1/8": _part(
             f"layer-wise SAM, k={k}, 1/8", lsam.layerwise_sam(k, RADIUS, normalize=True), 1 / 8
         ),
         "stale": _own("SAM, stale", lsam.with_parts(lsam.sam(), ascent=lsam.stale()), counted=_one),
         "esam": _esam("ESAM"),
-        "slsam": _own("SL-SAM", lsam.sl_sam(), counted=cost_model.drawn_alone),
+        "sl_sam": _own("SL-SAM", lsam.sl_sam(), counted=cost_model.drawn_alone),
         "optax": BenchedMethod(OPTAX, lambda work: Timed(baselines.optax_sam(work.loss, RADIUS))),
         "textbook": BenchedMethod(TEXTBOOK, textbook),
     }

@@ -85,9 +85,9 @@ def read(run: PathLike, data_dir: PathLike | None = None) -> Recorded:
         OSError: When the checkpoint cannot be read.
     """
     config = configuration(run)
-    if config.method != "lsam":
+    if config.method != "layerwise_sam":
         raise ValueError(
-            f"{str(run)!r} is a run of method {config.method!r}; give one of lsam, whose steps "
+            f"{str(run)!r} is a run of method {config.method!r}; give one of layerwise_sam, whose "
             "choose layers"
         )
     program = build(config, datasets.load(config.data, data_dir))

@@ -90,7 +90,7 @@ def _recorded(kinds: Any) -> None:
         "last epoch perturbed, takes steps from all of them evenly by cost, and measures the "
         "run's network with those layers forced. The run itself stays as it is.",
     )
-    parser.add_argument("directory", metavar="RUN", help="of a run of method lsam")
+    parser.add_argument("directory", metavar="RUN", help="of a run of method layerwise_sam")
     option = partial(options.add_option, parser)
     option("--sets", type=int, default=12, metavar="N", help="steps that are taken from the run")
     option("--rounds", type=int, default=7, metavar="N", help="interleaved steps of each")

@@ -23,18 +23,21 @@ def add(commands: Any) -> None:
         "radii were chosen on part of the training images with other seeds, nothing is tuned on "
         "the held-out images, and the last epoch counts. Writes the same as compare.json, with "
         "accuracy_cost.png, learning_curves.png, gradient_norm.png, radius.png and "
-        "perturbations.png. About four minutes on two cores.",
+        "perturbations.png. About two minutes on two cores.",
     )
     option = partial(options.add_option, parser)
     option("--preset", default="noisy-digits-resnet8", metavar="NAME", help="see lsam-jax list")
     option(
-        "--methods", default="sgd,sam,lsam,stale", metavar="A,B", help="what to compare, SGD first"
+        "--methods",
+        default="sgd,sam,layerwise_sam,stale",
+        metavar="A,B",
+        help="what to compare, SGD first",
     )
     option("--epochs", type=int, metavar="N", help="passes, if not the preset's (digits: 30)")
     option("--noise", type=float, metavar="SHARE", help="of the training labels that is drawn "
            "anew, if not the preset's (digits: 0.4); 0 for clean labels")  # fmt: skip
     option("--seeds", type=int, default=3, metavar="N", help="runs of each method: 0 ... N-1")
-    options.add_set(parser, "learning_rate=0.05, or for one method lsam.k=4")
+    options.add_set(parser, "learning_rate=0.05, or for one method layerwise_sam.k=4")
     options.add_data_dir(parser)
     option("--out", default="runs/compare", metavar="DIR", help="old results are replaced")
     option("--rounds", type=int, default=100, metavar="N", help="of the cost measurement")

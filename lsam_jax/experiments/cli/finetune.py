@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
         "cost as finetune.png. A minute and a half on two cores.",
     )
     option = partial(options.add_option, parser)
-    known = "adamw (always there), sam, lsam, lsam-budget, slsam"
+    known = "adamw (always there), sam, layerwise_sam, layerwise_sam-budget, sl_sam"
     option("--methods", metavar="A,B", help=f"some of {known} (default: all)")
     option("--seeds", type=int, default=3, metavar="N", help="runs of each method: 0 ... N-1")
     option("--steps", type=int, default=100, metavar="N", help="of fine-tuning, in each run")

@@ -45,7 +45,7 @@ def show_one(arguments: argparse.Namespace) -> None:
     outline = importlib.import_module("lsam_jax.experiments.training.dry_run")
     preset = presets.preset(arguments.preset)
     changed = settings.parse(arguments.settings)
-    config = preset.configure("lsam", **changed)
+    config = preset.configure("layerwise_sam", **changed)
     program = outline.outline(dataclasses.replace(config, random_init=True))
     listing.print_inspection(
         dataclasses.replace(preset, config=config),

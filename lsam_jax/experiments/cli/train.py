@@ -24,7 +24,12 @@ def add(commands: Any) -> None:
     )
     option = partial(options.add_option, parser)
     parser.add_argument("preset", metavar="PRESET", help="see lsam-jax list")
-    option("--method", default="lsam", metavar="NAME", help="sgd, sam, gsam, lsam, looksam ...")
+    option(
+        "--method",
+        default="layerwise_sam",
+        metavar="NAME",
+        help="by its name in the library, or sgd, stale",
+    )
     option("--epochs", type=int, metavar="N", help="passes, if not the preset's")
     option("--seed", type=int, default=0, metavar="N", help="of everything that is random")
     options.add_set(parser, "rho=0.05 or dtype=bfloat16")

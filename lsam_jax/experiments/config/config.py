@@ -5,6 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import optax
+
+import lsam_jax as lsam
+from lsam_jax.experiments.config.former_names import FORMAT, in_todays_names
 from lsam_jax.experiments.config.methods import complete
 
 Options = Mapping[str, Any] | tuple[tuple[str, Any], ...]
@@ -58,7 +62,7 @@ class Config:
             number of layers) is found when the program is built, before anything is trained.
     """
 
-    method: str = "lsam"
+    method: str = "layerwise_sam"
     options: Options = ()
     data: str = "digits"
     images: int | None = None
@@ -136,7 +140,7 @@ class Config:
         """
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
+            for name, value in in_todays_names(values).items()
         }
         try:
             return cls(**fields)
@@ -145,5 +149,26 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON gives it back."""
-        values = {**dataclasses.asdict(self), "options": dict(self.options)}
+        values = {"format": FORMAT, **dataclasses.asdict(self), "options": dict(self.options)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def base_optimizer(
+    config: Config, steps: int, freezes: bool = False
+) -> optax.GradientTransformation:
+    """SGD with momentum, coupled weight decay and a learning rate that falls in steps.
+
+    Args:
+        config: Of the run.
+        steps: Its length.
+        freezes: Whether an array whose gradient is 0 stays as it is, momentum and all.
+    """
+    schedule = optax.piecewise_constant_schedule(
+        config.learning_rate, {round(share * steps): config.decay for share in config.decay_at}
+    )
+    clip = () if config.clip_norm is None else (optax.clip_by_global_norm(config.clip_norm),)
+    decay = optax.add_decayed_weights(config.weight_decay)
+    if not freezes:
+        return optax.chain(*clip, decay, optax.sgd(schedule, momentum=config.momentum))
+    own = lsam.freeze_inactive(optax.chain(decay, optax.trace(config.momentum)))
+    return optax.chain(*clip, own, optax.scale_by_learning_rate(schedule))

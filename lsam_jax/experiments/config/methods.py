@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 import lsam_jax as lsam
 from lsam_jax.experiments.config import costs
+from lsam_jax.experiments.config.former_names import FORMER_NAMES
 from lsam_jax.experiments.config.objective import TrainingLoss
 from lsam_jax.experiments.config.shared_options import BATCH, LONG, SharedOptions
 from lsam_jax.layers.partition import LayerSpec
@@ -25,6 +26,7 @@ class Family(NamedTuple):
         loss: The loss as the method takes it, of a `TrainingLoss`.
         price: ``(inspection, names, options)`` to the counted cost of a step, relative to a plain
             gradient, that selects the layers of these names.
+        freezes: Whether what a step does not draw stays as it is, see `lsam.freeze_inactive`.
     """
 
     label: str
@@ -34,6 +36,7 @@ class Family(NamedTuple):
     price: Callable[[lsam.Inspection, Sequence[str], Mapping[str, Any]], float] = (
         lambda inspection, names, options: inspection.cost(names)
     )
+    freezes: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -52,12 +55,6 @@ class Family(NamedTuple):
 
 def _no_ascent() -> lsam.SamTransformation:
     return lsam.layerwise_sam(None, 0.0, selection="none")
-
-
-def _within_budget(
-    k: Any, rho: Any, alpha: Any = 1.0, *, budget: float, normalize: bool | str = False
-) -> lsam.SamTransformation:
-    return lsam.layerwise_sam(k, rho, alpha, selection=lsam.budget(budget), normalize=normalize)
 
 
 def _one_gradient(
@@ -85,22 +82,38 @@ def _some_samples(
     return costs.some_samples(inspection, names, options["gamma"])
 
 
+def _differences(
+    inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
+) -> float:
+    """AdaZo-SAM's: a gradient, and two or three forward passes for the ascent."""
+    return 1 + (1 + 2 * options["probes"]) * costs.forward(inspection) * bool(names)
+
+
 METHODS: Mapping[str, Family] = {
     "sgd": Family("SGD", _no_ascent, {}),
     "sam": Family("SAM", lsam.sam, {"rho": 0.05}),
-    "gsam": Family("generalized SAM", lsam.generalized_sam, {"rho": 0.1, "alpha": 0.8}),
-    "lsam": Family("layer-wise SAM", lsam.layerwise_sam, {"k": 4, "rho": 0.1, "alpha": 0.8}),
-    "lsam_budget": Family(
-        "layer-wise SAM within a budget",
-        _within_budget,
-        {"k": 4, "rho": 0.1, "alpha": 0.8, "budget": 0.1},
+    "generalized_sam": Family("generalized SAM", lsam.generalized_sam, {"rho": 0.1, "alpha": 0.8}),
+    "layerwise_sam": Family(
+        "layer-wise SAM", lsam.layerwise_sam, {"k": 4, "rho": 0.1, "alpha": 0.8}
     ),
-    "looksam": Family("LookSAM", lsam.look_sam, {"rho": 0.1, "every": 3, "alpha": 0.8}),
+    "look_sam": Family("LookSAM", lsam.look_sam, {"rho": 0.1, "every": 3, "alpha": 0.8}),
     "asam": Family("ASAM", lsam.asam, {"rho": 0.5}),
+    "sam_on": Family("SAM-ON", lsam.sam_on, {"rho": 0.5}),
+    "gsam": Family("GSAM", lsam.gsam, {"rho": 0.05, "alpha": 0.4}),
     "stable_sam": Family("Stable SAM", lsam.stable_sam, {"rho": 0.05}),
+    "functional_sam": Family(
+        "Functional-SAM",
+        lsam.functional_sam,
+        {"rho": 0.05},
+        loss=lambda loss: lsam.split_loss(loss.outputs, loss.of_outputs),
+    ),
+    "sparse_sam": Family("Sparse SAM", lsam.sparse_sam, {"rho": 0.05}),
     "ae_sam": Family("AE-SAM", lsam.ae_sam, {"rho": 0.05}),
     "momentum_sam": Family("Momentum-SAM", lsam.momentum_sam, {"rho": 0.3}, price=_one_gradient),
     "stale": Family("stale SAM", _stale, {"rho": 0.8}, price=_from_fresh_on),
+    "adazo_sam": Family(
+        "AdaZo-SAM", lsam.adazo_sam, {"rho": 0.05, "probes": 1}, price=_differences
+    ),
     "esam": Family(
         "ESAM",
         lsam.esam,
@@ -109,11 +122,19 @@ METHODS: Mapping[str, Family] = {
         price=_some_samples,
     ),
     "f_sam": Family("F-SAM", lsam.f_sam, {"rho": 0.1}),
-    "sam_on": Family("SAM-ON", lsam.sam_on, {"rho": 0.5}),
+    "vasso": Family("VaSSO", lsam.vasso, {"rho": 0.1}),
+    "wsam": Family("WSAM", lsam.wsam, {"rho": 0.05, "gamma": 0.9}),
+    "zsharp": Family("ZSharp", lsam.zsharp, {"rho": 0.05}),
+    "gam": Family("GAM", lsam.gam, {"rho": 0.1}, price=lambda *given: 4.0),
+    "sl_sam": Family(
+        "SL-SAM",
+        lsam.sl_sam,
+        {"rho": 0.01, "active": 0.2},
+        price=lambda inspection, names, options: costs.drawn_alone(inspection, names),
+        freezes=True,
+    ),
 }
-"""By the name on the command line. What is called gsam here is the generalized SAM of Zhao et al.
-(2022), as in the layer-wise SAM paper; `lsam_jax.gsam` is another method, of Zhuang et al. (2022).
-"""
+"""By their names in the library, and stale SAM, a combination of its parts."""
 
 
 class ConfiguredMethod(NamedTuple):
@@ -130,6 +151,7 @@ class ConfiguredMethod(NamedTuple):
         price: ``(inspection, names)`` to the counted cost of a step that selects these layers.
         survival: ``(params, gradient, state)`` to the share of the perturbation that is not
             rounded away, see `lsam.perturbation_survival`.
+        freezes: See `Family`.
     """
 
     init: Callable[[Any], lsam.SamState]
@@ -140,6 +162,7 @@ class ConfiguredMethod(NamedTuple):
     selection: Any
     price: Callable[[lsam.Inspection, Sequence[str]], float]
     survival: Callable[[Any, Any, lsam.SamState], jax.Array]
+    freezes: bool
 
 
 def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +176,9 @@ def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         ValueError, TypeError: When there is no such method or option, or a value makes no sense.
     """
     if name not in METHODS:
-        raise ValueError(f"method={name!r} is not known; choose one of {', '.join(METHODS)}")
+        now = FORMER_NAMES.get(name)
+        hint = f"it is {now!r} now; " if now else ""
+        raise ValueError(f"method={name!r} is not known; {hint}choose one of {', '.join(METHODS)}")
     family = METHODS[name]
     for option in options:
         if option not in family.options:
@@ -204,6 +229,7 @@ def method(name: str, options: Mapping[str, Any], steps: int = LONG) -> Configur
         selection=tx.method.selector,
         price=price,
         survival=survival,
+        freezes=family.freezes,
     )
 
 

@@ -78,13 +78,30 @@ class TrainingLoss:
         self, params: Any, batch_stats: Any, frozen: Any, batch: Split, key: jax.Array
     ) -> tuple[jax.Array, Aux]:
         """The loss of each image, f32[N], and what else the pass gives."""
-        logits, updated = self.model.apply(
+        return self._judged(self.outputs(params, batch_stats, frozen, batch, key), batch)
+
+    def outputs(
+        self, params: Any, batch_stats: Any, frozen: Any, batch: Split, key: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """Logits [N, classes], and the variables that the pass updates."""
+        found: tuple[jax.Array, Any] = self.model.apply(
             variables(params, batch_stats, frozen),
             self.preprocess(batch.images),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
+        return found
+
+    def of_outputs(
+        self, outputs: Any, batch_stats: Any, frozen: Any, batch: Split, key: jax.Array
+    ) -> tuple[jax.Array, Aux]:
+        """The loss, and what else the pass gives, of `outputs`."""
+        losses, aux = self._judged(outputs, batch)
+        return losses.mean(), aux
+
+    def _judged(self, outputs: Any, batch: Split) -> tuple[jax.Array, Aux]:
+        logits, updated = outputs
         targets = jax.nn.one_hot(batch.labels, logits.shape[-1])
         losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, self.smoothing))
         accuracy = jnp.mean(logits.argmax(axis=-1) == batch.labels, dtype=jnp.float32)

@@ -26,27 +26,27 @@ class Published(NamedTuple):
 TABLE1: Mapping[str, Mapping[str, Published]] = {
     "cifar10-resnet20": {
         "sgd": Published(91.96, 0.3, 659.2),
-        "gsam": Published(92.64, 0.4, 459.5),
-        "looksam": Published(92.14, 0.4, 595.2),
-        "lsam": Published(92.81, 0.3, 604.2),
+        "generalized_sam": Published(92.64, 0.4, 459.5),
+        "look_sam": Published(92.14, 0.4, 595.2),
+        "layerwise_sam": Published(92.81, 0.3, 604.2),
     },
     "cifar100-wrn28-10": {
         "sgd": Published(79.41, 0.4, 229.1),
-        "gsam": Published(80.83, 0.5, 139.5),
-        "looksam": Published(80.13, 0.3, 151.0),
-        "lsam": Published(81.25, 0.4, 190.7),
+        "generalized_sam": Published(80.83, 0.5, 139.5),
+        "look_sam": Published(80.13, 0.3, 151.0),
+        "layerwise_sam": Published(81.25, 0.4, 190.7),
     },
     "flowers102-wrn16-2": {
         "sgd": Published(69.82, 0.4, 604.2),
-        "gsam": Published(74.77, 0.5, 401.9),
-        "looksam": Published(73.53, 0.6, 473.6),
-        "lsam": Published(75.56, 0.6, 463.4),
+        "generalized_sam": Published(74.77, 0.5, 401.9),
+        "look_sam": Published(73.53, 0.6, 473.6),
+        "layerwise_sam": Published(75.56, 0.6, 463.4),
     },
     "cifar100-vit-b16-head": {
         "sgd": Published(90.73, 0.5, 77.28),
-        "gsam": Published(91.46, 0.9, 49.82),
-        "looksam": Published(91.15, 0.7, 50.32),
-        "lsam": Published(91.36, 0.5, 53.97),
+        "generalized_sam": Published(91.46, 0.9, 49.82),
+        "look_sam": Published(91.15, 0.7, 50.32),
+        "layerwise_sam": Published(91.36, 0.5, 53.97),
     },
 }
 """Tables 1 (accuracy) and 2 (throughput): methods."""
@@ -118,7 +118,7 @@ def of(model: str, method: str) -> dict[str, float] | None:
     """Images a second, and the cost relative to SGD; None where the paper has no number.
 
     Example:
-        >>> round(of("resnet20", "gsam")["ratio"], 2)
+        >>> round(of("resnet20", "generalized_sam")["ratio"], 2)
         1.43
     """
     row = TABLE1.get(MODELS.get(model, ""), {})

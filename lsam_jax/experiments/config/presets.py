@@ -63,13 +63,13 @@ def _published(name: str) -> dict[str, float]:
 
 def _methods(k: int, every: int | None = None, alpha: float = 0.8) -> dict[str, dict[str, Any]]:
     """The hyper-parameters of section 4.2, where only these differ between the benchmarks."""
-    look_sam = {} if every is None else {"looksam": {"every": every, "rho": 0.1, "alpha": alpha}}
+    look_sam = {} if every is None else {"look_sam": {"every": every, "rho": 0.1, "alpha": alpha}}
     return {
         "sgd": {},
         "sam": {"rho": 0.05},
-        "gsam": {"rho": 0.1, "alpha": alpha},
+        "generalized_sam": {"rho": 0.1, "alpha": alpha},
         **look_sam,
-        "lsam": {"k": k, "rho": 0.1, "alpha": alpha},
+        "layerwise_sam": {"k": k, "rho": 0.1, "alpha": alpha},
     }
 
 
@@ -97,15 +97,15 @@ PRESETS: Mapping[str, Preset] = {
             ),
             methods={
                 "sgd": {},
-                "sam": {"rho": 0.8},
-                "lsam": {
+                "sam": {"rho": 0.6},
+                "layerwise_sam": {
                     "k": 4,
-                    "rho": 2.0,
+                    "rho": 1.4,
                     "alpha": 1.0,
                     "normalize": True,
                     "ascent_batch": 1 / 16,
                 },
-                "stale": {"rho": 0.8},
+                "stale": {"rho": 0.6},
             },
         ),
         Preset(

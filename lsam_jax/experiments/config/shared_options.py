@@ -1,5 +1,6 @@
 """The options that every method has: which samples it climbs, when, and how its radius is set."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ class SharedOptions(NamedTuple):
         rise: What the radius follows, see `lsam.rise`: a target in units of the loss,
         rise_share: or a share of what has been learnt,
         rise_cap: and at most this share of the first loss.
+        budget: The share of a gradient that a perturbation may cost, see `lsam.budget`; of a method
+            that selects layers.
         perturb_every: Perturb in every so many steps, and in the others not.
         perturb_from: Perturb from this share of the run on, and before not.
     """
@@ -33,6 +36,7 @@ class SharedOptions(NamedTuple):
     rise: Any = None
     rise_share: Any = None
     rise_cap: float | None = None
+    budget: float | None = None
     perturb_every: int | None = None
     perturb_from: float | None = None
 
@@ -67,6 +71,8 @@ class SharedOptions(NamedTuple):
                 )
             radius = lsam.rise(self.rise, share=self.rise_share, cap=self.rise_cap)
             own = {**own, "rho": radius}
+        if self.budget is not None:
+            own = {**own, "selection": self._within_budget(make, own)}
         tx: lsam.SamTransformation = make(**own)
         if self.perturb_every is not None and self.perturb_from is not None:
             raise ValueError(
@@ -78,6 +84,17 @@ class SharedOptions(NamedTuple):
         if self.perturb_from is not None:
             return lsam.with_parts(tx, when=lsam.between(self.perturb_from, steps=steps))
         return tx
+
+    def _within_budget(self, make: Any, own: Mapping[str, Any]) -> Any:
+        if "selection" not in inspect.signature(make).parameters:
+            raise ValueError(f"budget={self.budget} is for methods that select layers")
+        if "selection" in own:
+            raise ValueError(
+                f"budget={self.budget} and selection={own['selection']!r} both say which layers to "
+                "perturb: give one or the other"
+            )
+        assert self.budget is not None
+        return lsam.budget(self.budget)
 
     def value_and_grad(self, loss_fn: Any, tx: lsam.SamTransformation) -> Any:
         """A method's gradient of a loss that takes a batch in place `BATCH`."""

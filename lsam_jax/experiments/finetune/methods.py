@@ -52,9 +52,9 @@ def methods(learning_rate: float) -> dict[str, FinetuneMethod]:
     return {
         "adamw": FinetuneMethod("AdamW", plain, adamw),
         "sam": FinetuneMethod("SAM", lsam.sam(0.05), adamw),
-        "lsam": FinetuneMethod(f"layer-wise SAM, k={K}", layerwise, adamw),
-        "lsam-budget": FinetuneMethod(f"layer-wise, budget {BUDGET:g}", within, adamw),
-        "slsam": FinetuneMethod(
+        "layerwise_sam": FinetuneMethod(f"layer-wise SAM, k={K}", layerwise, adamw),
+        "layerwise_sam-budget": FinetuneMethod(f"layer-wise, budget {BUDGET:g}", within, adamw),
+        "sl_sam": FinetuneMethod(
             "SL-SAM", sl_sam, lsam.freeze_inactive(adamw, ARRAYS), partial=True
         ),
     }

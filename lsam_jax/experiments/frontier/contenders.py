@@ -45,7 +45,9 @@ def _part(share: float) -> dict[str, float]:
 
 def _place(name: str, layers: tuple[str, ...]) -> Contender:
     options = {"k": None, "selection": layers, **_LAYERS}
-    return Contender(f"only-{name.replace(' ', '-')}", f"only the {name}", "lsam", options, _USUAL)
+    return Contender(
+        f"only-{name.replace(' ', '-')}", f"only the {name}", "layerwise_sam", options, _USUAL
+    )
 
 
 _USUAL, _WIDE, _WIDER = (0.2, 0.4, 0.7), (0.7, 1.2, 2.0), (1.2, 2.0, 3.5)
@@ -54,11 +56,11 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender(SGD, "SGD", "sgd", {}),
     Contender(SAM, "SAM", "sam", {}, _USUAL),
     Contender("sam-1/8", "SAM on 1/8", "sam", _part(1 / 8), _WIDE),
-    Contender("layers-4", "layer-wise, k=4", "lsam", {"k": 4, **_LAYERS}, (0.4, 0.7, 1.2)),
+    Contender("layers-4", "layer-wise, k=4", "layerwise_sam", {"k": 4, **_LAYERS}, (0.4, 0.7, 1.2)),
     Contender(
         "layers-4-1/8",
         "layer-wise, k=4, on 1/8",
-        "lsam",
+        "layerwise_sam",
         {"k": 4, **_LAYERS, **_part(1 / 8)},
         _WIDER,
     ),
@@ -68,7 +70,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender(
         "layers-4-1/8-rise",
         "layer-wise on 1/8, by rise",
-        "lsam",
+        "layerwise_sam",
         {"k": 4, **_LAYERS, **_part(1 / 8), **_RISE},
     ),
     Contender("stale-rise", "stale, by rise", "stale", _RISE),
@@ -76,40 +78,40 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender(
         "layers-4-1/4",
         "layer-wise, k=4, on 1/4",
-        "lsam",
+        "layerwise_sam",
         {"k": 4, **_LAYERS, **_part(1 / 4)},
         _WIDE,
     ),
     Contender("sam-1/16", "SAM on 1/16", "sam", _part(1 / 16), _WIDE),
-    Contender("generalized", "generalized SAM", "gsam", {"alpha": 0.8}, (0.3, 1.0, 3.0)),
+    Contender("generalized", "generalized SAM", "generalized_sam", {"alpha": 0.8}, (0.3, 1.0, 3.0)),
     Contender(
         "layers-4-paper",
         "layer-wise, the paper's",
-        "lsam",
+        "layerwise_sam",
         {"k": 4, "alpha": 0.8, "normalize": False},
         (0.1,),
     ),
     Contender(
         "layers-4-plain",
         "layer-wise, not normalised",
-        "lsam",
+        "layerwise_sam",
         {"k": 4, "alpha": 0.8, "normalize": False},
         (1.0, 3.0, 9.0),
     ),
-    Contender("layers-2", "layer-wise, k=2", "lsam", {"k": 2, **_LAYERS}, (0.4, 0.7, 1.2)),
-    Contender("layers-1", "layer-wise, k=1", "lsam", {"k": 1, **_LAYERS}, _WIDE),
+    Contender("layers-2", "layer-wise, k=2", "layerwise_sam", {"k": 2, **_LAYERS}, (0.4, 0.7, 1.2)),
+    Contender("layers-1", "layer-wise, k=1", "layerwise_sam", {"k": 1, **_LAYERS}, _WIDE),
     Contender(
-        "budget-10", "budget 10 %", "lsam_budget", {"k": 4, "budget": 0.10, **_LAYERS}, _WIDE
+        "budget-10", "budget 10 %", "layerwise_sam", {"k": 4, "budget": 0.10, **_LAYERS}, _WIDE
     ),
     Contender(
-        "budget-25", "budget 25 %", "lsam_budget", {"k": 4, "budget": 0.25, **_LAYERS}, _WIDE
+        "budget-25", "budget 25 %", "layerwise_sam", {"k": 4, "budget": 0.25, **_LAYERS}, _WIDE
     ),
     Contender("every-2", "SAM every 2nd step", "sam", {"perturb_every": 2}, (0.4, 0.7, 1.2)),
     Contender("every-5", "SAM every 5th step", "sam", {"perturb_every": 5}, (0.4, 0.7, 1.2)),
     Contender("every-10", "SAM every 10th step", "sam", {"perturb_every": 10}, (0.4, 0.7, 1.2)),
     Contender("last-fifth", "SAM in the last fifth", "sam", {"perturb_from": 0.8}, _USUAL),
     Contender("last-tenth", "SAM in the last tenth", "sam", {"perturb_from": 0.9}, _USUAL),
-    Contender("look", "LookSAM", "looksam", {"every": 3, "alpha": 0.8}, (0.1, 0.4, 1.6)),
+    Contender("look", "LookSAM", "look_sam", {"every": 3, "alpha": 0.8}, (0.1, 0.4, 1.6)),
     Contender("momentum", "Momentum-SAM", "momentum_sam", {}, (0.4, 0.8, 1.6)),
     Contender(
         "stale-fresh",
@@ -130,14 +132,14 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender(
         "layers-4-random",
         "layer-wise, 4 at random",
-        "lsam",
+        "layerwise_sam",
         {"k": 4, "selection": "random", **_LAYERS},
         (0.4, 0.7, 1.2),
     ),
     Contender(
         "layers-4-low",
         "layer-wise, 4 of low norm",
-        "lsam",
+        "layerwise_sam",
         {"k": 4, "selection": "low", **_LAYERS},
         (0.4, 0.7, 1.2),
     ),

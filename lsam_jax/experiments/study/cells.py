@@ -45,6 +45,11 @@ class Cell:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     length: int = 1
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the preset's method as it is."""
+        return not self.settings and self.length == 1
+
     def configure(self, preset: Preset, shared: Mapping[str, Any]) -> Config:
         """The configuration, with seed 0.
 
@@ -61,29 +66,29 @@ class Cell:
 
 METHODS: Mapping[str, Cell] = {
     "sgd": Cell("SGD", "sgd"),
-    "gsam": Cell("generalized SAM", "gsam"),
-    "looksam": Cell("LookSAM", "looksam"),
-    "lsam": Cell("layer-wise SAM", "lsam"),
+    "gsam": Cell("generalized SAM", "generalized_sam"),
+    "looksam": Cell("LookSAM", "look_sam"),
+    "lsam": Cell("layer-wise SAM", "layerwise_sam"),
     "sam": Cell("SAM", "sam"),
     "momentum_sam": Cell("Momentum-SAM", "momentum_sam"),
     "esam": Cell("ESAM", "esam"),
-    "lsam-budget10": Cell("layer-wise SAM, budget 10 %", "lsam_budget", {"budget": 0.10}),
-    "lsam-budget25": Cell("layer-wise SAM, budget 25 %", "lsam_budget", {"budget": 0.25}),
+    "lsam-budget10": Cell("layer-wise SAM, budget 10 %", "layerwise_sam", {"budget": 0.10}),
+    "lsam-budget25": Cell("layer-wise SAM, budget 25 %", "layerwise_sam", {"budget": 0.25}),
     "sgd-x2": Cell("SGD, twice as long", "sgd", length=2),
 }
 """Of Table 1 and beyond."""
 
 VARIANTS: Mapping[str, Cell] = {
-    "lsam-random": Cell("random layers", "lsam", {"selection": "random"}),
-    "lsam-low": Cell("layers of low norm", "lsam", {"selection": "low"}),
-    **{f"lsam-k{k}": Cell(f"k={k}", "lsam", {"k": k}) for k in (1, 2, 4, 8)},
+    "lsam-random": Cell("random layers", "layerwise_sam", {"selection": "random"}),
+    "lsam-low": Cell("layers of low norm", "layerwise_sam", {"selection": "low"}),
+    **{f"lsam-k{k}": Cell(f"k={k}", "layerwise_sam", {"k": k}) for k in (1, 2, 4, 8)},
 }
 """Of Tables 3 and 4."""
 
 GRID: Mapping[str, Cell] = {
     f"lsam-{'normalised' if normalize else 'plain'}-rho{rho:g}-alpha{alpha:g}": Cell(
         f"rho={rho:g}, alpha={alpha:g}{', normalised' if normalize else ''}",
-        "lsam",
+        "layerwise_sam",
         {"rho": rho, "alpha": alpha, "normalize": normalize},
     )
     for normalize, rho, alpha in (

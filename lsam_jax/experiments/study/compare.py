@@ -32,7 +32,7 @@ from lsam_jax.experiments.training.step import Program, State, build
 SNAPSHOTS = 4
 
 
-DEFAULT = ("sgd", "sam", "lsam", "stale")
+DEFAULT = ("sgd", "sam", "layerwise_sam", "stale")
 
 
 def configurations(

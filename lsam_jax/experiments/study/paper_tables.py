@@ -69,16 +69,17 @@ def artefact(name: str, preset: Preset) -> Artefact:
 def _methods(preset: Preset) -> tuple[Row, ...]:
     first = TABLE1.get(preset.name, {})
     return tuple(
-        Row(name, cell.label, first.get(name))
+        Row(name, cell.label, first.get(cell.method) if cell.is_plain else None)
         for name, cell in METHODS.items()
-        if name not in ("gsam", "looksam", "lsam") or name in preset.methods
+        if name not in ("gsam", "looksam", "lsam") or cell.method in preset.methods
     )
 
 
 def _table1(preset: Preset) -> Artefact:
     caption = "The paper's four methods, and others at hand."
     rows = _methods(preset)
-    named = tuple(row for row in rows if row.cell in preset.methods)
+    plain = {name for name, cell in METHODS.items() if cell.is_plain}
+    named = tuple(r for r in rows if r.cell in plain and METHODS[r.cell].method in preset.methods)
     return Artefact("Methods", caption, rows, sharpness=named, costs=True)
 
 
@@ -100,7 +101,7 @@ def _table3(preset: Preset) -> Artefact:
 
 def _table4(preset: Preset) -> Artefact:
     fourth = _published(TABLE4, preset, "table4")
-    own = preset.methods["lsam"]["k"]
+    own = preset.methods["layerwise_sam"]["k"]
     some = [
         Row("lsam" if k == own else f"lsam-k{k}", f"k={k}", number)
         for k, number in fourth.items()
@@ -123,7 +124,7 @@ def _grid(preset: Preset) -> Artefact:
 
 def _figure(title: str, *cells: str, landscapes: bool = False) -> Callable[[Preset], Artefact]:
     def make(preset: Preset) -> Artefact:
-        shown = [name for name in cells if name == "sgd" or name in preset.methods]
+        shown = [name for name in cells if name == "sgd" or CELLS[name].method in preset.methods]
         rows = tuple(Row(name, CELLS[name].label) for name in shown)
         return Artefact(title, "", rows, landscapes=landscapes)
 

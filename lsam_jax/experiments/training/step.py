@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 import lsam_jax as lsam
-from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.config.config import Config, base_optimizer
 from lsam_jax.experiments.config.methods import ConfiguredMethod, method
 from lsam_jax.experiments.config.objective import (
     Normalise,
@@ -184,7 +184,7 @@ def build(
     loss_fn = TrainingLoss(model, preprocess, config.label_smoothing, config.accumulate)
     steps = config.epochs * steps_per_epoch
     gradient = method(config.method, dict(config.options), steps)
-    optimizer = base_optimizer(config, steps)
+    optimizer = base_optimizer(config, steps, gradient.freezes)
     value_and_grad = gradient.value_and_grad(loss_fn)
 
     shapes = jax.eval_shape(partial(initial_variables, model, image_shape), jax.random.key(0))
@@ -283,17 +283,4 @@ def build(
         probe=lambda params, batch_stats, seed: probe(
             probed, train(seed), data.augment, params, batch_stats, backbone(), placed
         ),
-    )
-
-
-def base_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
-    """SGD with momentum, coupled weight decay and a learning rate that falls in steps."""
-    schedule = optax.piecewise_constant_schedule(
-        config.learning_rate, {round(share * steps): config.decay for share in config.decay_at}
-    )
-    clip = () if config.clip_norm is None else (optax.clip_by_global_norm(config.clip_norm),)
-    return optax.chain(
-        *clip,
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum),
     )

@@ -52,7 +52,7 @@ def bench(tmp_path, *arguments):
 def test_methods_on_models(tmp_path, capsys, monkeypatch):
     wide = registry.Architecture(partial(resnet.ResNet, stages=(1,), width=4))
     monkeypatch.setitem(registry.ARCHITECTURES, "resnet20", wide)
-    some = "sam,looksam,lsam,textbook"
+    some = "sam,look_sam,layerwise_sam,textbook"
     arguments = ["--models", "tiny,resnet20", "--methods", some, "--rounds", "3"]
     report = bench(tmp_path, "methods", *SIZE, *arguments)
     printed = capsys.readouterr().out
@@ -216,7 +216,7 @@ def test_a_run_that_says_nothing_is_refused(tmp_path, monkeypatch, capsys):
     config = presets.preset("digits-resnet8").configure("momentum_sam").to_json()
     (tmp_path / "config.json").write_text(json.dumps({"config": config, "origin": {}}))
     assert main(["bench", "recorded", str(tmp_path)]) == 2
-    assert "is a run of method 'momentum_sam'; give one of lsam" in capsys.readouterr().err
+    assert "is a run of method 'momentum_sam'; give one of layerwise_sam" in capsys.readouterr().err
     uneven = np.eye(3, dtype=bool) | np.array([True, False, False])
     found = recorded.Recorded(Config(), 3, uneven, 1, 8, 10)
     monkeypatch.setattr(recorded, "read", lambda *_: found)
@@ -282,5 +282,5 @@ def test_user_errors_are_one_line_before_anything_runs(
 
 
 def test_sgd_comes_first():
-    for names in ((), ("lsam",), ("lsam", "sgd")):
+    for names in ((), ("layerwise_sam",), ("layerwise_sam", "sgd")):
         assert next(iter(methods.Settings(methods=names).chosen("resnet8"))) == "sgd"

@@ -121,7 +121,9 @@ def test_costs_are_means_over_the_steps_in_network_order():
 
 
 def test_the_papers_throughput():
-    known = {model: paper_results.of(model, "lsam")["ratio"] for model in paper_results.INTERVAL}
+    known = {
+        model: paper_results.of(model, "layerwise_sam")["ratio"] for model in paper_results.INTERVAL
+    }
     # Section 4.3 says how much slower than SGD, in % of its throughput, for three of them.
     slower = {"resnet20": 8.5, "wrn28_10": 16.8}
     for model, percent in slower.items():
@@ -136,19 +138,25 @@ def test_the_catalogs_know_every_method():
     family = catalog.family()
     public = {name for name in lsam.__all__ if name.endswith(METHOD_NAMES)}
     assert public == {name.partition(" ")[0] for name in family} - {"sgd"}
-    parts = "sam-1/8 sam-1/4 lsam-1/8 stale"
-    wanted = f"sgd sam sam-rise gsam looksam lsam {parts} esam slsam optax textbook"
+    own = "sgd sam sam-rise generalized_sam look_sam layerwise_sam"
+    parts = "sam-1/8 sam-1/4 layerwise_sam-1/8 stale"
+    wanted = f"{own} {parts} esam sl_sam optax textbook"
     table = catalog.table2("resnet20")
     assert list(table) == wanted.split()
     assert [table[name].counted(None, None) for name in parts.split()] == [1.125, 1.25, 1.125, 1]
     assert next(iter(family)) == "sgd"
     wide, small = catalog.table2("wrn28_10"), catalog.table2("resnet8")
-    assert (wide["looksam"].label, small["looksam"].label) == (
+    assert (wide["look_sam"].label, small["look_sam"].label) == (
         "LookSAM, every 4",
         "LookSAM, every 3",
     )
-    assert [catalog.table2(m)["lsam"].tx.method.k for m in paper_results.LAYERS] == [4, 4, 2, 1]
-    for esam, sl_sam in ((wide["esam"], wide["slsam"]), (family["esam"], family["sl_sam"])):
+    assert [catalog.table2(m)["layerwise_sam"].tx.method.k for m in paper_results.LAYERS] == [
+        4,
+        4,
+        2,
+        1,
+    ]
+    for esam, sl_sam in ((wide["esam"], wide["sl_sam"]), (family["esam"], family["sl_sam"])):
         assert esam.counted is cost_model.half_the_samples
         assert sl_sam.counted is cost_model.drawn_alone
     one_gradient = ("momentum_sam", "sam stale", "layerwise_sam k=4 stale")

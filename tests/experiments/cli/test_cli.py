@@ -36,7 +36,7 @@ SMALL_PRESET = dataclasses.replace(presets.preset("digits-resnet8"), config=TINY
 def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
     out = tmp_path / "new" / "directory"
-    quick = ["--set", "lsam.cuts=1", "--rounds", "4"]
+    quick = ["--set", "layerwise_sam.cuts=1", "--rounds", "4"]
     assert main([*COMPARE, *quick, "--out", str(out)]) == 0
     names = ["SGD", "SAM", "layer-wise SAM", "stale SAM"]
     printed = capsys.readouterr()
@@ -71,7 +71,7 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
         assert row["config"]["label_noise"] == 0.4
         assert row["config"]["epochs"] == 2
         assert row["config"]["method"] == {"SGD": "sgd", "SAM": "sam", "stale SAM": "stale"}.get(
-            name, "lsam"
+            name, "layerwise_sam"
         )
     assert report["methods"]["SGD"]["step_cost"]["ratio"] == 1.0
     shares = [report["methods"][name]["perturbed_layers"] for name in names]
@@ -121,9 +121,9 @@ def test_help_suffices(command, capsys):
 def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: small)
     monkeypatch.chdir(tmp_path)
-    train = ["train", "digits-resnet8", "--method", "lsam", *SMALL, "--seed", "3"]
+    train = ["train", "digits-resnet8", "--method", "layerwise_sam", *SMALL, "--seed", "3"]
     assert main([*train, "--log", "json"]) == 0
-    out = tmp_path / "runs" / "digits-resnet8" / "lsam-seed3"
+    out = tmp_path / "runs" / "digits-resnet8" / "layerwise_sam-seed3"
     assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == [
         "checkpoints", "config.json", "environment.json", "metrics.jsonl", "timing.jsonl",
     ]  # fmt: skip
@@ -182,7 +182,7 @@ def test_every_preset_is_listed_and_can_be_inspected_without_data(
     assert main(["inspect", name]) == 0
     printed = capsys.readouterr().out
     assert "head/kernel" in printed
-    assert "lsam" in printed
+    assert "layerwise_sam" in printed
     assert max(map(len, printed.splitlines())) <= 80
     assert not (tmp_path / "nothing").exists()
 
@@ -198,8 +198,8 @@ def failing(error):
     ("arguments", "words"),
     [
         (["compare", "--out", "{file}/below"], "cannot write into directory.*--out"),
-        (["compare", "--set", "lsam.k=99", "--out", "{directory}"], "k.*99"),
-        (["compare", "--set", "lsam.k=-1", "--out", "{directory}"], "k=-1"),
+        (["compare", "--set", "layerwise_sam.k=99", "--out", "{directory}"], "k.*99"),
+        (["compare", "--set", "layerwise_sam.k=-1", "--out", "{directory}"], "k=-1"),
         (["compare", "--set", "sgd.k=1", "--out", "{directory}"], "not an option of method 'sgd'"),
         (["compare", "--set", "esam.k=1", "--out", "{directory}"], "not compared"),
         (["compare", "--methods", "sgd,sgd", "--out", "{directory}"], "each method once"),
@@ -225,7 +225,7 @@ def failing(error):
         (["train", "digits-resnet8", "--set", "k=99", "--out", "{directory}/a"], "k=99"),
         (
             ["train", "digits-resnet8", "--set", "speed=1"],
-            "speed=1 is not an option of method 'lsam'",
+            "speed=1 is not an option of method 'layerwise_sam'",
         ),
         (["train", "digits-resnet8", "--set", "rho=far"], "rho.*far"),
         (["train", "digits-resnet8", "--set", "clip_norm=far"], "'far' is not a number or none"),

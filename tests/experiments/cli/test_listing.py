@@ -25,8 +25,8 @@ def preset(**changes):
             decay_at=(2 / 3, 0.9),
             clip_norm=None,
         ),
-        "methods": {"sgd": {}, "lsam": {"k": 4, "rho": 0.1, "normalize": False}},
-        "published": {"lsam": 92.81},
+        "methods": {"sgd": {}, "layerwise_sam": {"k": 4, "rho": 0.1, "normalize": False}},
+        "published": {"layerwise_sam": 92.81},
         "assumed": ("images of 32x32 pixels [b]",),
     }
     return types.SimpleNamespace(**{**values, **changes})
@@ -80,8 +80,8 @@ def test_an_inspection_says_what_is_run_and_what_it_costs(inspection):
     assert settings["decay_at"] == "0.666667,0.9"
     assert settings["clip_norm"] == "none"
     assert settings["random_init"] == "false"
-    method = next(line for line in lines if line.startswith("lsam"))
-    assert method.split() == ["lsam", "k=4,", "rho=0.1,", "normalize=false", "92.81"]
+    method = next(line for line in lines if line.startswith("layerwise_sam"))
+    assert method.split() == ["layerwise_sam", "k=4,", "rho=0.1,", "normalize=false", "92.81"]
     for layer in inspection.layers:
         row = next(line for line in lines if layer.name in line)
         assert f"{layer.cost:.3f}" in row

@@ -29,17 +29,20 @@ SMALL = {"flowers102-wrn16-2": 4, "cifar100-vit-b16-head": 12}  # a network of e
 def test_the_papers_numbers(name):
     batch, rate, epochs, k, interval, rho, alpha, published = PAPER[name]
     preset = presets.preset(name)
-    for method in ("sgd", "sam", "gsam", "lsam"):
+    for method in ("sgd", "sam", "generalized_sam", "layerwise_sam"):
         config = preset.configure(method)
         assert (config.batch_size, config.learning_rate, config.epochs) == (batch, rate, epochs)
         assert (config.momentum, config.label_smoothing, config.decay) == (0.9, 0.1, 0.1)
-    for method in ("gsam", "looksam", "lsam"):
+    for method in ("generalized_sam", "look_sam", "layerwise_sam"):
         options = dict(preset.configure(method).options)
         assert (options["rho"], options["alpha"]) == (rho, alpha)
-    assert dict(preset.configure("lsam").options) == {"k": k, "rho": rho, "alpha": alpha}
+    assert dict(preset.configure("layerwise_sam").options) == {"k": k, "rho": rho, "alpha": alpha}
     assert preset.configure("sam").options == (("rho", 0.05),)
-    assert dict(preset.configure("looksam").options)["every"] == interval
-    assert tuple(preset.published[m] for m in ("sgd", "gsam", "looksam", "lsam")) == published
+    assert dict(preset.configure("look_sam").options)["every"] == interval
+    assert (
+        tuple(preset.published[m] for m in ("sgd", "generalized_sam", "look_sam", "layerwise_sam"))
+        == published
+    )
     steps = epochs * dry_run.OUTLINES[preset.config.data].images // batch
     drops = [round(share * steps) / steps * epochs for share in preset.config.decay_at]
     known = {"cifar10-resnet20": [100, 130], "cifar100-wrn28-10": [150, 180]}
@@ -55,7 +58,7 @@ def test_settings_are_read_by_type():
         "k": 5, "rho": 0.01, "normalize": True, "decay_at": (), "width": None, "model": "wrn16_8",
         "selection": "low",
     }  # fmt: skip
-    config = presets.preset("flowers102-wrn16-2").configure("lsam", **values)
+    config = presets.preset("flowers102-wrn16-2").configure("layerwise_sam", **values)
     assert (config.model, config.decay_at, config.batch_size) == ("wrn16_8", (), 40)
     assert dict(config.options) == {
         "k": 5, "rho": 0.01, "alpha": 0.7, "normalize": True, "selection": "low",
@@ -78,7 +81,7 @@ def test_real_steps_on_mock_data(name):
     preset = presets.preset(name)
     mock = mocked(preset.config.data, 4)
     changes = {"width": SMALL[name], "epochs": 1, "batch_size": 2, "random_init": True}
-    config = preset.configure("lsam", cuts=1, **changes)  # less to compile than four
+    config = preset.configure("layerwise_sam", cuts=1, **changes)  # less to compile than four
     program = build(config, mock)
     start = jax.tree.map(np.asarray, program.init(0).params)
     result = fit(config, program=program)
@@ -106,7 +109,7 @@ def test_real_steps_on_mock_data(name):
 )
 def test_full_size_by_shape(name, kernels, trained, whole):
     preset = presets.preset(name)
-    config = preset.configure("lsam", random_init=True)
+    config = preset.configure("layerwise_sam", random_init=True)
     program = dry_run.outline(config)
     assert len(program.layers) == kernels
     assert sum(program.sizes.values()) == trained
@@ -136,7 +139,7 @@ def test_an_outline_is_that_of_the_data(name, small):
 
 def test_what_is_frozen_is_not_trained_and_not_in_the_state():
     preset = presets.preset("cifar100-vit-b16-head")
-    config = preset.configure("lsam", width=12, random_init=True, batch_size=2, epochs=1)
+    config = preset.configure("layerwise_sam", width=12, random_init=True, batch_size=2, epochs=1)
     program = build(config, mocked("cifar100", 4))
     assert set(program.init(0).params) == {"hidden", "head"}
     assert lsam.layer_names(program.init(0).params) == ("head/kernel", "hidden/kernel")
@@ -147,8 +150,8 @@ def test_pretrained_weights_are_asked_for_and_random_ones_must_be_meant():
     vit = presets.preset("cifar100-vit-b16-head")
     mock = mocked("cifar100", 4)
     with pytest.raises(ValueError, match=r"'vit_b16' .*no weights.*--weights FILE.*--random-init"):
-        build(vit.configure("lsam", batch_size=2), mock)
+        build(vit.configure("layerwise_sam", batch_size=2), mock)
     with pytest.raises(ValueError, match="exclude each other"):
-        build(vit.configure("lsam", batch_size=2, random_init=True), mock, weights="x.npz")
+        build(vit.configure("layerwise_sam", batch_size=2, random_init=True), mock, weights="x.npz")
     with pytest.raises(FileNotFoundError, match=r"x\.npz"):
-        build(vit.configure("lsam", batch_size=2), mock, weights="x.npz")
+        build(vit.configure("layerwise_sam", batch_size=2), mock, weights="x.npz")

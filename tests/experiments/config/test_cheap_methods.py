@@ -56,7 +56,7 @@ def assert_same(got, want):
     ("name", "options", "names"),
     [
         ("sam", {"rho": 0.7}, "ab"),
-        ("lsam", {"k": 1, "rho": 0.7, "alpha": 1.0, "normalize": True}, "b"),
+        ("layerwise_sam", {"k": 1, "rho": 0.7, "alpha": 1.0, "normalize": True}, "b"),
     ],
 )
 def test_the_ascent_is_that_of_a_share_of_the_batch(arguments, name, options, names):
@@ -88,10 +88,14 @@ def test_stale_climbs_along_the_step_before(arguments):
     [
         ("sam", {"ascent_batch": 0.0}, "ascent_batch.*0.0"),
         ("sam", {"ascent_batch": 1.5}, "ascent_batch.*1.5"),
-        ("lsam", {"ascent_batch": 8}, "ascent_batch=8 must be a share of the batch.*0.125"),
+        (
+            "layerwise_sam",
+            {"ascent_batch": 8},
+            "ascent_batch=8 must be a share of the batch.*0.125",
+        ),
         ("sam", {"ascent_batch": "1/8"}, "ascent_batch='1/8' must be a share"),
-        ("sgd", {"ascent_batch": 0.0625}, "ascent_batch=0.125 is not an option of method 'sgd'"),
-        ("momentum_sam", {"ascent_batch": 0.0625}, "ascent_batch.*makes no sense"),
+        ("sgd", {"ascent_batch": 0.125}, "ascent_batch=0.125 is not an option of method 'sgd'"),
+        ("momentum_sam", {"ascent_batch": 0.125}, "ascent_batch.*makes no sense"),
     ],
 )
 def test_a_share_that_makes_no_sense_is_named(name, options, words):
@@ -106,7 +110,7 @@ def test_a_share_that_does_not_divide_the_batch_is_found_before_training(small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "cost"), [("sam", 1.25), ("looksam", 1.125)])
+@pytest.mark.parametrize(("name", "cost"), [("sam", 1.25), ("look_sam", 1.125)])
 def test_a_share_is_recorded_at_its_price(small, name, cost):
     options = {"ascent_batch": 0.25}
     config = dataclasses.replace(TINY, method=name, options=options, epochs=1)
@@ -114,11 +118,11 @@ def test_a_share_is_recorded_at_its_price(small, name, cost):
     np.testing.assert_allclose(history.cost, cost)  # LookSAM: two of four steps perturb
 
 
-@pytest.mark.parametrize("name", ["sgd", "sam", "lsam", "stale"])
+@pytest.mark.parametrize("name", ["sgd", "sam", "layerwise_sam", "stale"])
 def test_the_presets_methods_are_what_its_table_says(name):
     config = preset("noisy-digits-resnet8").configure(name)
     assert (config.label_noise, config.label_smoothing, config.data) == (0.4, 0.0, "digits")
     options = dict(config.options)
     options.pop("rho", None)
     recipe = {"k": 4, "alpha": 1.0, "normalize": True, "ascent_batch": 0.0625}
-    assert options == {"lsam": recipe}.get(name, {})
+    assert options == {"layerwise_sam": recipe}.get(name, {})

@@ -10,17 +10,17 @@ import pytest
 from mocks import mocked
 from tiny import TINY
 
-from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.config.config import Config, base_optimizer
 from lsam_jax.experiments.config.methods import method
 from lsam_jax.experiments.config.objective import TrainingLoss
 from lsam_jax.experiments.data.datasets import Split
-from lsam_jax.experiments.training.step import base_optimizer, build
+from lsam_jax.experiments.training.step import build
 
 RNG = np.random.default_rng(0)
 BATCH = Split(RNG.integers(0, 256, (12, 4, 4, 1), dtype=np.uint8), np.arange(12) % 3)
 
 
-OPTIONS = {"sgd": {}, "sam": {"rho": 0.3}, "lsam": {"rho": 0.3, "k": 1}}
+OPTIONS = {"sgd": {}, "sam": {"rho": 0.3}, "layerwise_sam": {"rho": 0.3, "k": 1}}
 
 
 class Net(nn.Module):
@@ -52,7 +52,7 @@ def prepared(**options):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["sgd", "sam", "lsam"])
+@pytest.mark.parametrize("name", ["sgd", "sam", "layerwise_sam"])
 @pytest.mark.parametrize("parts", [2, 3, 6])
 def test_accumulation_equals_the_large_batch(name, parts):
     loss_fn, params, arguments = prepared()

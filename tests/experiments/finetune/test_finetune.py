@@ -45,7 +45,7 @@ def windows():
 @pytest.fixture(scope="module")
 def step():
     """SL-SAM's, which draws."""
-    return loop.build_step(TINY, METHODS["slsam"])
+    return loop.build_step(TINY, METHODS["sl_sam"])
 
 
 def test_text_is_what_python_ships():
@@ -167,13 +167,13 @@ def slices(tree):
 @pytest.mark.slow
 def test_sl_sam_moves_the_slices_it_drew_and_draws_by_seed(params, step):
     def run(seed):
-        start = loop.start(METHODS["slsam"], params, draws=seed * SETTINGS.steps)
+        start = loop.start(METHODS["sl_sam"], params, draws=seed * SETTINGS.steps)
         drawn = batches(SETTINGS, CODE.tokens, 1, seed)
-        prices = Prices(METHODS["slsam"], TINY.loss, params, next(drawn))
+        prices = Prices(METHODS["sl_sam"], TINY.loss, params, next(drawn))
         out = loop.fit(step, start, drawn, 10, lambda p: 0.0, prices)
         return out.state.params, out
 
-    state = loop.start(METHODS["slsam"], params)
+    state = loop.start(METHODS["sl_sam"], params)
     for windows in islice(batches(SETTINGS, CODE.tokens, 1, 0), 5):
         before, (state, _) = state, step(state, windows)
         moved = [bool((a != b).any()) for a, b in zip(slices(before.params), slices(state.params))]
@@ -183,7 +183,7 @@ def test_sl_sam_moves_the_slices_it_drew_and_draws_by_seed(params, step):
     assert out[1:] == same[1:]
     assert (first["head"] != other["head"]).any()
     draws = [
-        step(loop.start(METHODS["slsam"], params, draws=count), windows)[0].sam.selected
+        step(loop.start(METHODS["sl_sam"], params, draws=count), windows)[0].sam.selected
         for count in (0, SETTINGS.steps)
     ]
     assert (draws[0] != draws[1]).any()
@@ -200,7 +200,7 @@ def test_prices_are_those_of_inspect(params, windows):
     chosen = ["blocks/1/down", "head"]
     layers = lsam.stacked("blocks")
     names = lsam.layer_names(params, layers)
-    prices = prices_of("lsam", params, windows)
+    prices = prices_of("layerwise_sam", params, windows)
     selected = [name in chosen for name in names]
     inspection = lsam.inspect(TINY.loss, params, windows, layers=layers, k=K)
     assert prices.cost(selected) == inspection.cost(chosen) > 1.1
@@ -214,7 +214,7 @@ def test_prices_are_those_of_inspect(params, windows):
 def test_budget_is_priced_at_its_own_cut(params, windows):
     layers = lsam.stacked("blocks")
     names = lsam.layer_names(params, layers)
-    prices = prices_of("lsam-budget", params, windows)
+    prices = prices_of("layerwise_sam-budget", params, windows)
     order = [layer.name for layer in prices.inspection.layers]
     first = order.index(prices.inspection.cuts[-1])
     assert first > 0
@@ -322,7 +322,10 @@ def test_command_trains_prints_and_writes(tiny_command, tmp_path, capsys):
         (["--rounds", "0"], "rounds=0 must be at least 1"),
         (["--pretraining-steps", "-1"], "pretraining_steps=-1"),
         (["--learning-rate", "nan"], "learning_rate=nan must be more than 0"),
-        (["--methods", "adam"], "method='adam' is not known; choose from adamw, sam, lsam"),
+        (
+            ["--methods", "adam"],
+            "method='adam' is not known; choose from adamw, sam, layerwise_sam",
+        ),
     ],
 )
 def test_command_refuses_in_one_line(tiny_command, tmp_path, capsys, wrong, message):

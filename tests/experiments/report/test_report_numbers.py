@@ -69,7 +69,7 @@ def plain(tmp_path_factory):
     place = tmp_path_factory.mktemp("plain")
     write_simple(place / "sgd", "sgd", ACCURACIES["sgd"])
     write_simple(place / "sam", "sam", ACCURACIES["sam"], cost=2.0)
-    write_simple(place / "lsam", "lsam", ACCURACIES["lsam"], cost=1.3)
+    write_simple(place / "lsam", "layerwise_sam", ACCURACIES["lsam"], cost=1.3)
     write_simple(place / "long", "sgd", (0.72, 0.72, 0.73), epochs=6)
     write_simple(place / "longer", "sgd", (0.74, 0.745, 0.73), epochs=8)
     return read_study(place)
@@ -85,7 +85,7 @@ def named(study, *methods):
 
 
 def test_a_table_has_last_epochs_differences_and_their_significance(plain):
-    names = [group.name for group in named(plain, "sgd", "sam", "lsam")]
+    names = [group.name for group in named(plain, "sgd", "sam", "layerwise_sam")]
     published = {names[1]: {"accuracy": 92.64, "std": 0.4}}
     table_spec = spec(*names, "absent", published=published)
     lines = accuracy.lines(plain, table_spec)
@@ -115,7 +115,7 @@ def test_runs_of_another_length_are_told_apart_in_the_table(plain):
 
 def test_cost_is_the_mean_over_all_steps(tmp_path):
     steps, costs = (10, 30, 40), (1.0, 2.0, 1.5)
-    for method, seed in (("sgd", 0), ("lsam", 0)):
+    for method, seed in (("sgd", 0), ("layerwise_sam", 0)):
         records = [
             record(i + 1, step=step, cost=1.0 if method == "sgd" else cost)
             for i, (step, cost) in enumerate(zip(steps, costs, strict=True))
@@ -142,9 +142,9 @@ def named_by_method(study):
 def test_sgd_is_given_at_least_the_methods_cost(cost, passes, enough, tmp_path):
     for length in (8, 4, 6):
         write_simple(tmp_path / f"sgd{length}", "sgd", (0.7,), epochs=length)
-    write_simple(tmp_path / "lsam", "lsam", (0.7,), cost=cost)
+    write_simple(tmp_path / "lsam", "layerwise_sam", (0.7,), cost=cost)
     study = read_study(tmp_path)
-    (lsam,) = named(study, "lsam")
+    (lsam,) = named(study, "layerwise_sam")
     sgd = groups.baselines(study.groups.values(), lsam.config)
     assert [group.passes for group in sgd] == [4, 6, 8]
     found = pair(lsam, sgd, CostScale(sgd[0]))
@@ -153,7 +153,7 @@ def test_sgd_is_given_at_least_the_methods_cost(cost, passes, enough, tmp_path):
 
 
 def test_equal_time_compares_with_the_longer_run(plain):
-    names = [group.name for group in named(plain, "sgd", "sam", "lsam")]
+    names = [group.name for group in named(plain, "sgd", "sam", "layerwise_sam")]
     lines = accuracy.lines(plain, spec(*names))
     (contest,) = equal_time.contests(plain, lines)
     table = equal_time.table(contest, lines)
@@ -167,7 +167,7 @@ def test_equal_time_compares_with_the_longer_run(plain):
 
 
 def test_measured_costs_choose_the_run_too(plain):
-    sgd, lsam = named(plain, "sgd", "lsam")
+    sgd, lsam = named(plain, "sgd", "layerwise_sam")
     longer = groups.baselines(plain.groups.values(), sgd.config)
     clock = CostScale(sgd, {lsam.name: {"ratio": 1.7}})
     found = pair(lsam, longer, clock)

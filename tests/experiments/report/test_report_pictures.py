@@ -46,7 +46,7 @@ def drawn(monkeypatch):
 def plain(tmp_path_factory):
     place = tmp_path_factory.mktemp("plain")
     write_simple(place / "sgd", "sgd", ACCURACIES["sgd"])
-    write_simple(place / "lsam", "lsam", ACCURACIES["lsam"], cost=1.3)
+    write_simple(place / "lsam", "layerwise_sam", ACCURACIES["lsam"], cost=1.3)
     write_simple(place / "long", "sgd", (0.72, 0.72, 0.73), epochs=8)
     return read_study(place)
 
@@ -101,7 +101,7 @@ def test_runs_of_several_lengths_are_drawn_by_their_share(plain, drawn):
 
 def test_a_panel_has_few_methods_and_sgd_in_all_of_them(plain):
     sgd, *_ = entries(plain)
-    other = next(e for e in entries(plain) if e.group.config["method"] == "lsam")
+    other = next(e for e in entries(plain) if e.group.config["method"] == "layerwise_sam")
     many = [sgd, *(PlotSeries(f"method {i}", other.group) for i in range(8))]
     found = panels(many)
     assert [len(panel) for panel in found] == [6, 4]

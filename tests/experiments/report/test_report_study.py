@@ -96,8 +96,8 @@ def test_a_damaged_line_makes_one_run_unreadable(line, reason, tmp_path):
 
 def test_without_a_plan_runs_are_grouped_by_all_but_the_seed(tmp_path):
     write_simple(tmp_path / "deep" / "er" / "sam", "sam", (0.7, 0.8))
-    write_simple(tmp_path / "k2", "lsam", (0.7,), k=2)
-    write_simple(tmp_path / "k4", "lsam", (0.7,), k=4)
+    write_simple(tmp_path / "k2", "layerwise_sam", (0.7,), k=2)
+    write_simple(tmp_path / "k4", "layerwise_sam", (0.7,), k=4)
     write_simple(tmp_path / "sgd", "sgd", (0.7, 0.8, 0.9))
     write_simple(tmp_path / "again", "sgd", (0.1,))
     (tmp_path / "hub").mkdir()

@@ -33,7 +33,7 @@ def options(study, cell):
 def test_the_tables_differ_in_what_they_compare_alone():
     study = plan(["table1", "table3", "table4"], CIFAR, "cpu", 3)
     assert {c.method for c in study.configs.values()} == {
-        "sgd", "sam", "gsam", "looksam", "lsam", "lsam_budget", "momentum_sam", "esam"
+        "sgd", "sam", "generalized_sam", "look_sam", "layerwise_sam", "momentum_sam", "esam"
     }  # fmt: skip
     selections = {row.label: options(study, row.cell).get("selection") for row in
                   study.artefacts["table3"].rows if row.cell != "sgd"}  # fmt: skip

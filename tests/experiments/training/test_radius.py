@@ -16,9 +16,9 @@ from lsam_jax.experiments.training.loop import fit
 from lsam_jax.experiments.training.train import train
 
 
-@pytest.mark.parametrize("name", ["sam", "lsam", "stale", "asam", "momentum_sam"])
+@pytest.mark.parametrize("name", ["sam", "layerwise_sam", "stale", "asam", "momentum_sam"])
 def test_takes_the_place_of_rho(name):
-    more = {"k": 1} if name == "lsam" else {}
+    more = {"k": 1} if name == "layerwise_sam" else {}
     config = Config(method=name, options={"rise_share": 0.4, **more})
     assert "rho" not in dict(config.options)
     assert config == Config(method=name, options=dict(config.options))

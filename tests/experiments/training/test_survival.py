@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-ARGUMENTS = ["train", "digits-resnet8", "--method", "lsam", "--log", "json"]
+ARGUMENTS = ["train", "digits-resnet8", "--method", "layerwise_sam", "--log", "json"]
 SMALL = [
     "--set", "width=4", "--epochs", "2", "--set", "batch_size=100", "--checkpoint-every", "1",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from tiny import STEPS, TINY, K
 
 import lsam_jax as lsam
 from lsam_jax.experiments.config.config import Config
-from lsam_jax.experiments.config.methods import method
+from lsam_jax.experiments.config.methods import METHODS, method
 from lsam_jax.experiments.config.objective import Normalise, TrainingLoss, initial_variables
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.batches import Batches
@@ -27,14 +27,20 @@ from lsam_jax.experiments.training.step import build
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"method": "adam"}, "method='adam'.*sgd, sam, gsam, lsam"),
+        ({"method": "adam"}, "method='adam'.*sgd, sam, generalized_sam, layerwise_sam"),
+        ({"method": "lsam"}, "method='lsam'.*it is 'layerwise_sam' now"),
+        ({"options": {"budget": 0.1, "selection": "low"}}, "budget=0.1 and selection='low'"),
+        ({"method": "f_sam", "options": {"budget": 0.1}}, "budget=0.1 is for methods that select"),
         ({"epochs": 0}, "epochs=0.*at least 1"),
         ({"batch_size": 1}, "batch_size=1.*at least 2"),
         ({"options": {"k": -1}}, "k.*-1"),
         ({"options": {"rho": -0.1}}, "rho.*-0.1"),
         ({"options": {"rho": math.nan}}, "rho.*nan"),
         ({"options": {"alpha": math.inf}}, "alpha.*inf"),
-        ({"options": {"beta": 1}}, "beta=1 is not an option of method 'lsam', which has k, rho"),
+        (
+            {"options": {"beta": 1}},
+            "beta=1 is not an option of method 'layerwise_sam', which has k, rho",
+        ),
         ({"learning_rate": math.inf}, "learning_rate=inf.*finite"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
@@ -182,7 +188,7 @@ def test_gsam_mixes_both_gradients():
     def loss_fn(params):
         return 0.5 * jnp.sum(params["w"] ** 2), None
 
-    chosen = method("gsam", {"rho": 0.5, "alpha": 0.25})
+    chosen = method("generalized_sam", {"rho": 0.5, "alpha": 0.25})
     params = {"w": jnp.array([[3.0, 4.0]])}
     _, grads, _ = chosen.value_and_grad(loss_fn)(params, chosen.init(params))
     # g = w, h = w + 0.5 w / |w|; the mix is w (1 + 0.25 * 0.5 / 5).
@@ -252,7 +258,7 @@ def test_gradient_norms_are_those_of_the_plain_loss(small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["looksam", "ae_sam", "momentum_sam", "sam_on", "esam"])
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"sgd", "sam", "layerwise_sam", "stale"}))
 def test_other_methods_train_and_record(small, name):
     config = dataclasses.replace(TINY, method=name, options={}, epochs=1)
     history = fit(config, small).history
@@ -260,12 +266,52 @@ def test_other_methods_train_and_record(small, name):
     assert np.isfinite(list(record["layer_norms"].values())).all()
     assert 0 <= record["perturbed_layers"] <= 1
     assert 0 <= record["perturbed_parameters"] <= 1
-    expected = {"looksam": 1 + 2 / 4, "momentum_sam": 1.0}  # two of four steps perturb
+    expected = {"look_sam": 1 + 2 / 4, "momentum_sam": 1.0}  # two of four steps perturb
     if name in expected:
         np.testing.assert_allclose(record["cost"], expected[name], atol=0.02)
     if name == "sam_on":
         assert sum(record["perturbations"].values()) == 0  # no kernel
         assert 0 < record["perturbed_parameters"] < 0.1
+
+
+def test_every_method_of_the_library_can_be_trained():
+    ends = ("sam", "gam", "sam_on", "vasso", "zsharp")
+    assert {name for name in lsam.__all__ if name.endswith(ends)} == set(METHODS) - {"sgd", "stale"}
+
+
+def test_what_sl_sam_does_not_draw_stays_momentum_or_not(small):
+    config = dataclasses.replace(TINY, method="sl_sam", options={"active": 0.3}, epochs=1)
+    program = build(config, small)
+    state, batches = program.init(0), program.batches(0)
+    for step in range(3):  # by the third, most arrays have momentum
+        before = jax.tree.map(np.array, state.params)  # the state is donated
+        state, _ = program.step(state, batches[step])
+    names = lsam.layer_names(state.params, program.method.layers)
+    drawn = {name for name, one in zip(names, state.sam.selected) if one}
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
+    same = jax.tree.leaves(jax.tree.map(np.array_equal, before, state.params))
+    moved = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, still in zip(paths, same)
+        if not still
+    }
+    assert moved
+    assert moved <= drawn < set(names)
+
+
+@pytest.mark.parametrize(
+    ("written", "method"),
+    [
+        ({"method": "gsam"}, "generalized_sam"),
+        ({"method": "lsam_budget", "options": {"budget": 0.2}}, "layerwise_sam"),
+        ({"format": 2, "method": "gsam"}, "gsam"),
+        (Config(method="gsam").to_json(), "gsam"),
+    ],
+)
+def test_configurations_written_before_the_methods_had_their_names(written, method):
+    config = Config.from_json(written)
+    assert config.method == method
+    assert Config.from_json(config.to_json()) == config
 
 
 @pytest.mark.slow
@@ -275,7 +321,10 @@ def test_other_methods_train_and_record(small, name):
         ("momentum_sam", {"rho": 0.3}),
         ("esam", {"rho": 0.05, "beta": 1.0, "gamma": 0.5}),
         ("sam", {"rho": 0.05}),
-        ("lsam_budget", {"k": 1, "rho": 0.1, "budget": 0.3}),
+        ("layerwise_sam", {"k": 1, "rho": 0.1, "budget": 0.3}),
+        ("functional_sam", {"rho": 0.05}),
+        ("gam", {"rho": 0.05}),
+        ("adazo_sam", {"rho": 0.05, "probes": 2}),
     ],
 )
 def test_prices_are_what_xla_counts(optimized, small, monkeypatch, name, options):
@@ -291,12 +340,12 @@ def test_prices_are_what_xla_counts(optimized, small, monkeypatch, name, options
     _, _, after = first(state.params, sam, *arguments)
     names = lsam.layer_names(state.params, program.method.layers)
     chosen = [layer for layer, one in zip(names, after.selected) if one]
-    assert len(chosen) == (1 if name == "lsam_budget" else len(names))
+    assert len(chosen) == (1 if name == "layerwise_sam" else len(names))
     plain = jax.value_and_grad(loss_fn, has_aux=True)
     ratio = flops(program.method.value_and_grad(loss_fn), state.params, sam, *arguments) / flops(
         plain, state.params, *arguments
     )
-    if name == "lsam_budget":  # of a gate XLA counts the dearer branch: all behind the cut
+    if name == "layerwise_sam":  # of a gate XLA counts the dearer branch: all behind the cut
         rows = [layer.name for layer in program.inspection.layers]
         chosen = rows[rows.index(program.inspection.cuts[0]) :]
     price = program.method.price(program.inspection, chosen)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lsam_jax.experiments.config.former_names import in_todays_names
 from lsam_jax.experiments.files import CONFIG, ENVIRONMENT, METRICS
 
 SHARPNESS, LANDSCAPES = "sharpness.json", "landscapes.npz"
@@ -154,7 +155,7 @@ def _config(file: Path) -> dict[str, Any]:
         for name, kind in (("method", str), ("seed", int), ("epochs", int))
     ):
         raise UnreadableError(f"{file.name} is not the configuration of a run")
-    return config
+    return in_todays_names(config)
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
