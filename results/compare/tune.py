@@ -22,7 +22,7 @@ PRESET, HELD_OUT, SEEDS = "noisy-digits-resnet8", 300, (10, 11)
 GRID = {
     "sgd": (None,),
     "sam": (0.2, 0.4, 0.6, 0.8, 1.1),
-    "lsam": (0.7, 1.0, 1.4, 2.0, 2.8),
+    "layerwise_sam": (0.7, 1.0, 1.4, 2.0, 2.8),
     "stale": (0.2, 0.4, 0.6, 0.8, 1.1),
 }
 PASSES = 10  # over the images between two evaluations

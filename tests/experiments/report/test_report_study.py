@@ -59,6 +59,20 @@ def test_a_run_of_another_configuration_than_the_plans_is_left_out(study):
     assert "sgd/seed1" not in [run.name for run in read_study(study).groups["sgd"].runs]
 
 
+def test_runs_and_plans_of_before_the_methods_had_their_names(study):
+    new = {name: group.config for name, group in read_study(study).groups.items()}
+    for file in [study / "study.json", *study.rglob("config.json")]:
+        written = json.loads(file.read_text())
+        holders = written["runs"].values() if "runs" in written else [written]
+        for config in (holder["config"] for holder in holders):
+            del config["format"]
+            former = {"layerwise_sam": "lsam", "look_sam": "looksam", "generalized_sam": "gsam"}
+            config["method"] = former.get(config["method"], config["method"])
+        file.write_text(json.dumps(written))
+    assert "left out" not in {kind for kind, _ in troubles(study).values()}
+    assert {name: group.config for name, group in read_study(study).groups.items()} == new
+
+
 def test_a_failed_run_that_began_says_both(study):
     plan = json.loads((study / "study.json").read_text())
     plan["failures"]["lsam-low/seed2"] = "out of memory"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lsam_jax.experiments.config.former_names import in_todays_names
 from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS
 from lsam_jax.experiments.report.numbers import groups as naming
 from lsam_jax.experiments.report.numbers.groups import Group, SkippedRun, recipe, same_but
@@ -81,12 +82,14 @@ def read_study(directory: Path) -> Study:
             "such as the --out of lsam-jax train"
         )
     try:
-        wanted = {name: (entry["label"], entry["config"]) for name, entry in
-                  plan.get("runs", {}).items()}  # fmt: skip
+        wanted = {
+            name: (entry["label"], in_todays_names(entry["config"]))
+            for name, entry in plan.get("runs", {}).items()
+        }
         tables = [_table(entry) for entry in plan.get("tables", [])]
         seeds = [int(seed) for seed in plan.get("seeds", [])]
         says = tuple(plan.get("scale", {}).get("says", []))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{str(directory / STUDY)!r} is not the plan of a study ({error!r}); make it again, or "
             "move it away to have the runs grouped by their configurations"
