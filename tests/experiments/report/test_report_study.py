@@ -64,10 +64,10 @@ def test_runs_and_plans_of_before_the_methods_had_their_names(study):
     for file in [study / "study.json", *study.rglob("config.json")]:
         written = json.loads(file.read_text())
         holders = written["runs"].values() if "runs" in written else [written]
-        for config in (holder["config"] for holder in holders):
-            del config["format"]
+        for settings in (holder["config"] for holder in holders):
+            del settings["format"]
             former = {"layerwise_sam": "lsam", "look_sam": "looksam", "generalized_sam": "gsam"}
-            config["method"] = former.get(config["method"], config["method"])
+            settings["method"] = former.get(settings["method"], settings["method"])
         file.write_text(json.dumps(written))
     assert "left out" not in {kind for kind, _ in troubles(study).values()}
     assert {name: group.config for name, group in read_study(study).groups.items()} == new

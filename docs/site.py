@@ -1,0 +1,90 @@
+"""Pages of the site that are made: the front page, a page for each method, and the API.
+
+`mkdocs build` runs this; see mkdocs.yml.
+"""
+
+import re
+import textwrap
+from pathlib import Path
+
+import griffe
+from mkdocs.structure.files import File
+
+import lsam_jax as lsam
+from lsam_jax.experiments.config.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+CODE = "https://github.com/OWNER/REPO/blob/main"
+FROM_ROOT = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
+FROM_ROOT["changelog.md"] = "CHANGELOG.md"
+PUBLIC = [name for name in lsam.__all__ if name not in METHODS]
+MODULES = ("components", "presets", "diagnostics", "integrations.linen", "integrations.nnx")
+MODULES += ("experiments.config.config", "experiments.presets", "experiments.training")
+LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)(#[^)]*)?\)")
+
+
+class Examples(griffe.Extension):
+    """What a docstring shows after ``>>>``, from there to its end, under the heading Examples."""
+
+    def on_object(self, *, obj, **options):
+        """Of every object that is read."""
+        text = obj.docstring.value if obj.docstring else ""
+        start = text.find("\n\n>>> ")
+        if start >= 0:
+            rest = textwrap.indent(text[start + 2 :], "    ")
+            obj.docstring.value = f"{text[:start]}\n\nExamples:\n{rest}\n"
+
+
+def made() -> dict[str, str]:
+    """Pages by their place."""
+    pages = {place: (ROOT / name).read_text() for place, name in FROM_ROOT.items()}
+    for name, family in METHODS.items():
+        if name in lsam.__all__:
+            label = "" if family.label == name else f" ({family.label})"
+            pages[f"methods/{name}.md"] = f"# {name}{label}\n\n::: lsam_jax.{name}\n"
+    names = "".join(f"::: lsam_jax.{name}\n\n" for name in PUBLIC if name not in MODULES)
+    pages["api/lsam_jax.md"] = f"# lsam_jax\n\n{names}"
+    for name in MODULES:
+        options = "    options: {show_root_heading: false, heading_level: 2}\n"
+        pages[f"api/{name}.md"] = f"# lsam_jax.{name}\n\n::: lsam_jax.{name}\n{options}"
+    return pages
+
+
+def on_config(config):
+    """Adds the pages that are made to the contents."""
+    pages = sorted(made())
+    for section in config.nav:
+        for title in ("Methods", "API"):
+            if title in section and not isinstance(section, str):
+                section[title] = [p for p in pages if p.startswith(f"{title.lower()}/")]
+    return config
+
+
+def on_files(files, config):
+    """Adds the pages, and the pictures that a page shows."""
+    pages = made()
+    for place, text in pages.items():
+        files.append(File.generated(config, place, content=text))
+    texts = [*pages.values(), *(page.read_text() for page in (ROOT / "docs").glob("*.md"))]
+    shown = {name for text in texts for name in re.findall(r"results/[\w./-]+\.png", text)}
+    for name in sorted(shown):
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Turns links that hold in the repository into links that hold on the site."""
+    place = page.file.src_uri
+    if place.startswith(("methods/", "api/")):
+        return markdown
+    base = ROOT if place in FROM_ROOT else ROOT / "docs"
+
+    def turned(match):
+        target, anchor = match[1], match[2] or ""
+        path = (base / target).resolve().relative_to(ROOT).as_posix()
+        there = {name: page for page, name in FROM_ROOT.items()}
+        if path in there or re.fullmatch(r"docs/[\w-]+\.md", path):
+            return f"]({there.get(path, Path(path).name)}{anchor})"
+        return f"]({path if path.endswith('.png') else f'{CODE}/{path}'}{anchor})"
+
+    return LINK.sub(turned, markdown)
