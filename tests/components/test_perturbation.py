@@ -1,0 +1,44 @@
+"""How far the weights move where a norm is zero, or its square too small for the type."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lsam_jax as lsam
+
+RHO = 0.5
+
+
+def perturbed_gradient(slopes, normalize):
+    """The gradient of sum(s w + w^2 / 2) at w = 0 and its neighbour: s + eps, and so eps."""
+    w = {name: jnp.zeros(2, jnp.float32) for name in slopes}
+    tx = lsam.generalized_sam(RHO, 1.0, normalize=normalize, layers="array")
+
+    def loss(w):
+        return sum(jnp.sum(s * w[n] + w[n] ** 2 / 2) for n, s in slopes.items())
+
+    _, direction, _ = lsam.value_and_grad(loss, tx)(w, tx.init(w))
+    return {n: np.asarray(direction[n] - jnp.asarray(s, jnp.float32)) for n, s in slopes.items()}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("normalize", [True, "layer"])
+def test_a_layer_without_a_gradient_stays(normalize):
+    eps = perturbed_gradient({"a": jnp.asarray([3.0, 4.0]), "b": jnp.zeros(2)}, normalize)
+    np.testing.assert_allclose(eps["a"], [0.3, 0.4], rtol=1e-6)
+    np.testing.assert_array_equal(eps["b"], 0)
+
+
+@pytest.mark.core
+def test_each_layer_moves_by_the_radius_whatever_its_gradient():
+    slopes = {"a": jnp.asarray([3.0, 4.0]), "b": jnp.asarray([0.0, 1e-12])}
+    eps = perturbed_gradient(slopes, "layer")
+    np.testing.assert_allclose(eps["a"], [0.3, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(eps["b"], [0.0, RHO], rtol=1e-6)
+
+
+@pytest.mark.core
+def test_a_gradient_whose_square_is_too_small_for_the_type_moves_by_less():
+    eps = perturbed_gradient({"a": jnp.asarray([1e-25, 0.0])}, "layer")["a"]
+    assert np.isfinite(eps).all()
+    assert 0 <= eps[0] <= 1e-3 * RHO
