@@ -79,6 +79,7 @@ def _name_points(axes: Axes, results: Sequence[Result]) -> None:
             fontsize=7.5,
             va="center",
             color=NAMED[result.contender.name],
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
             arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.7"},
         )
     axes.set_xlim(0.93, right + 0.75)
