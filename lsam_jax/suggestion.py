@@ -181,11 +181,9 @@ def suggest_rho(
 
             return loss
 
-        return [loss_of(rebuilt[0]), loss_of(rebuilt[1])]
+        return [loss_of(args) for args in rebuilt[: 1 if ascent_batch is None else 2]]
 
-    found = effects_of_radii(
-        method, losses, params, state, arrays, grid, sam_state is None, ascent_batch is not None
-    )
+    found = effects_of_radii(method, losses, params, state, arrays, grid, sam_state is None)
     selected, clean, perturbed, rises, moves = found
     names = tuple(n for n, chosen in zip(layers.names, selected) if chosen)
     if not moves:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays.vectors import ratio, squared_norm
-from lsam_jax.engine.step_rules import StepResult, StepRules
+from lsam_jax.engine.step_rules import Chosen, StepResult, StepRules
 from lsam_jax.engine.traced_loss import TracedLoss
 from lsam_jax.engine.two_pass import in_one, in_two, put, two_pass
 
@@ -22,9 +22,7 @@ Leaves = Sequence[Any]
 def stale_and_fresh(
     program: TracedLoss,
     leaves: Leaves,
-    of_leaf: Sequence[int],
-    position: np.ndarray,
-    candidates: np.ndarray,
+    chosen: Chosen,
     first: int,
     rules: StepRules,
 ) -> StepResult:
@@ -33,16 +31,15 @@ def stale_and_fresh(
     Args:
       program: the loss.
       leaves: the parameters.
-      of_leaf: the layer of each, or -1.
-      position: i64[L], the place of each layer in the network.
-      candidates: bool[L], static; the layers that move.
+      chosen: which layers are perturbed, known before the step is compiled.
       first: the position of the first layer whose gradient is fresh.
       rules: those of the method.
     """
-    late = candidates & (position >= first)
-    behind = _FreshBehind(rules, leaves, of_leaf, candidates, late)
+    late = chosen.candidates & (chosen.position >= first)
+    behind = _FreshBehind(rules, leaves, chosen, late)
     moved = put(leaves, behind.front, behind.moved_front)
-    return two_pass(program, moved, of_leaf, position, late, late, lambda: [0], False, behind)
+    fresh = chosen._replace(candidates=late, selected=late)
+    return two_pass(program, moved, fresh, lambda: [0], False, behind)
 
 
 class _FreshBehind:
@@ -57,13 +54,12 @@ class _FreshBehind:
         self,
         rules: StepRules,
         leaves: Leaves,
-        of_leaf: Sequence[int],
-        candidates: np.ndarray,
+        chosen: Chosen,
         late: np.ndarray,
     ):
         self._rules = rules
-        self._index = [n for n, i in enumerate(of_leaf) if i >= 0 and candidates[i]]
-        self._is_late = [bool(late[of_leaf[n]]) for n in self._index]
+        self._index = [n for n, moves in enumerate(chosen.among(chosen.candidates)) if moves]
+        self._is_late = [bool(late[chosen.of_leaf[n]]) for n in self._index]
         self._w = [leaves[n] for n in self._index]
         self.front, self._back = in_two(self._index, self._is_late)
         assert rules.estimate is not None

@@ -3,9 +3,31 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 Leaves = Sequence[Any]
 ValueAuxGrad = tuple[Any, list[Any], Leaves]
 """The perturbed loss, the leaves of aux, and the gradient of all arrays."""
+
+
+class Chosen(NamedTuple):
+    """Which layers a step perturbs, and where they stand.
+
+    Attributes:
+      of_leaf: the layer of each leaf of the parameters, or -1.
+      position: i64[L], the place of each layer in the network.
+      candidates: bool[L], static; the layers that may be selected.
+      selected: bool[L]; static if a NumPy array.
+    """
+
+    of_leaf: Sequence[int]
+    position: np.ndarray
+    candidates: np.ndarray
+    selected: Any
+
+    def among(self, layers: np.ndarray) -> list[bool]:
+        """Of each leaf, whether its layer is among these, bool[L]."""
+        return [i >= 0 and bool(layers[i]) for i in self.of_leaf]
 
 
 class StepResult(NamedTuple):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays.vectors import one_by_one
-from lsam_jax.engine.step_rules import StepResult, StepRules
+from lsam_jax.engine.step_rules import Chosen, StepResult, StepRules
 from lsam_jax.engine.two_pass import latest, put
 
 Leaves = Sequence[Any]
@@ -46,18 +46,26 @@ class Differentiable(Protocol):
         ...
 
 
+class Climbed(NamedTuple):
+    """An `AscentLoss` that can be differentiated.
+
+    Attributes:
+      loss: what is climbed.
+      clean_aux: as there.
+    """
+
+    loss: Differentiable
+    clean_aux: bool
+
+
 def two_losses(
-    ascent: Differentiable,
+    ascent: Climbed,
     descent: Differentiable,
     leaves: Leaves,
-    of_leaf: Sequence[int],
-    position: np.ndarray,
-    candidates: np.ndarray,
-    selected: np.ndarray | jax.Array,
+    chosen: Chosen,
     cuts: Callable[[], Sequence[int]],
     inside: Callable[[Callable[..., Any]], Callable[..., Any]],
     rules: StepRules,
-    clean_aux: bool,
 ) -> StepResult:
     """Both passes of one step.
 
@@ -65,19 +73,16 @@ def two_losses(
       ascent: the loss that is climbed.
       descent: the loss that is descended.
       leaves: the parameters.
-      of_leaf: the layer of each, or -1.
-      position: i64[L], the place of each layer in the network.
-      candidates: bool[L], static; the layers that may be selected.
-      selected: bool[L]; static if a NumPy array.
+      chosen: which layers are perturbed.
       cuts: gives the positions at which the ascent's backward pass may end, ascending. More than
         one are the branches of a conditional.
       inside: a transformation of what runs inside a conditional.
       rules: those of the method.
-      clean_aux: whether aux is that of the ascent.
 
     Returns:
       The loss that is descended, at the perturbed weights, and its aux unless `clean_aux`.
     """
+    of_leaf, position, candidates, selected = chosen
     nowhere = [None] * len(leaves)
     if not candidates.any():
         (loss, aux), h = descent.value_and_grad(leaves)
@@ -85,20 +90,22 @@ def two_losses(
     index = [n for n, i in enumerate(of_leaf) if i >= 0 and candidates[i]]
 
     def uphill(place: int, leaves: Leaves) -> tuple[Any, list[Any], list[Any]]:
-        late = [i >= 0 and bool(candidates[i]) and position[i] >= place for i in of_leaf]
-        (clean, aux), found = ascent.value_and_grad(leaves, late)
+        late = chosen.among(candidates & (position >= place))
+        (clean, aux), found = ascent.loss.value_and_grad(leaves, late)
         rest = iter(found)
         return clean, aux, [next(rest) if late[n] else jnp.zeros_like(leaves[n]) for n in index]
 
     if rules.estimate is not None:
         clean, aux_there, up, g = rules.estimate(
-            lambda late: ascent.run(put(leaves, index, late)), [leaves[n] for n in index], index
+            lambda late: ascent.loss.run(put(leaves, index, late)),
+            [leaves[n] for n in index],
+            index,
         )
     else:
         clean, aux_there, g = _at_last(cuts(), position, selected, uphill, inside, leaves)
         if not isinstance(selected, np.ndarray):
-            chosen = one_by_one(selected, [of_leaf[n] for n in index])
-            g = [jnp.where(c, x, jnp.zeros_like(x)) for c, x in zip(chosen, g)]
+            here = one_by_one(selected, [of_leaf[n] for n in index])
+            g = [jnp.where(c, x, jnp.zeros_like(x)) for c, x in zip(here, g)]
         up = g
     moved, radius = rules.perturb(up, [leaves[n] for n in index], index)
     wanted = None if rules.descend_unselected else [n in index for n in range(len(leaves))]
@@ -106,7 +113,7 @@ def two_losses(
     h = found if wanted is None else put(nowhere, index, found)
     w = put(nowhere, index, moved)
     outcome = rules.finish(put(nowhere, index, g), h, w, clean, loss, radius)
-    return StepResult(loss, aux_there if clean_aux else aux, outcome)
+    return StepResult(loss, aux_there if ascent.clean_aux else aux, outcome)
 
 
 def _at_last(

@@ -20,7 +20,13 @@ import numpy as np
 
 from lsam_jax.engine.cpu_convolutions import canonical_convolutions, holds_convolution
 from lsam_jax.engine.gating import gated_value_and_grad
-from lsam_jax.engine.step_rules import PerturbedPass, StepResult, StepRules, ValueAuxGrad
+from lsam_jax.engine.step_rules import (
+    Chosen,
+    PerturbedPass,
+    StepResult,
+    StepRules,
+    ValueAuxGrad,
+)
 from lsam_jax.engine.traced_loss import PrefixSuffix, TracedLoss, cut
 
 Leaves = Sequence[Any]
@@ -29,10 +35,7 @@ Leaves = Sequence[Any]
 def two_pass(
     program: TracedLoss,
     leaves: Leaves,
-    of_leaf: Sequence[int],
-    position: np.ndarray,
-    candidates: np.ndarray,
-    selected: np.ndarray | jax.Array,
+    chosen: Chosen,
     cuts: Callable[[], Sequence[int]],
     gate: bool,
     rules: StepRules,
@@ -42,14 +45,12 @@ def two_pass(
     Args:
       program: the loss.
       leaves: the parameters.
-      of_leaf: the layer of each, or -1.
-      position: i64[L], the place of each layer in the network.
-      candidates: bool[L], static; the layers that may be selected.
-      selected: bool[L]; static if a NumPy array.
+      chosen: which layers are perturbed.
       cuts: gives the positions at which to cut, ascending; asked only if there is a choice.
       gate: whether to skip the weight gradients of unselected layers by conditionals.
       rules: those of the method.
     """
+    of_leaf, position, candidates, selected = chosen
     if not candidates.any():
         (loss, aux), h = program.value_and_grad(leaves)
         nowhere = [None] * len(leaves)
@@ -57,8 +58,7 @@ def two_pass(
 
     # A function from the arrays that may move to both passes, for a static first position.
     def at(first: int, gradient: Callable[..., Any], wanted: Any, leaves: Leaves) -> StepResult:
-        late = candidates & (position >= first)
-        in_suffix = [i >= 0 and bool(late[i]) for i in of_leaf]
+        in_suffix = chosen.among(candidates & (position >= first))
         parts = cut(program, leaves, in_suffix)
         return at_cut(parts, leaves, of_leaf, in_suffix, gradient, wanted, rules)
 

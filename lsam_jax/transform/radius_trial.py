@@ -32,20 +32,18 @@ def effects_of_radii(
     arrays: dict[int, Any],
     radii: np.ndarray,
     fresh: bool,
-    in_part: bool,
 ) -> tuple[np.ndarray, float, np.ndarray, np.ndarray, bool]:
     """The selected layers, the clean loss, the perturbed losses and their rises; compiled once.
 
     Args:
       method: the method; its own radius is not used.
-      losses: from `arrays` to the loss of the parameters on the batch, and on the part of it that
-        gives the ascent gradient.
+      losses: from `arrays` to the loss of the parameters on the batch and, where the ascent has a
+        part of its own, on that.
       params: the parameters.
       state: the state of the method.
       arrays: of the batch, whatever `losses` makes of them.
       radii: those to try.
       fresh: whether the norms of the state are to be those of the clean gradient.
-      in_part: whether the ascent has a part of its own.
 
     Returns:
       bool[L], a number, f64[N], f64[N] and whether anything moved.
@@ -62,7 +60,8 @@ def effects_of_radii(
         return MethodStep(with_rho, numbers(with_rho, layers, state), state, every, selected, w)
 
     def before(w: Leaves, state: SamState, arrays: dict[int, Any]) -> Any:
-        whole, of_part = map(of_leaves, losses(arrays))
+        whole, *of_parts = map(of_leaves, losses(arrays))
+        of_part = of_parts[0] if of_parts else whole
         loss, g = jax.value_and_grad(whole)(list(w))
         if fresh:
             state = state._replace(norms=layers.norms(g))
@@ -79,7 +78,7 @@ def effects_of_radii(
         selected, inside = jnp.asarray(selected), [w[n] for n in index]
         rules = assembled(w, state, selected, 0.0)
         if rules.estimate is None:
-            up = jax.grad(of_part)(list(w)) if in_part else g
+            up = jax.grad(of_part)(list(w)) if of_parts else g
             uphill = rules.masked([up[n] for n in index], index)
         else:
             _, _, uphill, _ = rules.estimate(

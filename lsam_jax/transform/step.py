@@ -24,9 +24,9 @@ from lsam_jax.engine.cuts import network_apart, network_of
 from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.optional_second_pass import one_or_two
 from lsam_jax.engine.stale_and_fresh import stale_and_fresh
-from lsam_jax.engine.step_rules import StepResult
+from lsam_jax.engine.step_rules import Chosen, StepResult
 from lsam_jax.engine.traced_loss import TracedLoss, cut, trace
-from lsam_jax.engine.two_losses import AscentLoss, two_losses
+from lsam_jax.engine.two_losses import AscentLoss, Climbed, two_losses
 from lsam_jax.engine.two_pass import in_conditional, put, two_pass
 from lsam_jax.engine.untraceable import check_rules, watched
 from lsam_jax.layers.partition import Layers
@@ -90,26 +90,27 @@ def step(
     if climbed is not None:
         network = network_apart(network, profile, climbed, leaves, layers, cuts)
     candidates, selected, state = choose(method, network, state)
+    chosen = Chosen(layers.of_leaf, network.position, candidates, selected)
     now, cadence = numbers(method, layers, state), method.cadence
     second = descent_of(method, loss_fn, tree, lambda aux: program.aux_of(aux)[1])
     rules = MethodStep(method, now, state, candidates, selected, leaves, second)
     inside = in_conditional(program)
 
     def perturbed(leaves: Sequence[Any]) -> StepResult:
-        of_layers = layers.of_leaf, network.position, candidates, selected
         places = partial(cuts, candidates)
         if method.ascent.fresh is not None and candidates.any():
             first = network.position[layers.names.index(method.ascent.fresh)]
-            return stale_and_fresh(program, leaves, *of_layers[:3], first, rules)
+            return stale_and_fresh(program, leaves, chosen, first, rules)
         if climbed is None:
-            return two_pass(program, leaves, *of_layers, places, method.gate, rules)
-        return two_losses(climbed, program, leaves, *of_layers, places, inside, rules, clean_aux)
+            return two_pass(program, leaves, chosen, places, method.gate, rules)
+        uphill = Climbed(climbed, clean_aux)
+        return two_losses(uphill, program, leaves, chosen, places, inside, rules)
 
     def unperturbed(leaves: Sequence[Any]) -> StepResult:
         (loss, aux), g = program.value_and_grad(leaves)
         return StepResult(loss, aux, rules.plain_step(g, loss))
 
-    in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
+    in_suffix = chosen.among(candidates)
     # Where everything moves, the ascent needs the whole clean gradient, as a step without one does.
     same_first_pass = climbed is None and isinstance(selected, np.ndarray) and all(in_suffix)
     if candidates.any() and starts_plain(method, same_first_pass):

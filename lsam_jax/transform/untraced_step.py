@@ -20,9 +20,9 @@ from lsam_jax.devices.collectives import check_loss
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.optional_second_pass import one_or_two
-from lsam_jax.engine.step_rules import StepResult
+from lsam_jax.engine.step_rules import Chosen, StepResult
 from lsam_jax.engine.traced_loss import PrefixSuffix, gradient_of, loss_and_aux, shapes_of
-from lsam_jax.engine.two_losses import AscentLoss, two_losses
+from lsam_jax.engine.two_losses import AscentLoss, Climbed, two_losses
 from lsam_jax.engine.two_pass import as_it_is, at_cut, gradient_of_wanted, in_one
 from lsam_jax.transform.method import Method, checked, choose, numbers, shares_passes, starts_plain
 from lsam_jax.transform.state import SamState
@@ -90,7 +90,8 @@ def untraced_step(
     why = f"and this loss cannot be traced before it is differentiated. {reason}"
     network = in_tree_order(layers, leaves, why)
     candidates, selected, state = choose(method, network, state)
-    in_suffix = [i >= 0 and bool(candidates[i]) for i in layers.of_leaf]
+    chosen = Chosen(layers.of_leaf, network.position, candidates, selected)
+    in_suffix = chosen.among(candidates)
     known = isinstance(selected, np.ndarray)
     everything = known and all(in_suffix)
     saved = ascent is None and shares_passes(method)
@@ -98,16 +99,12 @@ def untraced_step(
     now = numbers(method, layers, state)
     rules = MethodStep(method, now, state, candidates, selected, leaves, second)
     loss_of = untraced(loss_fn)
-    climbed = None if ascent is None else (untraced(ascent.loss_fn), ascent.clean_aux)
+    climbed = None if ascent is None else Climbed(untraced(ascent.loss_fn), ascent.clean_aux)
     whole = _whole(loss_of.value, in_suffix)
 
     def perturbed(leaves: Leaves) -> StepResult:
         if climbed is not None:
-            of_layers = layers.of_leaf, network.position, candidates, selected
-            one_cut = lambda: [0]  # noqa: E731
-            return two_losses(
-                climbed[0], loss_of, leaves, *of_layers, one_cut, as_it_is, rules, climbed[1]
-            )
+            return two_losses(climbed, loss_of, leaves, chosen, lambda: [0], as_it_is, rules)
         if not candidates.any():
             (loss, aux), h = loss_of.value_and_grad(leaves)
             nowhere = [None] * len(leaves)

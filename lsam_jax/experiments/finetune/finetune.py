@@ -105,7 +105,7 @@ def finetune(
         params = pretrain(settings, prose.tokens, bar)
         steps = {name: build_step(settings.model, method) for name, method in chosen.items()}
         texts = code.tokens, held_out.tokens
-        runs = _train(settings, chosen, steps, seeds, params, *texts, bar)
+        runs = _train(settings, chosen, steps, seeds, params, texts, bar)
     costs = {clock: _measure(settings, steps, runs, code.tokens, rounds, clock) for clock in CLOCKS}
     report = finetune_report.report(settings, chosen, seeds, runs, costs, rounds)
     report["text"] = {
@@ -166,12 +166,11 @@ def _train(
     steps: Mapping[str, Step],
     seeds: Sequence[int],
     params: Any,
-    tokens: np.ndarray,
-    held_out: np.ndarray,
+    texts: tuple[np.ndarray, np.ndarray],
     bar: Any,
 ) -> dict[str, list[FinetuneRun]]:
-    """All runs, by method in the order of the seeds."""
-    model = settings.model
+    """All runs, by method in the order of the seeds; of texts the second is held out."""
+    model, (tokens, held_out) = settings.model, texts
     windows = text.spread(held_out, VALIDATION_WINDOWS, model.context + 1)
     loss_of = jax.jit(model.loss)
 
