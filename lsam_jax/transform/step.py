@@ -68,15 +68,7 @@ def step(
     def tree(leaves: Sequence[Any]) -> Any:
         return layers.tree(axes.with_mean_gradient(leaves))
 
-    def traced(loss_fn: Any) -> TracedLoss:
-        prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
-        whole = watched(lambda leaves: prepared(tree(leaves)))
-        program = trace(whole, leaves, has_aux or prepare is not None)
-        check_loss(program.closed.out_avals[0], leaves, axes.names)
-        check_references(program.references, axes)
-        check_rules(program, leaves, loss_fn)
-        return program.of_loss(axes.mean_loss, leaves) if axes.shares else program
-
+    traced = partial(_traced, method, tree=tree, leaves=leaves, has_aux=has_aux)
     program = traced(loss_fn)
     climbed = None if ascent is None else traced(ascent.loss_fn)
     clean_aux = ascent is not None and ascent.clean_aux
@@ -110,14 +102,13 @@ def step(
         (loss, aux), g = program.value_and_grad(leaves)
         return StepResult(loss, aux, rules.plain_step(g, loss))
 
+    def branch(called_for: Any, twice: Any, once: Any, late: Any) -> Any:
+        return jax.lax.cond(called_for, inside(twice), once, late)
+
     in_suffix = chosen.among(candidates)
     # Where everything moves, the ascent needs the whole clean gradient, as a step without one does.
     same_first_pass = climbed is None and isinstance(selected, np.ndarray) and all(in_suffix)
     if candidates.any() and starts_plain(method, same_first_pass):
-
-        def branch(called_for: Any, twice: Any, once: Any, late: Any) -> Any:
-            return jax.lax.cond(called_for, inside(twice), once, late)
-
         result = one_or_two(cut(program, leaves, in_suffix), leaves, in_suffix, rules, branch)
     elif cadence.due is not None:
         result = jax.lax.cond(
@@ -134,6 +125,25 @@ def step(
         direction,
         rules.next_state(result.outcome),
     )
+
+
+def _traced(
+    method: Method,
+    loss_fn: Any,
+    *,
+    tree: Callable[[Sequence[Any]], Any],
+    leaves: Sequence[Any],
+    has_aux: bool,
+) -> TracedLoss:
+    """A loss of the leaves that the method can be given, checked."""
+    axes, prepare = method.axes, method.descent.prepare
+    prepared = loss_fn if prepare is None else prepare(loss_fn, has_aux)
+    whole = watched(lambda leaves: prepared(tree(leaves)))
+    program = trace(whole, leaves, has_aux or prepare is not None)
+    check_loss(program.closed.out_avals[0], leaves, axes.names)
+    check_references(program.references, axes)
+    check_rules(program, leaves, loss_fn)
+    return program.of_loss(axes.mean_loss, leaves) if axes.shares else program
 
 
 @promotion.usual(theirs=4)
