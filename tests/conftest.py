@@ -2,8 +2,8 @@
 
 Tests compile much and compute little, so XLA leaves out most optimizations (of code: what it counts
 as operations stays the same), except where a test asks for what users get. Its older emitters of
-code, one module for a program and plain products compile twice as fast as what users get, in every
-test: by flags, of which a release that does not know one aborts.
+code, and one module for a program, compile twice as fast as what users get, in every test: by
+flags, of which a release that does not know one aborts.
 """
 
 import os
@@ -14,7 +14,6 @@ import pytest
 VERSION = jax.__version_info__[:2]
 QUICK = ["--xla_cpu_parallel_codegen_split_count=1"]
 QUICK += ["--xla_cpu_use_fusion_emitters=false"] if VERSION < (0, 11) else []
-QUICK += ["--xla_cpu_experimental_ynn_fusion_type="] if VERSION >= (0, 10) else []
 
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK])  # of commands too
 jax.config.update("jax_num_cpu_devices", 8)

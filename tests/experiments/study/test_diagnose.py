@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
     study = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         mini.install(patch.setitem)
-        for method in ("sgd", "lsam"):
+        for method in ("sgd", "layerwise_sam"):
             command = ["train", "digits-resnet8", "--method", method, "--epochs", "1"]
             command += ["--set", f"batch_size={mini.BATCH}", "--log", "json"]
             assert main([*command, "--out", str(study / method / "seed0")]) == 0
@@ -64,7 +64,7 @@ def written_out(batch_stats, images, labels):
 
 @pytest.mark.slow
 def test_sharpness_is_that_of_the_network_written_out(study, capsys):
-    directory = study / "lsam" / "seed0"
+    directory = study / "layerwise_sam" / "seed0"
     assert diagnose(directory, "--rho", "0.1") == 0
     found = json.loads((directory / "sharpness.json").read_text())
     train = mini.dataset().train
@@ -142,10 +142,10 @@ def test_landscapes_have_the_network_in_the_middle(study):
 
 
 def test_distances_are_those_of_all_trained_parameters(study):
-    runs = [study / method / "seed0" for method in ("sgd", "lsam")]
+    runs = [study / method / "seed0" for method in ("sgd", "layerwise_sam")]
     assert diagnose(*runs) == 0
     found = json.loads((study / "distances.json").read_text())
-    assert found["runs"] == ["sgd/seed0", "lsam/seed0"]
+    assert found["runs"] == ["sgd/seed0", "layerwise_sam/seed0"]
     loaded = [load(directory, mini.dataset()) for directory in runs]
     first, second = (np.asarray(ravel_pytree(run.state.params)[0], np.float64) for run in loaded)
     far = np.linalg.norm(first - second)
@@ -182,7 +182,7 @@ def test_what_is_there_is_kept(study, capsys):
 
 def test_a_stopped_landscape_goes_on_after_its_last_layer(study, monkeypatch):
     directory, layers = study / "sgd" / "seed0", []
-    at_once = study / "lsam" / "seed0"
+    at_once = study / "layerwise_sam" / "seed0"
     real = diagnostics.layer_landscape
 
     def counted(*args, layer, **options):
@@ -211,13 +211,13 @@ def test_a_run_that_fails_leaves_the_others(study, capsys):
     stored = json.loads((third / "config.json").read_text())
     stored["config"]["epochs"] = 2
     (third / "config.json").write_text(json.dumps(stored))
-    runs = [third, study / "missing", study / "sgd" / "seed0", study / "lsam" / "seed0"]
+    runs = [third, study / "missing", study / "sgd" / "seed0", study / "layerwise_sam" / "seed0"]
     assert diagnose(*runs) == 2
     said = capsys.readouterr().err
     assert "has taken 4 of its 8 steps; finish it with lsam-jax train --resume" in said
     assert "holds no run" in said
-    assert json.loads((study / "distances.json").read_text())["runs"] == ["sgd/seed0", "lsam/seed0"]
-    assert all((study / method / "seed0" / "sharpness.json").exists() for method in ("sgd", "lsam"))
+    assert json.loads((study / "distances.json").read_text())["runs"] == ["sgd/seed0", "layerwise_sam/seed0"]
+    assert all((study / method / "seed0" / "sharpness.json").exists() for method in ("sgd", "layerwise_sam"))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_batches_are_of_one_size(count, asked, sizes):
 
 
 def test_runs_of_one_network_share_what_is_compiled(study, compilations):
-    runs = [load(study / method / "seed0", mini.dataset()) for method in ("sgd", "lsam")]
+    runs = [load(study / method / "seed0", mini.dataset()) for method in ("sgd", "layerwise_sam")]
     first, second = (evaluation_loss.Measured(run, Settings(), "") for run in runs)
     sharpness(first)
     before = compilations.count
