@@ -36,7 +36,12 @@ METHODS = {
 }
 LAYERWISE = METHODS["layerwise_sam"]
 GRID = [
-    pytest.param(*row, marks=pytest.mark.core if row[0] == "layerwise_sam" and row[2] == 4 else ())
+    pytest.param(
+        *row,
+        marks=[pytest.mark.core]
+        if row[0] == "layerwise_sam" and row[2] == 4
+        else [pytest.mark.slow] * (row[2] in (1, 2)),
+    )
     for row in itertools.product(
         ["sam", "generalized_sam", "layerwise_sam"], ["jit", *MAPPED], [1, 2, 4, 8]
     )

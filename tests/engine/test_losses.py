@@ -104,6 +104,7 @@ MIDDLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("middle", MIDDLES)
 def test_in_the_middle_of_a_network(middle):
     params, batch, loss = three_layers(MIDDLES[middle])

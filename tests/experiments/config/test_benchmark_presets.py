@@ -137,6 +137,7 @@ def test_an_outline_is_that_of_the_data(name, small):
         assert len(datasets.load("digits").train.labels) == known.images
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_not_trained_and_not_in_the_state():
     preset = presets.preset("cifar100-vit-b16-head")
     config = preset.configure("layerwise_sam", width=12, random_init=True, batch_size=2, epochs=1)

@@ -96,6 +96,7 @@ def test_the_page_needs_nothing_beside_it(page):
         assert len(image["alt"]) > 20
 
 
+@pytest.mark.slow
 def test_ids_are_unique_and_every_anchor_leads_somewhere(page):
     assert len(set(page.ids)) == len(page.ids) > 20
     anchors = [link[1:] for link in page.links if link.startswith("#")]

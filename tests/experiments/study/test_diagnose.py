@@ -216,8 +216,14 @@ def test_a_run_that_fails_leaves_the_others(study, capsys):
     said = capsys.readouterr().err
     assert "has taken 4 of its 8 steps; finish it with lsam-jax train --resume" in said
     assert "holds no run" in said
-    assert json.loads((study / "distances.json").read_text())["runs"] == ["sgd/seed0", "layerwise_sam/seed0"]
-    assert all((study / method / "seed0" / "sharpness.json").exists() for method in ("sgd", "layerwise_sam"))
+    assert json.loads((study / "distances.json").read_text())["runs"] == [
+        "sgd/seed0",
+        "layerwise_sam/seed0",
+    ]
+    assert all(
+        (study / method / "seed0" / "sharpness.json").exists()
+        for method in ("sgd", "layerwise_sam")
+    )
 
 
 @pytest.mark.parametrize(

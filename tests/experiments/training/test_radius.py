@@ -65,6 +65,7 @@ def test_histories_of_before_have_none():
     assert len(History.from_json(old).rise) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [

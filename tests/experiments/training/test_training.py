@@ -279,6 +279,7 @@ def test_every_method_of_the_library_can_be_trained():
     assert {name for name in lsam.__all__ if name.endswith(ends)} == set(METHODS) - {"sgd", "stale"}
 
 
+@pytest.mark.slow
 def test_what_sl_sam_does_not_draw_stays_momentum_or_not(small):
     config = dataclasses.replace(TINY, method="sl_sam", options={"active": 0.3}, epochs=1)
     program = build(config, small)
