@@ -84,6 +84,45 @@ def test_stale_climbs_along_the_step_before(arguments):
 
 
 @pytest.mark.parametrize(
+    ("options", "perturbs"),
+    [
+        ({"perturb_every": 2}, [True, False, True, False]),
+        ({"perturb_from": 0.5}, [False, False, True, True]),  # of a run of four steps
+    ],
+)
+def test_some_steps_perturb(arguments, options, perturbs):
+    params, *_, batch, _ = arguments
+    chosen = method("sam", {"rho": 0.7, **options}, steps=4)
+    step, state = chosen.value_and_grad(loss_fn), chosen.init(params)
+    plain = gradient(params, batch)
+    perturbed = gradient(moved(params, plain, 0.7, "ab"), batch)
+    assert np.abs(perturbed["a"]["kernel"] - plain["a"]["kernel"]).max() > 1e-4
+    for one in perturbs:
+        _, grads, state = step(params, state, *arguments[1:])
+        assert_same(grads, perturbed if one else plain)
+
+
+def test_parts_of_the_batch_are_perturbed_apart(arguments):
+    params, *_, batch, _ = arguments
+    chosen = method("sam", {"rho": 0.7, "m": 4})
+    (loss, aux), grads, _ = chosen.value_and_grad(loss_fn)(
+        params, chosen.init(params), *arguments[1:]
+    )
+    parts = [Split(batch.images[n : n + 4], batch.labels[n : n + 4]) for n in range(0, 16, 4)]
+    own = [gradient(moved(params, gradient(params, p), 0.7, "ab"), p) for p in parts]
+    assert_same(grads, jax.tree.map(lambda *g: sum(g) / 4, *own))
+    clean, errors = loss_fn(params, {}, {}, batch, None)
+    assert_same(loss, clean)
+    assert_same(aux, errors.reshape(4, 4, 2).mean(axis=0))
+    assert chosen.price(None, ["a/kernel", "b/kernel"]) == 2
+
+
+def test_two_ways_to_say_when_to_perturb_are_refused():
+    with pytest.raises(ValueError, match=r"perturb_every=2 and perturb_from=0\.5 both say"):
+        Config(method="sam", options={"perturb_every": 2, "perturb_from": 0.5})
+
+
+@pytest.mark.parametrize(
     ("name", "options", "words"),
     [
         ("sam", {"ascent_batch": 0.0}, "ascent_batch.*0.0"),
