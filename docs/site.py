@@ -16,7 +16,7 @@ from lsam_jax.experiments.config.methods import METHODS
 ROOT = Path(__file__).parent.parent
 CODE = "https://github.com/OWNER/REPO/blob/main"
 FROM_ROOT = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
-FROM_ROOT["changelog.md"] = "CHANGELOG.md"
+FROM_ROOT |= {"changelog.md": "CHANGELOG.md", "frontier.md": "results/frontier/frontier.md"}
 PUBLIC = [name for name in lsam.__all__ if name not in METHODS]
 MODULES = ("components", "presets", "diagnostics", "integrations.linen", "integrations.nnx")
 MODULES += ("experiments.config.config", "experiments.presets", "experiments.training")
@@ -77,7 +77,7 @@ def on_page_markdown(markdown, page, config, files):
     place = page.file.src_uri
     if place.startswith(("methods/", "api/")):
         return markdown
-    base = ROOT if place in FROM_ROOT else ROOT / "docs"
+    base = (ROOT / FROM_ROOT.get(place, "docs/x.md")).parent
 
     def turned(match):
         target, anchor = match[1], match[2] or ""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lsam_jax import arguments
 from lsam_jax.layers.partition import Layers
 from lsam_jax.transform.restored_state import rebuilt
 
@@ -166,7 +167,10 @@ def advance(
       memory: what its parts would remember of it.
       otherwise: what they remember if it is not finite.
     """
-    mean = jnp.where(jnp.any(state.norms > 0), decay * state.norms + (1 - decay) * norms, norms)
+    mean = norms
+    if not arguments.equals(decay, 0.0):
+        seen = jnp.any(state.norms > 0)
+        mean = jnp.where(seen, decay * state.norms + (1 - decay) * norms, norms)
     finite = finite & jnp.all(jnp.isfinite(norms))
     selected = jnp.asarray(selected)
     return SamState(
