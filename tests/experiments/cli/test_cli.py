@@ -146,7 +146,7 @@ def test_train_shows_writes_and_resumes(small, tmp_path, capsys, monkeypatch):
     assert f"validation accuracy {accuracy:.2%} after epoch 2" in capsys.readouterr().out
     file = tmp_path / "cost.json"
     assert main(["cost", str(out), "--rounds", "2", "--out", str(file)]) == 0
-    assert re.search(r"lsam +8 +\d+\.\d +1\.00 \(1\.00-1\.00\)", capsys.readouterr().out)
+    assert re.search(r"layerwise_sam +8 +\d+\.\d +1\.00 \(1\.00-1\.00\)", capsys.readouterr().out)
     (row,) = json.loads(file.read_text())["runs"].values()
     assert (row["from_step"], row["cost"]["ratio"]) == (8, 1.0)
 
