@@ -23,9 +23,7 @@ class Descent(NamedTuple):
     """
 
     prepare: Callable[[Any, bool], Callable[[Any], Any]] | None = None
-    second: (
-        Callable[[Any, Any, Callable[[Leaves], Any], Leaves, PerturbedPass], ValueAuxGrad] | None
-    ) = None
+    second: Second | None = None
     is_gradient: bool = True
 
 

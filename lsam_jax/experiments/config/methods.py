@@ -85,7 +85,7 @@ def _some_samples(
 def _differences(
     inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
 ) -> float:
-    """AdaZo-SAM's: a gradient, and two or three forward passes for the ascent."""
+    """AdaZo-SAM's: a gradient, and for the ascent a forward pass and two for each probe."""
     return 1 + (1 + 2 * options["probes"]) * costs.forward(inspection) * bool(names)
 
 
