@@ -90,12 +90,17 @@ def methods(k):
     }
 
 
+CAP = 0.2  # what `rise` takes if no other is named
+SWEPT = (0.1, 0.2, 0.3, 0.5, 0.6, (0.4, 0.1), (0.4, 0.4), (0.4, 1.0))
+
 REGIMES = {  # network, optimizer, noise, images, shares, seeds, whether a fixed radius is tuned
     "resnet": (ResNet8(), "sgd", 0.4, 1200, (0.4,), SEEDS, True),
     "mlp": (MLP(), "sgd", 0.4, 1200, (0.4,), SEEDS, True),
-    "vit": (ViT(), "adamw", 0.4, 1200, (0.4,), SEEDS, True),
+    "vit": (ViT(), "adamw", 0.4, 1200, (0.4, 0.2, 0.1), SEEDS, True),
     "resnet-60": (ResNet8(), "sgd", 0.6, 1200, (0.1, 0.2, 0.3, 0.4), SEEDS[:2], False),
-    "resnet-clean": (ResNet8(), "sgd", 0.0, 200, (0.1, 0.4), SEEDS[:3], False),
+    "resnet-clean": (ResNet8(), "sgd", 0.0, 200, (0.1, 0.4), SEEDS, False),
+    "mlp-sweep": (MLP(), "sgd", 0.4, 1200, SWEPT, SEEDS[:3], False),
+    "resnet-sweep": (ResNet8(), "sgd", 0.4, 1200, SWEPT, SEEDS[:2], False),
 }
 
 digits = load_digits()
@@ -188,9 +193,11 @@ def main(names):
         if tuned:
             rho = best_radius(stored)
             runs[f"SAM, rho {rho}"] = lsam.sam(rho), None
-        for a in shares:
-            for key, (make, part) in methods(2 if name == "mlp" else 4).items():
-                runs[f"{key}, share {a}"] = make(lsam.rise(share=a)), part
+        for of_rise in shares:
+            a, cap = of_rise if isinstance(of_rise, tuple) else (of_rise, CAP)
+            label = f"share {a}" if cap == CAP else f"share {a}, cap {cap}"
+            for key, (make, part) in methods(2 if name.startswith("mlp") else 4).items():
+                runs[f"{key}, {label}"] = make(lsam.rise(share=a, cap=cap)), part
         for seed in seeds:
             for key, (tx, part) in runs.items():
                 stored.run(key, tx, part, seed)
