@@ -6,13 +6,13 @@ of the selected layers. That is: the plain gradient, plus the gradient of the su
 to the selected layers alone.
 
 Of a conditional, XLA's `cost_analysis` counts the dearest branch (found by experiment, the same
-on jax 0.7.2, 0.10.2 and 0.12.0). So a `switch` over cuts counts as its first, and each branch is
-taken out of the jaxpr and compiled by itself; and a gate counts as open, or is closed by hand.
+on jax 0.7.2, 0.10.2 and 0.12.0). So `as_it_runs` puts the branch that is taken in its place.
 """
 
 import functools
 
 import jax
+from jax.extend import core as jex
 from staged import NETWORKS
 
 import lsam_jax as lsam
@@ -77,13 +77,51 @@ def branches(fun, args, count):
     return switch.params["branches"], operands
 
 
-def with_gates_closed(jaxpr):
-    """The program with every gate, a conditional of two branches, closed."""
+def as_it_runs(fun, *args):
+    """The operations of a step, every conditional being the branch that these arguments take."""
+    closed = jax.make_jaxpr(fun)(*args)
+    flat = jax.tree.leaves(args)
+    taken = []
+    _evaluate(closed, flat, taken.append)
+    rest = iter(taken)
+    return flops(lambda *args: _evaluate(closed, args, lambda _: None, lambda: next(rest)), *flat)
 
-    def closed(eqn):
-        if eqn.primitive.name != "cond" or len(eqn.params["branches"]) != 2:
-            return eqn
-        never = eqn.params["branches"][0]
-        return eqn.replace(params={**eqn.params, "branches": (never, never)})
 
-    return jaxpr.replace(jaxpr=jaxpr.jaxpr.replace(eqns=[closed(eqn) for eqn in jaxpr.eqns]))
+def _evaluate(closed, args, seen, chosen=None):
+    """Runs a program with branches in the place of conditionals; says which, or is told."""
+    jaxpr = closed.jaxpr
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
+
+    def read(atom):
+        return atom.val if isinstance(atom, jex.Literal) else env[atom]
+
+    for eqn in jaxpr.eqns:
+        values = [read(v) for v in eqn.invars]
+        if eqn.primitive.name == "cond":
+            branch = int(values[0]) if chosen is None else chosen()
+            seen(branch)
+            out = _evaluate(eqn.params["branches"][branch], values[1:], seen, chosen)
+        else:
+            out = _alone(jaxpr, eqn)(*values)
+        env.update(zip(eqn.outvars, out, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _alone(jaxpr, eqn):
+    """One equation as a function of all its operands."""
+    inputs = [v if not isinstance(v, jex.Literal) else None for v in eqn.invars]
+    names = list(dict.fromkeys(v for v in inputs if v is not None))
+    part = jaxpr.replace(
+        constvars=[],
+        invars=names,
+        outvars=eqn.outvars,
+        eqns=[eqn],
+        debug_info=jaxpr.debug_info.with_unknown_names(),
+    )
+    run = jex.jaxpr_as_fun(jex.ClosedJaxpr(part, []))
+
+    def fun(*values):
+        env = dict(zip(inputs, values, strict=True))
+        return run(*(env[v] for v in names))
+
+    return fun

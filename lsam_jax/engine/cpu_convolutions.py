@@ -5,7 +5,8 @@ flow a layout pass brings every convolution into that order; inside a conditiona
 does not run, and what is compiled is a scalar loop, 50 to 100 times slower. The convolutions
 that compute gradients are not in that order. Transposing their operands, convolving in the
 canonical order and transposing back is the same sum of the same products, so it is exact. GPUs
-and TPUs lay convolutions out by themselves, and there this file is not used.
+and TPUs lay convolutions out by themselves. Which it is, is decided where a program is lowered: a
+host with a GPU may use its CPU, or compile for another machine.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,15 @@ from jax.extend import core as jex
 from jax.extend.core.primitives import cond_p, conv_general_dilated_p
 
 from lsam_jax.engine import jaxprs
+
+
+def canonical_on_cpu(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """`fun`, whose convolutions are in canonical order where it is lowered for a CPU."""
+
+    def by_platform(*args: Any) -> Any:
+        return jax.lax.platform_dependent(*args, cpu=canonical_convolutions(fun), default=fun)
+
+    return by_platform
 
 
 def canonical_convolutions(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,6 +49,8 @@ def _rule(eqn: Any) -> Callable[..., list[Any]] | None:
     if not any(map(holds_convolution, jaxprs.nested_jaxprs(eqn))):
         return None
     if eqn.primitive is cond_p:
+        if eqn.params.get("branches_platforms"):  # by `canonical_on_cpu`
+            return None
         branches = [_branch(branch) for branch in eqn.params["branches"]]
         return lambda index, *operands: list(jax.lax.switch(index, branches, *operands))
     if eqn.primitive.name in jaxprs.CHECKPOINT_NAMES:

@@ -1,19 +1,20 @@
 """From a traced loss to its network: the order of its layers, prices, cuts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from lsam_jax.arguments import Cuts
-from lsam_jax.engine import costs
+from lsam_jax.engine import costs, loops
 from lsam_jax.engine.network import Network
+from lsam_jax.engine.step_rules import Chosen
 from lsam_jax.engine.traced_loss import TracedLoss, layer_order
 from lsam_jax.layers.partition import Layers
 
-AUTOMATIC = 4
-"""How many cuts "auto" makes at most: each is a copy of the step to compile."""
+AUTOMATIC = 12
+"""How many cuts "auto" makes at most: each is two conditionals, that hand on what is kept."""
 
 
 def network_of(
@@ -58,12 +59,24 @@ def network_of(
         places = np.sort(position[candidates])
         if isinstance(cuts, str | int):
             count = AUTOMATIC if cuts == "auto" else int(cuts)
+            if count == 1:
+                return [int(places[0])]
             # With k layers to choose, the first is no later than the k-th last candidate.
             latest = len(places) - (k or 1)
-            chosen = choose_cuts(profile().shared[places], latest, count) if count > 1 else [0]
-            return [int(places[i]) for i in chosen]
-        at = {int(position[layers.names.index(name)]) for name in cuts}
-        return sorted(at | {int(places[0])})
+            chosen = choose_cuts(profile().shared[places], latest, count)
+            at = {int(places[i]) for i in chosen}
+        else:
+            at = {int(position[layers.names.index(name)]) for name in cuts}
+            at.add(int(places[0]))
+        return sorted(at | set(begun(candidates)))
+
+    def begun(candidates: np.ndarray) -> Iterator[int]:
+        """The position of the first layer of each iteration of a scan, and of what follows it."""
+        chosen = Chosen(layers.of_leaf, position, candidates, candidates)
+        places = np.sort(position[candidates])
+        for loop in loops.find(program.closed.jaxpr, chosen.positions()):
+            at = np.searchsorted(places, [loop.begins, *loop.until], side="right")
+            yield from (int(places[n]) for n in at if n < len(places))
 
     return network, place, profile
 

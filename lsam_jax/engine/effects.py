@@ -37,6 +37,11 @@ def references(eqn: Any) -> list[Any]:
     return [v for v in (*eqn.invars, *eqn.outvars) if is_reference(v)]
 
 
+def holds_references(jaxpr: jex.Jaxpr) -> bool:
+    """Whether a program makes, reads or writes references."""
+    return any(map(is_reference, jaxpr.constvars)) or any(map(references, jaxpr.eqns))
+
+
 def is_ordered(eqn: Any) -> bool:
     """Whether an equation has an effect that must keep its place among others of its kind."""
     return any(type(e).__name__ not in UNORDERED | ON_REFERENCES for e in eqn.effects)

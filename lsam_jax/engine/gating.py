@@ -1,20 +1,83 @@
-"""Gradients of many groups of arrays, of which only some are wanted at run time."""
+"""Programs with results for many groups, of which only some are wanted at run time."""
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core as jex
 
 from lsam_jax.devices import collectives
 from lsam_jax.engine import effects, jaxprs
-from lsam_jax.engine.flops import flops
+from lsam_jax.engine.flops import flops, total_flops
+from lsam_jax.engine.jaxprs import Transformation
 
 WORTH_GATING = 0.0005
 """Share of a gradient's cost below which a conditional costs more than it can save."""
+
+
+class Gates:
+    """A program whose results serve groups, and the equations that serve one group alone.
+
+    Args:
+      closed: the program.
+      always: those of its results that are wanted anyway.
+      groups: the results that serve each group.
+      worth: the operations that a conditional has to save; infinity for no conditional at all.
+    """
+
+    def __init__(
+        self,
+        closed: jex.ClosedJaxpr,
+        always: Sequence[Any],
+        groups: Mapping[Any, Sequence[Any]],
+        worth: float,
+    ):
+        self._closed, self._always, self._groups = closed, always, groups
+        common, self._own = _by_group(closed.jaxpr, always, groups, worth)
+        self._reads = {i: jaxprs.variables_read(eqns, groups[i]) for i, eqns in self._own.items()}
+        given = {*closed.jaxpr.constvars, *closed.jaxpr.invars}
+        free = [v for i, vs in groups.items() if i not in self._own for v in vs]
+        needed = [*always, *free, *(v for vs in self._reads.values() for v in vs)]
+        self._boundary = list(
+            dict.fromkeys(v for v in needed if jaxprs.is_variable(v) and v not in given)
+        )
+        inputs = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
+        self._common = jaxprs.as_function(common, inputs, self._boundary, closed.jaxpr)
+
+    def run(
+        self,
+        args: Sequence[Any],
+        wanted: Mapping[Any, Any],
+        inside: Transformation,
+        at_all: Any = True,
+    ) -> tuple[list[Any], dict[Any, list[Any]]]:
+        """What is wanted anyway, and the results of each group: zeros where it is not wanted.
+
+        Args:
+          args: the arguments of the program.
+          wanted: bool[], for each group.
+          inside: a transformation of what runs inside a conditional.
+          at_all: whether anything is wanted; if it is not True, but bool[], all of it is inside
+            conditionals.
+        """
+        jaxpr, operands = self._closed.jaxpr, [*self._closed.consts, *args]
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], operands))
+        env.update(zip(self._boundary, _if(at_all, self._common, self._boundary, operands, inside)))
+
+        def read(atoms: Sequence[Any]) -> list[Any]:
+            return [env[v] if jaxprs.is_variable(v) else v.val for v in atoms]
+
+        found: dict[Any, list[Any]] = {}
+        for i, outvars in self._groups.items():
+            if i in self._own:
+                run = jaxprs.as_function(self._own[i], self._reads[i], outvars, jaxpr)
+                found[i] = _if(wanted[i], run, outvars, read(self._reads[i]), inside)
+            else:
+                found[i] = [jnp.where(wanted[i], x, jnp.zeros_like(x)) for x in read(outvars)]
+        return read(self._always), found
 
 
 def gated_value_and_grad(
@@ -24,7 +87,7 @@ def gated_value_and_grad(
     group: Sequence[int],
     *,
     gate: bool,
-    inside: Callable[[Callable[..., Any]], Callable[..., Any]],
+    inside: Transformation,
 ) -> tuple[Any, list[Any], list[Any]]:
     """Value and gradient; the gradient of a group that is not wanted is zero.
 
@@ -48,66 +111,61 @@ def gated_value_and_grad(
         return [value, *aux, *grads]
 
     closed = jax.make_jaxpr(flat)(*xs)
-    jaxpr = closed.jaxpr
-    always = len(jaxpr.outvars) - len(xs)
+    outvars = closed.jaxpr.outvars
+    always = len(outvars) - len(xs)
     outputs: dict[int, list[Any]] = {i: [] for i in group}
-    for i, v in zip(group, jaxpr.outvars[always:]):
+    for i, v in zip(group, outvars[always:]):
         outputs[i].append(v)
-    common, own = _by_group(
-        jaxpr, jaxpr.outvars[:always], outputs, WORTH_GATING if gate else math.inf
-    )
-
-    ungated = [v for i, vs in outputs.items() if i not in own for v in vs]
-    reads = {i: jaxprs.variables_read(eqns, outputs[i]) for i, eqns in own.items()}
-    needed = itertools.chain(jaxpr.outvars[:always], ungated, *reads.values())
-    boundary = list(dict.fromkeys(v for v in needed if jaxprs.is_variable(v)))
-    run_common = jaxprs.as_function(common, [*jaxpr.constvars, *jaxpr.invars], boundary, jaxpr)
-    env = dict(zip(boundary, run_common(*closed.consts, *xs)))
-    values = [env[v] if jaxprs.is_variable(v) else v.val for v in jaxpr.outvars[:always]]
-    gradients: dict[int, list[Any]] = {}
-    for i, outvars in outputs.items():
-        zeros = partial(_zeros, [v.aval for v in outvars])
-        if i in own:
-            run = inside(jaxprs.as_function(own[i], reads[i], outvars, jaxpr))
-            gradients[i] = jax.lax.cond(wanted[i], run, zeros, *(env[v] for v in reads[i]))
-        else:
-            found = [env[v] if jaxprs.is_variable(v) else v.val for v in outvars]
-            gradients[i] = [jnp.where(wanted[i], g, jnp.zeros_like(g)) for g in found]
-    in_order = {i: iter(gs) for i, gs in gradients.items()}
-    return values[0], values[1:], [next(in_order[i]) for i in group]
+    worth = WORTH_GATING * total_flops(closed.jaxpr) if gate else math.inf
+    gates = Gates(closed, outvars[:always], outputs, worth)
+    (value, *aux), found = gates.run(xs, {i: wanted[i] for i in outputs}, inside)
+    in_order = {i: iter(gs) for i, gs in found.items()}
+    return value, aux, [next(in_order[i]) for i in group]
 
 
 def _by_group(
-    jaxpr: Any, always: Sequence[Any], outputs: dict[int, list[Any]], worth: float
-) -> tuple[list[Any], dict[int, list[Any]]]:
-    """The equations that must run anyway, and those that serve one group's outputs alone."""
-    serves: dict[Any, set[int | None]] = {v: {None} for v in always if jaxprs.is_variable(v)}
-    for i, outvars in outputs.items():
+    jaxpr: Any, always: Sequence[Any], groups: Mapping[Any, Sequence[Any]], worth: float
+) -> tuple[list[Any], dict[Any, list[Any]]]:
+    """The equations that must run anyway, and those that serve one group's results alone."""
+    anyway = object()
+    serves: dict[Any, set[Any]] = {v: {anyway} for v in always if jaxprs.is_variable(v)}
+    for i, outvars in groups.items():
         for v in filter(jaxprs.is_variable, outvars):
             serves.setdefault(v, set()).add(i)
-    owner: list[set[int | None]] = []
+    owner: list[set[Any]] = []
     for eqn in reversed(jaxpr.eqns):
-        groups: set[int | None] = set().union(*(serves.get(v, ()) for v in eqn.outvars))
+        served: set[Any] = set().union(*(serves.get(v, ()) for v in eqn.outvars))
         if not effects.is_only_collective(eqn):
-            groups.add(None)
-        owner.append(groups)
+            served.add(anyway)
+        owner.append(served)
         for v in filter(jaxprs.is_variable, eqn.invars):
-            serves.setdefault(v, set()).update(groups)
+            serves.setdefault(v, set()).update(served)
     owner.reverse()
-    own: dict[int, list[Any]] = {}
-    price = dict.fromkeys(outputs, 0.0)
-    total = 0.0
-    for eqn, groups in zip(jaxpr.eqns, owner):
-        cost = flops(eqn)
-        total += cost
-        sole = next(iter(groups)) if len(groups) == 1 else None
-        if sole is not None:
+    own: dict[Any, list[Any]] = {}
+    price = dict.fromkeys(groups, 0.0)
+    for eqn, served in zip(jaxpr.eqns, owner):
+        sole = next(iter(served)) if len(served) == 1 else anyway
+        if sole is not anyway:
             own.setdefault(sole, []).append(eqn)
-            price[sole] += cost
-    own = {i: eqns for i, eqns in own.items() if price[i] >= worth * total}
+            price[sole] += flops(eqn)
+    own = {i: eqns for i, eqns in own.items() if price[i] >= worth}
     gated = {id(eqn) for eqns in own.values() for eqn in eqns}
-    common = [e for e, groups in zip(jaxpr.eqns, owner) if groups and id(e) not in gated]
+    common = [e for e, served in zip(jaxpr.eqns, owner) if served and id(e) not in gated]
     return common, own
+
+
+def _if(
+    wanted: Any,
+    run: Callable[..., list[Any]],
+    outvars: Sequence[Any],
+    operands: Sequence[Any],
+    inside: Transformation,
+) -> list[Any]:
+    """What `run` gives if it is wanted, and otherwise zeros of these types."""
+    if wanted is True or not outvars:
+        return run(*operands)
+    zeros = partial(_zeros, [v.aval for v in outvars])
+    return list(jax.lax.cond(wanted, inside(run), zeros, *operands))
 
 
 def _zeros(avals: Sequence[Any], *_: Any) -> list[jax.Array]:

@@ -16,6 +16,9 @@ from lsam_jax.engine import effects
 Rule = Callable[[Any], Callable[..., list[Any]] | None]
 """From an equation to the function that stands in for it, or None to run it as it is."""
 
+Transformation = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""From a function to one that computes the same."""
+
 CHECKPOINT_NAMES = frozenset({"checkpoint", "remat", "remat2"})  # by version of JAX
 
 

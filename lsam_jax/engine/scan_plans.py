@@ -3,6 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+JOINS = frozenset({"concatenate", "stack"})
+"""What joins arrays; `jnp.stack` is one or the other, by version of JAX."""
+
+KEEP_ROWS = frozenset(
+    {"convert_element_type", "reduce_precision", "copy", "mul", "div", "neg", "reshard"}
+)
+"""What is often done to weights before a scan, element by element."""
+
 
 class Segment(NamedTuple):
     """Iterations from `start` to `stop`; `inline` if they are to be no scan (one iteration)."""

@@ -17,15 +17,7 @@ from jax.extend import core as jex
 from lsam_jax.arrays import symbolic
 from lsam_jax.devices import shardings
 from lsam_jax.engine import jaxprs
-from lsam_jax.engine.scan_plans import Entries, Entry, Plan, Segment
-
-JOINS = frozenset({"concatenate", "stack"})
-"""What joins arrays; `jnp.stack` is one or the other, by version of JAX."""
-
-KEEP_ROWS = frozenset(
-    {"convert_element_type", "reduce_precision", "copy", "mul", "div", "neg", "reshard"}
-)
-"""What is often done to weights before a scan, element by element."""
+from lsam_jax.engine.scan_plans import JOINS, KEEP_ROWS, Entries, Entry, Plan, Segment
 
 
 def split(

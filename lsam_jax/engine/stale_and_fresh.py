@@ -14,7 +14,7 @@ import numpy as np
 from lsam_jax.arrays.vectors import ratio, squared_norm
 from lsam_jax.engine.step_rules import Chosen, StepResult, StepRules
 from lsam_jax.engine.traced_loss import TracedLoss
-from lsam_jax.engine.two_pass import in_one, in_two, put, two_pass
+from lsam_jax.engine.two_pass import both_passes, in_one, in_two, known_passes, nothing_moves, put
 
 Leaves = Sequence[Any]
 
@@ -39,7 +39,9 @@ def stale_and_fresh(
     behind = _FreshBehind(rules, leaves, chosen, late)
     moved = put(leaves, behind.front, behind.moved_front)
     fresh = chosen._replace(candidates=late, selected=late)
-    return two_pass(program, moved, fresh, lambda: [0], False, behind)
+    if not late.any():
+        return nothing_moves(program, moved, behind)
+    return both_passes(known_passes(program, moved, fresh), behind)
 
 
 class _FreshBehind:

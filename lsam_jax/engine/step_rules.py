@@ -25,6 +25,11 @@ class Chosen(NamedTuple):
     candidates: np.ndarray
     selected: Any
 
+    def positions(self) -> list[int]:
+        """Of each leaf, the place of its layer if that may be selected, and otherwise -1."""
+        may = [i >= 0 and bool(self.candidates[i]) for i in self.of_leaf]
+        return [int(self.position[i]) if m else -1 for i, m in zip(self.of_leaf, may)]
+
     def among(self, layers: np.ndarray) -> list[bool]:
         """Of each leaf, whether its layer is among these, bool[L]."""
         return [i >= 0 and bool(layers[i]) for i in self.of_leaf]
@@ -44,19 +49,25 @@ class StepResult(NamedTuple):
     outcome: Any
 
 
-class PerturbedPass(NamedTuple):
+class PerturbedPass(Protocol):
     """What the engine offers at the perturbed weights.
 
     Attributes:
-      gradient: of a function of loss and aux; gives `ValueAuxGrad`. What does not depend on the
-        perturbed layers is not computed again.
-      forward: gives loss and aux.
       weights: all arrays.
     """
 
-    gradient: Callable[[Callable[[Any, list[Any]], Any]], ValueAuxGrad]
-    forward: Callable[[], tuple[Any, list[Any]]]
-    weights: Leaves
+    weights: Any
+
+    def gradient(self, of: Callable[[Any, list[Any]], Any]) -> ValueAuxGrad:
+        """Loss, aux, and the gradient of a function of both.
+
+        What does not depend on the perturbed layers is not computed again.
+        """
+        ...
+
+    def forward(self) -> tuple[Any, list[Any]]:
+        """Loss and aux."""
+        ...
 
 
 class StepRules(Protocol):

@@ -1,25 +1,16 @@
-"""The engine: the clean and the perturbed gradient of a step, with nothing computed twice.
+"""The clean and the perturbed gradient of a step, and the loss cut in two for both.
 
 Layers in front of the first perturbed one see the same weights in both passes. So the loss is
-cut there; the prefix runs once, forward and backward, and serves both. Three things follow from
-what is known before compilation:
-
-- the layers to perturb are known: one cut, and only their gradients in the ascent;
-- only the candidates are known: a few static cuts, one `lax.switch` that takes the latest cut
-  in front of the first selected layer, and the weight gradients of unselected layers gated;
-- nothing is perturbed: the plain gradient.
+cut there; the prefix runs once, forward and backward, and serves both.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from lsam_jax.engine.cpu_convolutions import canonical_convolutions, holds_convolution
-from lsam_jax.engine.gating import gated_value_and_grad
 from lsam_jax.engine.step_rules import (
     Chosen,
     PerturbedPass,
@@ -32,115 +23,178 @@ from lsam_jax.engine.traced_loss import PrefixSuffix, TracedLoss, cut
 Leaves = Sequence[Any]
 
 
-def two_pass(
-    program: TracedLoss,
-    leaves: Leaves,
-    chosen: Chosen,
-    cuts: Callable[[], Sequence[int]],
-    gate: bool,
-    rules: StepRules,
-) -> StepResult:
-    """Both passes of one step.
+class Differentiable(Protocol):
+    """A loss: a `TracedLoss`, or one that cannot be traced."""
 
-    Args:
-      program: the loss.
+    def value_and_grad(
+        self, leaves: Leaves, wanted: Sequence[bool] | None = None
+    ) -> tuple[tuple[Any, list[Any]], list[Any]]:
+        """Loss and aux, and the gradient of the arrays that are wanted."""
+        ...
+
+
+def nothing_moves(loss_fn: Differentiable, leaves: Leaves, rules: StepRules) -> StepResult:
+    """One step of a method that has no layer to perturb."""
+    (loss, aux), h = loss_fn.value_and_grad(leaves)
+    nowhere = [None] * len(leaves)
+    return StepResult(loss, aux, rules.finish(nowhere, h, nowhere, loss, loss, None))
+
+
+class Passes(Protocol):
+    """A loss at the clean weights, and its way to others.
+
+    Attributes:
+      index: the places of the arrays that may move among the leaves of the parameters.
       leaves: the parameters.
-      chosen: which layers are perturbed.
-      cuts: gives the positions at which to cut, ascending; asked only if there is a choice.
-      gate: whether to skip the weight gradients of unselected layers by conditionals.
-      rules: those of the method.
     """
-    of_leaf, position, candidates, selected = chosen
-    if not candidates.any():
-        (loss, aux), h = program.value_and_grad(leaves)
-        nowhere = [None] * len(leaves)
-        return StepResult(loss, aux, rules.finish(nowhere, h, nowhere, loss, loss, None))
 
-    # A function from the arrays that may move to both passes, for a static first position.
-    def at(first: int, gradient: Callable[..., Any], wanted: Any, leaves: Leaves) -> StepResult:
-        in_suffix = chosen.among(candidates & (position >= first))
-        parts = cut(program, leaves, in_suffix)
-        return at_cut(parts, leaves, of_leaf, in_suffix, gradient, wanted, rules)
+    @property
+    def index(self) -> Sequence[int]: ...  # noqa: D102
 
-    if isinstance(selected, np.ndarray):
-        return at(0, gradient_of_wanted, None, leaves)
-    inside = in_conditional(program)
-    places = list(cuts())
-    if len(places) == 1:
-        gradient = partial(gated_value_and_grad, gate=gate, inside=inside)
-        return at(places[0], gradient, selected, leaves)
-    gradient = partial(gated_value_and_grad, gate=gate, inside=as_it_is)
-    branches = [inside(partial(at, place, gradient)) for place in places]
-    return jax.lax.switch(latest(places, position, selected), branches, selected, list(leaves))
+    @property
+    def leaves(self) -> Leaves: ...  # noqa: D102
+
+    def clean_gradient(self) -> ValueAuxGrad:
+        """Loss, aux, and the gradient of the arrays that may move: zeros if not selected."""
+        ...
+
+    def loss_of(self, late: Leaves) -> tuple[Any, list[Any]]:
+        """Loss and aux at other values of the arrays that may move."""
+        ...
+
+    def at(self, moved: Leaves) -> "There":
+        """What there is where these arrays have moved."""
+        ...
 
 
-def latest(places: Sequence[int], position: np.ndarray, selected: jax.Array) -> jax.Array:
-    """Which of `places` is the last one at or in front of the first selected layer."""
-    first = jnp.min(jnp.where(selected, jnp.asarray(position), len(position)))
-    return jnp.searchsorted(jnp.asarray(places), first, side="right") - 1
+class There(PerturbedPass, Protocol):
+    """A loss at the perturbed weights."""
+
+    def selected_gradient(self) -> ValueAuxGrad:
+        """As `Passes.clean_gradient`, there."""
+        ...
 
 
-def in_conditional(program: TracedLoss) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The transformation of what runs inside a conditional; see `convolutions`."""
-    slow = jax.default_backend() == "cpu" and holds_convolution(program.closed.jaxpr)
-    return canonical_convolutions if slow else as_it_is
-
-
-def at_cut(
-    parts: PrefixSuffix,
-    leaves: Leaves,
-    of_leaf: Sequence[int],
-    in_suffix: Sequence[bool],
-    gradient: Callable[..., tuple[Any, list[Any], list[Any]]],
-    wanted: Any,
-    rules: StepRules,
-) -> StepResult:
-    """Both passes if only the suffix may be perturbed."""
-    prefix_params, suffix_params = in_two(leaves, in_suffix)
-    index = [n for n, late in enumerate(in_suffix) if late]
-    group = [of_leaf[n] for n in index]
-    suffix = parts.suffix()
-    hidden, pull_back, fixed = jax.vjp(parts.prefix, prefix_params, has_aux=True)
-
-    def loss_of(hidden: Leaves, params: Leaves) -> tuple[Any, list[Any]]:
-        return suffix(hidden, fixed, params)
-
-    at_hidden = partial(loss_of, hidden)
-    late_gradient = partial(gradient, wanted, at_hidden)
-    if parts.writes:
-        late_gradient = partial(_gradient_of_all, wanted, loss_of, hidden)
+def both_passes(passes: Passes, rules: StepRules) -> StepResult:
+    """One step of a method: uphill, move, downhill."""
+    index, leaves = passes.index, passes.leaves
+    late = [leaves[n] for n in index]
     if rules.estimate is None:
-        loss, aux, g = late_gradient(suffix_params, group)
-        uphill = g
+        loss, aux, g = passes.clean_gradient()
+        uphill: Leaves = g
     else:
-        loss, aux, uphill, g = rules.estimate(at_hidden, suffix_params, index)
-    moved, radius = rules.perturb(uphill, suffix_params, index)
-    nothing = [None] * len(prefix_params)
-
-    def whole_gradient(of: Callable[[Any, list[Any]], Any]) -> ValueAuxGrad:
-        def objective(hidden: Leaves, params: Leaves) -> tuple[Any, Any]:
-            loss, aux = loss_of(hidden, params)
-            return of(loss, aux), (loss, aux)
-
-        gradients, (loss, aux) = jax.grad(objective, argnums=(0, 1), has_aux=True)(hidden, moved)
-        (h_prefix,) = pull_back(gradients[0])
-        return loss, aux, in_one(h_prefix, gradients[1], in_suffix)
-
+        loss, aux, uphill, g = rules.estimate(passes.loss_of, late, index)
+    moved, radius = rules.perturb(uphill, late, index)
+    there, nowhere = passes.at(moved), [None] * len(leaves)
     if not rules.descend_unselected:
-        perturbed_loss, aux_there, h_suffix = late_gradient(moved, group)
-        h: Leaves = in_one(nothing, h_suffix, in_suffix)
+        perturbed_loss, aux_there, found = there.selected_gradient()
+        h: Leaves = put(nowhere, index, found)
     elif rules.descend is None:
-        perturbed_loss, aux_there, h = whole_gradient(lambda loss, aux: loss)
+        perturbed_loss, aux_there, h = there.gradient(lambda loss, aux: loss)
     else:
-        weights = in_one(prefix_params, moved, in_suffix)
-        second = PerturbedPass(whole_gradient, lambda: at_hidden(moved), weights)
-        perturbed_loss, aux_there, h = rules.descend(aux, second)
-    g_all, w_all = (in_one(nothing, x, in_suffix) for x in (g, moved))
+        perturbed_loss, aux_there, h = rules.descend(aux, there)
     loss = loss if rules.has_clean_pass else None
+    g_all, w_all = put(nowhere, index, g), put(nowhere, index, moved)
     outcome = rules.finish(g_all, h, w_all, loss, perturbed_loss, radius)
     if loss is None:
         loss, aux = perturbed_loss, aux_there
     return StepResult(loss, aux, outcome)
+
+
+class OneCut:
+    """A loss in two parts, of which the first is run once for both passes.
+
+    Args:
+      parts: the loss, cut.
+      leaves: the parameters.
+      of_leaf: the layer of each of them.
+      in_suffix: which of them may move.
+      gradient: a function `(wanted, loss_of, arrays, layers)`, as `gradient_of_wanted`.
+      wanted: what it is given.
+    """
+
+    def __init__(
+        self,
+        parts: PrefixSuffix,
+        leaves: Leaves,
+        of_leaf: Sequence[int],
+        in_suffix: Sequence[bool],
+        gradient: Callable[..., ValueAuxGrad],
+        wanted: Any,
+    ):
+        self.leaves, self.in_suffix = leaves, in_suffix
+        self.index = [n for n, late in enumerate(in_suffix) if late]
+        self.early, self._late = in_two(leaves, in_suffix)
+        self._suffix = parts.suffix()
+        self.hidden, self.pull_back, self._fixed = jax.vjp(parts.prefix, self.early, has_aux=True)
+        self._gradient: Callable[..., ValueAuxGrad] = partial(gradient, wanted, self.loss_of)
+        if parts.writes:
+            self._gradient = partial(_gradient_of_all, wanted, self.suffix, self.hidden)
+        self._layers = [of_leaf[n] for n in self.index]
+
+    def suffix(self, hidden: Leaves, late: Leaves) -> tuple[Any, list[Any]]:
+        """Loss and aux, from what the first part gives and the arrays that may move."""
+        return self._suffix(hidden, self._fixed, late)
+
+    def loss_of(self, late: Leaves) -> tuple[Any, list[Any]]:
+        """See `Passes`."""
+        return self.suffix(self.hidden, late)
+
+    def gradient_of_selected(self, late: Leaves) -> ValueAuxGrad:
+        """As `clean_gradient`, at these values of the arrays that may move."""
+        return self._gradient(late, self._layers)
+
+    def clean_gradient(self) -> ValueAuxGrad:
+        """See `Passes`."""
+        return self.gradient_of_selected(self._late)
+
+    def at(self, moved: Leaves) -> There:
+        """See `Passes`."""
+        return _BehindCut(self, moved)
+
+
+class _BehindCut:
+    """`There`, for `OneCut`."""
+
+    def __init__(self, passes: OneCut, moved: Leaves):
+        self._passes, self._moved = passes, moved
+        self.weights = in_one(passes.early, moved, passes.in_suffix)
+
+    def selected_gradient(self) -> ValueAuxGrad:
+        return self._passes.gradient_of_selected(self._moved)
+
+    def forward(self) -> tuple[Any, list[Any]]:
+        return self._passes.loss_of(self._moved)
+
+    def gradient(self, of: Callable[[Any, list[Any]], Any]) -> ValueAuxGrad:
+        passes = self._passes
+
+        def objective(hidden: Leaves, late: Leaves) -> tuple[Any, Any]:
+            loss, aux = passes.suffix(hidden, late)
+            return of(loss, aux), (loss, aux)
+
+        both = jax.grad(objective, argnums=(0, 1), has_aux=True)
+        (at_cut, of_late), (loss, aux) = both(passes.hidden, self._moved)
+        return loss, aux, in_one(passes.pull_back(at_cut)[0], of_late, passes.in_suffix)
+
+
+def at_cut(
+    program: TracedLoss,
+    leaves: Leaves,
+    chosen: Chosen,
+    place: int,
+    gradient: Callable[..., ValueAuxGrad],
+    wanted: Any,
+) -> OneCut:
+    """A loss cut in front of a position; `gradient` and `wanted` as for `OneCut`."""
+    in_suffix = chosen.among(chosen.candidates & (chosen.position >= place))
+    parts = cut(program, leaves, in_suffix)
+    return OneCut(parts, leaves, chosen.of_leaf, in_suffix, gradient, wanted)
+
+
+def known_passes(program: TracedLoss, leaves: Leaves, chosen: Chosen) -> OneCut:
+    """Where all candidates are selected: one cut, and only their gradients in the ascent."""
+    return at_cut(program, leaves, chosen, 0, gradient_of_wanted, None)
 
 
 def in_two(leaves: Leaves, in_suffix: Sequence[bool]) -> tuple[list[Any], list[Any]]:

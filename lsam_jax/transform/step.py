@@ -23,11 +23,12 @@ from lsam_jax.engine import auxiliary
 from lsam_jax.engine.cuts import network_apart, network_of
 from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.optional_second_pass import one_or_two
+from lsam_jax.engine.passes import Cutting, in_conditional, passes_of
 from lsam_jax.engine.stale_and_fresh import stale_and_fresh
 from lsam_jax.engine.step_rules import Chosen, StepResult
 from lsam_jax.engine.traced_loss import TracedLoss, cut, trace
-from lsam_jax.engine.two_losses import AscentLoss, Climbed, two_losses
-from lsam_jax.engine.two_pass import in_conditional, put, two_pass
+from lsam_jax.engine.two_losses import AscentLoss, two_losses
+from lsam_jax.engine.two_pass import both_passes, nothing_moves, put
 from lsam_jax.engine.untraceable import check_rules, watched
 from lsam_jax.layers.partition import Layers
 from lsam_jax.transform.method import (
@@ -89,14 +90,17 @@ def step(
     inside = in_conditional(program)
 
     def perturbed(leaves: Sequence[Any]) -> StepResult:
-        places = partial(cuts, candidates)
-        if method.ascent.fresh is not None and candidates.any():
+        cutting = Cutting(partial(cuts, candidates), method.gate and climbed is None, inside)
+        if not candidates.any():
+            return nothing_moves(program, leaves, rules)
+        if method.ascent.fresh is not None:
             first = network.position[layers.names.index(method.ascent.fresh)]
             return stale_and_fresh(program, leaves, chosen, first, rules)
-        if climbed is None:
-            return two_pass(program, leaves, chosen, places, method.gate, rules)
-        uphill = Climbed(climbed, clean_aux)
-        return two_losses(uphill, program, leaves, chosen, places, inside, rules)
+        if climbed is not None:
+            uphill = passes_of(climbed, leaves, chosen, cutting)
+            return two_losses(uphill, clean_aux, program, rules)
+        of_aux = rules.descend is not None
+        return both_passes(passes_of(program, leaves, chosen, cutting, of_aux), rules)
 
     def unperturbed(leaves: Sequence[Any]) -> StepResult:
         (loss, aux), g = program.value_and_grad(leaves)

@@ -22,8 +22,14 @@ from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.optional_second_pass import one_or_two
 from lsam_jax.engine.step_rules import Chosen, StepResult
 from lsam_jax.engine.traced_loss import PrefixSuffix, gradient_of, loss_and_aux, shapes_of
-from lsam_jax.engine.two_losses import AscentLoss, Climbed, two_losses
-from lsam_jax.engine.two_pass import as_it_is, at_cut, gradient_of_wanted, in_one
+from lsam_jax.engine.two_losses import AscentLoss, two_losses
+from lsam_jax.engine.two_pass import (
+    OneCut,
+    both_passes,
+    gradient_of_wanted,
+    in_one,
+    nothing_moves,
+)
 from lsam_jax.transform.method import Method, checked, choose, numbers, shares_passes, starts_plain
 from lsam_jax.transform.state import SamState
 from lsam_jax.transform.step_rules import MethodStep, descent_of
@@ -33,17 +39,13 @@ LIBRARIES = ("lsam_jax", "jax", "optax")
 
 
 class Untraced(NamedTuple):
-    """A loss as it is; what `two_losses` takes for a program.
+    """A loss as it is.
 
     Attributes:
       value: from the parameters' leaves to the loss and aux, in a list.
     """
 
     value: Callable[[Leaves], tuple[Any, list[Any]]]
-
-    def run(self, leaves: Leaves) -> tuple[Any, list[Any]]:
-        """The loss and aux."""
-        return self.value(leaves)
 
     def value_and_grad(self, leaves: Leaves, wanted: Sequence[bool] | None = None) -> Any:
         """The loss and aux, and the gradient: of the leaves that are wanted."""
@@ -99,18 +101,21 @@ def untraced_step(
     now = numbers(method, layers, state)
     rules = MethodStep(method, now, state, candidates, selected, leaves, second)
     loss_of = untraced(loss_fn)
-    climbed = None if ascent is None else Climbed(untraced(ascent.loss_fn), ascent.clean_aux)
+    climbed = None if ascent is None else untraced(ascent.loss_fn)
+    clean_aux = ascent is not None and ascent.clean_aux
     whole = _whole(loss_of.value, in_suffix)
 
     def perturbed(leaves: Leaves) -> StepResult:
-        if climbed is not None:
-            return two_losses(climbed, loss_of, leaves, chosen, lambda: [0], as_it_is, rules)
+        def passes(parts: PrefixSuffix) -> OneCut:
+            wanted = None if known else selected
+            return OneCut(parts, leaves, layers.of_leaf, in_suffix, gradient_of_wanted, wanted)
+
         if not candidates.any():
-            (loss, aux), h = loss_of.value_and_grad(leaves)
-            nowhere = [None] * len(leaves)
-            return StepResult(loss, aux, rules.finish(nowhere, h, nowhere, loss, loss, None))
-        wanted = None if known else selected
-        return at_cut(whole, leaves, layers.of_leaf, in_suffix, gradient_of_wanted, wanted, rules)
+            return nothing_moves(loss_of, leaves, rules)
+        if climbed is not None:
+            uphill = passes(_whole(climbed.value, in_suffix))
+            return two_losses(uphill, clean_aux, loss_of, rules)
+        return both_passes(passes(whole), rules)
 
     def unperturbed(leaves: Leaves) -> StepResult:
         (loss, aux), g = loss_of.value_and_grad(leaves)

@@ -32,14 +32,15 @@ def test_one_program_without_a_switch(name):
         "budget": (lsam.layerwise_sam(1, RHO, selection=lsam.budget(0.5)), {0, 2}),
         "one cut": (lsam.layerwise_sam(2, RHO, cuts=1), {0, 2}),
         "one cut, no gates": (lsam.layerwise_sam(2, RHO, cuts=1, gate=False), {0}),
-        "three cuts": (lsam.layerwise_sam(2, RHO, cuts=3), {0, 2, 3}),
-        "three cuts, no gates": (lsam.layerwise_sam(2, RHO, cuts=3, gate=False), {0, 3}),
+        "three cuts": (lsam.layerwise_sam(2, RHO, cuts=3), {0, 2}),
+        "three cuts, no gates": (lsam.layerwise_sam(2, RHO, cuts=3, gate=False), {0, 2}),
     }
     for what, (tx, counts) in branches_of.items():
         fun, args = engine(net, tx)
         found = [len(c.params["branches"]) for c in conditionals(jax.make_jaxpr(fun)(*args).jaxpr)]
         assert {0, *found} == counts, what
-        assert found.count(3) == (1 if 3 in counts else 0), what
+        # The last of three segments always runs; each other way through is one conditional.
+        assert len(found) == 4 or what != "three cuts, no gates"
 
 
 @pytest.mark.slow

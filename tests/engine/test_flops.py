@@ -1,14 +1,13 @@
 """A step costs its floor, within 2 %, in floating-point operations that XLA counts.
 
-For a fixed selection, and for each branch of a switch over cuts; `counting` says how the floor is
-built.
+For a fixed selection, and for one that is known only when the step runs; `counting` says how the
+floor is built.
 """
 
 import jax
 import jax.numpy as jnp
 import pytest
-from counting import branches, engine, floor, flops, network, plain, with_gates_closed
-from jax.extend import core as jex
+from counting import as_it_runs, engine, floor, flops, network, plain
 from staged import NETWORKS
 
 import lsam_jax as lsam
@@ -77,42 +76,45 @@ def test_the_textbook_costs_twice_as_much(name):
     assert flops(textbook, net.params, mask, net.batch) > 1.9 * plain(name)
 
 
-CUTS = {
-    "convolutional": ["stem", "block0_b", "down", "block1_a", "a_head"],
-    "dense": ["layer6", "layer3", "layer1", "a_head"],
-}
+def forced(net, selected, **options):
+    """A step whose selection is known only when it runs, and its arguments."""
+    tx = lsam.layerwise_sam(lambda count: count, RHO, 0.8, **options)
+    names = lsam.layer_names(net.params)
+    state = tx.init(net.params)._replace(
+        count=jnp.asarray(len(selected), jnp.int32),
+        norms=jnp.asarray([n in {f"{s}/w" for s in selected} for n in names], jnp.float32),
+    )
+    return lsam.value_and_grad(net.whole, tx), (net.params, state, net.batch)
 
 
-@pytest.mark.slow
+QUICK = ("down", "layer3")
+FIRST = [
+    pytest.param(name, first, marks=[] if first in QUICK else pytest.mark.slow)
+    for name in NETWORKS
+    for first in network(name).stages
+]
+
+
+@pytest.mark.parametrize(("name", "first"), FIRST)
+def test_a_step_costs_the_floor_from_each_layer_on(name, first):
+    """That layer alone, and all behind it too."""
+    net = network(name)
+    stages = list(net.stages)
+    behind = tuple(stages[stages.index(first) :])
+    for selected in ((first,), behind):
+        fun, args = forced(net, selected, cuts=net.layers())
+        assert as_it_runs(fun, *args) == pytest.approx(floor(name, first, selected), rel=WITHIN)
+
+
 @pytest.mark.parametrize(
-    ("name", "place", "gate"),
-    [
-        ("convolutional", 0, True),
-        ("convolutional", 1, True),
-        ("convolutional", 2, False),
-        ("convolutional", 4, True),
-        ("dense", 0, False),
-        ("dense", 1, True),
-        ("dense", 3, True),
-    ],
+    ("name", "cut", "first"), [("convolutional", "down", "block1_b"), ("dense", "layer4", "layer2")]
 )
-def test_the_branch_of_a_cut_costs_the_floor(name, place, gate):
-    """With all gates open: the weight gradients of every layer from the cut on."""
-    net, stages = network(name), CUTS[name]
-    tx = lsam.layerwise_sam(2, RHO, 0.8, cuts=[f"{n}/w" for n in stages], gate=gate)
-    found, operands = branches(*engine(net, tx), count=len(stages))
-    behind = list(net.stages)[list(net.stages).index(stages[place]) :]
-    want = floor(name, stages[place], tuple(behind))
-    assert flops(jex.jaxpr_as_fun(found[place]), *operands) == pytest.approx(want, rel=WITHIN)
-
-
-@pytest.mark.parametrize(("name", "cut"), [("convolutional", "stem"), ("dense", "layer6")])
-def test_closed_gates_skip_the_weight_gradients(name, cut):
-    """All gates closed: at most the error propagation to the cut and one weight gradient."""
-    net, stages = network(name), CUTS[name]
-    tx = lsam.layerwise_sam(2, RHO, 0.8, cuts=[f"{n}/w" for n in stages], gate=True)
-    found, operands = branches(*engine(net, tx), count=len(stages))
-    fun = jex.jaxpr_as_fun(with_gates_closed(found[stages.index(cut)]))
-    assert flops(fun, *operands) <= (1 + WITHIN) * floor(name, cut, (cut,))
-    behind = tuple(list(net.stages)[list(net.stages).index(cut) :])
-    assert floor(name, cut, (cut,)) < 0.9 * floor(name, cut, behind)
+def test_a_cut_that_comes_too_early_costs_what_stands_between(name, cut, first):
+    """Without gates every weight gradient from the cut on."""
+    net = network(name)
+    stages = list(net.stages)
+    cuts = [f"{n}/w" for n in (stages[0], cut)]
+    fun, args = forced(net, (first,), cuts=cuts, gate=False)
+    want = floor(name, cut, tuple(stages[stages.index(cut) :]))
+    assert as_it_runs(fun, *args) == pytest.approx(want, rel=WITHIN)
+    assert want > 1.05 * floor(name, first, (first,))

@@ -1,0 +1,132 @@
+"""The traced loss cut into a chain: segments of equations, in the order of the network."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.extend import core as jex
+
+from lsam_jax.engine import effects, jaxprs, loops, scan_plans, scans
+from lsam_jax.engine.loops import Loop
+from lsam_jax.engine.step_rules import Chosen
+
+
+class Segment(NamedTuple):
+    """A part of a program, and between which layers it stands.
+
+    Attributes:
+      eqns: its equations; one, if it is a loop.
+      start: what it reads differs between the passes only if a layer in front of this position
+        moves.
+      end: what it makes differs only if a layer in front of this one does; None if it is run in
+        both passes, whatever moves.
+      loop: how it is run in part, or None.
+      reads: the variables that it reads and does not make.
+      makes: those that it makes, and other segments or the results read.
+    """
+
+    eqns: Sequence[Any]
+    start: int
+    end: int | None
+    loop: Loop | None = None
+    reads: Sequence[Any] = ()
+    makes: Sequence[Any] = ()
+
+
+class Chain(NamedTuple):
+    """A program in segments, each of which reads what those in front of it make.
+
+    Attributes:
+      closed: the whole.
+      segments: its parts; the first depends on no array that may move.
+      moving: the variables through which the parameters can be differentiated.
+      reaching: the variables on which the results that are differentiated depend.
+    """
+
+    closed: jex.ClosedJaxpr
+    segments: Sequence[Segment]
+    moving: frozenset[Any]
+    reaching: frozenset[Any]
+
+
+def chain(
+    closed: jex.ClosedJaxpr,
+    leaves: Sequence[Any],
+    chosen: Chosen,
+    places: Sequence[int],
+    aux_is_differentiated: bool,
+) -> Chain:
+    """Cuts a loss that holds no references.
+
+    Args:
+      closed: the program, from the parameters' leaves to the loss and the leaves of aux.
+      leaves: the parameters.
+      chosen: which layers may move, and their positions.
+      places: the positions at which to cut, ascending; the first is that of the first layer that
+        may move. No cut is made inside a scan over layers, which is run in part.
+      aux_is_differentiated: whether aux counts among what is differentiated, besides the loss.
+    """
+    position = chosen.positions()
+    found = loops.find(closed.jaxpr, position)
+    places = [p for p in places if not any(loop.until[0] < p <= loop.until[-1] for loop in found)]
+    late = [[p >= place for p in position] for place in places]
+    for behind in late:
+        if not found:
+            sources = _of(closed.jaxpr.invars, behind)
+            closed = scans.split(closed, leaves, scan_plans.where_it_differs, sources)
+        sources = _of(closed.jaxpr.invars, behind)
+        closed = jaxprs.split_checkpoints(closed, leaves, sources)
+    jaxpr = closed.jaxpr
+    in_loops = {id(loop.scan.eqn): loop for loop in loops.find(jaxpr, position)}
+    parts: list[Segment] = []
+    rest = list(jaxpr.eqns)
+    for n, behind in enumerate(late):
+        before, rest = effects.split(rest, _of(jaxpr.invars, behind))
+        parts += _around_loops(before, places[max(n - 1, 0)], places[n], in_loops)
+    parts += _around_loops(rest, places[-1], None, in_loops)
+    _, depend = effects.split(jaxpr.eqns, jaxpr.invars)
+    moving = filter(_is_inexact, [*jaxpr.invars, *(v for eqn in depend for v in eqn.outvars)])
+    differentiated = jaxpr.outvars if aux_is_differentiated else jaxpr.outvars[:1]
+    return Chain(closed, _joined(parts, jaxpr), frozenset(moving), _reaching(jaxpr, differentiated))
+
+
+def _around_loops(
+    eqns: Sequence[Any], start: int, end: int | None, in_loops: dict[int, Loop]
+) -> list[Segment]:
+    """Equations between two places: what no loop makes, the loop, what depends on it."""
+    parts = []
+    rest = list(eqns)
+    for eqn in eqns:
+        loop = in_loops.get(id(eqn))
+        if loop is None or not any(e is eqn for e in rest):
+            continue
+        before, after = effects.split([e for e in rest if e is not eqn], eqn.outvars)
+        # In front stand the joined weights of all iterations, which are quicker made than chosen.
+        parts += [Segment(before, start, None), Segment([eqn], start, end, loop)]
+        rest, start = after, end if end is not None else int(loop.until[-1]) + 1
+    return [*parts, Segment(rest, start, end)]
+
+
+def _joined(parts: Sequence[Segment], jaxpr: jex.Jaxpr) -> list[Segment]:
+    reads = [jaxprs.variables_read(part.eqns) for part in parts]
+    read = {v for vs in reads for v in vs} | set(filter(jaxprs.is_variable, jaxpr.outvars))
+    return [
+        part._replace(reads=vs, makes=[v for eqn in part.eqns for v in eqn.outvars if v in read])
+        for part, vs in zip(parts, reads)
+    ]
+
+
+def _of(variables: Sequence[Any], chosen: Sequence[bool]) -> list[Any]:
+    return [v for v, is_chosen in zip(variables, chosen) if is_chosen]
+
+
+def _reaching(jaxpr: jex.Jaxpr, results: Sequence[Any]) -> frozenset[Any]:
+    found = {v for v in results if jaxprs.is_variable(v)}
+    for eqn in reversed(jaxpr.eqns):
+        if any(v in found for v in eqn.outvars):
+            found.update(v for v in eqn.invars if jaxprs.is_variable(v))
+    return frozenset(found)
+
+
+def _is_inexact(v: Any) -> bool:
+    return bool(jnp.issubdtype(v.aval.dtype, jnp.inexact))

@@ -1,0 +1,246 @@
+"""The segment of a ladder that is a scan over layers: loops whose length is known when they run.
+
+The walks in the middle begin, or end, at the first iteration that a moved layer reaches, a number
+that the step computes. What an iteration leaves for its way back is stacked, and the perturbed walk
+overwrites its own part in place; so there is no conditional around it, and one body for all layers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex
+
+from lsam_jax.devices import collectives
+from lsam_jax.engine import jaxprs
+from lsam_jax.engine.chain import Chain, Segment
+from lsam_jax.engine.gating import Gates
+from lsam_jax.engine.iteration import Iteration
+from lsam_jax.engine.jaxprs import Transformation
+
+Arrays = Sequence[Any]
+Values = Mapping[Any, Any]
+
+
+class Looped(NamedTuple):
+    """A run of a scan.
+
+    Attributes:
+      made: the values of its results, by variable.
+      operands: what it was given.
+      carries: what each iteration was given to carry, stacked along the first axis.
+      computed: what each computed, likewise.
+    """
+
+    made: dict[Any, Any]
+    operands: list[Any]
+    carries: list[Any]
+    computed: list[Any]
+
+
+class LoopRung:
+    """A scan that is run forward, and differentiated, from an iteration on.
+
+    Args:
+      segment: the scan.
+      chain: the program that it is a part of.
+      values: of what it reads, to be traced with.
+      inside: a transformation of what runs inside a loop or a conditional.
+    """
+
+    def __init__(self, segment: Segment, chain: Chain, values: Values, inside: Transformation):
+        assert segment.loop is not None
+        self._loop, self._inside = segment.loop, inside
+        scan = self._scan = segment.loop.scan
+        self._inputs = chain.closed.jaxpr.invars
+        self._reads = {v for v in segment.reads if v in chain.moving}
+        first = self._at(self._read(values), 0)
+        self._iteration = Iteration(scan, chain.moving, chain.reaching, first, inside)
+        moving = self._iteration.moving
+        self._fixed, self._carry, self._over = (
+            [n for n in moving if n in some] for some in (range(scan.fixed), scan.carry, scan.over)
+        )
+
+    def run(self, values: Values, first: Any = None, before: Looped | None = None) -> Looped:
+        """See `Rung.run`."""
+        scan, operands = self._scan, self._read(values)
+        carry = [operands[n] for n in scan.carry]
+        if before is None:
+            carry, (carries, computed) = self._whole(operands, carry)
+        else:
+            begin = self._begin(first)
+            there = jnp.minimum(begin, scan.length - 1)
+            start = self._rows(before.carries, there)
+            carry = [jnp.where(begin == 0, x, y) for x, y in zip(carry, start)]
+
+            def again(s: Any, state: Any) -> Any:
+                carry, (carries, computed) = state
+                carry_on, new = self._iteration.run(self._at(operands, s, carry))
+                return carry_on, (self._put(carries, carry, s), self._put(computed, new, s))
+
+            state = carry, (before.carries, before.computed)
+            carry, (carries, computed) = jax.lax.fori_loop(begin, scan.length, again, state)
+            old = [before.made[v] for v in scan.eqn.outvars[: scan.carried]]
+            carry = [jnp.where(begin == scan.length, x, y) for x, y in zip(old, carry)]
+        return Looped(self._made(carry, operands, carries, computed), operands, carries, computed)
+
+    def again(self, values: Values, first: Any, made: Values) -> dict[Any, Any]:
+        """See `Rung.again`: all of it, as JAX does not differentiate a loop of unknown length."""
+        del first, made
+        eqn = self._scan.eqn
+        return dict(zip(eqn.outvars, jaxprs.run_equation(eqn, self._read(values))))
+
+    def back(self, ran: Looped, errors: Values) -> dict[Any, Any]:
+        """See `Rung.back`."""
+        scan, iteration = self._scan, self._iteration
+
+        def each(state: Any, x: Any) -> Any:
+            of_carry, of_fixed = state
+            carry, computed, over, of_collected = x
+            given = [*ran.operands[: scan.fixed], *carry, *over]
+            args = iteration.arguments(given, computed, of_carry, of_collected)
+            out = jex.jaxpr_as_fun(iteration.way_back(args))(*args)
+            found = dict(zip(iteration.moving, out))
+            of_fixed = [x + found[n] for n, x in zip(self._fixed, of_fixed)]
+            return ([found[n] for n in self._carry], of_fixed), [found[n] for n in self._over]
+
+        over = [ran.operands[n] for n in scan.over]
+        of_carry, of_collected, of_fixed = self._errors(errors)
+        (of_carry, of_fixed), of_over = jax.lax.scan(
+            each,
+            (of_carry, of_fixed),
+            (ran.carries, ran.computed, over, of_collected),
+            scan.length,
+            not scan.reverse,
+            scan.eqn.params["unroll"],
+        )
+        return self._by_variable([*of_fixed, *of_carry, *of_over])
+
+    def back_where_wanted(
+        self,
+        ran: Looped,
+        errors: Values,
+        groups: Mapping[Any, Any],
+        wanted: Mapping[Any, Any],
+        first: Any,
+        worth: float,
+    ) -> dict[Any, Any]:
+        """See `Rung.back_where_wanted`."""
+        scan, iteration, begin = self._scan, self._iteration, self._begin(first)
+        invars = scan.eqn.invars
+        asked = [n for n in self._over if invars[n] in groups]
+        rows = [self._wanted_rows(invars[n], groups, wanted) for n in asked]
+        anyway = [*self._fixed, *self._carry]
+        of_carry, of_collected, of_fixed = self._errors(errors)
+
+        def each(j: Any, state: Any) -> Any:
+            of_carry, of_fixed, of_over = state
+            s = scan.length - 1 - j
+            given = self._at(ran.operands, s, self._rows(ran.carries, s))
+            there = self._rows(ran.computed, s), of_carry, self._rows(of_collected, s)
+            args = iteration.arguments(given, *there)
+            closed = iteration.way_back(args)
+            result = dict(zip(iteration.moving, closed.jaxpr.outvars))
+            by_row = {n: [result[n]] for n in asked}
+            gates = Gates(closed, [result[n] for n in anyway], by_row, worth / scan.length)
+            is_wanted = dict(zip(asked, self._rows(rows, s)))
+            out, of_rows = gates.run(args, is_wanted, self._inside)
+            found = dict(zip(anyway, out))
+            of_fixed = [x + found[n] for n, x in zip(self._fixed, of_fixed)]
+            of_over = self._put(of_over, [of_rows[n][0] for n in asked], s)
+            return [found[n] for n in self._carry], of_fixed, of_over
+
+        state = of_carry, of_fixed, [_zeros(invars[n]) for n in asked]
+        of_carry, of_fixed, of_over = jax.lax.fori_loop(0, scan.length - begin, each, state)
+        of_carry = [jnp.where(begin == 0, x, jnp.zeros_like(x)) for x in of_carry]
+        of_asked = dict(zip(asked, of_over))
+        found = self._by_variable([*of_fixed, *of_carry, *(of_asked.get(n) for n in self._over)])
+        return {v: _where(wanted.get(groups[v]), x) for v, x in found.items() if v in groups}
+
+    def _whole(self, operands: Arrays, carry: Arrays) -> Any:
+        scan = self._scan
+
+        def each(carry: Arrays, x: Arrays) -> tuple[list[Any], tuple[Arrays, Arrays]]:
+            carry_on, computed = self._iteration.run([*operands[: scan.fixed], *carry, *x])
+            return carry_on, (carry, computed)
+
+        over, unroll = [operands[n] for n in scan.over], scan.eqn.params["unroll"]
+        return jax.lax.scan(each, carry, over, scan.length, scan.reverse, unroll)
+
+    def _begin(self, first: Any) -> Any:
+        """The first iteration that differs, in their order: i32[]."""
+        return jnp.sum(jnp.asarray(self._loop.until, jnp.int32) < first)
+
+    def _place(self, s: Any) -> Any:
+        return self._scan.length - 1 - s if self._scan.reverse else s
+
+    def _rows(self, stacks: Arrays, s: Any) -> list[Any]:
+        """Of each stack what belongs to iteration `s`, in their order."""
+        place = self._place(s)
+        return [jax.lax.dynamic_index_in_dim(x, place, keepdims=False) for x in stacks]
+
+    def _put(self, stacks: Arrays, new: Arrays, s: Any) -> list[Any]:
+        place, update = self._place(s), jax.lax.dynamic_update_index_in_dim
+        return [update(stack, x, place, 0) for stack, x in zip(stacks, new)]
+
+    def _at(self, operands: Arrays, s: Any, carry: Arrays | None = None) -> list[Any]:
+        """What iteration `s` is given; by default it carries what the first does."""
+        fixed, over = self._scan.fixed, self._scan.over.start
+        carry = operands[fixed:over] if carry is None else carry
+        return [*operands[:fixed], *carry, *self._rows(operands[over:], s)]
+
+    def _read(self, values: Values) -> list[Any]:
+        invars = self._scan.eqn.invars
+        return [values[v] if jaxprs.is_variable(v) else jnp.asarray(v.val) for v in invars]
+
+    def _made(
+        self, carry: Arrays, operands: Arrays, carries: Arrays, computed: Arrays
+    ) -> dict[Any, Any]:
+        scan = self._scan
+
+        def collected(carry: Arrays, computed: Arrays, over: Arrays) -> list[Any]:
+            return self._iteration.collected([*operands[: scan.fixed], *carry, *over], computed)
+
+        over = [operands[n] for n in scan.over]
+        return dict(zip(scan.eqn.outvars, [*carry, *jax.vmap(collected)(carries, computed, over)]))
+
+    def _errors(self, errors: Values) -> tuple[list[Any], list[Any], list[Any]]:
+        """Those of what is carried and collected in the end; none of what is fixed."""
+        scan, outvars = self._scan, self._scan.eqn.outvars
+        carry: list[Any] = []
+        collected: list[Any] = []
+        for n in self._iteration.results:
+            error = errors[outvars[n]] if outvars[n] in errors else _zeros(outvars[n])
+            (carry if n < scan.carried else collected).append(error)
+        return carry, collected, [_zeros(scan.eqn.invars[n]) for n in self._fixed]
+
+    def _by_variable(self, found: Arrays) -> dict[Any, Any]:
+        """Errors of what is moving, as those of the variables; None for what is not asked for."""
+        out: dict[Any, Any] = {}
+        for n, x in zip([*self._fixed, *self._carry, *self._over], found):
+            v = self._scan.eqn.invars[n]
+            if x is not None and jaxprs.is_variable(v) and v in self._reads:
+                out[v] = out[v] + x if v in out else x
+        return out
+
+    def _wanted_rows(
+        self, v: Any, groups: Mapping[Any, Any], wanted: Mapping[Any, Any]
+    ) -> jax.Array:
+        """Of each row of what the scan runs over, whether its layer is wanted: bool[length]."""
+        if v not in self._loop.rows:
+            return jnp.ones(self._scan.length, bool)
+        found = []
+        for leaves in self._loop.rows[v]:
+            layers = {groups[x] for n in leaves if (x := self._inputs[n]) in groups}
+            some = [jnp.asarray(wanted[i]) for i in layers]
+            found.append(jnp.any(jnp.stack(some)) if some else jnp.asarray(False))
+        return jnp.stack(found)
+
+
+def _zeros(v: Any) -> Any:
+    return collectives.zeros_like_type(v.aval)
+
+
+def _where(wanted: Any, x: Any) -> Any:
+    return x if wanted is None else jnp.where(wanted, x, jnp.zeros_like(x))

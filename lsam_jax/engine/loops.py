@@ -1,0 +1,154 @@
+"""Scans over the layers of a network: which iteration reads which layers.
+
+A scan reads the weights of its layers from arrays that are joined, along their first axis, from the
+arrays of single layers (by `Layers.tree`, or by the loss itself). Seen as one equation it depends
+on all of them; here it is said of each iteration.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.extend import core as jex
+
+from lsam_jax.arrays import symbolic
+from lsam_jax.engine import jaxprs
+from lsam_jax.engine.scan_plans import JOINS, KEEP_ROWS
+
+Rows = Sequence[frozenset[int]]
+"""For each row of an array, the places of the parameters' leaves that it is made of."""
+
+
+class Scan(NamedTuple):
+    """The parts of a scan.
+
+    Attributes:
+      eqn: the equation.
+      body: what it repeats.
+      fixed: how many of its operands are the same in each iteration; they come first.
+      carried: how many are handed on; they come next. It runs over the others.
+    """
+
+    eqn: Any
+    body: jex.Jaxpr
+    fixed: int
+    carried: int
+
+    @property
+    def length(self) -> int:
+        """How many iterations."""
+        return self.eqn.params["length"]
+
+    @property
+    def reverse(self) -> bool:
+        """Whether it runs from the last to the first."""
+        return self.eqn.params["reverse"]
+
+    @property
+    def carry(self) -> range:
+        """The numbers of the operands that are handed on."""
+        return range(self.fixed, self.fixed + self.carried)
+
+    @property
+    def over(self) -> range:
+        """The numbers of those that it runs over."""
+        return range(self.fixed + self.carried, len(self.eqn.invars))
+
+
+class Loop(NamedTuple):
+    """A scan over layers of which a part can be run.
+
+    Attributes:
+      scan: its parts.
+      until: i64[length], in the order of iterations: the last position of a layer that may move and
+        on which an iteration depends. It is the same in both passes if the first that moves stands
+        behind it.
+      begins: the last position in front of those of its own layers.
+      rows: of each operand that it runs over, by variable.
+    """
+
+    scan: Scan
+    until: np.ndarray
+    begins: int
+    rows: dict[Any, Rows]
+
+
+def scan_of(eqn: Any) -> Scan:
+    """The parts of an equation that is a scan."""
+    body = next(iter(jaxprs.nested_jaxprs(eqn)))
+    scanned, collected = _longer(eqn.invars, body.invars), _longer(eqn.outvars, body.outvars)
+    carried = len(body.outvars) - len(collected)
+    return Scan(eqn, body, len(body.invars) - len(scanned) - carried, carried)
+
+
+def find(jaxpr: jex.Jaxpr, position: Sequence[int]) -> list[Loop]:
+    """The scans of a program whose iterations depend on different layers.
+
+    Args:
+      jaxpr: the program; its inputs are the leaves of the parameters.
+      position: of each leaf, that of its layer in the network if it may move, and otherwise -1.
+    """
+    last: dict[Any, int] = dict(zip(jaxpr.invars, position))
+    made_of: dict[Any, frozenset[int]] = {v: frozenset([n]) for n, v in enumerate(jaxpr.invars)}
+    rows: dict[Any, Rows] = {}
+    found = []
+    for eqn in jaxpr.eqns:
+        variables = [v for v in eqn.invars if jaxprs.is_variable(v)]
+        if eqn.primitive.name == "scan" and not eqn.effects:
+            loop = _loop(scan_of(eqn), last, rows, position)
+            if loop is not None:
+                found.append(loop)
+        latest = max((last.get(v, -1) for v in variables), default=-1)
+        last.update((v, latest) for v in eqn.outvars)
+        if variables and eqn.outvars and all(v in made_of for v in variables):
+            made = frozenset[int]().union(*(made_of[v] for v in variables))
+            made_of.update((v, made) for v in eqn.outvars)
+            if (of_rows := _rows(eqn, made_of, rows)) is not None:
+                rows[eqn.outvars[0]] = of_rows
+    return found
+
+
+def _loop(
+    scan: Scan, last: dict[Any, int], rows: dict[Any, Rows], position: Sequence[int]
+) -> Loop | None:
+    runs_over = [scan.eqn.invars[n] for n in scan.over]
+    by_row = {v: rows[v] for v in runs_over if jaxprs.is_variable(v) and v in rows}
+    if not by_row or not symbolic.is_known(scan.length):
+        return None
+    others = [v for v in scan.eqn.invars if jaxprs.is_variable(v) and v not in by_row]
+    before = max((last.get(v, -1) for v in others), default=-1)
+    own = {position[n] for of_rows in by_row.values() for leaves in of_rows for n in leaves}
+    begins = min((p for p in own if p >= 0), default=0) - 1
+    each = np.full(scan.length, before)
+    for of_rows in by_row.values():
+        places = [max((position[n] for n in leaves), default=-1) for leaves in of_rows]
+        each = np.maximum(each, places[::-1] if scan.reverse else places)
+    until = np.maximum.accumulate(each)
+    return Loop(scan, until, begins, by_row) if until[0] < until[-1] else None
+
+
+def _rows(eqn: Any, made_of: dict[Any, frozenset[int]], rows: dict[Any, Rows]) -> Rows | None:
+    name = eqn.primitive.name
+    shape = eqn.outvars[0].aval.shape
+    if name in JOINS and 0 in (eqn.params.get("dimension"), eqn.params.get("axis")):
+        if not all(jaxprs.is_variable(v) for v in eqn.invars):
+            return None
+        if not all(map(symbolic.is_known, shape[:1])):
+            return None
+        each = 1 if name == "stack" else None
+        return [
+            leaves
+            for v in eqn.invars
+            for leaves in rows.get(v, [made_of[v]] * (each or v.aval.shape[0]))
+        ]
+    known = [v for v in eqn.invars if jaxprs.is_variable(v) and v in rows]
+    others = [v for v in eqn.invars if not (jaxprs.is_variable(v) and v in rows)]
+    if name not in KEEP_ROWS or len(known) != 1 or any(map(jaxprs.is_variable, others)):
+        return None
+    return rows[known[0]]
+
+
+def _longer(outside: Sequence[Any], inside: Sequence[Any]) -> list[int]:
+    # What is scanned over, or collected, has one more axis than what the body sees of it.
+    ranks = [(len(v.aval.shape), len(w.aval.shape)) for v, w in zip(outside, inside)]
+    return [n for n, (out, in_) in enumerate(ranks) if out > in_]
