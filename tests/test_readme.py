@@ -99,6 +99,16 @@ def test_runs_in_a_fresh_namespace(block, tmp_path, monkeypatch):
     assert namespace["loss"] < jnp.log(3)  # it has learned something
 
 
+@pytest.mark.slow
+def test_the_quickstart_needs_nothing_else_and_ends_where_it_says():
+    namespace = {"__name__": "__main__"}
+    for block in blocks(PAGES["quickstart"]):
+        run(block, "quickstart.md", namespace)
+    ends = [float(x) for x in re.findall(r"^```\n([\d.]+)[\d. ]*\n```", PAGES["quickstart"], re.M)]
+    found = [namespace[name] for name in ("plain", "flat", "cheap")]
+    assert found == pytest.approx(ends, abs=2.0)  # of 597 images; releases round differently
+
+
 def test_devices_run():
     place, shard_map = blocks(PAGES["devices"])
     namespace = given()
@@ -123,7 +133,7 @@ def test_devices_run():
     [
         pytest.param(page, marks=pytest.mark.slow if page in LONG else ())
         for page in PAGES
-        if page not in ("frameworks", "devices")
+        if page not in ("frameworks", "devices", "quickstart")
     ],
 )
 def test_pages_of_the_documentation_run(page):
