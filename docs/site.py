@@ -4,6 +4,7 @@
 """
 
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import griffe
 from mkdocs.structure.files import File
 
 import lsam_jax as lsam
-from lsam_jax.experiments.config.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs"))  # for what stands beside this file, which is no package
+import method_pages  # noqa: E402
+
 CODE = "https://github.com/OWNER/REPO/blob/main"
 FROM_ROOT = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
 FROM_ROOT |= {"changelog.md": "CHANGELOG.md", "frontier.md": "results/frontier/frontier.md"}
-PUBLIC = [name for name in lsam.__all__ if name not in METHODS]
+PUBLIC = [name for name in lsam.__all__ if name not in method_pages.LABELS]
 MODULES = ("components", "presets", "diagnostics", "integrations.linen", "integrations.nnx")
 MODULES += ("experiments.config.config", "experiments.presets", "experiments.training")
 LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)(#[^)]*)?\)")
@@ -38,10 +41,7 @@ class Examples(griffe.Extension):
 def made() -> dict[str, str]:
     """Pages by their place."""
     pages = {place: (ROOT / name).read_text() for place, name in FROM_ROOT.items()}
-    for name, family in METHODS.items():
-        if name in lsam.__all__:
-            label = "" if family.label == name else f" ({family.label})"
-            pages[f"methods/{name}.md"] = f"# {name}{label}\n\n::: lsam_jax.{name}\n"
+    pages |= {f"methods/{name}.md": method_pages.page(name) for name in method_pages.LABELS}
     names = "".join(f"::: lsam_jax.{name}\n\n" for name in PUBLIC if name not in MODULES)
     pages["api/lsam_jax.md"] = f"# lsam_jax\n\n{names}"
     for name in MODULES:
