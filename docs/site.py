@@ -1,14 +1,16 @@
 """Pages of the site that are made: the front page, a page for each method, and the API.
 
-`mkdocs build` runs this; see mkdocs.yml.
+`mkdocs build` runs this, and fails if a public name is not described on any page; see mkdocs.yml.
 """
 
+import importlib
 import re
 import sys
 import textwrap
 from pathlib import Path
 
 import griffe
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 import lsam_jax as lsam
@@ -23,6 +25,8 @@ FROM_ROOT |= {"changelog.md": "CHANGELOG.md", "frontier.md": "results/frontier/f
 PUBLIC = [name for name in lsam.__all__ if name not in method_pages.LABELS]
 MODULES = ("components", "presets", "diagnostics", "integrations.linen", "integrations.nnx")
 MODULES += ("experiments.config.config", "experiments.presets", "experiments.training")
+HIDDEN = ("diagnostics.gradient_norms.gradient_norms",)
+"""Functions that a module of the same name hides; pages of modules leave them out."""
 LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)(#[^)]*)?\)")
 
 
@@ -46,7 +50,8 @@ def made() -> dict[str, str]:
     pages["api/lsam_jax.md"] = f"# lsam_jax\n\n{names}"
     for name in MODULES:
         options = "    options: {show_root_heading: false, heading_level: 2}\n"
-        pages[f"api/{name}.md"] = f"# lsam_jax.{name}\n\n::: lsam_jax.{name}\n{options}"
+        hidden = "".join(f"\n::: lsam_jax.{x}\n" for x in HIDDEN if x.startswith(f"{name}."))
+        pages[f"api/{name}.md"] = f"# lsam_jax.{name}\n\n::: lsam_jax.{name}\n{options}{hidden}"
     return pages
 
 
@@ -88,3 +93,28 @@ def on_page_markdown(markdown, page, config, files):
         return f"]({path if path.endswith('.png') else f'{CODE}/{path}'}{anchor})"
 
     return LINK.sub(turned, markdown)
+
+
+described: set[str] = set()
+"""Places, as HTML names them, of what the pages describe."""
+
+
+def on_page_content(html, page, config, files):
+    """Notes what a page describes."""
+    described.update(re.findall(r'id="(lsam_jax[\w.]*)"', html))
+
+
+def on_post_build(config):
+    """Raises for public names that have no docstring, or are on no page."""
+    package = griffe.load("lsam_jax", search_paths=[str(ROOT)])
+    missing = []
+    library = [name for name in MODULES if not name.startswith("experiments")]
+    for module in ("lsam_jax", *(f"lsam_jax.{name}" for name in library)):
+        for name in getattr(importlib.import_module(module), "__all__", ()):
+            place, found = f"{module}.{name}", package[f"{module}.{name}".partition(".")[2]]
+            if f"{place}.{name}".partition(".")[2] in HIDDEN:
+                place, found = f"{place}.{name}", found[name]
+            if place not in described or found.docstring is None:
+                missing.append(place)
+    if missing:
+        raise PluginError(f"without a docstring, or on no page: {', '.join(missing)}")
