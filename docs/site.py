@@ -61,7 +61,7 @@ def on_config(config):
     for section in config.nav:
         for title in ("Methods", "API"):
             if title in section and not isinstance(section, str):
-                section[title] = [p for p in pages if p.startswith(f"{title.lower()}/")]
+                section[title] += [p for p in pages if p.startswith(f"{title.lower()}/")]
     return config
 
 
