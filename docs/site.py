@@ -27,6 +27,8 @@ MODULES = ("components", "presets", "diagnostics", "integrations.linen", "integr
 MODULES += ("experiments.config.config", "experiments.presets", "experiments.training")
 HIDDEN = ("diagnostics.gradient_norms.gradient_norms",)
 """Functions that a module of the same name hides; pages of modules leave them out."""
+NUMBER = r"[-+\N{MINUS SIGN}]?[\d.]+"
+SPREAD = re.compile(rf"{NUMBER} (?:± {NUMBER}|\({NUMBER} to {NUMBER}\)|to {NUMBER})|\\<")
 LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)(#[^)]*)?\)")
 
 
@@ -35,11 +37,12 @@ class Examples(griffe.Extension):
 
     def on_object(self, *, obj, **options):
         """Of every object that is read."""
-        text = obj.docstring.value if obj.docstring else ""
-        start = text.find("\n\n>>> ")
-        if start >= 0:
-            rest = textwrap.indent(text[start + 2 :], "    ")
-            obj.docstring.value = f"{text[:start]}\n\nExamples:\n{rest}\n"
+        if obj.docstring is None:
+            return
+        text, mark, rest = obj.docstring.value.partition("\n\n>>> ")
+        text = re.sub(r"\bdocs/([\w-]+)\.md", r"[\1](../../\1/)", text)
+        rest = textwrap.indent(f">>> {rest}", "    ")
+        obj.docstring.value = f"{text}\n\nExamples:\n{rest}\n" if mark else text
 
 
 def made() -> dict[str, str]:
@@ -57,11 +60,13 @@ def made() -> dict[str, str]:
 
 def on_config(config):
     """Adds the pages that are made to the contents."""
-    pages = sorted(made())
+    names = sorted(page.removesuffix(".md") for page in made())
+    names.sort(key=lambda name: name != "api/lsam_jax")  # first
     for section in config.nav:
-        for title in ("Methods", "API"):
-            if title in section and not isinstance(section, str):
-                section[title] += [p for p in pages if p.startswith(f"{title.lower()}/")]
+        for title, room in (("Methods", "methods/"), ("API", "api/")):
+            if title in section:
+                of_room = [name.removeprefix(room) for name in names if name.startswith(room)]
+                section[title] += [{name: f"{room}{name}.md"} for name in of_room]
     return config
 
 
@@ -78,7 +83,15 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Turns links that hold in the repository into links that hold on the site."""
+    """Turns links that hold in the repository into links that hold on the site.
+
+    A number in a table stays in one line with its spread, and GitHub's escapes are HTML's.
+    """
+
+    def together(found):
+        return found[0].replace(" ", "\N{NO-BREAK SPACE}").replace("\\<", "&lt;")
+
+    markdown = re.sub(r"^\|.*", lambda line: SPREAD.sub(together, line[0]), markdown, flags=re.M)
     place = page.file.src_uri
     if place.startswith(("methods/", "api/")):
         return markdown

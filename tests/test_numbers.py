@@ -32,12 +32,13 @@ def rows(text):
     ]
 
 
-PRICES = [row[1:] for row in rows(CHOOSE.read_text()) if len(row) == 6][1:]
-ELSEWHERE = {row[0]: row[1:] for row in rows(CHOOSE.read_text()) if len(row) == 5}
+PRICE, REGIME = CHOOSE.read_text().split("## Regime")
+PRICES = [row for row in rows(PRICE) if row[0]]
+ELSEWHERE = {row[0]: row[1:] for row in rows(REGIME) if len(row) == 5}
 
 
-@pytest.mark.parametrize("name, code, counted, measured, kept", PRICES)
-def test_prices_and_shares_are_the_frontiers(name, code, counted, measured, kept):
+@pytest.mark.parametrize("name, kept, counted, measured, code", PRICES)
+def test_prices_and_shares_are_the_frontiers(name, kept, counted, measured, code):
     (row,) = (row for row in rows(FRONTIER) if row[0] == name and len(row) == 10)
     assert (row[3], *row[7:9]) == (kept, counted, measured)
 
