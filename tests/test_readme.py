@@ -95,12 +95,15 @@ def test_every_framework_has_a_block():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page, block", STANDING)
-def test_runs_in_a_fresh_namespace(page, block, tmp_path, monkeypatch):
+def test_runs_in_a_fresh_namespace(page, block, tmp_path, monkeypatch, capsys):
     if framework(block) in OPTIONAL:
         pytest.importorskip(framework(block))
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     run(block, f"{page}.md", namespace)
+    shown = PAGES[page].split(block, 1)[1].removeprefix("```\n\n```\n")
+    if shown[0].isdigit():  # what it prints stands below it
+        assert shown.startswith(f"{capsys.readouterr().out}```")
     if "train_step" in namespace:
         assert jnp.isfinite(namespace["loss"])
         assert namespace["loss"] < jnp.log(3)  # it has learned something
