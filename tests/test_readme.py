@@ -27,6 +27,15 @@ def framework(block):
     return next((name for name in names if name in block), "jax")
 
 
+ALONE = ("frameworks", "optax", "lora", "scanned-models", "low-precision")
+"""Pages each of whose blocks stands by itself."""
+STANDING = [
+    pytest.param(page, block, id=f"{page}-{framework(block)}")
+    for page in ALONE
+    for block in blocks(PAGES[page])
+]
+
+
 def run(block, name, namespace):
     exec(compile(block, name, "exec"), namespace)
 
@@ -81,22 +90,33 @@ def test_every_framework_has_a_block():
         "nnx",
         "equinox",
         "haiku",
-        "optax.microbatching",
-        "scale",
-        "jax",
     ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", blocks(PAGES["frameworks"]), ids=framework)
-def test_runs_in_a_fresh_namespace(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page, block", STANDING)
+def test_runs_in_a_fresh_namespace(page, block, tmp_path, monkeypatch, capsys):
     if framework(block) in OPTIONAL:
         pytest.importorskip(framework(block))
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
-    run(block, "frameworks.md", namespace)
-    assert jnp.isfinite(namespace["loss"])
-    assert namespace["loss"] < jnp.log(3)  # it has learned something
+    run(block, f"{page}.md", namespace)
+    shown = PAGES[page].split(block, 1)[1].removeprefix("```\n\n```\n")
+    if shown[0].isdigit():  # what it prints stands below it
+        assert shown.startswith(f"{capsys.readouterr().out}```")
+    if "train_step" in namespace:
+        assert jnp.isfinite(namespace["loss"])
+        assert namespace["loss"] < jnp.log(3)  # it has learned something
+
+
+@pytest.mark.slow
+def test_the_quickstart_needs_nothing_else_and_ends_where_it_says():
+    namespace = {"__name__": "__main__"}
+    for block in blocks(PAGES["quickstart"]):
+        run(block, "quickstart.md", namespace)
+    ends = [float(x) for x in re.findall(r"^```\n([\d.]+)[\d. ]*\n```", PAGES["quickstart"], re.M)]
+    found = [namespace[name] for name in ("plain", "flat", "cheap")]
+    assert found == pytest.approx(ends, abs=2.0)  # of 597 images; releases round differently
 
 
 def test_devices_run():
@@ -123,7 +143,7 @@ def test_devices_run():
     [
         pytest.param(page, marks=pytest.mark.slow if page in LONG else ())
         for page in PAGES
-        if page not in ("frameworks", "devices")
+        if page not in (*ALONE, "devices", "quickstart")
     ],
 )
 def test_pages_of_the_documentation_run(page):

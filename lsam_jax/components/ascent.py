@@ -40,6 +40,7 @@ class Ascent(NamedTuple):
 
 
 gradient = Ascent()
+"""Uphill by the clean gradient of this step."""
 
 
 def stale(decay: Any = 0.0, fresh: str | None = None) -> Ascent:

@@ -32,6 +32,7 @@ class Cadence(NamedTuple):
 
 
 always = Cadence()
+"""Every step perturbs."""
 
 
 def every(period: Any) -> Cadence:

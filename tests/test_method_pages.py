@@ -1,0 +1,47 @@
+"""Pages of methods: their notes name arguments that there are, and every page has its parts."""
+
+import importlib.util
+import inspect
+import pathlib
+import re
+
+import pytest
+
+import lsam_jax as lsam
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+NOTES = {note.stem: note.read_text() for note in (DOCS / "method_notes").glob("*.md")}
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("method_pages", DOCS / "method_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PAGES = load()
+
+
+def test_notes_are_of_methods():
+    assert set(NOTES) <= set(PAGES.LABELS)
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_symbols_name_arguments_that_there_are(name):
+    named = {x for row in PAGES.rows(NOTES[name]) for x in re.findall(r"`(\w+)`", row[2])}
+    assert named <= set(inspect.signature(getattr(lsam, name)).parameters)
+
+
+@pytest.mark.parametrize("name", PAGES.LABELS)
+def test_a_page_defines_the_symbols_of_its_formula(name):
+    page = PAGES.page(name)
+    assert "\n## Symbols\n" in page
+    assert ("\n## Cost\n" in page) == (name != "flat_lora")  # whose docstring says it
+
+
+def test_every_run_of_the_frontier_is_on_the_page_of_its_method():
+    frontier = PAGES.rows((DOCS.parent / "results/frontier/frontier.md").read_text())
+    names = {row[0] for row in frontier if len(row) == 10} - {"method", "SGD", "SGD, twice as long"}
+    shown = {row[0] for name in PAGES.LABELS for row in PAGES.rows(PAGES.results(name))}
+    assert names <= shown

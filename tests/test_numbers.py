@@ -1,0 +1,76 @@
+"""Numbers that pages quote are those that are stored."""
+
+import json
+import pathlib
+import re
+import statistics
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+CHOOSE, FAQ = (ROOT / "docs" / f"{page}.md" for page in ("how-to-choose", "faq"))
+FRONTIER = (ROOT / "results/frontier/frontier.md").read_text()
+STUDY = (ROOT / "results/cifar10-cpu/report.md").read_text()
+KEPT = re.compile(r"(-?\d+) ?%? \((-?\d+) to (-?\d+)\)")
+REGIMES = {"mlp": range(5), "resnet": range(5), "vit": range(3)}
+METHODS = {
+    "plain": "plain",
+    "SAM by rise": "SAM, share 0.4",
+    "SAM on 1/8 by rise": "SAM, 1/8, share 0.4",
+    "layer-wise by rise": "layer-wise, share 0.4",
+    "layer-wise on 1/8 by rise": "layer-wise, 1/8, share 0.4",
+    "stale by rise": "stale, share 0.4",
+}
+
+
+def rows(text):
+    """The cells of each line of a table."""
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+
+
+PRICE, REGIME = CHOOSE.read_text().split("## Regime")
+PRICES = [row for row in rows(PRICE) if row[0]]
+ELSEWHERE = {row[0]: row[1:] for row in rows(REGIME) if len(row) == 5}
+
+
+@pytest.mark.parametrize("name, kept, counted, measured, code", PRICES)
+def test_prices_and_shares_are_the_frontiers(name, kept, counted, measured, code):
+    (row,) = (row for row in rows(FRONTIER) if row[0] == name and len(row) == 10)
+    assert (row[3], *row[7:9]) == (kept, counted, measured)
+
+
+@pytest.mark.parametrize("page", [CHOOSE, FAQ], ids=lambda page: page.stem)
+def test_every_share_with_an_interval_is_the_frontiers(page):
+    quoted = KEPT.findall(page.read_text().replace("\n", " "))
+    assert set(quoted) <= set(KEPT.findall(FRONTIER))
+    assert len(quoted) > 10
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_accuracies_are_those_of_the_runs(regime):
+    lines = (ROOT / f"results/rise/{regime}.jsonl").read_text().splitlines()
+    runs, column = [json.loads(line) for line in lines], list(REGIMES).index(regime)
+    (fixed,) = {run["method"] for run in runs if run["method"].startswith("SAM, rho")}
+    for name, method in {**METHODS, "SAM, fixed radius": fixed}.items():
+        found = [
+            run["accuracy"]
+            for run in runs
+            if run["method"] == method and run["seed"] in REGIMES[regime]
+        ]
+        assert len(found) == len(REGIMES[regime])
+        shown = [float(x) for x in ELSEWHERE[name][column].split(" ± ")]
+        stored = [statistics.mean(found), statistics.stdev(found)]
+        assert shown == pytest.approx(stored, abs=0.055)  # of accuracies with two decimals
+
+
+def test_differences_are_the_studys():
+    names = {"SAM, fixed radius": "SAM", "layer-wise, the paper's": "layer-wise SAM"}
+    for name, (*_, shown) in ELSEWHERE.items():
+        if "(" in shown:
+            row = next(row for row in rows(STUDY) if row[0] == names.get(name, name))
+            low, high = row[6].replace("\N{MINUS SIGN}", "-").replace("+", "").split(" to ")
+            assert shown == f"{row[5]} ({low} to {high})"
