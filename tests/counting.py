@@ -102,12 +102,12 @@ def _evaluate(closed, args, seen, chosen=None):
             seen(branch)
             out = _evaluate(eqn.params["branches"][branch], values[1:], seen, chosen)
         else:
-            out = _alone(jaxpr, eqn)(*values)
+            out = alone(jaxpr, eqn)(*values)
         env.update(zip(eqn.outvars, out, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
 
-def _alone(jaxpr, eqn):
+def alone(jaxpr, eqn):
     """One equation as a function of all its operands."""
     inputs = [v if not isinstance(v, jex.Literal) else None for v in eqn.invars]
     names = list(dict.fromkeys(v for v in inputs if v is not None))
