@@ -162,6 +162,26 @@ def two():
     return case(loss, *middle, names=("blocks", "after_blocks"))
 
 
+def shared():
+    """Each block ends with a matrix of all, and with what went into the first."""
+
+    def loss(p, batch):
+        start = batch["x"] @ p["in"]
+
+        def body(x, own):
+            x, seen = block(x, own)
+            return x + 0.3 * jnp.tanh(x @ p["each"]) + 0.1 * start, seen
+
+        x, seen = jax.lax.scan(body, start, p["blocks"])
+        loss, aux = cross_entropy(x @ p["a_head"], batch["y"])
+        return loss, {**aux, **seen}
+
+    middle = order_of("blocks")
+    found = case(loss, *middle[:2], "each", *middle[2:])
+    square = array(np.random.default_rng(10), WIDTH, WIDTH)
+    return found._replace(params={**found.params, "each": square})
+
+
 def used_otherwise():
     """No scan: a loop, and all slices at once."""
 
@@ -231,6 +251,7 @@ MODELS = {
         keys,
         cast,
         two,
+        shared,
         used_otherwise,
         linen,
         linen_remat,

@@ -15,9 +15,9 @@ import lsam_jax as lsam
 
 ALPHA = 0.8
 LAYERS = lsam.stacked("blocks")
-MODELS = ("plain", "remat", "backward", "unrolled", "jitted", "keys", "cast", "two", "linen")
-MODELS += ("linen_remat",)
-QUICK = ("backward", "keys")
+MODELS = ("plain", "remat", "backward", "unrolled", "jitted", "keys", "cast", "two", "shared")
+MODELS += ("linen", "linen_remat")
+QUICK = ("backward", "keys", "shared")
 
 
 def forced_step(case, **options):
