@@ -50,9 +50,10 @@ def layerwise_sam(
       norm_decay: stores the running mean `decay * old + (1 - decay) * new` of the norms, for a
         steadier choice; in [0, 1).
       select_every: chooses anew every so many steps only.
-      cuts: where the engine may cut the network, each cut a copy of the step to compile and
-        one branch of a conditional: "auto" (at most four, by counted cost), a number (at most so
-        many), or a list of layer names (the first layer is added: any may be selected).
+      cuts: where the engine may cut the network; between two cuts is a segment, which both passes
+        skip or run as a whole, by a conditional each: "auto" (at most twelve, by counted cost), a
+        number (at most so many), or a list of layer names (the first layer is added: any may be
+        selected). A scan over layers is no segment but loops, cut at each iteration.
       gate: whether the weight gradients of unselected layers are skipped by a conditional each;
         None does so except on a GPU with a JAX older than 0.10, which waits for each one.
       axis_name: the axis (or axes) of devices over which loss and gradients are averaged, under
