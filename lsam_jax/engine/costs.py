@@ -107,16 +107,7 @@ def profile(
     layers = len(position)
     place = [int(position[i]) if i >= 0 else -1 for i in of_leaf]
 
-    # An equation runs again in the perturbed pass if any layer that it depends on moved.
-    latest = {v: p for v, p in zip(jaxpr.invars, place) if p >= 0}
-    again = np.zeros(layers + 1)
-    for eqn in forward:
-        p = max((latest.get(v, -1) for v in eqn.invars if jaxprs.is_variable(v)), default=-1)
-        if p >= 0:
-            again[p] += flops(eqn)
-            latest.update((v, p) for v in eqn.outvars)
-    again = np.cumsum(again[::-1])[::-1][:layers]  # p moved, or any layer behind it
-
+    again = _again(forward, dict(zip(jaxpr.invars, place)), layers)
     # A backward equation serves the layers whose gradient is made from its results; bit p is the
     # layer at position p.
     serves: dict[Any, int] = {}
@@ -145,6 +136,33 @@ def profile(
     ahead = sum(map(flops, forward)) / plain
     counted = (first / plain, shared / plain, full / plain, again / plain, parts, serving)
     return Profile(*counted, ahead, plain)
+
+
+def at_cuts(
+    program: TracedLoss, leaves: Sequence[Any], of_leaf: Sequence[int], position: np.ndarray
+) -> np.ndarray:
+    """About what a cut in front of each layer costs in addition to a plain gradient: f64[L].
+
+    From the forward pass alone, which is there: what stands behind the cut runs forward and
+    propagates errors, at twice its cost, where a plain gradient takes thrice that of everything.
+    """
+    opened = jaxprs.rewrite(program.closed, leaves, jaxprs.open_all)
+    jaxpr = scans.split(opened, leaves, scan_plans.by_layer).jaxpr
+    place = {v: int(position[i]) for v, i in zip(jaxpr.invars, of_leaf) if i >= 0}
+    again = _again(jaxpr.eqns, place, len(position))
+    return 2 * again / max(3 * total_flops(jaxpr), 1)
+
+
+def _again(eqns: Sequence[Any], place: dict[Any, int], layers: int) -> np.ndarray:
+    """Operations of the equations that depend on a layer at each position, or on one behind it."""
+    latest = {v: p for v, p in place.items() if p >= 0}
+    again = np.zeros(layers + 1)
+    for eqn in eqns:
+        p = max((latest.get(v, -1) for v in eqn.invars if jaxprs.is_variable(v)), default=-1)
+        if p >= 0:
+            again[p] += flops(eqn)
+            latest.update((v, p) for v in eqn.outvars)
+    return np.cumsum(again[::-1])[::-1][:layers]
 
 
 def apart(descent: Profile, ascent: Profile) -> Profile:

@@ -1,6 +1,6 @@
 """From a traced loss to its network: the order of its layers, prices, cuts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -61,22 +61,31 @@ def network_of(
             count = AUTOMATIC if cuts == "auto" else int(cuts)
             if count == 1:
                 return [int(places[0])]
+            begun, free = around_scans(candidates)
             # With k layers to choose, the first is no later than the k-th last candidate.
-            latest = len(places) - (k or 1)
-            chosen = choose_cuts(profile().shared[places], latest, count)
-            at = {int(places[i]) for i in chosen}
+            free = free[free <= places[max(len(places) - (k or 1), 0)]]
+            if len(free) > count:
+                free = free[choose_cuts(quick()[free], count)]
         else:
-            at = {int(position[layers.names.index(name)]) for name in cuts}
-            at.add(int(places[0]))
-        return sorted(at | set(begun(candidates)))
+            begun, _ = around_scans(candidates)
+            free = position[[layers.names.index(name) for name in cuts]]
+        return sorted({int(places[0]), *map(int, free), *begun})
 
-    def begun(candidates: np.ndarray) -> Iterator[int]:
-        """The position of the first layer of each iteration of a scan, and of what follows it."""
-        chosen = Chosen(layers.of_leaf, position, candidates, candidates)
+    @cache
+    def quick() -> np.ndarray:
+        return costs.at_cuts(program, leaves, layers.of_leaf, position)
+
+    def around_scans(candidates: np.ndarray) -> tuple[set[int], np.ndarray]:
+        """Where iterations of scans begin, and what follows them; and the places outside."""
         places = np.sort(position[candidates])
+        chosen = Chosen(layers.of_leaf, position, candidates, candidates)
+        begun: set[int] = set()
+        outside = np.ones(len(places), bool)
         for loop in loops.find(program.closed.jaxpr, chosen.positions()):
             at = np.searchsorted(places, [loop.begins, *loop.until], side="right")
-            yield from (int(places[n]) for n in at if n < len(places))
+            begun.update(int(places[n]) for n in at if n < len(places))
+            outside &= (places <= loop.begins) | (places > loop.until[-1])
+        return begun, places[outside]
 
     return network, place, profile
 
@@ -118,7 +127,7 @@ def network_apart(
     )
 
 
-def choose_cuts(cost: np.ndarray, latest: int, count: int) -> list[int]:
+def choose_cuts(cost: np.ndarray, count: int) -> list[int]:
     """The `count` positions, 0 among them, at which cuts waste least.
 
     A step whose first perturbed layer is at position p uses the last cut at or before p and so
@@ -127,15 +136,14 @@ def choose_cuts(cost: np.ndarray, latest: int, count: int) -> list[int]:
 
     Args:
       cost: f64[P], what a cut at each position costs in addition to a plain gradient.
-      latest: the last position that can be a first perturbed layer.
       count: how many cuts at most.
     """
-    places = latest + 1
-    weight = 1 / (cost[:places] + 0.02) ** 2
+    places = len(cost)
+    weight = 1 / (cost + 0.02) ** 2
     # waste[i, j]: of the layers i..j-1 if they share the cut i.
     waste = np.full((places, places + 1), np.inf)
     for i in range(places):
-        waste[i, i + 1 :] = np.cumsum(weight[i:] * np.maximum(cost[i] - cost[i:places], 0))
+        waste[i, i + 1 :] = np.cumsum(weight[i:] * np.maximum(cost[i] - cost[i:], 0))
     # least[i]: of the layers from i on, with a cut at i and so many more; then[i]: the next cut.
     least = waste[:, places]
     then: list[np.ndarray] = []

@@ -59,8 +59,7 @@ def selections(order):
     ("model", "gate"),
     [
         pytest.param(model, gate, marks=[] if model in QUICK and gate else pytest.mark.slow)
-        for model in MODELS
-        for gate in (True, False)
+        for model, gate in [*((model, True) for model in MODELS), ("keys", False), ("two", False)]
     ],
 )
 def test_exact_from_every_block_on(x64, model, gate):
