@@ -13,7 +13,8 @@ method itself could not do.
 | LE-SAM | the radius bound to the gradient, annealed at the end | |
 | SL-SAM | | the bandit depends on the scale of the loss |
 
-And two practices: `sam_composer`, that of a training library, and `layerwise_sam_recipe`, ours.
+And practices: `sam_composer`, that of a training library; `layerwise_sam_recipe`, `noisy_labels`
+and `clean_labels`, ours.
 
 >>> import jax.numpy as jnp
 >>> import lsam_jax as lsam
@@ -25,7 +26,13 @@ And two practices: `sam_composer`, that of a training library, and `layerwise_sa
 [3.048, 4.064]
 """
 
-from lsam_jax.methods.practices import layerwise_sam_recipe, le_sam, sam_composer
+from lsam_jax.methods.practices import (
+    clean_labels,
+    layerwise_sam_recipe,
+    le_sam,
+    noisy_labels,
+    sam_composer,
+)
 from lsam_jax.methods.published import (
     asam_code,
     asam_kernels,
@@ -42,6 +49,7 @@ from lsam_jax.methods.published import (
 __all__ = [
     "asam_code",
     "asam_kernels",
+    "clean_labels",
     "esam_code",
     "esam_paper",
     "generalized_sam_code",
@@ -49,6 +57,7 @@ __all__ = [
     "layerwise_sam_paper",
     "layerwise_sam_recipe",
     "le_sam",
+    "noisy_labels",
     "sam_composer",
     "sam_foret",
     "sl_sam_code",

@@ -1,5 +1,6 @@
 """Methods with another part, set as somebody advises: Composer, LE-SAM's authors, and we."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import optax
 from lsam_jax import arguments
 from lsam_jax.components import cadence
 from lsam_jax.components.radius import bounded
+from lsam_jax.components.rise import rise
 from lsam_jax.methods.layerwise_sam import layerwise_sam
 from lsam_jax.methods.sam import sam
 from lsam_jax.transform.transform import SamTransformation
@@ -96,3 +98,54 @@ def layerwise_sam_recipe(k: Any = 4, rho: Any = 1.4) -> SamTransformation:
     [3.84, 5.12]
     """
     return layerwise_sam(k, rho, 1.0, layers="kernel", normalize=True)
+
+
+def noisy_labels(
+    method: Callable[..., SamTransformation] = sam, share: float = 0.4, **options: Any
+) -> SamTransformation:
+    """A method whose radius sets itself, where many labels are wrong.
+
+    A perturbation may undo 0.4 of what has been learnt: SAM, SAM on a part of the batch and
+    layer-wise SAM then keep SAM's gain without a search (docs/radius.md). With AdamW 0.2 fits.
+
+    Args:
+      method: a method that takes `rho`.
+      share: as for `lsam_jax.rise`.
+      **options: further arguments of the method.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import jax.numpy as jnp
+    >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([[3.0, 4.0]]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
+    >>> tx = lsam.presets.noisy_labels(lsam.layerwise_sam, k=1, normalize=True)
+    >>> step, sam_state, radii = lsam.value_and_grad(loss_fn, tx), tx.init(w), []
+    >>> for scale in (1.0, 0.5, 0.5):  # the first loss, then what has been learnt
+    ...     loss, direction, sam_state = step(scale * w, sam_state)
+    ...     radii.append(round(float(sam_state.rho), 3))
+    >>> radii
+    [0.0, 0.1, 0.122]
+    """
+    return method(rho=rise(share=share), **options)
+
+
+def clean_labels(
+    method: Callable[..., SamTransformation] = sam, share: float = 0.1, **options: Any
+) -> SamTransformation:
+    """A method whose radius sets itself, where labels are clean and there is little to gain.
+
+    As `noisy_labels`, but a perturbation may undo 0.1 of what has been learnt.
+
+    Args:
+      method: a method that takes `rho`.
+      share: as for `lsam_jax.rise`.
+      **options: further arguments of the method.
+
+    Raises:
+      ValueError, TypeError: for an argument out of its range, naming it.
+
+    >>> import lsam_jax as lsam
+    >>> tx = lsam.presets.clean_labels(lsam.asam)
+    """
+    return method(rho=rise(share=share), **options)

@@ -1,12 +1,16 @@
-"""What a step on a scanned transformer costs; prints a table, writes costs.json.
+"""What a step on a transformer costs, and to compile; prints a table, writes costs.json.
 
 `python results/scanned/measure.py results/scanned/costs.json`. 12 pre-norm blocks (width 192, 3
-heads, 64 tokens, batch 8) under one `jax.lax.scan`, with and without remat. Each row is timed in
-turn with `jax.value_and_grad` of the same loss; median and quartiles of the rounds' ratios.
+heads, 64 tokens, batch 8) under one `jax.lax.scan`, with and without remat, and in a list. Each row
+is timed in turn with `jax.value_and_grad` of the same loss; median and quartiles of the rounds'
+ratios. Compiled once each: processor time to trace and lower, and to compile, and XLA's temporary
+memory, relative to a textbook step with a mask.
 """
 
+import functools
 import json
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +23,7 @@ from lsam_jax.experiments.bench import timing
 
 BLOCKS, WIDTH, HEADS, TOKENS, BATCH, WORDS = 12, 192, 3, 64, 8, 256
 ROUNDS = 15
-LAYERS = lsam.stacked("blocks", layers="slice")
+STACKED = lsam.stacked("blocks", layers="slice")
 LAST_TWO = ("blocks/10", "blocks/11")
 
 
@@ -50,60 +54,108 @@ def block(x, p):
     return x + jax.nn.gelu(norm(x) @ p["up"]) @ p["down"], None
 
 
-def loss_with(body):
+def by_block(path):
+    return "/".join(path.split("/")[:2]) if path.startswith("blocks") else path
+
+
+def in_list(params):
+    each = [jax.tree.map(lambda w, i=i: w[i], params["blocks"]) for i in range(BLOCKS)]
+    return {**params, "blocks": each}
+
+
+def loop(body, x, blocks):
+    for p in blocks:
+        x, _ = body(x, p)
+    return x, None
+
+
+def loss_with(run):
     def loss_fn(params, words, labels):
-        x, _ = jax.lax.scan(body, params["embedding"][words], params["blocks"])
+        x, _ = run(params["embedding"][words], params["blocks"])
         logits = norm(x) @ params["head"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     return loss_fn
 
 
-def methods():
+def textbook(loss_fn, params, mask, *batch):
+    """SAM with a mask for each array of each block, normalised."""
+    g = jax.tree.map(jnp.multiply, mask, jax.grad(loss_fn)(params, *batch))
+    scale = 0.1 / optax.global_norm(g)
+    moved = jax.tree.map(lambda w, d: w + scale * d, params, g)
+    return jax.value_and_grad(loss_fn)(moved, *batch)
+
+
+def methods(layers):
     """Each with the layers that its first step is made to select, where it selects by norms."""
-    fixed = lsam.layerwise_sam(None, 0.1, layers=LAYERS, selection=list(LAST_TWO))
-    chosen = lsam.layerwise_sam(2, 0.1, layers=LAYERS, cuts=["blocks/10"])
+    chosen = lsam.layerwise_sam(2, 0.1, layers=layers, normalize=True)
+    fixed = lsam.layerwise_sam(None, 0.1, layers=layers, selection=list(LAST_TWO), normalize=True)
     return {
         "last two blocks, always": (fixed, ()),
-        "last two blocks, by norm; two cuts": (chosen, LAST_TWO),
-        "last two blocks, by norm; automatic cuts": (
-            lsam.layerwise_sam(2, 0.1, layers=LAYERS),
-            LAST_TWO,
-        ),
-        "first and last block, by norm; two cuts": (chosen, ("blocks/0", "blocks/11")),
-        "SAM": (lsam.sam(0.1, layers=LAYERS), ()),
+        "last two blocks, by norm": (chosen, LAST_TWO),
+        "first and last block, by norm": (chosen, ("blocks/0", "blocks/11")),
+        "SAM": (lsam.sam(0.1, layers=layers), ()),
     }
 
 
-def selecting(tx, params, names):
+def selecting(tx, params, layers, names):
     state = tx.init(params)
-    known = lsam.layer_names(params, LAYERS)
+    known = lsam.layer_names(params, layers)
     return state._replace(norms=jnp.asarray([float(name in names) for name in known]))
 
 
-def measure(body):
-    rng = np.random.default_rng(0)
-    params, loss_fn = parameters(rng), loss_with(body)
-    words, labels = (jnp.asarray(rng.integers(0, WORDS, (BATCH, TOKENS))) for _ in range(2))
-    plain = jax.jit(jax.value_and_grad(loss_fn))
-    functions = {"plain gradient": lambda: plain(params, words, labels)}
-    for name, (tx, names) in methods().items():
-        step, state = jax.jit(lsam.value_and_grad(loss_fn, tx)), selecting(tx, params, names)
-        found = step(params, state, words, labels)[2].selected
+def measure(run, params, layers):
+    rng, loss_fn = np.random.default_rng(1), loss_with(run)
+    batch = [jnp.asarray(rng.integers(0, WORDS, (BATCH, TOKENS))) for _ in range(2)]
+    mask = jax.tree.map(jnp.ones_like, params)
+    steps = {
+        "plain gradient": (jax.value_and_grad(loss_fn), (params, *batch)),
+        "textbook mask": (functools.partial(textbook, loss_fn), (params, mask, *batch)),
+    }
+    for name, (tx, names) in methods(layers).items():
+        state = selecting(tx, params, layers, names)
+        steps[name] = lsam.value_and_grad(loss_fn, tx), (params, state, *batch)
         if names:
-            layers = lsam.layer_names(params, LAYERS)
-            assert {n for n, s in zip(layers, found) if s} == set(names)
-        functions[name] = lambda step=step, state=state: step(params, state, words, labels)
+            found = jax.jit(steps[name][0])(*steps[name][1])[2].selected
+            assert {n for n, s in zip(lsam.layer_names(params, layers), found) if s} == set(names)
+    compiled, programs = {}, {}
+    for name, (step, args) in steps.items():
+        start = time.process_time()
+        lowered = jax.jit(functools.partial(step)).lower(*args)
+        traced = time.process_time()
+        programs[name] = program = lowered.compile()
+        done = time.process_time()
+        memory = program.memory_analysis().temp_size_in_bytes
+        compiled[name] = {"trace": traced - start, "compile": done - traced, "temporary": memory}
+    functions = {
+        name: lambda program=program, args=steps[name][1]: program(*args)
+        for name, program in programs.items()
+    }
     seconds = timing.interleaved(functions, ROUNDS, warmup=2)
-    return {n: cost._asdict() for n, cost in timing.costs(tuple(functions), seconds).items()}
+    book = compiled["textbook mask"]
+    return {
+        name: {
+            **cost._asdict(),
+            **compiled[name],
+            **{f"{what}_ratio": compiled[name][what] / book[what] for what in book},
+        }
+        for name, cost in timing.costs(tuple(functions), seconds).items()
+    }
 
 
 def main():
     results = {"environment": environment.describe()}
-    for name, body in {"scan": block, "remat": jax.checkpoint(block)}.items():
-        results[name] = measure(body)
+    params, scan = parameters(np.random.default_rng(0)), jax.lax.scan
+    for name, case in {
+        "scan": (functools.partial(scan, block), params, STACKED),
+        "remat": (functools.partial(scan, jax.checkpoint(block)), params, STACKED),
+        "list": (functools.partial(loop, block), in_list(params), by_block),
+    }.items():
+        results[name] = measure(*case)
         for row, cost in results[name].items():
-            print(f"{name:6} {row:42} {cost['ratio']:.2f} ({cost['low']:.2f}-{cost['high']:.2f})")
+            spread = f"{cost['ratio']:.2f} ({cost['low']:.2f}-{cost['high']:.2f})"
+            others = [cost[f"{what}_ratio"] for what in ("trace", "compile", "temporary")]
+            print(f"{name:6} {row:30} {spread:20}", *(f"{x:5.2f}" for x in others), flush=True)
     with open(sys.argv[1], "w", encoding="utf-8") as file:
         json.dump(results, file, indent=1)
 

@@ -132,3 +132,22 @@ def test_the_others_are_made_with_the_arguments_that_they_name():
         found = [tx.method.selector.observe(memory, chosen, s * norms, every) for s in (1, 10)]
         moved.append(np.allclose(*(f.probability for f in found)))
     assert moved == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("make", "share"), [(presets.noisy_labels, 0.4), (presets.clean_labels, 0.1)]
+)
+@pytest.mark.parametrize("method", [lsam.sam, lsam.asam])
+def test_the_radius_of_a_regime_undoes_its_share(make, share, method):
+    """Of w'w/2 where half of the way is done: the rise that the rule asks for, or its bound."""
+    w = jnp.asarray([3.0, 4.0])
+    tx = make(method)
+    step = jax.jit(lsam.value_and_grad(lambda w: jnp.sum(w**2) / 2, tx))
+    _, _, state = step(w, tx.init(w))
+    for _ in range(150):
+        loss, direction, state = step(w / 2, state)
+    first, there = 12.5, float(jnp.sum(direction**2) / 2)  # the direction is the perturbed w
+    want = min(share / (1 - share) * (first - there), 0.2 * first)
+    moved = direction - w / 2
+    assert abs(float(direction @ moved) - want) < 0.1 * want
+    assert float(loss) == 3.125
