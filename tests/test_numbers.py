@@ -12,14 +12,14 @@ CHOOSE, FAQ = (ROOT / "docs" / f"{page}.md" for page in ("how-to-choose", "faq")
 FRONTIER = (ROOT / "results/frontier/frontier.md").read_text()
 STUDY = (ROOT / "results/cifar10-cpu/report.md").read_text()
 KEPT = re.compile(r"(-?\d+) ?%? \((-?\d+) to (-?\d+)\)")
-REGIMES = {"mlp": range(5), "resnet": range(5), "vit": range(3)}
+SHARES = {"mlp": 0.4, "resnet": 0.4, "vit": 0.2}
 METHODS = {
     "plain": "plain",
-    "SAM by rise": "SAM, share 0.4",
-    "SAM on 1/8 by rise": "SAM, 1/8, share 0.4",
-    "layer-wise by rise": "layer-wise, share 0.4",
-    "layer-wise on 1/8 by rise": "layer-wise, 1/8, share 0.4",
-    "stale by rise": "stale, share 0.4",
+    "SAM by rise": "SAM, share {share}",
+    "SAM on 1/8 by rise": "SAM, 1/8, share {share}",
+    "layer-wise by rise": "layer-wise, share {share}",
+    "layer-wise on 1/8 by rise": "layer-wise, 1/8, share {share}",
+    "stale by rise": "stale, share {share}",
 }
 
 
@@ -50,18 +50,15 @@ def test_every_share_with_an_interval_is_the_frontiers(page):
     assert len(quoted) > 10
 
 
-@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("regime", SHARES)
 def test_accuracies_are_those_of_the_runs(regime):
     lines = (ROOT / f"results/rise/{regime}.jsonl").read_text().splitlines()
-    runs, column = [json.loads(line) for line in lines], list(REGIMES).index(regime)
+    runs, column = [json.loads(line) for line in lines], list(SHARES).index(regime)
     (fixed,) = {run["method"] for run in runs if run["method"].startswith("SAM, rho")}
     for name, method in {**METHODS, "SAM, fixed radius": fixed}.items():
-        found = [
-            run["accuracy"]
-            for run in runs
-            if run["method"] == method and run["seed"] in REGIMES[regime]
-        ]
-        assert len(found) == len(REGIMES[regime])
+        made = method.format(share=SHARES[regime])
+        found = [run["accuracy"] for run in runs if run["method"] == made]
+        assert len(found) == 5
         shown = [float(x) for x in ELSEWHERE[name][column].split(" ± ")]
         stored = [statistics.mean(found), statistics.stdev(found)]
         assert shown == pytest.approx(stored, abs=0.055)  # of accuracies with two decimals
