@@ -2,7 +2,7 @@
 
 The weights stand still. A method that chooses layers, or draws them, goes on choosing: its state
 is handed from step to step, and its mean cost is that of the layers that it chose here, of an
-untrained network. `recorded` has those of a real run.
+untrained network. results/bench/recorded.py has those of a real run.
 """
 
 import dataclasses

@@ -67,77 +67,6 @@ def selections(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def recorded(report: Mapping[str, Any]) -> Figure:
-    """Measured by counted cost, a point for each set of layers."""
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.subplots()
-    rows, mean = list(report["rows"].values()), report["mean"]
-    ratio, low, high, share = (
-        np.array([row[name] for row in rows]) for name in ("ratio", "low", "high", "share")
-    )
-    for name, colour, marker, label in (
-        ("modelled", MODELLED, "^", "by the paper's eq. 8"),
-        ("counted", COUNTED, "o", "by this library's count"),
-    ):
-        x = [row[name] for row in rows]
-        axes.errorbar(x, ratio, [ratio - low, high - ratio], fmt="none", ecolor="0.7", lw=1)
-        axes.scatter(x, ratio, 30 + 300 * share, color=colour, marker=marker, alpha=0.8, zorder=3)
-        axes.plot(
-            [], [], marker, color=colour, label=f"{label}: mean {mean[name]:.2f}", markersize=7
-        )
-    bounds = [1.0, max(high.max(), *(row["counted"] for row in rows))]
-    axes.plot(bounds, bounds, color="0.3", lw=1, linestyle="--", label="as predicted")
-    axes.axhline(mean["measured"], color=MEASURED, lw=1.4)
-    axes.plot([], [], color=MEASURED, label=f"measured: mean {mean['measured']:.2f}")
-    axes.set(
-        xlabel="predicted cost of a gradient step (SGD = 1)",
-        ylabel=f"measured {COST}",
-        title=f"The layers that {report['settings']['run']} perturbed",
-    )
-    figure.legend(loc="outside lower center", ncols=2, title="area: share of the steps")
-    axes.grid(alpha=0.25)
-    open_frame(axes)
-    return figure
-
-
-def scaling(report: Mapping[str, Any]) -> Figure:
-    """A line for each end, measured (with quartiles) and counted."""
-    figure = Figure(figsize=(6.8, 4.6), layout="constrained")
-    axes = figure.subplots()
-    rows, along = list(report["rows"].values()), report["settings"]["along"]
-    x = [row["value"] for row in rows]
-    names = list(rows[0]["steps"])[1:]
-    for name, colour in zip(names, (COLOURS[3], COLOURS[0], COLOURS[1]), strict=True):
-        steps = [row["steps"][name] for row in rows]
-        ratio, low, high = (np.array([s[key] for s in steps]) for key in ("ratio", "low", "high"))
-        axes.errorbar(
-            x, ratio, [ratio - low, high - ratio], color=colour, marker="o", capsize=3, label=name
-        )
-        if "counted" in steps[0]:
-            axes.plot(x, [s["counted"] for s in steps], "--", color=colour, lw=1.2)
-            axes.plot(x, [s["modelled"] for s in steps], ":", color=colour, lw=1.2)
-    for line, label in (("--", "counted"), (":", "the paper's eq. 8")):
-        axes.plot([], [], line, color="0.3", lw=1.2, label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(x, [str(value) for value in x])
-    axes.minorticks_off()
-    settings = report["settings"]
-    side = settings["image_size"]
-    fixed = {
-        "depth": settings["model"],
-        "batch": f"batch {settings['batch_size']}",
-        "k": f"k={settings['k']}",
-        "": f"{side}x{side} pixels",
-    }
-    fixed.pop(along, None)
-    axes.set(xlabel=_ALONG[along], ylabel=COST, title=", ".join(fixed.values()))
-    axes.set_ylim(bottom=0.9)
-    axes.grid(axis="y", alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=2)
-    open_frame(axes)
-    return figure
-
-
 def compile_time(report: Mapping[str, Any]) -> Figure:
     """A bar for each step."""
     rows = report["rows"]
@@ -152,18 +81,9 @@ def compile_time(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-_ALONG = {
-    "depth": "layers on the longest path",
-    "width": "channels of the first stage",
-    "batch": "images in a batch",
-    "k": "perturbed layers",
-}
-
 _PICTURES = {
     "methods": methods,
     "selections": selections,
-    "recorded": recorded,
-    "scaling": scaling,
     "compile": compile_time,
 }
 

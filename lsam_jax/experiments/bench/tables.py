@@ -7,8 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lsam_jax.experiments.bench.catalog import SGD, TEXTBOOK
-from lsam_jax.experiments.plotting import short_name
+from lsam_jax.experiments.bench.catalog import SGD
 
 COUNTS = (
     "Counted: floating-point operations of both passes. Eq. 8, 9: the paper's cost model, which "
@@ -89,60 +88,6 @@ def selections(report: Mapping[str, Any]) -> list[Table]:
     return [table]
 
 
-def recorded(report: Mapping[str, Any]) -> list[Table]:
-    """A row for each set of layers that was taken from the run, and their mean."""
-    settings, mean, config = report["settings"], report["mean"], report["config"]
-    textbook = report["others"][TEXTBOOK]["ratio"]
-    table = _table(
-        f"Cost of a gradient step of {settings['run']}: {config['model']}, batch "
-        f"{config['batch_size']}, the layers of its {report['steps']} steps before step "
-        f"{report['step']}",
-        f"Relative to SGD, {settings['rounds']} interleaved steps of each. {COUNTS} The textbook "
-        f"mask costs {textbook:.2f} here. Of all steps: counted {mean['counted_all_steps']:.3f}, "
-        f"eq. 8 {mean['modelled_all_steps']:.3f}.",
-    )
-    table.add_column("perturbed", overflow="fold")
-    for heading in ("share", "cost", "quartiles", "counted", "eq. 8"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in report["rows"].values():
-        table.add_row(
-            ", ".join(map(short_name, row["layers"])),
-            f"{row['share']:.0%}",
-            _text(row["ratio"]),
-            _quartiles(row),
-            _text(row["counted"]),
-            _text(row["modelled"]),
-        )
-    table.add_section()
-    means = (_text(mean[name]) for name in ("counted", "modelled"))
-    table.add_row("mean", "100%", _text(mean["measured"]), "", *means)
-    return [table]
-
-
-def scaling(report: Mapping[str, Any]) -> list[Table]:
-    """A row for each value."""
-    settings, rows = report["settings"], report["rows"]
-    table = _table(
-        f"Cost of a gradient step relative to SGD, by {settings['along']}: {settings['model']}, "
-        f"{_size(settings)}, k={settings['k']}, where {settings['along']} says nothing else",
-        f"Median of {settings['rounds']} interleaved rounds. Last, first: with the k layers "
-        f"nearest the output, or the input, perturbed. {COUNTS}",
-    )
-    table.add_column(settings["along"], justify="right")
-    for heading in ("SGD\nimages/s", "textbook\nmask"):
-        table.add_column(heading, justify="right")
-    for end in ("last", "first"):
-        for heading in (f"{end}:\ncost", "\ncounted", "\neq. 8"):
-            table.add_column(heading, justify="right")
-    for row in rows.values():
-        sgd, textbook, *ends = row["steps"].values()
-        cells = [_rate(sgd["images_per_second"]), _text(textbook["ratio"])]
-        for end in ends:
-            cells += [_text(end["ratio"]), _text(end["counted"]), _text(end["modelled"])]
-        table.add_row(str(row["value"]), *cells)
-    return [table]
-
-
 def compile_time(report: Mapping[str, Any]) -> list[Table]:
     """A row for each step."""
     settings = report["settings"]
@@ -192,8 +137,6 @@ def programs(report: Mapping[str, Any]) -> Table:
 _TABLES = {
     "methods": methods,
     "selections": selections,
-    "recorded": recorded,
-    "scaling": scaling,
     "compile": compile_time,
 }
 

@@ -1,4 +1,4 @@
-"""``lsam-jax bench``: five benchmarks of a gradient step."""
+"""``lsam-jax bench``: four benchmarks of a gradient step."""
 
 import argparse
 import importlib
@@ -14,14 +14,14 @@ def add(commands: Any) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "bench",
-        help="measure the cost of a gradient step relative to SGD: methods, layers, scaling",
+        help="measure the cost of a gradient step relative to SGD: methods, layers, compile time",
         description="Times gradient steps on random images, those that are compared in turn in "
         "one process, so that a busy moment of the machine meets all of them. Beside the measured "
         "cost stand the count of floating-point operations, the cost model of the layer-wise SAM "
         "paper (eq. 8 and 9), compile time and memory.",
     )
     kinds = parser.add_subparsers(title="benchmarks", required=True, metavar="BENCHMARK")
-    for add_one in (_methods, _family, _selections, _recorded, _scaling, _compile):
+    for add_one in (_methods, _family, _selections, _compile):
         add_one(kinds)
 
 
@@ -35,8 +35,8 @@ def _methods(kinds: Any) -> None:
         "the paper's hyper-parameters, and the paper's numbers beside them; ESAM, SL-SAM, "
         "optax.contrib.sam in opaque mode, and layer-wise SAM as a textbook has it. The weights "
         "stand still and states go on, so methods that perturb now and then, or choose layers, "
-        "are measured as they run, on an untrained network (bench recorded has the layers of a "
-        "real run). Models that are not run by default: wrn16_2, wrn28_10, vit_b16 (head alone). "
+        "are measured as they run, on an untrained network. "
+        "Models that are not run by default: wrn16_2, wrn28_10, vit_b16 (head alone). "
         "By default about six minutes on two cores, half of them to compile.",
     )
     _add_methods(parser, models="resnet20,resnet8", rounds=12)
@@ -77,44 +77,6 @@ def _selections(kinds: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="skip the weight gradients of unselected layers at run time (default: by platform)",
     )
-    _add_outputs(parser)
-
-
-def _recorded(kinds: Any) -> None:
-    parser = options.add_command(
-        kinds,
-        "recorded",
-        run_recorded,
-        "layer-wise SAM, averaged over the layers that a real run perturbed",
-        "Reads from the last checkpoint of a run of lsam-jax train which layers every step of its "
-        "last epoch perturbed, takes steps from all of them evenly by cost, and measures the "
-        "run's network with those layers forced. The run itself stays as it is.",
-    )
-    parser.add_argument("directory", metavar="RUN", help="of a run of method layerwise_sam")
-    option = partial(options.add_option, parser)
-    option("--sets", type=int, default=12, metavar="N", help="steps that are taken from the run")
-    option("--rounds", type=int, default=7, metavar="N", help="interleaved steps of each")
-    options.add_data_dir(parser)
-    _add_outputs(parser)
-
-
-def _scaling(kinds: Any) -> None:
-    parser = options.add_command(
-        kinds,
-        "scaling",
-        run_scaling,
-        "by depth, width, batch or number of perturbed layers",
-        "A residual network in several depths, widths, batches, or with several numbers of "
-        "perturbed layers: SGD, the textbook mask, and layer-wise SAM with the k layers nearest "
-        "the output (its cheapest choice) and nearest the input (its dearest).",
-    )
-    parser.add_argument("along", metavar="ALONG", help="depth, width, batch or k")
-    option = partial(options.add_option, parser)
-    option("--values", metavar="A,B", help="of it (default: four or five around ResNet-20's)")
-    option("--model", default="resnet20", metavar="NAME", help="a residual network")
-    options.add_size(parser)
-    option("--k", type=int, default=4, metavar="N", help="perturbed layers")
-    option("--rounds", type=int, default=7, metavar="N", help="interleaved steps of each")
     _add_outputs(parser)
 
 
@@ -174,32 +136,6 @@ def run_selections(arguments: argparse.Namespace) -> None:
         gate=arguments.gate,
     )
     _finish(partial(selections.bench, settings), arguments)
-
-
-def run_recorded(arguments: argparse.Namespace) -> None:
-    """Runs ``recorded``."""
-    recorded = importlib.import_module(f"{PACKAGE}.recorded")
-    settings = recorded.Settings(arguments.directory, arguments.sets, arguments.rounds)
-    _finish(partial(recorded.bench, settings, data_dir=arguments.data_dir), arguments)
-
-
-def run_scaling(arguments: argparse.Namespace) -> None:
-    """Runs ``scaling``."""
-    scaling = importlib.import_module(f"{PACKAGE}.scaling")
-    try:
-        values = tuple(map(int, arguments.values.split(","))) if arguments.values else ()
-    except ValueError as error:
-        raise ValueError(f"--values={arguments.values} must be whole numbers: 8,14,20") from error
-    settings = scaling.Settings(
-        batch_size=arguments.batch,
-        image_size=arguments.image_size,
-        along=arguments.along,
-        values=values,
-        model=arguments.model,
-        k=arguments.k,
-        rounds=arguments.rounds,
-    )
-    _finish(partial(scaling.bench, settings), arguments)
 
 
 def run_compile(arguments: argparse.Namespace) -> None:

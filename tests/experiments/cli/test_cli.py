@@ -91,14 +91,13 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     assert (np.abs(bars - green).max(axis=-1) < 0.01).sum() > 1000
 
 
-BENCHMARKS = ["methods", "family", "selections", "recorded", "scaling"]
+BENCHMARKS = ["methods", "family", "selections"]
 
 
 @pytest.mark.parametrize(
     "command",
     [
         "compare",
-        "finetune",
         "train",
         "cost",
         "report",
