@@ -29,7 +29,6 @@ EXTRAS = {
             "array_record",
             "filelock",
             "flax",
-            "grain",
             "importlib_resources",
             "matplotlib",
             "numpy",
