@@ -13,7 +13,6 @@ from lsam_jax.experiments.cli import (
     compare,
     cost,
     diagnose,
-    finetune,
     presets,
     report,
     reproduce,
@@ -142,7 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     for command in (
         compare,
         train,
-        finetune,
         reproduce,
         report,
         diagnose,
