@@ -29,6 +29,7 @@ EXTRAS = {
             "filelock",
             "flax",
             "importlib_resources",
+            "markdown_it",
             "matplotlib",
             "numpy",
             "orbax",

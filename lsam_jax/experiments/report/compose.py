@@ -18,23 +18,12 @@ from lsam_jax.experiments.report.numbers.accuracy import (
 )
 from lsam_jax.experiments.report.numbers.groups import short_title, task
 from lsam_jax.experiments.report.numbers.study import Study, TableSpec
-from lsam_jax.experiments.report.pages.document import (
-    Block,
-    Bullets,
-    Code,
-    Document,
-    Link,
-    Paragraph,
-    Section,
-    Table,
-    text,
-)
+from lsam_jax.experiments.report.page import Block, Document, Section, Table, bullets, escaped
 from lsam_jax.experiments.statistics import listed
 
-PAPER = Link(
-    "Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "
-    "Learning”, KDD 2024",
-    "https://doi.org/10.1145/3637528.3671728",
+PAPER = (
+    "[Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "
+    "Learning”, KDD 2024](https://doi.org/10.1145/3637528.3671728)"
 )
 
 
@@ -85,11 +74,13 @@ def _lead(study: Study) -> tuple[Block, ...]:
     out = [trouble for trouble in study.troubles if trouble.kind != "partly unreadable"]
     if out:
         words += f"; {len(out)} run{' is' if len(out) == 1 else 's are'} left out, listed below"
-    blocks: list[Block] = [text(f"{words}. The last epoch counts; no best epoch is ever chosen.")]
+    blocks: list[Block] = [
+        escaped(f"{words}. The last epoch counts; no best epoch is ever chosen.")
+    ]
     if study.says:
-        blocks += [text("The scale of these runs:"), Bullets(study.says)]
+        blocks += ["The scale of these runs:", bullets(study.says)]
     if any(row.published for spec in study.tables for row in spec.rows):
-        blocks.append(Paragraph(("Published numbers are those of ", PAPER, ".")))
+        blocks.append(f"Published numbers are those of {PAPER}.")
     return tuple(blocks)
 
 
@@ -206,4 +197,4 @@ def _environment(study: Study) -> Section | None:
 def _repeat(study: Study) -> Section | None:
     if study.command is None:
         return None
-    return Section("How to repeat", (Code(study.command),))
+    return Section("How to repeat", (f"```sh\n{study.command}\n```",))

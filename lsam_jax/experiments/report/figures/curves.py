@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from lsam_jax.experiments.plotting import curve, logarithmic, open_frame
 from lsam_jax.experiments.report.figures.drawing import PlotSeries, Style, panels, png, seeds_text
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun
-from lsam_jax.experiments.report.pages.document import Figure
+from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
 
 ZOOM = 2 / 3
