@@ -88,7 +88,7 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     curves = imread(out / "learning_curves.png")[..., :3]
     bars = imread(out / "perturbations.png")[..., :3]
     assert (np.abs(curves - blue).max(axis=-1) < 0.01).sum() > 100
-    assert (np.abs(bars - green).max(axis=-1) < 0.01).sum() > 1000
+    assert (np.abs(bars - blue).max(axis=-1) < 0.01).sum() > 1000
 
 
 BENCHMARKS = ["methods", "family", "selections"]
