@@ -1,1 +1,1 @@
-"""Benchmarks of a gradient step: `methods`, `selections`, `compile_time`."""
+"""Benchmarks of a gradient step: `methods`, `selections`."""

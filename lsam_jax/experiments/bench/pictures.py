@@ -67,24 +67,9 @@ def selections(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def compile_time(report: Mapping[str, Any]) -> Figure:
-    """A bar for each step."""
-    rows = report["rows"]
-    figure = Figure(figsize=(7, 0.36 * len(rows) + 1.6), layout="constrained")
-    axes = figure.subplots()
-    _bars(axes, rows, "compile")
-    axes.set(
-        xlabel="compile time relative to SAM by hand",
-        title=f"{report['settings']['layers']} layers",
-    )
-    axes.invert_yaxis()
-    return figure
-
-
 _PICTURES = {
     "methods": methods,
     "selections": selections,
-    "compile": compile_time,
 }
 
 

@@ -88,23 +88,6 @@ def selections(report: Mapping[str, Any]) -> list[Table]:
     return [table]
 
 
-def compile_time(report: Mapping[str, Any]) -> list[Table]:
-    """A row for each step."""
-    settings = report["settings"]
-    table = _table(
-        f"Compile time of a step: {settings['layers']} layers of width {settings['width']}",
-        f"Processor time, median of {settings['rounds']}; x: relative to SAM by hand; "
-        "own: to the same method by hand, which keeps no state.",
-    )
-    table.add_column("step")
-    for heading in ("trace\n(s)", "x", "compile\n(s)", "x", "own"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, row in report["rows"].items():
-        keys = ("trace_seconds", "trace", "compile_seconds", "compile", "own")
-        table.add_row(name, *(_text(row[key]) for key in keys))
-    return [table]
-
-
 def programs(report: Mapping[str, Any]) -> Table:
     """Compile time, memory and FLOPs."""
     found = report["programs"]
@@ -137,7 +120,6 @@ def programs(report: Mapping[str, Any]) -> Table:
 _TABLES = {
     "methods": methods,
     "selections": selections,
-    "compile": compile_time,
 }
 
 

@@ -4,16 +4,10 @@ import json
 import re
 from functools import partial
 
-import jax
-import jax.numpy as jnp
 import matplotlib.image
-import numpy as np
 import pytest
 
-import lsam_jax as lsam
 from lsam_jax.experiments.bench import (
-    by_hand,
-    compile_time,
     methods,
     selections,
     timed,
@@ -108,40 +102,6 @@ def test_selections(tmp_path, capsys, monkeypatch):
     assert 1.0 < programs["static cut: last convolution, head"]["flops_relative_to_sgd"] < 1.6
     assert programs["textbook mask"]["temporary_bytes_relative_to_textbook"] == 1.0
     assert all(program["compile_seconds"] > 0 for program in programs.values())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", by_hand.STEPS)
-def test_steps_by_hand_are_those_of_the_methods(name):
-    rng = np.random.default_rng(0)
-    shapes = {"kernel": (4, 4), "bias": (4,)}
-    params = [{n: jnp.asarray(rng.normal(size=s)) for n, s in shapes.items()} for _ in range(2)]
-    batch = jnp.asarray(rng.normal(size=(8, 4)))
-    loss = lsam.split_loss(lambda p, x: jnp.tanh(x @ p[0]["kernel"] + p[0]["bias"]) @ p[1]["kernel"]
-                           + p[1]["bias"], lambda out, x: jnp.mean(out**2))  # fmt: skip
-    tx = compile_time.methods()[name]
-    want = by_hand.STEPS[name](loss, params, batch)
-    value, direction, _ = lsam.value_and_grad(loss, tx)(params, tx.init(params), batch)
-    for a, b in zip(jax.tree.leaves((value, direction)), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
-
-
-@pytest.mark.slow
-def test_compile(tmp_path, capsys):
-    report = bench(tmp_path, "compile", "--layers", "2", "--rounds", "1")
-    printed = capsys.readouterr().out
-    rows = report["rows"]
-    assert list(rows)[:2] == ["plain gradient", "sam by hand"]
-    assert rows["sam by hand"]["compile"] == rows["sam by hand"]["trace"] == 1
-    for name, row in rows.items():
-        assert name in printed
-        seconds = rows["sam by hand"]["compile_seconds"] * row["compile"]
-        assert row["compile_seconds"] == pytest.approx(seconds) and seconds > 0
-        own = rows.get(f"{name} by hand")
-        assert (own is None) == (row["own"] is None)
-        assert own is None or row["own"] == pytest.approx(row["compile"] / own["compile"])
-    assert main(["bench", "compile", "--layers", "0"]) == 2
-    assert "layers=0 must be at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
@@ -16,6 +17,7 @@ from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.models import registry, resnet
 
 scaling, recorded = script("results/bench/scaling"), script("results/bench/recorded")
+compile_time = script("results/bench/compile_time")
 
 
 @pytest.mark.slow
@@ -133,3 +135,37 @@ def test_any_selection_of_a_run_can_be_forced(selection, layerwise):
     _, after = tx.update(params, state, params, grad_fn=lambda p: p)
     assert after.selected.tolist() == [True, False, True]
     assert tx.method.alpha == 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", compile_time.STEPS)
+def test_steps_by_hand_are_those_of_the_methods(name):
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (4, 4), "bias": (4,)}
+    params = [{n: jnp.asarray(rng.normal(size=s)) for n, s in shapes.items()} for _ in range(2)]
+    batch = jnp.asarray(rng.normal(size=(8, 4)))
+    loss = lsam.split_loss(lambda p, x: jnp.tanh(x @ p[0]["kernel"] + p[0]["bias"]) @ p[1]["kernel"]
+                           + p[1]["bias"], lambda out, x: jnp.mean(out**2))  # fmt: skip
+    tx = compile_time.methods()[name]
+    want = compile_time.STEPS[name](loss, params, batch)
+    value, direction, _ = lsam.value_and_grad(loss, tx)(params, tx.init(params), batch)
+    for a, b in zip(jax.tree.leaves((value, direction)), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_compile(tmp_path, capsys):
+    file = tmp_path / "x.json"
+    compile_time.main(["--layers", "2", "--rounds", "1", "--out", str(file)])
+    report = json.loads(file.read_text())
+    printed = capsys.readouterr().out
+    rows = report["rows"]
+    assert list(rows)[:2] == ["plain gradient", "sam by hand"]
+    assert rows["sam by hand"]["compile"] == rows["sam by hand"]["trace"] == 1
+    for name, row in rows.items():
+        assert name in printed
+        seconds = rows["sam by hand"]["compile_seconds"] * row["compile"]
+        assert row["compile_seconds"] == pytest.approx(seconds) and seconds > 0
+        own = rows.get(f"{name} by hand")
+        assert (own is None) == (row["own"] is None)
+        assert own is None or row["own"] == pytest.approx(row["compile"] / own["compile"])
