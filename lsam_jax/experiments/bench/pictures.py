@@ -1,4 +1,4 @@
-"""The benchmarks' reports as pictures: measured beside counted, by colours of `plots`."""
+"""The benchmarks' reports as pictures: measured beside counted, by colours of `plotting`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,62 +15,38 @@ COST = "cost of a gradient step (SGD = 1)"
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draws what a benchmark returned.
+    """Draws what a benchmark returned: a panel for each model or set of layers, bars for steps.
 
     Args:
         report: The report.
         path: Of the PNG.
     """
-    figure = _PICTURES[report["bench"]](report)
-    figure.savefig(path, dpi=150)
-
-
-def methods(report: Mapping[str, Any]) -> Figure:
-    """A panel for each model, a bar for each method."""
-    rows = report["rows"]
+    rows, settings = report["rows"], report["settings"]
+    of_models = report["bench"] == "methods"
+    below = 1 if of_models else 2
     most = max(len(row["steps"]) for row in rows.values())
-    size = (0.6 + 5.2 * len(rows) + 1.6, 0.36 * most + 2.2)
+    size = (0.6 + 5.2 * len(rows) + 1.6, 0.36 * most + 2.2) if of_models else (11, 6)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(rows), squeeze=False, sharey=len(rows) > 1)[0]
-    settings = report["settings"]
-    for axes, (model, row) in zip(panels, rows.items(), strict=True):
-        _bars(axes, row["steps"], "mean")
-        axes.set_title(model)
-    panels[0].invert_yaxis()
-    side = settings["image_size"]
-    figure.suptitle(
-        f"Batches of {settings['batch_size']} images of {side}x{side} pixels, "
-        f"{settings['rounds']} interleaved steps of each"
-    )
-    _legend(figure, panels, columns=2 if len(rows) == 1 else 4)
-    return figure
-
-
-def selections(report: Mapping[str, Any]) -> Figure:
-    """A panel for each set of layers, a bar for each way to perturb it."""
-    rows = report["rows"]
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    panels = figure.subplots(2, (len(rows) + 1) // 2, sharex=True, sharey=True, squeeze=False)
+    columns = -(-len(rows) // below)
+    panels = figure.subplots(below, columns, sharex="col", sharey=True, squeeze=False)
     for axes, (title, row) in zip(panels.flat, rows.items(), strict=False):
-        _bars(axes, row["steps"], "ratio")
+        _bars(axes, row["steps"], "mean" if of_models else "ratio")
         axes.set_title(title, fontsize=10)
     panels[0, 0].invert_yaxis()
     for axes in panels[:-1].flat:
         axes.set_xlabel("")
-    settings = report["settings"]
-    side = settings["image_size"]
+    side, model = settings["image_size"], "" if of_models else f"{settings['model']}, "
     figure.suptitle(
-        f"{settings['model']}, batches of {settings['batch_size']} images of {side}x{side} pixels, "
+        f"{model}batches of {settings['batch_size']} images of {side}x{side} pixels, "
         f"{settings['rounds']} interleaved steps of each"
     )
-    _legend(figure, panels.flat)
-    return figure
-
-
-_PICTURES = {
-    "methods": methods,
-    "selections": selections,
-}
+    found: dict[str, Any] = {}
+    for axes in panels.flat:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    legend = {"loc": "outside lower center", "ncols": 2 if len(rows) == 1 else 4}
+    figure.legend(found.values(), found.keys(), **legend)
+    figure.savefig(path, dpi=150)
 
 
 def _bars(axes: Axes, steps: Mapping[str, Mapping[str, Any]], length: str) -> None:
@@ -103,12 +79,3 @@ def _bars(axes: Axes, steps: Mapping[str, Mapping[str, Any]], length: str) -> No
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     open_frame(axes)
-
-
-def _legend(figure: Figure, panels: Any, columns: int = 4) -> None:
-    """One for all panels."""
-    found: dict[str, Any] = {}
-    for axes in panels:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)

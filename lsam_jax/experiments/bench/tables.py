@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lsam_jax.experiments import tables
 from lsam_jax.experiments.bench.catalog import SGD
 
 COUNTS = (
@@ -32,7 +32,7 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
 def methods(report: Mapping[str, Any]) -> list[Table]:
     """A table for each model."""
     settings = report["settings"]
-    tables = []
+    shown = []
     for model, row in report["rows"].items():
         published = any(step["published"] for step in row["steps"].values())
         caption = (
@@ -41,11 +41,12 @@ def methods(report: Mapping[str, Any]) -> list[Table]:
         )
         if published:
             caption += " Paper: Lee, KDD 2024, Table 2: training on two RTX A6000."
-        table = _table(f"Cost of a gradient step: {model}, {_size(settings)}", caption)
-        table.add_column("method")
-        columns = ["cost", "quartiles", "images\n/s", "counted", "eq.\n8, 9"]
-        for heading in columns + ["paper:\ncost", "images\n/s"] * published:
-            table.add_column(heading, justify="right", no_wrap=True)
+        columns = ["method", "cost", "quartiles", "images\n/s", "counted", "eq.\n8, 9"]
+        table = tables.table(
+            *(columns + ["paper:\ncost", "images\n/s"] * published),
+            title=f"Cost of a gradient step: {model}, {_size(settings)}",
+            caption=caption,
+        )
         for label, step in row["steps"].items():
             paper = step["published"] or {}
             cells = [
@@ -61,25 +62,22 @@ def methods(report: Mapping[str, Any]) -> list[Table]:
                     _rate(paper.get("images_per_second")),
                 ]
             table.add_row(label, *cells)
-        tables.append(table)
-    return tables
+        shown.append(table)
+    return shown
 
 
 def selections(report: Mapping[str, Any]) -> list[Table]:
     """A row for each set of layers."""
     settings, rows = report["settings"], report["rows"]
-    table = _table(
-        f"Cost of a gradient step relative to SGD: {settings['model']}, {_size(settings)}",
-        f"Median of {settings['rounds']} interleaved rounds. Static cut: by hand for a fixed set, "
-        "no shared prefix. Difference: of layer-wise SAM from the textbook mask, relative. "
-        f"{COUNTS}",
-    )
-    table.add_column("perturbed", min_width=16)
     columns = [name for name in next(iter(rows.values()))["steps"] if name != SGD]
-    for column in columns:
-        table.add_column(_narrow(column), justify="right", no_wrap=True)
-    for heading in ("counted", "eq. 8", "differ-\nence"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = tables.table(
+        *("perturbed", *map(_narrow, columns), "counted", "eq. 8", "differ-\nence"),
+        title=f"Cost of a gradient step relative to SGD: {settings['model']}, {_size(settings)}",
+        caption=f"Median of {settings['rounds']} interleaved rounds. Static cut: by hand for a "
+        "fixed set, no shared prefix. Difference: of layer-wise SAM from the textbook mask, "
+        f"relative. {COUNTS}",
+    )
+    table.columns[0].min_width = 16
     for title, row in rows.items():
         costs = [_text(row["steps"][column]["ratio"]) for column in columns]
         (own,) = (step for step in row["steps"].values() if "counted" in step)
@@ -93,13 +91,6 @@ def programs(report: Mapping[str, Any]) -> Table:
     found = report["programs"]
     key = "{}_relative_to_textbook"
     compared = all(key.format("compile_seconds") in program for program in found.values())
-    table = _table(
-        "Compiled programs",
-        "Compile: trace, lower, compile. Temporary memory; and with arguments and results. "
-        + "x: relative to the textbook mask's. " * compared
-        + "FLOPs: as XLA counts them (of a conditional: the costliest branch), relative to SGD's.",
-    )
-    table.add_column("program")
     columns = [
         ("compile\n(s)", "compile_seconds", 1.0, 1),
         ("temporary\n(MB)", "temporary_bytes", 1e-6, 1),
@@ -109,8 +100,13 @@ def programs(report: Mapping[str, Any]) -> Table:
     if compared:
         columns.insert(1, ("x", key.format("compile_seconds"), 1.0, 2))
         columns.insert(3, ("x", key.format("temporary_bytes"), 1.0, 2))
-    for heading, *_ in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = tables.table(
+        *("program", *(heading for heading, *_ in columns)),
+        title="Compiled programs",
+        caption="Compile: trace, lower, compile. Temporary memory; and with arguments and results. "
+        + "x: relative to the textbook mask's. " * compared
+        + "FLOPs: as XLA counts them (of a conditional: the costliest branch), relative to SGD's.",
+    )
     for name, program in found.items():
         cells = [_text(program[k], scale, digits) for _, k, scale, digits in columns]
         table.add_row(name, *cells)
@@ -121,16 +117,6 @@ _TABLES = {
     "methods": methods,
     "selections": selections,
 }
-
-
-def _table(title: str, caption: str) -> Table:
-    return Table(
-        title=title,
-        caption=caption,
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),  # fits 80 columns
-    )
 
 
 def _narrow(heading: str) -> str:

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from lsam_jax.experiments import environment, files
+from lsam_jax.experiments import environment, files, tables
 from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Split
@@ -123,17 +121,12 @@ def print_costs(report: Mapping[str, Any], console: Console | None = None) -> No
         report: What `costs_of_runs` returned.
         console: Where to; None for standard output.
     """
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
+    table = tables.table(
+        *("run", "method", "after step", "ms a step", "cost"),
+        words=2,
         caption=f"A whole training step from the run's last checkpoint on, {report['rounds']} "
         "interleaved rounds: median (quartiles) of the ratio to the first run.",
     )
-    table.add_column("run", overflow="fold")
-    table.add_column("method")
-    for heading in ("after step", "ms a step", "cost"):
-        table.add_column(heading, justify="right", no_wrap=True)
     for name, row in report["runs"].items():
         cost = row["cost"]
         table.add_row(
