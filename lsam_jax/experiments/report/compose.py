@@ -1,5 +1,7 @@
 """From a study to the sections of its report."""
 
+from collections.abc import Iterator
+
 from lsam_jax.experiments.report.figures import (
     costs,
     curves,
@@ -34,25 +36,37 @@ def compose(study: Study, title: str | None = None) -> Document:
         study: The runs.
         title: None for one from what was run.
     """
-    sections: list[Section] = []
+    return Document(title or _title(study), _lead(study), tuple(_sections(study)))
+
+
+def _sections(study: Study) -> Iterator[Section]:
+    groups = list(study.groups.values())
+    runs = [run for group in groups for run in group.runs]
+    everyone = [PlotSeries(group.label, group) for group in groups]
     if study.troubles:
-        sections.append(_troubles(study))
+        yield _troubles(study)
     for spec in study.tables:
-        sections.append(_of_table(study, spec))
-    everyone = _everyone(study)
-    sections += [
-        section
-        for section in (
-            _landscapes(everyone),
-            _sharpness(everyone),
-            _distances(study),
-            _settings(study),
-            _environment(study),
-            _repeat(study),
+        yield _of_table(study, spec)
+    if views := landscapes.views(everyone):
+        around = (landscapes.contours(view, f"landscape-{view.name}") for view in views)
+        whole = landscapes.whole_model(views, "landscape-model")
+        yield Section(
+            "Loss landscapes", (*whole, *landscapes.surfaces(views, "landscape-layers"), *around)
         )
-        if section is not None
-    ]
-    return Document(title or _title(study), _lead(study), tuple(sections))
+    if measured := sharpness.measured(everyone):
+        layers_of = sharpness.by_layer(measured, "sharpness-layers")
+        yield Section("Sharpness", (sharpness.table(measured), layers_of))
+    if study.distances is not None:
+        labels = {group.name: group.label for group in groups}
+        between = distances.heat_map(study.distances, labels, "distances")
+        start = distances.from_start(study.distances, labels)
+        yield Section("Distances between minima", (between, start))
+    if groups:
+        yield Section("Settings", (settings.own_settings(groups), settings.shared_settings(groups)))
+    if any(run.environment for run in runs):
+        yield Section("Environment", (settings.environments(runs),))
+    if study.command is not None:
+        yield Section("How to repeat", (f"```sh\n{study.command}\n```",))
 
 
 def _title(study: Study) -> str:
@@ -140,61 +154,3 @@ def _layers(spec: TableSpec, entries: list[PlotSeries]) -> Section:
     bars = layers.perturbations(entries, f"{spec.name}-perturbations")
     maps = layers.heat_maps(entries, f"{spec.name}-layer-norms")
     return Section(f"{spec.short}: layers", (maps,) if bars is None else (maps, bars))
-
-
-def _everyone(study: Study) -> list[PlotSeries]:
-    return [PlotSeries(group.label, group) for group in study.groups.values()]
-
-
-def _landscapes(entries: list[PlotSeries]) -> Section | None:
-    views = landscapes.views(entries)
-    if not views:
-        return None
-    blocks = [
-        *landscapes.whole_model(views, "landscape-model"),
-        *landscapes.surfaces(views, "landscape-layers"),
-        *(landscapes.contours(view, f"landscape-{view.name}") for view in views),
-    ]
-    return Section("Loss landscapes", tuple(blocks))
-
-
-def _sharpness(entries: list[PlotSeries]) -> Section | None:
-    measured = sharpness.measured(entries)
-    if not measured:
-        return None
-    blocks = (sharpness.table(measured), sharpness.by_layer(measured, "sharpness-layers"))
-    return Section("Sharpness", blocks)
-
-
-def _distances(study: Study) -> Section | None:
-    if study.distances is None:
-        return None
-    labels = {group.name: group.label for group in study.groups.values()}
-    return Section(
-        "Distances between minima",
-        (
-            distances.heat_map(study.distances, labels, "distances"),
-            distances.from_start(study.distances, labels),
-        ),
-    )
-
-
-def _settings(study: Study) -> Section | None:
-    groups = list(study.groups.values())
-    if not groups:
-        return None
-    tables_of = (settings.own_settings(groups), settings.shared_settings(groups))
-    return Section("Settings", tables_of)
-
-
-def _environment(study: Study) -> Section | None:
-    runs = [run for group in study.groups.values() for run in group.runs]
-    if not any(run.environment for run in runs):
-        return None
-    return Section("Environment", (settings.environments(runs),))
-
-
-def _repeat(study: Study) -> Section | None:
-    if study.command is None:
-        return None
-    return Section("How to repeat", (f"```sh\n{study.command}\n```",))

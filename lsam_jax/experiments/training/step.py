@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 import lsam_jax as lsam
+from lsam_jax.experiments.config import costs
 from lsam_jax.experiments.config.config import Config, base_optimizer
 from lsam_jax.experiments.config.methods import ConfiguredMethod, method
 from lsam_jax.experiments.config.objective import (
@@ -193,14 +194,7 @@ def build(
     sam = jax.eval_shape(gradient.init, params)  # complains about what does not fit the model
     some = Split(*(part[: config.batch_size] for part in data.train))
     arguments = (loss_fn, params, batch_stats, frozen, some, jax.random.key(0))
-    inspection = lsam.inspect(
-        *arguments,
-        layers=gradient.layers,
-        cuts=gradient.cuts,
-        k=max(1, gradient.k or 1),
-        selection=gradient.selection,
-        has_aux=True,
-    )
+    inspection = costs.inspect(gradient.tx, *arguments)
     kernels = inspection
     if gradient.layers != "kernel":
         kernels = lsam.inspect(*arguments, has_aux=True)

@@ -44,10 +44,10 @@ def test_scaling(tmp_path, capsys, monkeypatch):
 )
 def test_what_is_scaled(along, value, kernels, batch):
     work = scaling.Settings(4, 8, along, (value,)).work(value)
-    module = work.classifier.model
+    module = work.training.model
     assert 3 + 1 + 1 + 2 * sum(module.stages) == kernels  # shortcuts, stem, head, blocks
     assert module.width == (8 if along == "width" else 16)
-    assert work.batch_size == len(work.args[2]) == batch
+    assert work.batch_size == len(work.args[2].labels) == batch
 
 
 def test_what_cannot_be_scaled():
@@ -75,7 +75,7 @@ def test_the_layers_of_a_run(run, tmp_path, capsys):
     found = recorded.read(run)
     assert (found.step, found.image_size, found.channels, found.num_classes) == (8, 8, 1, 10)
     work = recorded.network(found)
-    assert work.args[2].shape == (32, 8, 8, 1)
+    assert work.args[2].images.shape == (32, 8, 8, 1)
     names = lsam.layer_names(work.params)
     now, before = (epochs[i]["perturbations"] for i in (1, 0))
     counts = dict(zip(names, found.selected.sum(axis=0).tolist()))
