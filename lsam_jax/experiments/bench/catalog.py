@@ -211,12 +211,7 @@ def _sgd() -> BenchedMethod:
 
 
 def _esam(label: str) -> BenchedMethod:
-    return _own(
-        label,
-        lsam.esam(),
-        family="esam",
-        counted=cost_model.half_the_samples,
-    )
+    return _own(label, lsam.esam(), family="esam", counted=cost_model.half_the_samples)
 
 
 def textbook(work: Workload) -> Timed:

@@ -57,10 +57,7 @@ def methods(report: Mapping[str, Any]) -> list[Table]:
                 _text(step["modelled"]),
             ]
             if published:
-                cells += [
-                    _text(paper.get("ratio")),
-                    _rate(paper.get("images_per_second")),
-                ]
+                cells += [_text(paper.get("ratio")), _rate(paper.get("images_per_second"))]
             table.add_row(label, *cells)
         shown.append(table)
     return shown
@@ -113,10 +110,7 @@ def programs(report: Mapping[str, Any]) -> Table:
     return table
 
 
-_TABLES = {
-    "methods": methods,
-    "selections": selections,
-}
+_TABLES = {"methods": methods, "selections": selections}
 
 
 def _narrow(heading: str) -> str:

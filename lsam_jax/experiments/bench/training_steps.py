@@ -2,7 +2,8 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +32,20 @@ def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int
     programs = list(programs)
     drawn = programs[0].batches(seed=0)
     batches = [drawn[step] for step in range(min(BATCHES, programs[0].steps_per_epoch))]
-    steppers = {
-        str(number): _Stepper(program, state, batches)
+    calls = {
+        str(number): _going_on(program, state, batches)
         for number, (program, state) in enumerate(zip(programs, states, strict=True))
     }
-    return timing.interleaved(steppers, rounds)
+    return timing.interleaved(calls, rounds, warmup=2)
 
 
-class _Stepper:
-    """Goes on with a run, one step for each call."""
+def _going_on(program: Program, state: State, batches: Sequence[Split]) -> Callable[[], State]:
+    """Goes on with a run, one step for each call but the first, which has the state as it is."""
 
-    def __init__(self, program: Program, state: State, batches: Sequence[Split]):
-        self._step = program.step
-        self._state = state
-        self._batches = itertools.cycle(batches)
+    def step(state: State, batch: Split) -> State:
+        return program.step(state, batch)[0]
 
-    def __call__(self) -> State:
-        self._state, _ = self._step(self._state, next(self._batches))
-        return self._state
+    return partial(next, itertools.accumulate(itertools.cycle(batches), step, initial=state))
 
 
 def costs_of_runs(

@@ -139,16 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog='Needs the extra "train": pip install "lsam-jax[train]".',
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (
-        compare,
-        train,
-        reproduce,
-        report,
-        diagnose,
-        cost,
-        presets,
-        bench,
-    ):
+    for command in (compare, train, reproduce, report, diagnose, cost, presets, bench):
         command.add(commands)
     return parser
 

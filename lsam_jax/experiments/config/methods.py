@@ -222,11 +222,7 @@ def method(name: str, options: Mapping[str, Any], steps: int = LONG) -> Configur
 
     survival = jax.jit(partial(lsam.perturbation_survival, tx))
     return ConfiguredMethod(
-        tx=tx,
-        value_and_grad=differentiate,
-        price=price,
-        survival=survival,
-        freezes=family.freezes,
+        tx=tx, value_and_grad=differentiate, price=price, survival=survival, freezes=family.freezes
     )
 
 

@@ -181,10 +181,7 @@ def limited(
     """
     train = _first(data.train, "images", images, f"training images of {data.name}")
     validation = _first(
-        data.validation,
-        "validation_images",
-        validation_images,
-        f"validation images of {data.name}",
+        data.validation, "validation_images", validation_images, f"validation images of {data.name}"
     )
     if size is not None:
         train, validation = _scaled(train, size, data.name), _scaled(validation, size, data.name)

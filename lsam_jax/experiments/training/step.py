@@ -164,11 +164,7 @@ def build(
     architecture.check_weights(config, weights)
     data = datasets.load(config.data, data_dir) if data is None else data
     data = datasets.limited(
-        data,
-        config.images,
-        config.validation_images,
-        config.image_size,
-        augment=config.augment,
+        data, config.images, config.validation_images, config.image_size, augment=config.augment
     )
     steps_per_epoch = len(data.train.labels) // config.batch_size * config.passes
     if steps_per_epoch == 0:
