@@ -144,8 +144,8 @@ def signed(value: float, digits: int) -> str:
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Mean and sample standard deviation (None of one value), and the values."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "std": deviation, "values": list(values)}
+    found = spread(values)
+    return {"mean": found.mean, "std": found.std, "values": list(values)}
 
 
 def statistics_text(statistics: Mapping[str, Any], digits: int, scale: float = 1.0) -> str:

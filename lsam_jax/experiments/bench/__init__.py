@@ -1,1 +1,1 @@
-"""Benchmarks of a gradient step: `methods`, `selections`, `recorded`, `scaling`."""
+"""Benchmarks of a gradient step: `methods`, `selections`."""

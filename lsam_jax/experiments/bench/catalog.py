@@ -10,8 +10,10 @@ import numpy as np
 import lsam_jax as lsam
 from lsam_jax.experiments.bench import baselines, cost_model
 from lsam_jax.experiments.bench.timed import Timed
-from lsam_jax.experiments.bench.workload import BATCH_ARGUMENTS, Classifier, Workload
-from lsam_jax.experiments.config import paper_results
+from lsam_jax.experiments.bench.workload import Workload
+from lsam_jax.experiments.config import costs, paper_results
+from lsam_jax.experiments.config.methods import METHODS
+from lsam_jax.experiments.config.shared_options import BATCH
 
 RADIUS, ALPHA = 0.1, 0.8
 SGD, TEXTBOOK, OPTAX = "SGD", "textbook mask", "optax.contrib.sam"
@@ -60,16 +62,7 @@ class BenchedMethod(NamedTuple):
 
 def inspect(work: Workload, tx: lsam.SamTransformation | None) -> lsam.Inspection:
     """The network that a method sees; without one, every array is a layer."""
-    return lsam.inspect(
-        work.loss,
-        work.params,
-        *work.args,
-        layers="array" if tx is None else tx.method.layers,
-        cuts="auto" if tx is None else tx.method.cuts,
-        k=1 if tx is None else max(1, tx.method.k or 1),
-        selection="all" if tx is None else tx.method.selector,
-        has_aux=True,
-    )
+    return costs.inspect(lsam.sam() if tx is None else tx, work.loss, work.params, *work.args)
 
 
 def in_network_order(
@@ -141,11 +134,7 @@ def family() -> dict[str, BenchedMethod]:
     }
     drawn = {"sl_sam": lsam.sl_sam(), "sl_sam budget=0.1": lsam.sl_sam(budget=0.1)}
     uncounted = {"gam": lsam.gam(), "adazo_sam": lsam.adazo_sam(), "sam_on": lsam.sam_on()}
-    parts = _own(
-        "functional_sam",
-        lsam.functional_sam(),
-        losses=lambda classifier: lsam.split_loss(classifier.outputs, classifier.of_outputs),
-    )
+    parts = _own("functional_sam", lsam.functional_sam(), family="functional_sam")
     return {
         "sgd": _sgd(),
         **{name: _own(name, tx) for name, tx in whole.items()},
@@ -181,7 +170,7 @@ def _one(network: lsam.Inspection, selected: np.ndarray) -> float:
 def _own(
     label: str,
     tx: lsam.SamTransformation,
-    losses: Callable[[Classifier], Any] = lambda classifier: classifier.mean,
+    family: str = "sam",
     part: float | None = None,
     **counts: Any,
 ) -> BenchedMethod:
@@ -190,20 +179,20 @@ def _own(
     Args:
         label: What tables call it.
         tx: The method.
-        losses: Its loss.
+        family: One of `methods.METHODS`, whose loss it takes.
         part: The share of the batch that it climbs; None for all of it.
         **counts: `counted`, `modelled`.
     """
 
     def timed(work: Workload) -> Timed:
-        if work.classifier is None:
-            raise ValueError(f"{label} cannot be timed on a loss that is not a classifier's")
+        if work.training is None:
+            raise ValueError(f"{label} cannot be timed on a loss that no run trains")
         step = lsam.value_and_grad(
-            losses(work.classifier),
+            METHODS[family].loss(work.training),
             tx,
             has_aux=True,
             ascent_batch=part,
-            batch_argnums=BATCH_ARGUMENTS,
+            batch_argnums=BATCH,
         )
         return Timed(step, (tx.init(work.params),), carries=True)
 
@@ -222,12 +211,7 @@ def _sgd() -> BenchedMethod:
 
 
 def _esam(label: str) -> BenchedMethod:
-    return _own(
-        label,
-        lsam.esam(),
-        losses=lambda classifier: lsam.per_sample(classifier.each, argnums=BATCH_ARGUMENTS),
-        counted=cost_model.half_the_samples,
-    )
+    return _own(label, lsam.esam(), family="esam", counted=cost_model.half_the_samples)
 
 
 def textbook(work: Workload) -> Timed:

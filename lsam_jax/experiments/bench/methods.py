@@ -2,14 +2,12 @@
 
 The weights stand still. A method that chooses layers, or draws them, goes on choosing: its state
 is handed from step to step, and its mean cost is that of the layers that it chose here, of an
-untrained network. `recorded` has those of a real run.
+untrained network. results/bench/recorded.py has those of a real run.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.bench import timed, workload
 from lsam_jax.experiments.bench.catalog import CATALOGS, BenchedMethod
 from lsam_jax.experiments.bench.workload import Size, Workload
@@ -55,21 +53,12 @@ class Settings(Size):
         return {name: method for name, method in known.items() if name in wanted}
 
 
-def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
-    """Measures every method, and stores the result as JSON when asked to.
-
-    Args:
-        settings: What to measure.
-        out: The JSON file; None stores nothing.
+def bench(settings: Settings) -> dict[str, Any]:
+    """Measures every method.
 
     Returns:
-        What the file holds: for each model a row of steps (see `row`), ``programs`` (compile
-        time, memory, FLOPs), ``settings`` and ``environment``.
-
-    Raises:
-        OSError: When `out` cannot be written; found before anything is measured.
+        For each model a row of steps (see `row`), and ``programs`` (compile time, memory, FLOPs).
     """
-    path = None if out is None else files.writable_file(out)
     rows: dict[str, Any] = {}
     programs: dict[str, Any] = {}
     for model in settings.models:
@@ -79,16 +68,7 @@ def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
         rows[model] = {"steps": row(model, methods, calls, work, settings.rounds)}
         labelled = {f"{model}: {methods[n].label}": call.program for n, call in calls.items()}
         programs |= timed.described(labelled, calls["sgd"].program)
-    report = {
-        "bench": "methods",
-        "settings": dataclasses.asdict(settings),
-        "rows": rows,
-        "programs": programs,
-        "environment": environment.describe(),
-    }
-    if path is not None:
-        files.write_json(path, report)
-    return report
+    return {"rows": rows, "programs": programs}
 
 
 def row(

@@ -1,4 +1,4 @@
-"""The benchmarks' reports as pictures: measured beside counted, by colours of `plots`."""
+"""The benchmarks' reports as pictures: measured beside counted, by colours of `plotting`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,157 +15,38 @@ COST = "cost of a gradient step (SGD = 1)"
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draws what a benchmark returned.
+    """Draws what a benchmark returned: a panel for each model or set of layers, bars for steps.
 
     Args:
         report: The report.
         path: Of the PNG.
     """
-    figure = _PICTURES[report["bench"]](report)
-    figure.savefig(path, dpi=150)
-
-
-def methods(report: Mapping[str, Any]) -> Figure:
-    """A panel for each model, a bar for each method."""
-    rows = report["rows"]
+    rows, settings = report["rows"], report["settings"]
+    of_models = report["bench"] == "methods"
+    below = 1 if of_models else 2
     most = max(len(row["steps"]) for row in rows.values())
-    size = (0.6 + 5.2 * len(rows) + 1.6, 0.36 * most + 2.2)
+    size = (0.6 + 5.2 * len(rows) + 1.6, 0.36 * most + 2.2) if of_models else (11, 6)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(rows), squeeze=False, sharey=len(rows) > 1)[0]
-    settings = report["settings"]
-    for axes, (model, row) in zip(panels, rows.items(), strict=True):
-        _bars(axes, row["steps"], "mean")
-        axes.set_title(model)
-    panels[0].invert_yaxis()
-    side = settings["image_size"]
-    figure.suptitle(
-        f"Batches of {settings['batch_size']} images of {side}x{side} pixels, "
-        f"{settings['rounds']} interleaved steps of each"
-    )
-    _legend(figure, panels, columns=2 if len(rows) == 1 else 4)
-    return figure
-
-
-def selections(report: Mapping[str, Any]) -> Figure:
-    """A panel for each set of layers, a bar for each way to perturb it."""
-    rows = report["rows"]
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    panels = figure.subplots(2, (len(rows) + 1) // 2, sharex=True, sharey=True, squeeze=False)
+    columns = -(-len(rows) // below)
+    panels = figure.subplots(below, columns, sharex="col", sharey=True, squeeze=False)
     for axes, (title, row) in zip(panels.flat, rows.items(), strict=False):
-        _bars(axes, row["steps"], "ratio")
+        _bars(axes, row["steps"], "mean" if of_models else "ratio")
         axes.set_title(title, fontsize=10)
     panels[0, 0].invert_yaxis()
     for axes in panels[:-1].flat:
         axes.set_xlabel("")
-    settings = report["settings"]
-    side = settings["image_size"]
+    side, model = settings["image_size"], "" if of_models else f"{settings['model']}, "
     figure.suptitle(
-        f"{settings['model']}, batches of {settings['batch_size']} images of {side}x{side} pixels, "
+        f"{model}batches of {settings['batch_size']} images of {side}x{side} pixels, "
         f"{settings['rounds']} interleaved steps of each"
     )
-    _legend(figure, panels.flat)
-    return figure
-
-
-def recorded(report: Mapping[str, Any]) -> Figure:
-    """Measured by counted cost, a point for each set of layers."""
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.subplots()
-    rows, mean = list(report["rows"].values()), report["mean"]
-    ratio, low, high, share = (
-        np.array([row[name] for row in rows]) for name in ("ratio", "low", "high", "share")
-    )
-    for name, colour, marker, label in (
-        ("modelled", MODELLED, "^", "by the paper's eq. 8"),
-        ("counted", COUNTED, "o", "by this library's count"),
-    ):
-        x = [row[name] for row in rows]
-        axes.errorbar(x, ratio, [ratio - low, high - ratio], fmt="none", ecolor="0.7", lw=1)
-        axes.scatter(x, ratio, 30 + 300 * share, color=colour, marker=marker, alpha=0.8, zorder=3)
-        axes.plot(
-            [], [], marker, color=colour, label=f"{label}: mean {mean[name]:.2f}", markersize=7
-        )
-    bounds = [1.0, max(high.max(), *(row["counted"] for row in rows))]
-    axes.plot(bounds, bounds, color="0.3", lw=1, linestyle="--", label="as predicted")
-    axes.axhline(mean["measured"], color=MEASURED, lw=1.4)
-    axes.plot([], [], color=MEASURED, label=f"measured: mean {mean['measured']:.2f}")
-    axes.set(
-        xlabel="predicted cost of a gradient step (SGD = 1)",
-        ylabel=f"measured {COST}",
-        title=f"The layers that {report['settings']['run']} perturbed",
-    )
-    figure.legend(loc="outside lower center", ncols=2, title="area: share of the steps")
-    axes.grid(alpha=0.25)
-    open_frame(axes)
-    return figure
-
-
-def scaling(report: Mapping[str, Any]) -> Figure:
-    """A line for each end, measured (with quartiles) and counted."""
-    figure = Figure(figsize=(6.8, 4.6), layout="constrained")
-    axes = figure.subplots()
-    rows, along = list(report["rows"].values()), report["settings"]["along"]
-    x = [row["value"] for row in rows]
-    names = list(rows[0]["steps"])[1:]
-    for name, colour in zip(names, (COLOURS[3], COLOURS[0], COLOURS[1]), strict=True):
-        steps = [row["steps"][name] for row in rows]
-        ratio, low, high = (np.array([s[key] for s in steps]) for key in ("ratio", "low", "high"))
-        axes.errorbar(
-            x, ratio, [ratio - low, high - ratio], color=colour, marker="o", capsize=3, label=name
-        )
-        if "counted" in steps[0]:
-            axes.plot(x, [s["counted"] for s in steps], "--", color=colour, lw=1.2)
-            axes.plot(x, [s["modelled"] for s in steps], ":", color=colour, lw=1.2)
-    for line, label in (("--", "counted"), (":", "the paper's eq. 8")):
-        axes.plot([], [], line, color="0.3", lw=1.2, label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(x, [str(value) for value in x])
-    axes.minorticks_off()
-    settings = report["settings"]
-    side = settings["image_size"]
-    fixed = {
-        "depth": settings["model"],
-        "batch": f"batch {settings['batch_size']}",
-        "k": f"k={settings['k']}",
-        "": f"{side}x{side} pixels",
-    }
-    fixed.pop(along, None)
-    axes.set(xlabel=_ALONG[along], ylabel=COST, title=", ".join(fixed.values()))
-    axes.set_ylim(bottom=0.9)
-    axes.grid(axis="y", alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=2)
-    open_frame(axes)
-    return figure
-
-
-def compile_time(report: Mapping[str, Any]) -> Figure:
-    """A bar for each step."""
-    rows = report["rows"]
-    figure = Figure(figsize=(7, 0.36 * len(rows) + 1.6), layout="constrained")
-    axes = figure.subplots()
-    _bars(axes, rows, "compile")
-    axes.set(
-        xlabel="compile time relative to SAM by hand",
-        title=f"{report['settings']['layers']} layers",
-    )
-    axes.invert_yaxis()
-    return figure
-
-
-_ALONG = {
-    "depth": "layers on the longest path",
-    "width": "channels of the first stage",
-    "batch": "images in a batch",
-    "k": "perturbed layers",
-}
-
-_PICTURES = {
-    "methods": methods,
-    "selections": selections,
-    "recorded": recorded,
-    "scaling": scaling,
-    "compile": compile_time,
-}
+    found: dict[str, Any] = {}
+    for axes in panels.flat:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    legend = {"loc": "outside lower center", "ncols": 2 if len(rows) == 1 else 4}
+    figure.legend(found.values(), found.keys(), **legend)
+    figure.savefig(path, dpi=150)
 
 
 def _bars(axes: Axes, steps: Mapping[str, Mapping[str, Any]], length: str) -> None:
@@ -198,12 +79,3 @@ def _bars(axes: Axes, steps: Mapping[str, Mapping[str, Any]], length: str) -> No
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     open_frame(axes)
-
-
-def _legend(figure: Figure, panels: Any, columns: int = 4) -> None:
-    """One for all panels."""
-    found: dict[str, Any] = {}
-    for axes in panels:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)

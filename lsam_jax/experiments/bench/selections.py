@@ -7,7 +7,6 @@ every set of as many layers.
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
-from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, timing, workload
 from lsam_jax.experiments.bench.baselines import forced
 from lsam_jax.experiments.bench.timed import Call, CompiledStep, Timed
@@ -79,35 +77,17 @@ def usual_sets(model: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def bench(settings: Settings, out: str | Path | None = None) -> dict[str, Any]:
-    """Measures everything, and stores it as JSON when asked to.
-
-    Args:
-        settings: What to measure.
-        out: The JSON file; None stores nothing.
+def bench(settings: Settings) -> dict[str, Any]:
+    """Measures everything.
 
     Returns:
-        What the file holds: for each set a row of steps, ``programs`` (compile time, memory,
-        FLOPs), ``settings`` and ``environment``.
-
-    Raises:
-        OSError: When `out` cannot be written; found before anything is measured.
+        For each set a row of steps, and ``programs`` (compile time, memory, FLOPs).
     """
-    path = None if out is None else files.writable_file(out)
     rows, programs = _network(settings, workload.whole_network(settings.model, settings))
     frozen_row, frozen_programs = _frozen(
         settings, workload.frozen_backbone(settings.model, settings)
     )
-    report = {
-        "bench": "selections",
-        "settings": dataclasses.asdict(settings),
-        "rows": {**rows, **frozen_row},
-        "programs": {**programs, **frozen_programs},
-        "environment": environment.describe(),
-    }
-    if path is not None:
-        files.write_json(path, report)
-    return report
+    return {"rows": {**rows, **frozen_row}, "programs": {**programs, **frozen_programs}}
 
 
 def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lsam_jax.experiments.bench.catalog import SGD, TEXTBOOK
-from lsam_jax.experiments.plotting import short_name
+from lsam_jax.experiments import tables
+from lsam_jax.experiments.bench.catalog import SGD
 
 COUNTS = (
     "Counted: floating-point operations of both passes. Eq. 8, 9: the paper's cost model, which "
@@ -33,7 +32,7 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
 def methods(report: Mapping[str, Any]) -> list[Table]:
     """A table for each model."""
     settings = report["settings"]
-    tables = []
+    shown = []
     for model, row in report["rows"].items():
         published = any(step["published"] for step in row["steps"].values())
         caption = (
@@ -42,11 +41,12 @@ def methods(report: Mapping[str, Any]) -> list[Table]:
         )
         if published:
             caption += " Paper: Lee, KDD 2024, Table 2: training on two RTX A6000."
-        table = _table(f"Cost of a gradient step: {model}, {_size(settings)}", caption)
-        table.add_column("method")
-        columns = ["cost", "quartiles", "images\n/s", "counted", "eq.\n8, 9"]
-        for heading in columns + ["paper:\ncost", "images\n/s"] * published:
-            table.add_column(heading, justify="right", no_wrap=True)
+        columns = ["method", "cost", "quartiles", "images\n/s", "counted", "eq.\n8, 9"]
+        table = tables.table(
+            *(columns + ["paper:\ncost", "images\n/s"] * published),
+            title=f"Cost of a gradient step: {model}, {_size(settings)}",
+            caption=caption,
+        )
         for label, step in row["steps"].items():
             paper = step["published"] or {}
             cells = [
@@ -57,30 +57,24 @@ def methods(report: Mapping[str, Any]) -> list[Table]:
                 _text(step["modelled"]),
             ]
             if published:
-                cells += [
-                    _text(paper.get("ratio")),
-                    _rate(paper.get("images_per_second")),
-                ]
+                cells += [_text(paper.get("ratio")), _rate(paper.get("images_per_second"))]
             table.add_row(label, *cells)
-        tables.append(table)
-    return tables
+        shown.append(table)
+    return shown
 
 
 def selections(report: Mapping[str, Any]) -> list[Table]:
     """A row for each set of layers."""
     settings, rows = report["settings"], report["rows"]
-    table = _table(
-        f"Cost of a gradient step relative to SGD: {settings['model']}, {_size(settings)}",
-        f"Median of {settings['rounds']} interleaved rounds. Static cut: by hand for a fixed set, "
-        "no shared prefix. Difference: of layer-wise SAM from the textbook mask, relative. "
-        f"{COUNTS}",
-    )
-    table.add_column("perturbed", min_width=16)
     columns = [name for name in next(iter(rows.values()))["steps"] if name != SGD]
-    for column in columns:
-        table.add_column(_narrow(column), justify="right", no_wrap=True)
-    for heading in ("counted", "eq. 8", "differ-\nence"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = tables.table(
+        *("perturbed", *map(_narrow, columns), "counted", "eq. 8", "differ-\nence"),
+        title=f"Cost of a gradient step relative to SGD: {settings['model']}, {_size(settings)}",
+        caption=f"Median of {settings['rounds']} interleaved rounds. Static cut: by hand for a "
+        "fixed set, no shared prefix. Difference: of layer-wise SAM from the textbook mask, "
+        f"relative. {COUNTS}",
+    )
+    table.columns[0].min_width = 16
     for title, row in rows.items():
         costs = [_text(row["steps"][column]["ratio"]) for column in columns]
         (own,) = (step for step in row["steps"].values() if "counted" in step)
@@ -89,89 +83,11 @@ def selections(report: Mapping[str, Any]) -> list[Table]:
     return [table]
 
 
-def recorded(report: Mapping[str, Any]) -> list[Table]:
-    """A row for each set of layers that was taken from the run, and their mean."""
-    settings, mean, config = report["settings"], report["mean"], report["config"]
-    textbook = report["others"][TEXTBOOK]["ratio"]
-    table = _table(
-        f"Cost of a gradient step of {settings['run']}: {config['model']}, batch "
-        f"{config['batch_size']}, the layers of its {report['steps']} steps before step "
-        f"{report['step']}",
-        f"Relative to SGD, {settings['rounds']} interleaved steps of each. {COUNTS} The textbook "
-        f"mask costs {textbook:.2f} here. Of all steps: counted {mean['counted_all_steps']:.3f}, "
-        f"eq. 8 {mean['modelled_all_steps']:.3f}.",
-    )
-    table.add_column("perturbed", overflow="fold")
-    for heading in ("share", "cost", "quartiles", "counted", "eq. 8"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in report["rows"].values():
-        table.add_row(
-            ", ".join(map(short_name, row["layers"])),
-            f"{row['share']:.0%}",
-            _text(row["ratio"]),
-            _quartiles(row),
-            _text(row["counted"]),
-            _text(row["modelled"]),
-        )
-    table.add_section()
-    means = (_text(mean[name]) for name in ("counted", "modelled"))
-    table.add_row("mean", "100%", _text(mean["measured"]), "", *means)
-    return [table]
-
-
-def scaling(report: Mapping[str, Any]) -> list[Table]:
-    """A row for each value."""
-    settings, rows = report["settings"], report["rows"]
-    table = _table(
-        f"Cost of a gradient step relative to SGD, by {settings['along']}: {settings['model']}, "
-        f"{_size(settings)}, k={settings['k']}, where {settings['along']} says nothing else",
-        f"Median of {settings['rounds']} interleaved rounds. Last, first: with the k layers "
-        f"nearest the output, or the input, perturbed. {COUNTS}",
-    )
-    table.add_column(settings["along"], justify="right")
-    for heading in ("SGD\nimages/s", "textbook\nmask"):
-        table.add_column(heading, justify="right")
-    for end in ("last", "first"):
-        for heading in (f"{end}:\ncost", "\ncounted", "\neq. 8"):
-            table.add_column(heading, justify="right")
-    for row in rows.values():
-        sgd, textbook, *ends = row["steps"].values()
-        cells = [_rate(sgd["images_per_second"]), _text(textbook["ratio"])]
-        for end in ends:
-            cells += [_text(end["ratio"]), _text(end["counted"]), _text(end["modelled"])]
-        table.add_row(str(row["value"]), *cells)
-    return [table]
-
-
-def compile_time(report: Mapping[str, Any]) -> list[Table]:
-    """A row for each step."""
-    settings = report["settings"]
-    table = _table(
-        f"Compile time of a step: {settings['layers']} layers of width {settings['width']}",
-        f"Processor time, median of {settings['rounds']}; x: relative to SAM by hand; "
-        "own: to the same method by hand, which keeps no state.",
-    )
-    table.add_column("step")
-    for heading in ("trace\n(s)", "x", "compile\n(s)", "x", "own"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, row in report["rows"].items():
-        keys = ("trace_seconds", "trace", "compile_seconds", "compile", "own")
-        table.add_row(name, *(_text(row[key]) for key in keys))
-    return [table]
-
-
 def programs(report: Mapping[str, Any]) -> Table:
     """Compile time, memory and FLOPs."""
     found = report["programs"]
     key = "{}_relative_to_textbook"
     compared = all(key.format("compile_seconds") in program for program in found.values())
-    table = _table(
-        "Compiled programs",
-        "Compile: trace, lower, compile. Temporary memory; and with arguments and results. "
-        + "x: relative to the textbook mask's. " * compared
-        + "FLOPs: as XLA counts them (of a conditional: the costliest branch), relative to SGD's.",
-    )
-    table.add_column("program")
     columns = [
         ("compile\n(s)", "compile_seconds", 1.0, 1),
         ("temporary\n(MB)", "temporary_bytes", 1e-6, 1),
@@ -181,31 +97,20 @@ def programs(report: Mapping[str, Any]) -> Table:
     if compared:
         columns.insert(1, ("x", key.format("compile_seconds"), 1.0, 2))
         columns.insert(3, ("x", key.format("temporary_bytes"), 1.0, 2))
-    for heading, *_ in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = tables.table(
+        *("program", *(heading for heading, *_ in columns)),
+        title="Compiled programs",
+        caption="Compile: trace, lower, compile. Temporary memory; and with arguments and results. "
+        + "x: relative to the textbook mask's. " * compared
+        + "FLOPs: as XLA counts them (of a conditional: the costliest branch), relative to SGD's.",
+    )
     for name, program in found.items():
         cells = [_text(program[k], scale, digits) for _, k, scale, digits in columns]
         table.add_row(name, *cells)
     return table
 
 
-_TABLES = {
-    "methods": methods,
-    "selections": selections,
-    "recorded": recorded,
-    "scaling": scaling,
-    "compile": compile_time,
-}
-
-
-def _table(title: str, caption: str) -> Table:
-    return Table(
-        title=title,
-        caption=caption,
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),  # fits 80 columns
-    )
+_TABLES = {"methods": methods, "selections": selections}
 
 
 def _narrow(heading: str) -> str:

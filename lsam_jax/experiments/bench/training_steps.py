@@ -2,16 +2,15 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from lsam_jax.experiments import environment, files
+from lsam_jax.experiments import environment, files, tables
 from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Split
@@ -33,24 +32,20 @@ def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int
     programs = list(programs)
     drawn = programs[0].batches(seed=0)
     batches = [drawn[step] for step in range(min(BATCHES, programs[0].steps_per_epoch))]
-    steppers = {
-        str(number): _Stepper(program, state, batches)
+    calls = {
+        str(number): _going_on(program, state, batches)
         for number, (program, state) in enumerate(zip(programs, states, strict=True))
     }
-    return timing.interleaved(steppers, rounds)
+    return timing.interleaved(calls, rounds, warmup=2)
 
 
-class _Stepper:
-    """Goes on with a run, one step for each call."""
+def _going_on(program: Program, state: State, batches: Sequence[Split]) -> Callable[[], State]:
+    """Goes on with a run, one step for each call but the first, which has the state as it is."""
 
-    def __init__(self, program: Program, state: State, batches: Sequence[Split]):
-        self._step = program.step
-        self._state = state
-        self._batches = itertools.cycle(batches)
+    def step(state: State, batch: Split) -> State:
+        return program.step(state, batch)[0]
 
-    def __call__(self) -> State:
-        self._state, _ = self._step(self._state, next(self._batches))
-        return self._state
+    return partial(next, itertools.accumulate(itertools.cycle(batches), step, initial=state))
 
 
 def costs_of_runs(
@@ -123,17 +118,12 @@ def print_costs(report: Mapping[str, Any], console: Console | None = None) -> No
         report: What `costs_of_runs` returned.
         console: Where to; None for standard output.
     """
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
+    table = tables.table(
+        *("run", "method", "after step", "ms a step", "cost"),
+        words=2,
         caption=f"A whole training step from the run's last checkpoint on, {report['rounds']} "
         "interleaved rounds: median (quartiles) of the ratio to the first run.",
     )
-    table.add_column("run", overflow="fold")
-    table.add_column("method")
-    for heading in ("after step", "ms a step", "cost"):
-        table.add_column(heading, justify="right", no_wrap=True)
     for name, row in report["runs"].items():
         cost = row["cost"]
         table.add_row(

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lsam_jax.experiments.config.objective import TrainingLoss
+from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.models import registry
 
 CLASSES = 10
@@ -39,57 +41,6 @@ class Size:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Classifier:
-    """A network in training mode as the losses that methods ask for.
-
-    Each takes ``(params, stats, frozen, images, labels, key)``: trained parameters, running
-    statistics, parameters that are not trained, a batch, and the key of all that is random.
-
-    Args:
-        model: A Flax module of images and `train`.
-    """
-
-    model: Any
-
-    def outputs(
-        self, params: Any, stats: Any, frozen: Any, images: Any, labels: Any, key: Any
-    ) -> Any:
-        """Logits and new running statistics."""
-        return self.model.apply(
-            {"params": {**frozen, **params}, "batch_stats": stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-
-    def of_outputs(
-        self, outputs: Any, stats: Any, frozen: Any, images: Any, labels: Any, key: Any
-    ) -> Any:
-        """Mean cross-entropy and the statistics."""
-        losses, updated = _losses(outputs, labels)
-        return losses.mean(), updated
-
-    def each(self, params: Any, stats: Any, frozen: Any, images: Any, labels: Any, key: Any) -> Any:
-        """Cross-entropy of each sample and the statistics."""
-        return _losses(self.outputs(params, stats, frozen, images, labels, key), labels)
-
-    def mean(self, params: Any, *args: Any) -> Any:
-        """Mean cross-entropy and the statistics."""
-        return self.of_outputs(self.outputs(params, *args), *args)
-
-
-def _losses(outputs: Any, labels: Any) -> tuple[jax.Array, Any]:
-    logits, updated = outputs
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses, updated.get("batch_stats", {})
-
-
-BATCH_ARGUMENTS = (3, 4)
-"""Where the losses of a `Classifier` take images and labels."""
-
-
 class Workload(NamedTuple):
     """A loss and its arguments.
 
@@ -98,14 +49,14 @@ class Workload(NamedTuple):
         params: What is trained.
         args: What else the loss reads, as arrays.
         batch_size: Images in a batch.
-        classifier: Where `loss` is the mean of one.
+        training: `loss`, where it is what a run trains on images and labels.
     """
 
     loss: Callable[..., tuple[jax.Array, Any]]
     params: Any
     args: tuple[Any, ...]
     batch_size: int
-    classifier: Classifier | None = None
+    training: TrainingLoss | None = None
 
 
 def whole_network(
@@ -125,9 +76,10 @@ def whole_network(
     images, labels = random_batch(size, num_classes, channels)
     variables = jax.jit(model.init)(jax.random.key(0), images[:1])
     params, frozen = architecture.split(variables["params"])
-    args = (variables.get("batch_stats", {}), frozen, images, labels, jax.random.key(1))
-    classifier = Classifier(model)
-    return Workload(classifier.mean, params, args, size.batch_size, classifier)
+    batch = Split(images, labels)
+    args = (variables.get("batch_stats", {}), frozen, batch, jax.random.key(1))
+    loss = TrainingLoss(model, jnp.asarray, smoothing=0.0)
+    return Workload(loss, params, args, size.batch_size, loss)
 
 
 def frozen_backbone(name: str, size: Size) -> Workload:

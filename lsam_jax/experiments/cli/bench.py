@@ -1,6 +1,7 @@
-"""``lsam-jax bench``: five benchmarks of a gradient step."""
+"""``lsam-jax bench``: three benchmarks of a gradient step."""
 
 import argparse
+import dataclasses
 import importlib
 from functools import partial
 from typing import Any
@@ -14,14 +15,14 @@ def add(commands: Any) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "bench",
-        help="measure the cost of a gradient step relative to SGD: methods, layers, scaling",
+        help="measure the cost of a gradient step relative to SGD: methods, layers",
         description="Times gradient steps on random images, those that are compared in turn in "
         "one process, so that a busy moment of the machine meets all of them. Beside the measured "
         "cost stand the count of floating-point operations, the cost model of the layer-wise SAM "
         "paper (eq. 8 and 9), compile time and memory.",
     )
     kinds = parser.add_subparsers(title="benchmarks", required=True, metavar="BENCHMARK")
-    for add_one in (_methods, _family, _selections, _recorded, _scaling, _compile):
+    for add_one in (_methods, _family, _selections):
         add_one(kinds)
 
 
@@ -29,38 +30,38 @@ def _methods(kinds: Any) -> None:
     parser = options.add_command(
         kinds,
         "methods",
-        partial(run_methods, "table2"),
+        partial(run, "methods"),
         "models x methods, as in the paper's Table 2",
         "Every method on every model: SGD, SAM, generalized SAM, LookSAM and layer-wise SAM with "
         "the paper's hyper-parameters, and the paper's numbers beside them; ESAM, SL-SAM, "
         "optax.contrib.sam in opaque mode, and layer-wise SAM as a textbook has it. The weights "
         "stand still and states go on, so methods that perturb now and then, or choose layers, "
-        "are measured as they run, on an untrained network (bench recorded has the layers of a "
-        "real run). Models that are not run by default: wrn16_2, wrn28_10, vit_b16 (head alone). "
+        "are measured as they run, on an untrained network. "
+        "Models that are not run by default: wrn16_2, wrn28_10, vit_b16 (head alone). "
         "By default about six minutes on two cores, half of them to compile.",
     )
-    _add_methods(parser, models="resnet20,resnet8", rounds=12)
+    _add_methods(parser, "table2", models="resnet20,resnet8", rounds=12)
 
 
 def _family(kinds: Any) -> None:
     parser = options.add_command(
         kinds,
         "family",
-        partial(run_methods, "family"),
+        partial(run, "methods"),
         "every method of the library with its defaults",
         "Every method of the library with its own defaults, one step of each in turn. The weights "
         "stand still and states go on, as in bench methods, so methods that perturb now and then, "
         "or draw what they perturb, are measured as they run, and their mean is what counts. With "
         "the default model about three minutes on two cores, most of them to compile.",
     )
-    _add_methods(parser, models="resnet8", rounds=15)
+    _add_methods(parser, "family", models="resnet8", rounds=15)
 
 
 def _selections(kinds: Any) -> None:
     parser = options.add_command(
         kinds,
         "selections",
-        run_selections,
+        partial(run, "selections"),
         "layer-wise SAM by what is perturbed, beside other implementations",
         "For three sets of perturbed layers that are forced through the optimizer's state, and "
         "for a frozen backbone with a trained head: jax.value_and_grad (SGD), layer-wise SAM, the "
@@ -80,67 +81,18 @@ def _selections(kinds: Any) -> None:
     _add_outputs(parser)
 
 
-def _recorded(kinds: Any) -> None:
-    parser = options.add_command(
-        kinds,
-        "recorded",
-        run_recorded,
-        "layer-wise SAM, averaged over the layers that a real run perturbed",
-        "Reads from the last checkpoint of a run of lsam-jax train which layers every step of its "
-        "last epoch perturbed, takes steps from all of them evenly by cost, and measures the "
-        "run's network with those layers forced. The run itself stays as it is.",
-    )
-    parser.add_argument("directory", metavar="RUN", help="of a run of method layerwise_sam")
-    option = partial(options.add_option, parser)
-    option("--sets", type=int, default=12, metavar="N", help="steps that are taken from the run")
-    option("--rounds", type=int, default=7, metavar="N", help="interleaved steps of each")
-    options.add_data_dir(parser)
-    _add_outputs(parser)
-
-
-def _scaling(kinds: Any) -> None:
-    parser = options.add_command(
-        kinds,
-        "scaling",
-        run_scaling,
-        "by depth, width, batch or number of perturbed layers",
-        "A residual network in several depths, widths, batches, or with several numbers of "
-        "perturbed layers: SGD, the textbook mask, and layer-wise SAM with the k layers nearest "
-        "the output (its cheapest choice) and nearest the input (its dearest).",
-    )
-    parser.add_argument("along", metavar="ALONG", help="depth, width, batch or k")
-    option = partial(options.add_option, parser)
-    option("--values", metavar="A,B", help="of it (default: four or five around ResNet-20's)")
-    option("--model", default="resnet20", metavar="NAME", help="a residual network")
-    options.add_size(parser)
-    option("--k", type=int, default=4, metavar="N", help="perturbed layers")
-    option("--rounds", type=int, default=7, metavar="N", help="interleaved steps of each")
-    _add_outputs(parser)
-
-
-def _compile(kinds: Any) -> None:
-    parser = options.add_command(
-        kinds,
-        "compile",
-        run_compile,
-        "how long XLA compiles a step of each method",
-        "A deep network of small arrays, a kernel and a bias for each layer: processor time to "
-        "trace and to compile a step of SGD, of SAM written by hand, and of every method that "
-        "computes two full gradients, and others. With the default size about four minutes.",
-    )
-    option = partial(options.add_option, parser)
-    option("--layers", type=int, default=200, metavar="N", help="of the network")
-    option("--rounds", type=int, default=3, metavar="N", help="compilations of each step")
-    _add_outputs(parser)
-
-
-def _add_methods(parser: argparse.ArgumentParser, models: str, rounds: int) -> None:
-    option = partial(options.add_option, parser)
-    option("--models", default=models, metavar="A,B", help="networks, one after the other")
-    option("--methods", metavar="A,B", help="some of them, by name (default: all)")
+def _add_methods(parser: argparse.ArgumentParser, catalog: str, models: str, rounds: int) -> None:
+    option, several = partial(options.add_option, parser), {"type": _names, "metavar": "A,B"}
+    option("--models", default=models, help="networks, one after the other", **several)
+    option("--methods", default="", help="some of them, by name (default: all)", **several)
     options.add_size(parser)
     option("--rounds", type=int, default=rounds, metavar="N", help="steps of each method")
+    parser.set_defaults(catalog=catalog)
     _add_outputs(parser)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -149,74 +101,32 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     option("--plot", metavar="FILE.png", help="draw them (default: no picture)")
 
 
-def run_methods(catalog: str, arguments: argparse.Namespace) -> None:
-    """Runs ``methods`` and ``family``."""
-    methods = importlib.import_module(f"{PACKAGE}.methods")
-    settings = methods.Settings(
-        batch_size=arguments.batch,
-        image_size=arguments.image_size,
-        models=tuple(arguments.models.split(",")),
-        methods=tuple(arguments.methods.split(",")) if arguments.methods else (),
-        catalog=catalog,
-        rounds=arguments.rounds,
+def run(name: str, arguments: argparse.Namespace) -> None:
+    """Measures, prints, stores and draws.
+
+    Args:
+        name: Of a module with `Settings`, whose fields the arguments have, and `bench`, from those
+            to the rows of a report.
+        arguments: As they were parsed.
+    """
+    files = importlib.import_module("lsam_jax.experiments.files")
+    module = importlib.import_module(f"{PACKAGE}.{name}")
+    fields = {field.name for field in dataclasses.fields(module.Settings)}
+    settings = module.Settings(**{k: x for k, x in vars(arguments).items() if k in fields})
+    file, picture = (
+        None if path is None else files.writable_file(path, option)
+        for path, option in ((arguments.out, "--out"), (arguments.plot, "--plot"))
     )
-    _finish(partial(methods.bench, settings), arguments)
-
-
-def run_selections(arguments: argparse.Namespace) -> None:
-    """Runs ``selections``."""
-    selections = importlib.import_module(f"{PACKAGE}.selections")
-    settings = selections.Settings(
-        batch_size=arguments.batch,
-        image_size=arguments.image_size,
-        model=arguments.model,
-        rounds=arguments.rounds,
-        gate=arguments.gate,
-    )
-    _finish(partial(selections.bench, settings), arguments)
-
-
-def run_recorded(arguments: argparse.Namespace) -> None:
-    """Runs ``recorded``."""
-    recorded = importlib.import_module(f"{PACKAGE}.recorded")
-    settings = recorded.Settings(arguments.directory, arguments.sets, arguments.rounds)
-    _finish(partial(recorded.bench, settings, data_dir=arguments.data_dir), arguments)
-
-
-def run_scaling(arguments: argparse.Namespace) -> None:
-    """Runs ``scaling``."""
-    scaling = importlib.import_module(f"{PACKAGE}.scaling")
-    try:
-        values = tuple(map(int, arguments.values.split(","))) if arguments.values else ()
-    except ValueError as error:
-        raise ValueError(f"--values={arguments.values} must be whole numbers: 8,14,20") from error
-    settings = scaling.Settings(
-        batch_size=arguments.batch,
-        image_size=arguments.image_size,
-        along=arguments.along,
-        values=values,
-        model=arguments.model,
-        k=arguments.k,
-        rounds=arguments.rounds,
-    )
-    _finish(partial(scaling.bench, settings), arguments)
-
-
-def run_compile(arguments: argparse.Namespace) -> None:
-    """Runs ``compile``."""
-    compile_time = importlib.import_module(f"{PACKAGE}.compile_time")
-    settings = compile_time.Settings(layers=arguments.layers, rounds=arguments.rounds)
-    _finish(partial(compile_time.bench, settings), arguments)
-
-
-def _finish(bench: Any, arguments: argparse.Namespace) -> None:
-    """Measures, prints, stores and draws."""
-    output = importlib.import_module("lsam_jax.experiments.files")
-    tables = importlib.import_module(f"{PACKAGE}.tables")
-    picture = None if arguments.plot is None else output.writable_file(arguments.plot, "--plot")
-    report = bench(arguments.out)
-    tables.print_report(report)
-    if arguments.out is not None:
+    report = {
+        "bench": name,
+        "settings": dataclasses.asdict(settings),
+        **module.bench(settings),
+        "environment": importlib.import_module("lsam_jax.experiments.environment").describe(),
+    }
+    if file is not None:
+        files.write_json(file, report)
+    importlib.import_module(f"{PACKAGE}.tables").print_report(report)
+    if file is not None:
         print(f"stored as {arguments.out}")
     if picture is not None:
         importlib.import_module(f"{PACKAGE}.pictures").draw(report, picture)

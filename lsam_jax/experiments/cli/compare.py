@@ -3,6 +3,7 @@
 import argparse
 import importlib
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lsam_jax.experiments.cli import options
@@ -67,4 +68,6 @@ def run(arguments: argparse.Namespace) -> None:
         data_dir=arguments.data_dir,
     )
     summary.print_table(report)
-    print(f"compare.json and five pictures are in {arguments.out}")
+    pictures = importlib.import_module("lsam_jax.experiments.report.compared")
+    drawn = pictures.draw(report, Path(arguments.out))
+    print(f"compare.json and {drawn} pictures are in {arguments.out}")

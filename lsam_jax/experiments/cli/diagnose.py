@@ -50,14 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
     diagnose = importlib.import_module("lsam_jax.experiments.study.diagnose")
     measured = importlib.import_module("lsam_jax.experiments.study.evaluation_loss")
-    settings = measured.Settings(
-        images=arguments.images,
-        seed=arguments.seed,
-        rho=arguments.rho,
-        probes=arguments.probes,
-        layers=() if arguments.layers is None else tuple(arguments.layers.split(",")),
-        step=arguments.step,
-    )
+    names = () if arguments.layers is None else tuple(arguments.layers.split(","))
+    numbers = {n: getattr(arguments, n) for n in ("images", "seed", "rho", "probes", "step")}
+    settings = measured.Settings(**numbers, layers=names)
     found = diagnose.diagnose(
         arguments.runs,
         settings,

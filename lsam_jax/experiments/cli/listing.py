@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lsam_jax.experiments import tables
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.inspection import Inspection
 
@@ -19,7 +19,7 @@ def print_presets(presets: Iterable[Preset], console: Console | None = None) -> 
         presets: In the order to print. A source is shown up to its colon.
         console: Where to; None for standard output.
     """
-    table = _table()
+    table = tables.table()
     for heading in ("preset", "data", "model"):
         table.add_column(heading, no_wrap=True)
     for heading in ("epochs", "batch"):
@@ -68,7 +68,7 @@ def print_inspection(
 
 def _config(preset: Preset) -> Table:
     """The configuration, but for what depends on the method."""
-    table = _table()
+    table = tables.table()
     table.add_column("configuration", no_wrap=True)
     table.add_column("", overflow="fold")
     for name, value in preset.config.to_json().items():
@@ -78,7 +78,7 @@ def _config(preset: Preset) -> Table:
 
 
 def _methods(preset: Preset) -> Table:
-    table = _table()
+    table = tables.table()
     table.add_column("method", no_wrap=True)
     table.add_column("its hyper-parameters", overflow="fold")
     if preset.published:
@@ -92,10 +92,6 @@ def _methods(preset: Preset) -> Table:
             *(["" if published is None else f"{published:.2f}"] if preset.published else ()),
         )
     return table
-
-
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,6 @@ from lsam_jax.experiments.cli import (
     compare,
     cost,
     diagnose,
-    finetune,
     presets,
     report,
     reproduce,
@@ -29,8 +28,8 @@ EXTRAS = {
             "array_record",
             "filelock",
             "flax",
-            "grain",
             "importlib_resources",
+            "markdown_it",
             "matplotlib",
             "numpy",
             "orbax",
@@ -140,17 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog='Needs the extra "train": pip install "lsam-jax[train]".',
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (
-        compare,
-        train,
-        finetune,
-        reproduce,
-        report,
-        diagnose,
-        cost,
-        presets,
-        bench,
-    ):
+    for command in (compare, train, reproduce, report, diagnose, cost, presets, bench):
         command.add(commands)
     return parser
 

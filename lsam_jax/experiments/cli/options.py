@@ -21,7 +21,7 @@ def add_command(
 def add_option(parser: argparse._ActionsContainer, name: str, *, help: str, **options: Any) -> None:
     """Adds an argument whose help names its default, where there is one."""
     default = options.get("default")
-    text = help if default in (None, []) else f"{help} (default: {default})"
+    text = help if default in (None, [], "") else f"{help} (default: {default})"
     parser.add_argument(name, help=text, **options)
 
 
@@ -52,6 +52,7 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 def add_size(parser: argparse.ArgumentParser) -> None:
     """Adds the size of a benchmark's batch."""
-    add_option(parser, "--batch", type=int, default=128, metavar="N", help="images in a batch")
+    batch: dict[str, Any] = {"dest": "batch_size", "type": int, "default": 128, "metavar": "N"}
+    add_option(parser, "--batch", help="images in a batch", **batch)
     size = "height and width, 3 channels"
     add_option(parser, "--image-size", type=int, default=32, metavar="N", help=size)

@@ -1,10 +1,30 @@
 """Counted cost of a step where it is not `lsam.Inspection.cost`; 1 is a plain gradient's."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 import lsam_jax as lsam
+
+
+def inspect(tx: lsam.SamTransformation, loss_fn: Any, *args: Any) -> lsam.Inspection:
+    """The network as a method sees it: its layers, its cuts, what it chooses among.
+
+    Args:
+        tx: The method.
+        loss_fn: ``(*args) -> (loss, aux)``.
+        *args: Parameters first; shapes are enough.
+    """
+    return lsam.inspect(
+        loss_fn,
+        *args,
+        layers=tx.method.layers,
+        cuts=tx.method.cuts,
+        k=max(1, tx.method.k or 1),
+        selection=tx.method.selector,
+        has_aux=True,
+    )
 
 
 def some_samples(inspection: lsam.Inspection, names: Sequence[str], share: float) -> float:

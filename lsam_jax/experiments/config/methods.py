@@ -141,28 +141,29 @@ class ConfiguredMethod(NamedTuple):
     """How a method differentiates a loss.
 
     Attributes:
-        init: Parameters to the method's state.
+        tx: The method.
         value_and_grad: A loss that returns ``(loss, aux)`` to a function ``(params, state,
             *args) -> ((loss, aux), grads, state)``.
-        layers: How the method cuts the parameters into layers; as `lsam.layer_names` takes it.
-        k: How many of them a step perturbs; None where no number is asked for.
-        cuts: Where the engine may cut the network; as `lsam.inspect` takes it.
-        selection: Which layers it chooses among; likewise.
         price: ``(inspection, names)`` to the counted cost of a step that selects these layers.
         survival: ``(params, gradient, state)`` to the share of the perturbation that is not
             rounded away, see `lsam.perturbation_survival`.
         freezes: See `Family`.
     """
 
-    init: Callable[[Any], lsam.SamState]
+    tx: lsam.SamTransformation
     value_and_grad: Callable[[TrainingLoss], Callable[..., Any]]
-    layers: LayerSpec
-    k: int | None
-    cuts: Any
-    selection: Any
     price: Callable[[lsam.Inspection, Sequence[str]], float]
     survival: Callable[[Any, Any, lsam.SamState], jax.Array]
     freezes: bool
+
+    def init(self, params: Any) -> lsam.SamState:
+        """The method's first state."""
+        return self.tx.init(params)
+
+    @property
+    def layers(self) -> LayerSpec:
+        """How the method cuts the parameters into layers; as `lsam.layer_names` takes it."""
+        return self.tx.method.layers
 
 
 def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,15 +222,7 @@ def method(name: str, options: Mapping[str, Any], steps: int = LONG) -> Configur
 
     survival = jax.jit(partial(lsam.perturbation_survival, tx))
     return ConfiguredMethod(
-        init=tx.init,
-        value_and_grad=differentiate,
-        layers=tx.method.layers,
-        k=tx.method.k,
-        cuts=tx.method.cuts,
-        selection=tx.method.selector,
-        price=price,
-        survival=survival,
-        freezes=family.freezes,
+        tx=tx, value_and_grad=differentiate, price=price, survival=survival, freezes=family.freezes
     )
 
 

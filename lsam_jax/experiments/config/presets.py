@@ -89,11 +89,7 @@ PRESETS: Mapping[str, Preset] = {
             "learns them by heart; radii chosen on 300 training images with other seeds "
             "(results/compare/tune.py)",
             config=Config(
-                label_noise=0.4,
-                epochs=30,
-                batch_size=128,
-                weight_decay=5e-4,
-                label_smoothing=0.0,
+                label_noise=0.4, epochs=30, batch_size=128, weight_decay=5e-4, label_smoothing=0.0
             ),
             methods={
                 "sgd": {},

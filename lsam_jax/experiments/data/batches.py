@@ -1,16 +1,15 @@
 """The batches of a run, each by its number: where a run stands is one integer.
 
-The order comes from Grain, which gives every epoch a random generator of its own, so that any
-batch is found without drawing those before it. The images are in memory already, and a batch is
-one NumPy gather: Grain's own batching of examples spends more time in Python than a step on a
-fast device takes.
+Every epoch has a random generator of its own, so that any batch is found without drawing those
+before it; the images are in memory already, and a batch is one NumPy gather. The orders are those
+of Grain's ``MapDataset.range(...).seed(seed).random_map(permutation)``, which earlier versions
+drew with, so that their runs go on as they began.
 """
 
 import operator
-import sys
 
-import grain
 import numpy as np
+from numpy.random import Generator, Philox, SeedSequence
 
 from lsam_jax.experiments.data.datasets import Split
 
@@ -56,9 +55,9 @@ class Batches:
         self._batch_size = batch_size
         share = batch_size // shards
         self._shard = slice(index * share, (index + 1) * share)
-        epochs = grain.MapDataset.range(sys.maxsize).seed(seed)
-        self._orders = epochs.random_map(lambda _, generator: generator.permutation(count))
-        self._latest = (0, self._orders[0])
+        drawn = SeedSequence((seed, 1)).generate_state(1)  # 1: as Grain derives it
+        self._key = SeedSequence(int(drawn[0])).generate_state(2, np.uint64)
+        self._latest = (-1, np.arange(0))
 
     def __getitem__(self, step: int) -> Split:
         """Batch number `step`, from 0; steps in order are the quickest.
@@ -77,6 +76,7 @@ class Batches:
     def _order(self, epoch: int) -> np.ndarray:
         known, order = self._latest
         if epoch != known:
-            order = self._orders[epoch]
+            generator = Generator(Philox(key=self._key, counter=[0, 0, 0, epoch]))
+            order = generator.permutation(len(self._labels))
             self._latest = (epoch, order)  # at once, for threads
         return order

@@ -62,26 +62,24 @@ def digits(data_dir: DataDir = None) -> Dataset:
     split could not tell methods apart. All runs see one split.
 
     Args:
-        data_dir: Where TFDS keeps prepared data; None for its default. The first call writes the
-            digits there, later ones read them; nothing is downloaded.
-
-    Raises:
-        OSError: When the digits are neither there nor can be written.
+        data_dir: Not used.
     """
-    from lsam_jax.experiments.data import digits as data_digits  # noqa: PLC0415 (imports TFDS, which is slow)
+    # Here, because they are slow to import.
+    from sklearn.datasets import load_digits  # noqa: PLC0415
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415
 
-    data_digits.prepare(data_dir)
-    fitted, held_out = (
-        tfds.read("digits", [split], data_dir=data_dir) for split in data_digits.SPLITS
+    bunch = load_digits()
+    images, labels = bunch.images.astype(np.uint8)[..., None], bunch.target.astype(np.int32)
+    fitted, held_out, its_labels, held_out_labels = train_test_split(
+        images, labels, test_size=597, random_state=0, stratify=labels
     )
-    pixels = fitted.images.reshape(-1, fitted.images.shape[-1]).astype(np.float64)
     return Dataset(
         name="digits",
-        train=Split(fitted.images, fitted.labels),
-        validation=Split(held_out.images, held_out.labels),
-        num_classes=fitted.num_classes,
-        mean=tuple(pixels.mean(axis=0).tolist()),
-        std=tuple(pixels.std(axis=0).tolist()),
+        train=Split(fitted, its_labels),
+        validation=Split(held_out, held_out_labels),
+        num_classes=10,
+        mean=(float(fitted.mean(dtype=np.float64)),),
+        std=(float(fitted.std(dtype=np.float64)),),
     )
 
 
@@ -183,10 +181,7 @@ def limited(
     """
     train = _first(data.train, "images", images, f"training images of {data.name}")
     validation = _first(
-        data.validation,
-        "validation_images",
-        validation_images,
-        f"validation images of {data.name}",
+        data.validation, "validation_images", validation_images, f"validation images of {data.name}"
     )
     if size is not None:
         train, validation = _scaled(train, size, data.name), _scaled(validation, size, data.name)

@@ -35,16 +35,13 @@ class Labelled(NamedTuple):
     num_classes: int
 
 
-def read(
-    name: str, splits: Sequence[str], size: int | None = None, data_dir: DataDir = None
-) -> Labelled:
+def read(name: str, splits: Sequence[str], size: int, data_dir: DataDir = None) -> Labelled:
     """All images of the splits, one split after the other.
 
     Args:
         name: Of the data set in TFDS.
         splits: Names of its splits.
-        size: Height and width of the result, which has three channels, see `fit_square`. None
-            for a data set that stores arrays of one shape, to take them as they are.
+        size: Height and width of the result, which has three channels, see `fit_square`.
         data_dir: Where TFDS keeps prepared data; None for the environment variable
             ``TFDS_DATA_DIR`` or else ``~/tensorflow_datasets``, as in TFDS.
 
@@ -57,7 +54,7 @@ def read(
         OSError: When its files are damaged.
         ValueError: When `size` makes no sense.
     """
-    if size is not None and size < 1:
+    if size < 1:
         raise ValueError(f"size={size} must be at least 1")
     try:
         opened = sources(name, splits, data_dir)
@@ -93,22 +90,20 @@ def _features(opened: Sequence[Any]) -> Any:
     return opened[0].dataset_info.features
 
 
-def _materialise(opened: Sequence[Any], size: int | None) -> tuple[np.ndarray, np.ndarray]:
-    stored = _features(opened)["image"].shape
+def _materialise(opened: Sequence[Any], size: int) -> tuple[np.ndarray, np.ndarray]:
     count = sum(len(source) for source in opened)
-    images = np.empty((count, *(stored if size is None else (size, size, 3))), np.uint8)
+    images = np.empty((count, size, size, 3), np.uint8)
     labels = np.empty(count, np.int32)
 
     def fill(source: Any, start: int, offset: int) -> None:
         indices = range(start, min(start + CHUNK, len(source)))
         for row, example in enumerate(source.__getitems__(list(indices)), offset + start):
-            image = example["image"]
-            images[row] = image if size is None else _decode(image, size)
+            images[row] = _decode(example["image"], size)
             labels[row] = example["label"]
 
     # Pillow decodes without Python's lock, which is worth threads where pictures are large. With
     # those of CIFAR the time goes into Python itself, and threads only wait for one another.
-    threads = os.cpu_count() if stored[0] is None else 1
+    threads = os.cpu_count() if _features(opened)["image"].shape[0] is None else 1
     with ThreadPoolExecutor(threads) as pool:
         offset = 0
         pending = []

@@ -35,113 +35,79 @@ class Contender(NamedTuple):
 SGD, SAM = "sgd", "sam"
 """Names of the contenders that nothing and everything is kept of."""
 
-_LAYERS = {"alpha": 1.0, "normalize": True}
 _RISE = {"rise_share": 0.4}
+_USUAL, _MORE, _WIDE = (0.2, 0.4, 0.7), (0.4, 0.7, 1.2), (0.7, 1.2, 2.0)
+_WIDER, _DOUBLED = (1.2, 2.0, 3.5), (0.4, 0.8, 1.6)
 
 
 def _part(share: float) -> dict[str, float]:
     return {"ascent_batch": share}
 
 
+def _sam(name: str, label: str, radii: tuple[float, ...] = _USUAL, **options: Any) -> Contender:
+    return Contender(name, label, "sam", options, radii)
+
+
+def _layers(name: str, label: str, radii: tuple[float, ...] = _MORE, **options: Any) -> Contender:
+    """Layer-wise SAM as it works best: normalised, and of the perturbed gradient alone."""
+    full = {"k": 4, **options, "alpha": 1.0, "normalize": True}
+    return Contender(f"layers-{name}", f"layer-wise{label}", "layerwise_sam", full, radii)
+
+
+def _not_normalised(name: str, label: str, radii: tuple[float, ...]) -> Contender:
+    options = {"k": 4, "alpha": 0.8, "normalize": False}
+    return Contender(f"layers-4-{name}", f"layer-wise, {label}", "layerwise_sam", options, radii)
+
+
 def _place(name: str, layers: tuple[str, ...]) -> Contender:
-    options = {"k": None, "selection": layers, **_LAYERS}
-    return Contender(
-        f"only-{name.replace(' ', '-')}", f"only the {name}", "layerwise_sam", options, _USUAL
-    )
+    one = _layers("", "", _USUAL, k=None, selection=layers)
+    return one._replace(name=f"only-{name.replace(' ', '-')}", label=f"only the {name}")
 
 
-_USUAL, _WIDE, _WIDER = (0.2, 0.4, 0.7), (0.7, 1.2, 2.0), (1.2, 2.0, 3.5)
+def _budget(percent: int) -> Contender:
+    one = _layers("", "", _WIDE, budget=percent / 100)
+    return one._replace(name=f"budget-{percent}", label=f"budget {percent} %")
+
 
 CONTENDERS: tuple[Contender, ...] = (
     Contender(SGD, "SGD", "sgd", {}),
-    Contender(SAM, "SAM", "sam", {}, _USUAL),
-    Contender("sam-1/8", "SAM on 1/8", "sam", _part(1 / 8), _WIDE),
-    Contender("layers-4", "layer-wise, k=4", "layerwise_sam", {"k": 4, **_LAYERS}, (0.4, 0.7, 1.2)),
-    Contender(
-        "layers-4-1/8",
-        "layer-wise, k=4, on 1/8",
-        "layerwise_sam",
-        {"k": 4, **_LAYERS, **_part(1 / 8)},
-        _WIDER,
-    ),
-    Contender("stale", "stale", "stale", {}, (0.4, 0.8, 1.6)),
-    Contender("sam-rise", "SAM, radius by rise", "sam", _RISE),
-    Contender("sam-1/8-rise", "SAM on 1/8, by rise", "sam", {**_part(1 / 8), **_RISE}),
-    Contender(
-        "layers-4-1/8-rise",
-        "layer-wise on 1/8, by rise",
-        "layerwise_sam",
-        {"k": 4, **_LAYERS, **_part(1 / 8), **_RISE},
-    ),
+    _sam(SAM, "SAM"),
+    _sam("sam-1/8", "SAM on 1/8", _WIDE, **_part(1 / 8)),
+    _layers("4", ", k=4"),
+    _layers("4-1/8", ", k=4, on 1/8", _WIDER, **_part(1 / 8)),
+    Contender("stale", "stale", "stale", {}, _DOUBLED),
+    _sam("sam-rise", "SAM, radius by rise", (), **_RISE),
+    _sam("sam-1/8-rise", "SAM on 1/8, by rise", (), **_part(1 / 8), **_RISE),
+    _layers("4-1/8-rise", " on 1/8, by rise", (), **_part(1 / 8), **_RISE),
     Contender("stale-rise", "stale, by rise", "stale", _RISE),
-    Contender("sam-1/4", "SAM on 1/4", "sam", _part(1 / 4), (0.4, 0.7, 1.2)),
-    Contender(
-        "layers-4-1/4",
-        "layer-wise, k=4, on 1/4",
-        "layerwise_sam",
-        {"k": 4, **_LAYERS, **_part(1 / 4)},
-        _WIDE,
-    ),
-    Contender("sam-1/16", "SAM on 1/16", "sam", _part(1 / 16), _WIDE),
+    _sam("sam-1/4", "SAM on 1/4", _MORE, **_part(1 / 4)),
+    _layers("4-1/4", ", k=4, on 1/4", _WIDE, **_part(1 / 4)),
+    _sam("sam-1/16", "SAM on 1/16", _WIDE, **_part(1 / 16)),
     Contender("generalized", "generalized SAM", "generalized_sam", {"alpha": 0.8}, (0.3, 1.0, 3.0)),
-    Contender(
-        "layers-4-paper",
-        "layer-wise, the paper's",
-        "layerwise_sam",
-        {"k": 4, "alpha": 0.8, "normalize": False},
-        (0.1,),
-    ),
-    Contender(
-        "layers-4-plain",
-        "layer-wise, not normalised",
-        "layerwise_sam",
-        {"k": 4, "alpha": 0.8, "normalize": False},
-        (1.0, 3.0, 9.0),
-    ),
-    Contender("layers-2", "layer-wise, k=2", "layerwise_sam", {"k": 2, **_LAYERS}, (0.4, 0.7, 1.2)),
-    Contender("layers-1", "layer-wise, k=1", "layerwise_sam", {"k": 1, **_LAYERS}, _WIDE),
-    Contender(
-        "budget-10", "budget 10 %", "layerwise_sam", {"k": 4, "budget": 0.10, **_LAYERS}, _WIDE
-    ),
-    Contender(
-        "budget-25", "budget 25 %", "layerwise_sam", {"k": 4, "budget": 0.25, **_LAYERS}, _WIDE
-    ),
-    Contender("every-2", "SAM every 2nd step", "sam", {"perturb_every": 2}, (0.4, 0.7, 1.2)),
-    Contender("every-5", "SAM every 5th step", "sam", {"perturb_every": 5}, (0.4, 0.7, 1.2)),
-    Contender("every-10", "SAM every 10th step", "sam", {"perturb_every": 10}, (0.4, 0.7, 1.2)),
-    Contender("last-fifth", "SAM in the last fifth", "sam", {"perturb_from": 0.8}, _USUAL),
-    Contender("last-tenth", "SAM in the last tenth", "sam", {"perturb_from": 0.9}, _USUAL),
+    _not_normalised("paper", "the paper's", (0.1,)),
+    _not_normalised("plain", "not normalised", (1.0, 3.0, 9.0)),
+    _layers("2", ", k=2", k=2),
+    _layers("1", ", k=1", _WIDE, k=1),
+    _budget(10),
+    _budget(25),
+    _sam("every-2", "SAM every 2nd step", _MORE, perturb_every=2),
+    _sam("every-5", "SAM every 5th step", _MORE, perturb_every=5),
+    _sam("every-10", "SAM every 10th step", _MORE, perturb_every=10),
+    _sam("last-fifth", "SAM in the last fifth", perturb_from=0.8),
+    _sam("last-tenth", "SAM in the last tenth", perturb_from=0.9),
     Contender("look", "LookSAM", "look_sam", {"every": 3, "alpha": 0.8}, (0.1, 0.4, 1.6)),
-    Contender("momentum", "Momentum-SAM", "momentum_sam", {}, (0.4, 0.8, 1.6)),
-    Contender(
-        "stale-fresh",
-        "stale, fresh from block 1",
-        "stale",
-        {"fresh": BLOCKS[2]},
-        (0.4, 0.8, 1.6),
-    ),
-    Contender("esam", "ESAM", "esam", {"beta": 0.6, "gamma": 0.5}, (0.4, 0.7, 1.2)),
+    Contender("momentum", "Momentum-SAM", "momentum_sam", {}, _DOUBLED),
+    Contender("stale-fresh", "stale, fresh from block 1", "stale", {"fresh": BLOCKS[2]}, _DOUBLED),
+    Contender("esam", "ESAM", "esam", {"beta": 0.6, "gamma": 0.5}, _MORE),
     Contender("asam", "ASAM", "asam", {}, (1.0, 2.0, 4.0)),
     Contender("f_sam", "F-SAM", "f_sam", {}, _USUAL),
     Contender("sam_on", "SAM-ON", "sam_on", {}, (0.5, 1.5, 4.5)),
-    Contender("m-16", "m-sharpness, m=16", "sam", {"m": 16}, _USUAL),
-    Contender("sam-1/2", "SAM on 1/2", "sam", _part(1 / 2), (0.4, 0.7, 1.2)),
+    _sam("m-16", "m-sharpness, m=16", m=16),
+    _sam("sam-1/2", "SAM on 1/2", _MORE, **_part(1 / 2)),
     Contender("sgd-x2", "SGD, twice as long", "sgd", {}, length=2),
     *(_place(name, layers) for name, layers in PLACES.items()),
     _place("all but the last", PLACES["first third"] + PLACES["middle third"]),
-    Contender(
-        "layers-4-random",
-        "layer-wise, 4 at random",
-        "layerwise_sam",
-        {"k": 4, "selection": "random", **_LAYERS},
-        (0.4, 0.7, 1.2),
-    ),
-    Contender(
-        "layers-4-low",
-        "layer-wise, 4 of low norm",
-        "layerwise_sam",
-        {"k": 4, "selection": "low", **_LAYERS},
-        (0.4, 0.7, 1.2),
-    ),
+    _layers("4-random", ", 4 at random", selection="random"),
+    _layers("4-low", ", 4 of low norm", selection="low"),
 )
 """In the order in which they are run."""

@@ -12,8 +12,15 @@ from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS, Regime
 from lsam_jax.experiments.frontier.results import Result, results
 from lsam_jax.experiments.report.figures.drawing import png
-from lsam_jax.experiments.report.pages import html, markdown
-from lsam_jax.experiments.report.pages.document import Document, Figure, Section, Table, text
+from lsam_jax.experiments.report.page import (
+    Document,
+    Figure,
+    Section,
+    Table,
+    escaped,
+    to_html,
+    to_markdown,
+)
 from lsam_jax.experiments.statistics import (
     NOTHING,
     difference_text,
@@ -45,10 +52,11 @@ def write(directory: Path) -> Path:
     if not found:
         raise ValueError(f"{str(directory)!r} has no regime with runs of both SGD and SAM")
     document = compose(found, ledgers)
-    files.replace(directory / "frontier.png", document.lead[0].png)  # type: ignore[union-attr]
-    files.replace(directory / "frontier.md", markdown.render(document, ".").encode())
-    page = directory / "frontier.html"
-    files.replace(page, html.render(document).encode())
+    (figure,) = document.figures()
+    text, page = to_markdown(document, "."), directory / "frontier.html"
+    files.replace(directory / "frontier.png", figure.png)
+    files.replace(directory / "frontier.md", text.encode())
+    files.replace(page, to_html(text, {"./frontier.png": figure.png}).encode())
     return page
 
 
@@ -63,7 +71,7 @@ def compose(found: Mapping[str, Sequence[Result]], ledgers: Mapping[str, Ledger]
         "Mean and standard deviation over seeds; dotted: the levels of SGD and of SAM. Grey: the "
         "methods of the tables below that the picture does not name.",
     )
-    said = tuple(text(_finding(titles[name], rows)) for name, rows in found.items())
+    said = tuple(escaped(_finding(titles[name], rows)) for name, rows in found.items())
     sections = tuple(
         Section(titles[name], (_accuracies(REGIMES[name], rows), _radii(rows, ledgers[name])))
         for name, rows in found.items()

@@ -1,5 +1,7 @@
 """From a study to the sections of its report."""
 
+from collections.abc import Iterator
+
 from lsam_jax.experiments.report.figures import (
     costs,
     curves,
@@ -18,23 +20,12 @@ from lsam_jax.experiments.report.numbers.accuracy import (
 )
 from lsam_jax.experiments.report.numbers.groups import short_title, task
 from lsam_jax.experiments.report.numbers.study import Study, TableSpec
-from lsam_jax.experiments.report.pages.document import (
-    Block,
-    Bullets,
-    Code,
-    Document,
-    Link,
-    Paragraph,
-    Section,
-    Table,
-    text,
-)
+from lsam_jax.experiments.report.page import Block, Document, Section, Table, bullets, escaped
 from lsam_jax.experiments.statistics import listed
 
-PAPER = Link(
-    "Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "
-    "Learning”, KDD 2024",
-    "https://doi.org/10.1145/3637528.3671728",
+PAPER = (
+    "[Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "
+    "Learning”, KDD 2024](https://doi.org/10.1145/3637528.3671728)"
 )
 
 
@@ -45,25 +36,37 @@ def compose(study: Study, title: str | None = None) -> Document:
         study: The runs.
         title: None for one from what was run.
     """
-    sections: list[Section] = []
+    return Document(title or _title(study), _lead(study), tuple(_sections(study)))
+
+
+def _sections(study: Study) -> Iterator[Section]:
+    groups = list(study.groups.values())
+    runs = [run for group in groups for run in group.runs]
+    everyone = [PlotSeries(group.label, group) for group in groups]
     if study.troubles:
-        sections.append(_troubles(study))
+        yield _troubles(study)
     for spec in study.tables:
-        sections.append(_of_table(study, spec))
-    everyone = _everyone(study)
-    sections += [
-        section
-        for section in (
-            _landscapes(everyone),
-            _sharpness(everyone),
-            _distances(study),
-            _settings(study),
-            _environment(study),
-            _repeat(study),
+        yield _of_table(study, spec)
+    if views := landscapes.views(everyone):
+        around = (landscapes.contours(view, f"landscape-{view.name}") for view in views)
+        whole = landscapes.whole_model(views, "landscape-model")
+        yield Section(
+            "Loss landscapes", (*whole, *landscapes.surfaces(views, "landscape-layers"), *around)
         )
-        if section is not None
-    ]
-    return Document(title or _title(study), _lead(study), tuple(sections))
+    if measured := sharpness.measured(everyone):
+        layers_of = sharpness.by_layer(measured, "sharpness-layers")
+        yield Section("Sharpness", (sharpness.table(measured), layers_of))
+    if study.distances is not None:
+        labels = {group.name: group.label for group in groups}
+        between = distances.heat_map(study.distances, labels, "distances")
+        start = distances.from_start(study.distances, labels)
+        yield Section("Distances between minima", (between, start))
+    if groups:
+        yield Section("Settings", (settings.own_settings(groups), settings.shared_settings(groups)))
+    if any(run.environment for run in runs):
+        yield Section("Environment", (settings.environments(runs),))
+    if study.command is not None:
+        yield Section("How to repeat", (f"```sh\n{study.command}\n```",))
 
 
 def _title(study: Study) -> str:
@@ -85,11 +88,13 @@ def _lead(study: Study) -> tuple[Block, ...]:
     out = [trouble for trouble in study.troubles if trouble.kind != "partly unreadable"]
     if out:
         words += f"; {len(out)} run{' is' if len(out) == 1 else 's are'} left out, listed below"
-    blocks: list[Block] = [text(f"{words}. The last epoch counts; no best epoch is ever chosen.")]
+    blocks: list[Block] = [
+        escaped(f"{words}. The last epoch counts; no best epoch is ever chosen.")
+    ]
     if study.says:
-        blocks += [text("The scale of these runs:"), Bullets(study.says)]
+        blocks += ["The scale of these runs:", bullets(study.says)]
     if any(row.published for spec in study.tables for row in spec.rows):
-        blocks.append(Paragraph(("Published numbers are those of ", PAPER, ".")))
+        blocks.append(f"Published numbers are those of {PAPER}.")
     return tuple(blocks)
 
 
@@ -149,61 +154,3 @@ def _layers(spec: TableSpec, entries: list[PlotSeries]) -> Section:
     bars = layers.perturbations(entries, f"{spec.name}-perturbations")
     maps = layers.heat_maps(entries, f"{spec.name}-layer-norms")
     return Section(f"{spec.short}: layers", (maps,) if bars is None else (maps, bars))
-
-
-def _everyone(study: Study) -> list[PlotSeries]:
-    return [PlotSeries(group.label, group) for group in study.groups.values()]
-
-
-def _landscapes(entries: list[PlotSeries]) -> Section | None:
-    views = landscapes.views(entries)
-    if not views:
-        return None
-    blocks = [
-        *landscapes.whole_model(views, "landscape-model"),
-        *landscapes.surfaces(views, "landscape-layers"),
-        *(landscapes.contours(view, f"landscape-{view.name}") for view in views),
-    ]
-    return Section("Loss landscapes", tuple(blocks))
-
-
-def _sharpness(entries: list[PlotSeries]) -> Section | None:
-    measured = sharpness.measured(entries)
-    if not measured:
-        return None
-    blocks = (sharpness.table(measured), sharpness.by_layer(measured, "sharpness-layers"))
-    return Section("Sharpness", blocks)
-
-
-def _distances(study: Study) -> Section | None:
-    if study.distances is None:
-        return None
-    labels = {group.name: group.label for group in study.groups.values()}
-    return Section(
-        "Distances between minima",
-        (
-            distances.heat_map(study.distances, labels, "distances"),
-            distances.from_start(study.distances, labels),
-        ),
-    )
-
-
-def _settings(study: Study) -> Section | None:
-    groups = list(study.groups.values())
-    if not groups:
-        return None
-    tables_of = (settings.own_settings(groups), settings.shared_settings(groups))
-    return Section("Settings", tables_of)
-
-
-def _environment(study: Study) -> Section | None:
-    runs = [run for group in study.groups.values() for run in group.runs]
-    if not any(run.environment for run in runs):
-        return None
-    return Section("Environment", (settings.environments(runs),))
-
-
-def _repeat(study: Study) -> Section | None:
-    if study.command is None:
-        return None
-    return Section("How to repeat", (Code(study.command),))

@@ -7,8 +7,7 @@ from typing import NamedTuple
 from lsam_jax.experiments import files
 from lsam_jax.experiments.report.compose import compose
 from lsam_jax.experiments.report.numbers.study import read_study
-from lsam_jax.experiments.report.pages import html, markdown
-from lsam_jax.experiments.report.pages.document import Document, Figure, Section
+from lsam_jax.experiments.report.page import to_html, to_markdown
 
 PICTURES = "report"
 
@@ -55,26 +54,11 @@ def report(
     study = read_study(Path(directory))
     place = files.writable_directory(directory if out is None else out)
     document = compose(study, title)
-    pictures = files.writable_directory(place / PICTURES)
-    written = []
-    for figure in _figures(document):
-        written.append(pictures / f"{figure.name}.png")
-        files.replace(written[-1], figure.png)
-    page, file = place / "report.html", place / "report.md"
-    files.replace(page, html.render(document).encode())
-    files.replace(file, markdown.render(document, PICTURES).encode())
-    return Written(page, file, tuple(written))
-
-
-def _figures(document: Document) -> list[Figure]:
-    found: list[Figure] = []
-
-    def walk(blocks: tuple[object, ...]) -> None:
-        for block in blocks:
-            if isinstance(block, Figure):
-                found.append(block)
-            elif isinstance(block, Section):
-                walk(block.blocks)
-
-    walk((*document.lead, *document.sections))
-    return found
+    files.writable_directory(place / PICTURES)
+    drawn = {f"{PICTURES}/{figure.name}.png": figure.png for figure in document.figures()}
+    for path, png in drawn.items():
+        files.replace(place / path, png)
+    page, file, text = place / "report.html", place / "report.md", to_markdown(document, PICTURES)
+    files.replace(page, to_html(text, drawn).encode())
+    files.replace(file, text.encode())
+    return Written(page, file, tuple(place / path for path in drawn))

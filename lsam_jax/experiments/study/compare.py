@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lsam_jax.experiments import files, plotting
+from lsam_jax.experiments import files
 from lsam_jax.experiments.bench.training_steps import time_steps
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import METHODS
@@ -83,9 +83,7 @@ def compare(
         configs: By the name to print. Costs are relative to the first, which should be SGD. All
             must agree in everything but the method and its options.
         seeds: Of the runs of each method; the configurations' own seeds are not used.
-        out: The directory for ``compare.json``, ``accuracy_cost.png``, ``learning_curves.png``,
-            ``gradient_norm.png``, ``radius.png`` and ``perturbations.png``; old files of these
-            names are replaced.
+        out: The directory for ``compare.json``; an old one is replaced.
         rounds: Of the cost measurement.
         data_dir: Where TFDS keeps prepared data; None for its default.
 
@@ -107,15 +105,6 @@ def compare(
     report = summary.report(configs, seeds, runs, step_seconds)
     report["seconds"] = time.perf_counter() - began
     files.write_json(directory / "compare.json", report)
-    histories = {name: [run.history for run in of] for name, of in runs.items()}
-    plotting.accuracy_and_cost(report, directory / "accuracy_cost.png")
-    plotting.learning_curves(histories, directory / "learning_curves.png")
-    plotting.gradient_norms(histories, directory / "gradient_norm.png")
-    moving = {name: of for name, of in histories.items() if any(any(h.rho) for h in of)}
-    plotting.radii(moving or histories, directory / "radius.png")
-    choosing = {name: histories[name] for name in configs if "k" in dict(configs[name].options)}
-    steps = next(iter(programs.values())).steps_per_epoch * report["epochs"]
-    plotting.perturbations(choosing or histories, steps, directory / "perturbations.png")
     return report
 
 

@@ -9,12 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from lsam_jax import diagnostics
-from lsam_jax.experiments import files
+from lsam_jax.experiments import files, tables
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.study.evaluation_loss import Measured, Settings
@@ -128,16 +126,11 @@ def print_sharpness(found: Mapping[str, Mapping[str, Any]], console: Console | N
     if not found:
         return
     any_one = next(iter(found.values()))
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
+    table = tables.table(
+        *("run", "loss", "rise", "top eigenvalue", "trace"),
         caption=f"Of the {any_one['loss']}, {any_one['images']} images. Rise: at the distance "
         f"{any_one['rho']} along the gradient. Trace: with the standard error of its probes.",
     )
-    table.add_column("run", overflow="fold")
-    for heading in ("loss", "rise", "top eigenvalue", "trace"):
-        table.add_column(heading, justify="right", no_wrap=True)
     for name, row in found.items():
         trace = row["trace"]
         table.add_row(

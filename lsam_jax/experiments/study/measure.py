@@ -20,10 +20,7 @@ SETTINGS: Mapping[str, Settings] = {
 
 
 def measure(
-    study: Study,
-    out: str | os.PathLike[str],
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
+    study: Study, out: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None
 ) -> None:
     """Writes what the tables and figures of a study need beside the runs; what is there stays.
 

@@ -55,11 +55,7 @@ def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
         "train_loss": ball.clean,
         "ball": {"loss": ball.loss, "rise": ball.rise},
         "top_eigenvalue": float(top),
-        "trace": {
-            "mean": trace.mean,
-            "standard_error": trace.standard_error,
-            "probes": probes,
-        },
+        "trace": {"mean": trace.mean, "standard_error": trace.standard_error, "probes": probes},
         "layers": layers,
         "environment": environment.describe(),
     }

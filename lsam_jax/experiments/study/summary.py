@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from lsam_jax.experiments import environment
+from lsam_jax.experiments import environment, tables
 from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.statistics import over_seeds, statistics_text
@@ -91,10 +89,9 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
     seeds = len(report["seeds"])
     noise = f", {100 * report['label_noise']:g} % of the training labels drawn anew"
     of_seeds = f"Mean ± sample standard deviation of {seeds} seeds" if seeds > 1 else "One seed"
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),  # fits 80 columns
+    accuracy = "accuracy\n(last, %)", "accuracy\n(best, %)", "labels\nfitted (%)"
+    table = tables.table(
+        *("method", *accuracy, "cost of\na step", "time of\na run (s)"),
         title=f"{report['model']} on {report['data']}{noise if report['label_noise'] else ''}, "
         f"{report['epochs']} epochs of batches of {report['batch_size']}",
         caption=(
@@ -104,15 +101,6 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
             "training, without compilation and evaluation."
         ),
     )
-    table.add_column("method", no_wrap=True)
-    for heading in (
-        "accuracy\n(last, %)",
-        "accuracy\n(best, %)",
-        "labels\nfitted (%)",
-        "cost of\na step",
-        "time of\na run (s)",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
     for name, row in report["methods"].items():
         table.add_row(
             name,

@@ -3,28 +3,17 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from typing import Any
 
 
 class EpochClock:
-    """Measures an epoch: training, evaluation, and how busy the host was.
-
-    ```
-    with clock.training():
-        for batch in batches:
-            state, metrics = step(state, batch)
-            with clock.waiting():
-                jax.block_until_ready(earlier_metrics)
-        with clock.waiting():
-            jax.block_until_ready(metrics)
-    with clock.evaluation():
-        ...
-    timing = clock.read(epoch, images)
-    ```
+    """Measures an epoch by ``with clock.training():`` and, inside, ``with clock.waiting():``.
 
     Only what stands in `waiting` counts as time that the host left to the device; loading data,
     dispatch and compilation are the host's. A host share near 1 says that the device may be
     starved, provided the loop waits at all: it must wait for the last step before `training` ends.
+    What an epoch does beside training stands in `evaluation`.
 
     Args:
         clock: Seconds; replaced in tests.
@@ -34,17 +23,17 @@ class EpochClock:
         self._clock = clock
         self._clear()
 
-    def training(self) -> contextlib.AbstractContextManager[None]:
-        """Measures the training part of an epoch, from the first batch to the last result."""
-        return self._measure("training")
+    @contextlib.contextmanager
+    def _measure(self, part: str) -> Iterator[None]:
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._seconds[part] += self._clock() - start
 
-    def waiting(self) -> contextlib.AbstractContextManager[None]:
-        """Measures waiting for the device; inside `training`."""
-        return self._measure("waiting")
-
-    def evaluation(self) -> contextlib.AbstractContextManager[None]:
-        """Measures what an epoch does beside training."""
-        return self._measure("evaluation")
+    training = partialmethod(_measure, "training")
+    waiting = partialmethod(_measure, "waiting")
+    evaluation = partialmethod(_measure, "evaluation")
 
     def read(self, epoch: int, images: int) -> dict[str, Any]:
         """The timing of the epoch, after which the next one starts at zero.
@@ -70,11 +59,3 @@ class EpochClock:
 
     def _clear(self) -> None:
         self._seconds = dict.fromkeys(("training", "waiting", "evaluation"), 0.0)
-
-    @contextlib.contextmanager
-    def _measure(self, part: str) -> Iterator[None]:
-        start = self._clock()
-        try:
-            yield
-        finally:
-            self._seconds[part] += self._clock() - start

@@ -224,10 +224,7 @@ class Sink(Protocol):
 
 
 def open_sinks(
-    names: Sequence[str] | None,
-    directory: str | os.PathLike,
-    config: Record,
-    run_name: str,
+    names: Sequence[str] | None, directory: str | os.PathLike, config: Record, run_name: str
 ) -> list[Sink]:
     """Makes the sinks of a run; nothing is written before their start.
 

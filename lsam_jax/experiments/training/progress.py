@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TextIO
 
 from tqdm import tqdm
+from tqdm.std import EMA
 
 INTERVAL = 0.5  # seconds between two redraws
-FADE = 0.9  # at each redraw: the shown means are over about the last ten
+SMOOTHING = 0.1  # at each redraw: the shown means are over about the last ten
 BAR = "{desc} {percentage:3.0f}%|{bar}| {postfix[0]}"
 
 
@@ -55,7 +56,8 @@ class Progress:
         self._began: float | None = None
         self._since: float | None = None  # up to when training time is counted; None while paused
         self._drawn = clock()
-        self._speed, self._loss, self._accuracy = _Recent(), _Recent(), _Recent()
+        self._images, self._seconds = EMA(SMOOTHING), EMA(SMOOTHING)
+        self._loss, self._accuracy = EMA(SMOOTHING), EMA(SMOOTHING)
         self._validated: float | None = None
         self._bar: Any = None
         if description:
@@ -135,10 +137,11 @@ class Progress:
             finished += 1
         self._finished += finished
         if last is not None:
-            self._loss.add(float(last.loss), 1)
-            self._accuracy.add(float(last.accuracy), 1)
+            self._loss(float(last.loss))
+            self._accuracy(float(last.accuracy))
         if self._since is not None:
-            self._speed.add(finished * self._batch_size, now - self._since)
+            self._images(finished * self._batch_size)
+            self._seconds(now - self._since)
             self._since = now
 
     def _draw(self, now: float) -> None:
@@ -154,17 +157,17 @@ class Progress:
 
     def _recent(self, now: float) -> Iterator[str]:
         yield from self._left(now)
-        if self._loss.mean is not None:
-            yield f"loss {self._loss.mean:.3f}"
+        if self._loss.calls:
+            yield f"loss {self._loss():.3f}"
         if self._validated is not None:
             yield f"val acc {self._validated:.1%}"
-        elif self._accuracy.mean is not None:
-            yield f"train acc {self._accuracy.mean:.1%}"
+        elif self._accuracy.calls:
+            yield f"train acc {self._accuracy():.1%}"
         yield from self._images_per_second()
 
     def _images_per_second(self) -> Iterator[str]:
-        if self._speed.mean is not None:
-            yield f"{self._speed.mean:,.0f} images/s"
+        if self._seconds():
+            yield f"{self._images() / self._seconds():,.0f} images/s"
 
     def _left(self, now: float) -> Iterator[str]:
         done = self._finished - self._first
@@ -184,22 +187,6 @@ class Progress:
         ]
         parts += [*self._images_per_second(), *self._left(now)]
         return f"epoch {record['epoch']}/{self._epochs}: {', '.join(parts)}"
-
-
-class _Recent:
-    """A weighted mean in which old values fade."""
-
-    def __init__(self) -> None:
-        self._sum = self._weight = 0.0
-
-    def add(self, value: float, weight: float) -> None:
-        """Adds `value`, which is a sum over `weight` units."""
-        self._sum = FADE * self._sum + value
-        self._weight = FADE * self._weight + weight
-
-    @property
-    def mean(self) -> float | None:
-        return self._sum / self._weight if self._weight else None
 
 
 def _is_ready(array: Any) -> bool:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 import lsam_jax as lsam
+from lsam_jax.experiments.config import costs
 from lsam_jax.experiments.config.config import Config, base_optimizer
 from lsam_jax.experiments.config.methods import ConfiguredMethod, method
 from lsam_jax.experiments.config.objective import (
@@ -163,11 +164,7 @@ def build(
     architecture.check_weights(config, weights)
     data = datasets.load(config.data, data_dir) if data is None else data
     data = datasets.limited(
-        data,
-        config.images,
-        config.validation_images,
-        config.image_size,
-        augment=config.augment,
+        data, config.images, config.validation_images, config.image_size, augment=config.augment
     )
     steps_per_epoch = len(data.train.labels) // config.batch_size * config.passes
     if steps_per_epoch == 0:
@@ -193,14 +190,7 @@ def build(
     sam = jax.eval_shape(gradient.init, params)  # complains about what does not fit the model
     some = Split(*(part[: config.batch_size] for part in data.train))
     arguments = (loss_fn, params, batch_stats, frozen, some, jax.random.key(0))
-    inspection = lsam.inspect(
-        *arguments,
-        layers=gradient.layers,
-        cuts=gradient.cuts,
-        k=max(1, gradient.k or 1),
-        selection=gradient.selection,
-        has_aux=True,
-    )
+    inspection = costs.inspect(gradient.tx, *arguments)
     kernels = inspection
     if gradient.layers != "kernel":
         kernels = lsam.inspect(*arguments, has_aux=True)

@@ -175,7 +175,7 @@ def test_networks_are_differentiated_as_they_are_trained(name, monkeypatch):
     assert ("hidden/kernel" in names) == (name == "vit_b16")  # the backbone is an argument
     assert "head/kernel" in names
     assert not any("backbone" in layer for layer in names)
-    each, _ = work.classifier.each(work.params, *work.args)
+    each, _ = work.training.each(work.params, *work.args)
     assert each.shape == (4,)
     np.testing.assert_allclose(each.mean(), work.loss(work.params, *work.args)[0], rtol=1e-6)
     assert registry.preset(name)  # known by name

@@ -78,7 +78,7 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(shares, [0.0, 1.0, 4 / 11, 1.0])
     for picture in ("accuracy_cost", "gradient_norm", "learning_curves", "perturbations", "radius"):
         pixels = imread(out / f"{picture}.png")
-        assert min(pixels.shape[:2]) > 400
+        assert min(pixels.shape[:2]) > 300
         assert pixels[..., :3].std() > 0.05  # something is drawn
     blue, green = np.array([0, 0x72, 0xB2]) / 255, np.array([0, 0x9E, 0x73]) / 255
     points = imread(out / "accuracy_cost.png")[..., :3]
@@ -88,17 +88,16 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
     curves = imread(out / "learning_curves.png")[..., :3]
     bars = imread(out / "perturbations.png")[..., :3]
     assert (np.abs(curves - blue).max(axis=-1) < 0.01).sum() > 100
-    assert (np.abs(bars - green).max(axis=-1) < 0.01).sum() > 1000
+    assert (np.abs(bars - blue).max(axis=-1) < 0.01).sum() > 1000
 
 
-BENCHMARKS = ["methods", "family", "selections", "recorded", "scaling"]
+BENCHMARKS = ["methods", "family", "selections"]
 
 
 @pytest.mark.parametrize(
     "command",
     [
         "compare",
-        "finetune",
         "train",
         "cost",
         "report",

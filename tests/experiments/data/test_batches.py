@@ -37,8 +37,20 @@ def test_an_epoch_is_full_batches_of_different_images_with_their_labels():
     np.testing.assert_array_equal(np.sort(Batches(numbered(5), 5, 0)[3].labels), np.arange(5))
 
 
+@pytest.mark.parametrize(
+    ("seed", "number", "order"),
+    [
+        (0, 0, [8, 2, 7, 9, 3, 4, 0, 5, 6, 1]),
+        (0, 1, [6, 9, 1, 3, 0, 5, 2, 7, 8, 4]),
+        (7, 10**12, [0, 5, 7, 8, 9, 3, 6, 4, 1, 2]),
+    ],
+)
+def test_the_orders_are_those_of_runs_that_grain_drew(seed, number, order):
+    assert epoch(Batches(numbered(10), 2, seed), number).tolist() == order
+
+
 def test_no_two_epochs_have_one_order_whatever_the_seed():
-    # Grain's own shuffle seeds epoch e of seed s by s + e, so that runs would share epochs.
+    # Grain's shuffle seeds epoch e of seed s by s + e, so that runs would share epochs.
     orders = [
         tuple(epoch(Batches(numbered(64), 16, seed), number))
         for seed in range(4)

@@ -18,7 +18,7 @@ from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.training.loop import fit
 from lsam_jax.experiments.training.run_directory import Run
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no Grain")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not tried there")
 
 LIMIT = 120
 """Seconds after which a test gives up on processes; none of them waits for it."""

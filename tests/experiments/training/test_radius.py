@@ -1,6 +1,7 @@
 """A radius that sets itself in training: its options, what is recorded, and the warnings."""
 
 import dataclasses
+import io
 import re
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 from matplotlib.image import imread
 from tiny import TINY
 
-from lsam_jax.experiments import plotting
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import method
+from lsam_jax.experiments.report.figures import curves
+from lsam_jax.experiments.report.figures.drawing import PlotSeries
+from lsam_jax.experiments.report.numbers.groups import Group
+from lsam_jax.experiments.report.numbers.read_run import RecordedRun
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.loop import fit
 from lsam_jax.experiments.training.train import train
@@ -87,10 +91,12 @@ def test_warns_of_a_radius_that_does_nothing(small, tmp_path, capsys, name, opti
     assert words is None or re.search(words, found[0])
 
 
-def test_the_picture_shows_both(tmp_path):
-    fields = {"layers": ("a",), "rho": [0.1, 0.4, 0.9], "rise": [0.01, 0.2, 0.3]}
-    plotting.radii({"SAM": [History(**fields)]}, tmp_path / "radius.png")
-    pixels = imread(tmp_path / "radius.png")[..., :3]
+def test_the_picture_shows_both():
+    numbers = {"step": [4, 8, 12], "rho": [0.1, 0.4, 0.9], "rise": [0.01, 0.2, 0.3]}
+    numbers = {name: np.array(values) for name, values in numbers.items()}
+    run = RecordedRun("a", {"method": "sam", "epochs": 3}, ("a",), numbers, {}, {})
+    drawn = curves.radii([PlotSeries("SAM", Group("sam", "SAM", (run,)))], "radius")
+    pixels = imread(io.BytesIO(drawn.png))[..., :3]
     blue = np.array([0, 0x72, 0xB2]) / 255
     on_line = np.abs(pixels - blue).max(axis=-1) < 0.01
     middle = pixels.shape[1] // 2

@@ -18,7 +18,7 @@ from lsam_jax.experiments.report.figures.drawing import (
 )
 from lsam_jax.experiments.report.numbers.accuracy import ACCURACY
 from lsam_jax.experiments.report.numbers.equal_time import EqualCostComparison
-from lsam_jax.experiments.report.pages.document import Figure
+from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed, spread
 
 GREYS = ("0.15", "0.45", "0.65", "0.78")

@@ -1,23 +1,23 @@
 """What runs went through, by passes over the training images."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from lsam_jax.experiments.plotting import curve, logarithmic, open_frame
-from lsam_jax.experiments.report.figures.drawing import PlotSeries, Style, panels, png, seeds_text
+from lsam_jax.experiments.report.figures.drawing import PlotSeries, panels, png, seeds_text
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun
-from lsam_jax.experiments.report.pages.document import Figure
+from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
 
 ZOOM = 2 / 3
 """Where the panel of the end of the runs begins, as a share of them."""
 LEAST = 3
 """Evaluations in that panel, if there are so many."""
+ACCURACY = "validation_accuracy", "validation accuracy (%)"
 
 
 def learning(entries: Sequence[PlotSeries], name: str) -> Figure:
@@ -27,57 +27,34 @@ def learning(entries: Sequence[PlotSeries], name: str) -> Figure:
         entries: Runs of several lengths are drawn by their share of the whole run.
         name: Of the figure.
     """
-    rows, axis = panels(entries), _axis(entries)
-    canvas = Canvas(figsize=(11, 3.5 * len(rows) + 0.3), layout="constrained")
-    for axes, row in zip(
-        canvas.subplots(len(rows), 3, squeeze=False, sharey="col"), rows, strict=True
+    numbers = [("train_loss", "training loss"), ACCURACY, ACCURACY]
+    drawn = _Curves(entries, numbers, (11, 3.5, 0.3), sharey="col")
+    for place in drawn.places[:, 2]:
+        _zoom(place, drawn.axis, entries)
+    for place, title in zip(
+        drawn.places[0],
+        ("Training loss", "Validation accuracy", "The same, end of the run"),
+        strict=True,
     ):
-        for entry, style in row:
-            _draw(axes[0], axis, entry, style, partial(_number, "train_loss"))
-            for place in axes[1:]:
-                _draw(place, axis, entry, style, _accuracy)
-        logarithmic(axes[0])
-        axes[0].set_ylabel("training loss")
-        axes[1].set_ylabel("validation accuracy (%)")
-        axes[2].set_ylabel("validation accuracy (%)")
-        _zoom(axes[2], axis, entries)
-        axes[0].legend(fontsize=8)
-        for place in axes:
-            _finish(place, axis)
-    for place, title in zip(canvas.axes[:3], ("Training loss", "Validation accuracy",
-                            "The same, end of the run"), strict=True):  # fmt: skip
         place.set_title(title, fontsize=11)
-    shown = listed([entry.label for entry in entries])
-    return Figure(
+    return drawn.figure(
         name,
-        png(canvas),
-        f"Curves of training loss and validation accuracy by {axis.label}, for {shown}.",
+        "training loss and validation accuracy",
         f"Training loss (log scale; mean over the batches as they were trained on) and validation "
-        f"accuracy, {seeds_text(entries)}; as the paper's Figure 3.{_repeats(rows)}",
+        f"accuracy, {seeds_text(entries)}; as the paper's Figure 3.{drawn.repeats}",
     )
 
 
 def gradient_norms(entries: Sequence[PlotSeries], name: str) -> Figure:
     """Norm of the whole model's gradient: the paper's Figure 4."""
-    rows, axis = panels(entries), _axis(entries)
-    canvas = Canvas(figsize=(5.6 * len(rows), 3.9), layout="constrained")
-    for axes, row in zip(
-        canvas.subplots(1, len(rows), squeeze=False, sharey=True)[0], rows, strict=True
-    ):
-        for entry, style in row:
-            _draw(axes, axis, entry, style, partial(_number, "gradient_norm"))
-        logarithmic(axes)
-        axes.set_ylabel("norm of the training loss's gradient")
-        axes.legend(fontsize=8)
-        _finish(axes, axis)
-    shown = listed([entry.label for entry in entries])
-    return Figure(
+    number = "gradient_norm", "norm of the training loss's gradient"
+    drawn = _Curves(entries, [number], (5.6, 3.9, 0), across=True, sharey=True)
+    return drawn.figure(
         name,
-        png(canvas),
-        f"Curves of the gradient norm by {axis.label}, for {shown}.",
+        "the gradient norm",
         "Norm of the plain training loss's gradient over all parameters, on the same training "
         f"images for all methods (log scale), {seeds_text(entries)}; as the paper's Figure 4."
-        f"{_repeats(rows)}",
+        f"{drawn.repeats}",
     )
 
 
@@ -86,25 +63,10 @@ def radii(entries: Sequence[PlotSeries], name: str) -> Figure | None:
     told = [e for e in entries if all(np.any(run.numbers["rho"] > 0) for run in e.group.runs)]
     if not told:
         return None
-    rows, axis = panels(told), _axis(told)
-    canvas = Canvas(figsize=(9, 3.5 * len(rows) + 0.3), layout="constrained")
-    for places, row in zip(
-        canvas.subplots(len(rows), 2, squeeze=False, sharex=True), rows, strict=True
-    ):
-        for axes, number, label in zip(
-            places, ("rho", "rise"), ("radius", "rise of the loss along it"), strict=True
-        ):
-            for entry, style in row:
-                _draw(axes, axis, entry, style, partial(_number, number))
-            logarithmic(axes)
-            axes.set_ylabel(label)
-            _finish(axes, axis)
-        places[0].legend(fontsize=8)
-    shown = listed([entry.label for entry in told])
-    return Figure(
+    numbers = [("rho", "radius"), ("rise", "rise of the loss along it")]
+    return _Curves(told, numbers, (9, 3.5, 0.3), sharex=True).figure(
         name,
-        png(canvas),
-        f"Curves of the radius, and of the rise of the loss, by {axis.label}, for {shown}.",
+        "the radius, and of the rise of the loss,",
         "The radius of the perturbation, and by how much the loss of the batch rises along it "
         f"(log scales, means of the epochs), {seeds_text(told)}.",
     )
@@ -117,6 +79,62 @@ class _Axis(NamedTuple):
     of: Callable[[RecordedRun], np.ndarray]
 
 
+class _Curves:
+    """A canvas with a row of places for a few methods each, one for each number.
+
+    Args:
+        entries: What is drawn.
+        numbers: Names in a record, and what the places call them.
+        size: Width and height of a row, and what is added to the height of all.
+        across: Whether rows, of one place, stand beside each other.
+        **share: Of `matplotlib.figure.Figure.subplots`.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[PlotSeries],
+        numbers: Sequence[tuple[str, str]],
+        size: tuple[float, float, float],
+        across: bool = False,
+        **share: Any,
+    ):
+        rows, (width, height, more) = panels(entries), size
+        self.axis, self._entries = _axis(entries), entries
+        self.repeats = " SGD is repeated in every panel." if len(rows) > 1 else ""
+        shape = (1, len(rows)) if across else (len(rows), len(numbers))
+        self._canvas = Canvas(
+            figsize=(width * len(rows), height) if across else (width, height * len(rows) + more),
+            layout="constrained",
+        )
+        found = self._canvas.subplots(*shape, squeeze=False, **share)
+        self.places = found.reshape(len(rows), len(numbers))
+        for places, row in zip(self.places, rows, strict=True):
+            for place, (number, label) in zip(places, numbers, strict=True):
+                for entry, style in row:
+                    runs = entry.group.runs
+                    curve(
+                        place,
+                        self.axis.of(runs[0]),
+                        np.array([_values(run, number) for run in runs]),
+                        color=style.color,
+                        linestyle=style.linestyle,
+                        label=entry.label,
+                        lw=1.5,
+                    )
+                if number != ACCURACY[0]:
+                    logarithmic(place)
+                place.set(xlabel=self.axis.label, ylabel=label)
+                place.grid(axis="y", alpha=0.25)
+                open_frame(place)
+            places[0].legend(fontsize=8)
+
+    def figure(self, name: str, what: str, caption: str) -> Figure:
+        """The picture of what is shown."""
+        shown = listed([entry.label for entry in self._entries])
+        alt = f"Curves of {what} by {self.axis.label}, for {shown}."
+        return Figure(name, png(self._canvas), alt, caption)
+
+
 def _axis(entries: Sequence[PlotSeries]) -> _Axis:
     """Passes; of runs of several lengths the share of the run, where their schedules agree."""
     if len({entry.group.passes for entry in entries}) == 1:
@@ -124,31 +142,8 @@ def _axis(entries: Sequence[PlotSeries]) -> _Axis:
     return _Axis("share of the whole run (%)", lambda run: 100 * run.passes / run.passes[-1])
 
 
-def _accuracy(run: RecordedRun) -> np.ndarray:
-    return 100 * run.numbers["validation_accuracy"]
-
-
-def _number(name: str, run: RecordedRun) -> np.ndarray:
-    return run.numbers[name]
-
-
-def _draw(
-    axes: Axes,
-    axis: _Axis,
-    entry: PlotSeries,
-    style: Style,
-    values: Callable[[RecordedRun], np.ndarray],
-) -> None:
-    runs = entry.group.runs
-    curve(
-        axes,
-        axis.of(runs[0]),
-        np.array([values(run) for run in runs]),
-        color=style.color,
-        linestyle=style.linestyle,
-        label=entry.label,
-        lw=1.5,
-    )
+def _values(run: RecordedRun, number: str) -> np.ndarray:
+    return run.numbers[number] * (100 if number == ACCURACY[0] else 1)
 
 
 def _zoom(axes: Axes, axis: _Axis, entries: Sequence[PlotSeries]) -> None:
@@ -160,20 +155,10 @@ def _zoom(axes: Axes, axis: _Axis, entries: Sequence[PlotSeries]) -> None:
             x = axis.of(run)
             first = min(int((x < ZOOM * x[-1]).sum()), max(0, len(x) - LEAST))
             start, end = x[first], x[-1]
-            kept = _accuracy(run)[first:]
+            kept = _values(run, ACCURACY[0])[first:]
             values.append(kept[np.isfinite(kept)])
     found = np.concatenate(values)
     if len(found) and end > start:
         room = 0.05 * (found.max() - found.min()) + 0.05
         axes.set_ylim(found.min() - room, found.max() + room)
         axes.set_xlim(start, end)
-
-
-def _finish(axes: Axes, axis: _Axis) -> None:
-    axes.set_xlabel(axis.label)
-    axes.grid(axis="y", alpha=0.25)
-    open_frame(axes)
-
-
-def _repeats(rows: Sequence[object]) -> str:
-    return " SGD is repeated in every panel." if len(rows) > 1 else ""

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from lsam_jax.experiments.report.figures.drawing import png
-from lsam_jax.experiments.report.pages.document import Figure, Table
+from lsam_jax.experiments.report.page import Figure, Table
 from lsam_jax.experiments.statistics import NOTHING, spread, spread_text
 
 MOST = 12

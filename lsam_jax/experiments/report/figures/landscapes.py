@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from lsam_jax.experiments.plotting import short_name
 from lsam_jax.experiments.report.figures.drawing import PlotSeries, png
 from lsam_jax.experiments.report.numbers.read_run import Landscapes, RecordedRun
-from lsam_jax.experiments.report.pages.document import Figure
+from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
 
 MAP = "viridis"

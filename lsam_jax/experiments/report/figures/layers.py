@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 
 from lsam_jax.experiments.plotting import COLOURS, mean_and_reach, open_frame, short_name
 from lsam_jax.experiments.report.figures.drawing import PlotSeries, png, seeds_text
-from lsam_jax.experiments.report.pages.document import Figure
+from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
 
 MAP = "viridis"

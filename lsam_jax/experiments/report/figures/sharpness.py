@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lsam_jax.experiments.plotting import short_name
 from lsam_jax.experiments.report.figures.drawing import PlotSeries, png
-from lsam_jax.experiments.report.pages.document import Figure, Table
+from lsam_jax.experiments.report.page import Figure, Table
 from lsam_jax.experiments.statistics import listed, spread, spread_text
 
 MEASURES = {"ball_rise": "rise of the loss", "top_eigenvalue": "top Hessian eigenvalue"}

@@ -7,7 +7,7 @@ from lsam_jax.experiments.report.numbers import groups as grouping
 from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.run_cost import CostScale
 from lsam_jax.experiments.report.numbers.study import Row, Study, TableSpec
-from lsam_jax.experiments.report.pages.document import Table
+from lsam_jax.experiments.report.page import Table
 from lsam_jax.experiments.statistics import (
     ENOUGH,
     NOTHING,

@@ -8,7 +8,7 @@ from lsam_jax.experiments.report.numbers.accuracy import ACCURACY, ComparedRow, 
 from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.run_cost import SLACK, CostScale, Pairing, pair
 from lsam_jax.experiments.report.numbers.study import Study
-from lsam_jax.experiments.report.pages.document import Table
+from lsam_jax.experiments.report.page import Table
 from lsam_jax.experiments.statistics import (
     difference_text,
     holm,

@@ -7,7 +7,7 @@ from typing import Any
 from lsam_jax.experiments.files import flat
 from lsam_jax.experiments.report.numbers.groups import LENGTH, Group, setting_names
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun
-from lsam_jax.experiments.report.pages.document import Table
+from lsam_jax.experiments.report.page import Table
 from lsam_jax.experiments.statistics import NOTHING, listed
 
 DATE = "date"

@@ -1,1 +1,0 @@
-"""A small transformer, fine-tuned on text."""

@@ -1,0 +1,232 @@
+"""What a report says, as one Markdown file as GitHub renders it, and as the HTML page of that."""
+
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape as escape_html
+from typing import NamedTuple, TypeAlias
+from urllib.parse import quote
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+CONTENTS = "Contents"
+STYLE = """
+:root { color-scheme: light; }
+body { margin: 0 auto; max-width: 64rem; padding: 1rem; background: #fff; color: #1a1a1a;
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; }
+h2 { margin-top: 2.5rem; padding-top: .5rem; border-top: 1px solid #ccc; font-size: 1.4rem; }
+h3 { margin-top: 2rem; font-size: 1.1rem; }
+a { color: #00568a; }
+nav ul { padding-left: 1.2rem; }
+.wide { overflow-x: auto; margin: 1.2rem 0 .5rem; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+p:has(> em:only-child) { color: #444; font-size: .88rem; }
+p > em:only-child { font-style: normal; }
+th, td { padding: .3rem .6rem; vertical-align: top; border-bottom: 1px solid #ddd;
+  white-space: nowrap; }
+thead th { border-bottom: 2px solid #666; vertical-align: bottom; }
+td[style*="left"] { white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
+tbody th { font-weight: 600; }
+p:has(> img) { overflow-x: auto; }
+img { display: block; max-width: 100%; height: auto; }
+pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; }
+@media (max-width: 40rem) { img { max-width: none; width: 42rem; } }
+@media print {
+  body { max-width: none; padding: 0; font-size: 10pt; }
+  .wide { overflow: visible; }
+  table { font-size: 7.5pt; }
+  th, td { padding: .15rem .3rem; white-space: normal; }
+  img, tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+}
+""".strip()
+
+
+class Table(NamedTuple):
+    """Texts in rows; the first of a row says what the row is about.
+
+    Attributes:
+        caption: What the numbers are.
+        columns: Headings.
+        rows: As many texts in each as there are columns.
+        is_prose: Whether cells are words rather than numbers, and may be long.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    is_prose: bool = False
+
+
+class Figure(NamedTuple):
+    """A picture.
+
+    Attributes:
+        name: Of its file, without the ending; unique in a document.
+        png: The file.
+        alt: What is seen, for those who do not see it.
+        caption: How it is to be read.
+    """
+
+    name: str
+    png: bytes
+    alt: str
+    caption: str
+
+
+class Section(NamedTuple):
+    """A heading and what stands below it; text is Markdown."""
+
+    title: str
+    blocks: tuple["Block | Section", ...]
+
+
+Block: TypeAlias = str | Table | Figure
+
+
+class Document(NamedTuple):
+    """A title, what comes before the table of contents, and sections."""
+
+    title: str
+    lead: tuple[Block, ...]
+    sections: tuple[Section, ...]
+
+    def walk(self) -> Iterator[tuple[int, "Block | Section"]]:
+        """Everything behind the title in reading order, each with the depth of its heading."""
+        yield from _walk((*self.lead, *self.sections), 2)
+
+    def figures(self) -> list[Figure]:
+        """All pictures, in reading order."""
+        return [block for _, block in self.walk() if isinstance(block, Figure)]
+
+
+def _walk(blocks: Sequence[Block | Section], depth: int) -> Iterator[tuple[int, Block | Section]]:
+    for block in blocks:
+        yield depth, block
+        if isinstance(block, Section):
+            yield from _walk(block.blocks, depth + 1)
+
+
+def escaped(words: str) -> str:
+    """Text that Markdown reads as nothing but text."""
+    return re.sub(r"([\\`*_\[\]<>|#~]|&(?=#?\w+;))", r"\\\1", words)
+
+
+def bullets(items: Sequence[str]) -> str:
+    """A list of plain texts."""
+    return "\n".join(f"- {escaped(item)}" for item in items)
+
+
+def to_markdown(document: Document, pictures: str) -> str:
+    """The file.
+
+    Args:
+        document: What to say.
+        pictures: The directory of the pictures as seen from the file.
+    """
+    blocks = list(document.walk())
+    sections = [(depth, x.title) for depth, x in blocks if isinstance(x, Section)]
+    anchors = anchors_of([document.title, CONTENTS, *(title for _, title in sections)])[2:]
+    contents = [
+        f"{'  ' * (depth - 2)}- [{escaped(title)}](#{quote(anchor)})"
+        for (depth, title), anchor in zip(sections, anchors, strict=True)
+    ]
+    lead, rest = blocks[: len(document.lead)], blocks[len(document.lead) :]
+    parts = [
+        f"# {escaped(document.title)}",
+        *(_block(block, depth, pictures) for depth, block in lead),
+        f"## {CONTENTS}",
+        "\n".join(contents),
+        *(_block(block, depth, pictures) for depth, block in rest),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _block(block: Block | Section, depth: int, pictures: str) -> str:
+    match block:
+        case Section(title, _):
+            return f"{'#' * depth} {escaped(title)}"
+        case Table(caption, columns, rows, is_prose):
+            rule = [":--", *((":--" if is_prose else "--:") for _ in columns[1:])]
+            lines = [_row(columns), f"|{'|'.join(rule)}|", *(_row(row) for row in rows)]
+            return "\n".join(lines) + f"\n\n*{escaped(caption)}*"
+        case Figure(name, _, alt, caption):
+            return f"![{escaped(alt)}]({pictures}/{name}.png)\n\n*{escaped(caption)}*"
+        case str():
+            return block
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(escaped(cell).replace("\n", "<br>") for cell in cells) + " |"
+
+
+def anchors_of(titles: Sequence[str]) -> list[str]:
+    """Those that GitHub gives headings.
+
+    Example:
+        >>> anchors_of(["A title", "A title!"])
+        ['a-title', 'a-title-1']
+    """
+    seen: dict[str, int] = {}
+    found = []
+    for title in titles:
+        slug = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        again = seen.get(slug, 0)
+        seen[slug] = again + 1
+        found.append(f"{slug}-{again}" if again else slug)
+    return found
+
+
+def _html(content: str) -> Token | None:
+    return Token("html_block", "", 0, content=content) if content else None
+
+
+def to_html(markdown: str, pictures: Mapping[str, bytes]) -> str:
+    """A Markdown file as a page that needs nothing beside it: no scripts, pictures as data URIs.
+
+    Args:
+        markdown: What `to_markdown` gave.
+        pictures: PNGs by the paths that they are linked by.
+    """
+    reader = MarkdownIt("commonmark", {"xhtmlOut": False}).enable("table")
+    tokens = reader.parse(markdown)
+    headings = [tokens[n + 1] for n, token in enumerate(tokens) if token.type == "heading_open"]
+    titles = ["".join(part.content for part in one.children or ()) for one in headings]
+    anchors = iter(anchors_of(titles))
+    is_first = is_contents = False
+    page: list[Token | None] = []
+    for n, token in enumerate(tokens):
+        before = behind = ""
+        match token.type:
+            case "heading_open":
+                token.attrSet("id", next(anchors))
+                is_contents = tokens[n + 1].content == CONTENTS
+                before = f'<nav aria-label="{CONTENTS}">\n' if is_contents else ""
+            case "bullet_list_close" if is_contents and token.level == 0:
+                is_contents, behind = False, "</nav>\n"
+            case "table_open":
+                before = '<div class="wide">\n'
+            case "table_close":
+                behind = "</div>\n"
+            case "tr_open":
+                is_first = True
+            case "th_open":
+                token.attrSet("scope", "col")
+            case "td_open" if is_first:  # says what the row is about
+                token.attrSet("scope", "row")
+                token.tag = tokens[n + 2].tag = "th"
+                is_first = False
+        for part in token.children or ():
+            if part.type == "image":
+                png = base64.b64encode(pictures[str(part.attrs["src"])]).decode()
+                part.attrSet("src", f"data:image/png;base64,{png}")
+        page += [_html(before), token, _html(behind)]
+    body = reader.renderer.render([x for x in page if x], reader.options, {})
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape_html(titles[0])}</title>\n<style>\n{STYLE}\n</style>\n</head>\n"
+        f"<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+    )
