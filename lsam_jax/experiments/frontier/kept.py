@@ -43,7 +43,7 @@ def kept(method: Mapping[int, float], sgd: Mapping[int, float], sam: Mapping[int
         >>> sgd, sam = dict.fromkeys(range(4), 0.70), {0: 0.90, 1: 0.91, 2: 0.89, 3: 0.90}
         >>> half = kept({0: 0.80, 1: 0.81, 2: 0.80, 3: 0.79}, sgd, sam)
         >>> round(half.share, 2), round(half.low, 2), round(half.high, 2)
-        (0.5, 0.43, 0.57)
+        (0.5, 0.44, 0.56)
     """
     seeds = sorted(method.keys() & sgd.keys() & sam.keys())
     a = np.array([method[seed] - sgd[seed] for seed in seeds])
