@@ -55,14 +55,29 @@ def engine(net, tx):
 
 
 def conditionals(jaxpr):
-    """All conditionals of a jaxpr, the outer ones first."""
+    """All conditionals of a jaxpr, the outer ones first, where it is lowered for a CPU."""
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "cond":
+        if eqn.primitive.name == "cond" and not by_platform(eqn):
             yield eqn
-        for value in eqn.params.values():
+        for value in for_cpu(eqn):
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
                     yield from conditionals(getattr(inner, "jaxpr", inner))
+
+
+def by_platform(eqn):
+    """Whether an equation chooses by the platform that it is lowered for."""
+    return bool(eqn.params.get("branches_platforms"))
+
+
+def for_cpu(eqn):
+    """The parameters of an equation; of one that chooses by platform, its branch for a CPU."""
+    if not by_platform(eqn):
+        return eqn.params.values()
+    (place,) = (
+        n for n, names in enumerate(eqn.params["branches_platforms"]) if "cpu" in (names or ())
+    )
+    return [eqn.params["branches"][place]]
 
 
 def branches(fun, args, count):

@@ -15,7 +15,7 @@ CORE = """
 """  # components, with no dot: the public list of that room, which names parts of methods too
 EXPERIMENTS = """
     environment errors files statistics plotting data config models distributed training bench
-    study report. finetune report frontier presets cli
+    study report. report frontier presets cli
 """
 ORDER = [*CORE.split(), "experiments", *(f"experiments.{room}" for room in EXPERIMENTS.split())]
 

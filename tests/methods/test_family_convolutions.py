@@ -4,17 +4,21 @@ XLA:CPU is slow for convolutions inside conditionals unless they are in canonica
 they are brought: that must be exact, and must have happened.
 """
 
+import re
+
 import family
 import jax
 import numpy as np
 import pytest
 import zoo
-from counting import conditionals
+from counting import conditionals, for_cpu
 from family_steps import of_network, steps_of
 from jax.extend.core.primitives import conv_general_dilated_p
 from jax.flatten_util import ravel_pytree
 from textbook import relative_error
 from training import EXACT
+
+import lsam_jax as lsam
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -25,7 +29,7 @@ def convolutions(jaxpr):
     for eqn in jaxpr.eqns:
         if eqn.primitive is conv_general_dilated_p:
             yield tuple(map(tuple, eqn.params["dimension_numbers"]))
-        for value in eqn.params.values():
+        for value in for_cpu(eqn):
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
                     yield from convolutions(getattr(inner, "jaxpr", inner))
@@ -70,3 +74,18 @@ def test_exact_and_in_canonical_order(name):
     ]
     assert len(found) > 3
     assert set(found) == {CANONICAL}
+
+
+@pytest.mark.core
+def test_the_order_is_that_of_the_platform_it_is_lowered_for():
+    """A host may compile for another machine than its own."""
+    case = zoo.build("convolutions")
+    tx = lsam.layerwise_sam(2, 0.1)
+    step = jax.jit(lsam.value_and_grad(case.loss, tx, has_aux=True))
+    traced = step.trace(case.params, tx.init(case.params), case.batches[0])
+    others = {}
+    for platform in ("cpu", "cuda"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        orders = re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", text)
+        others[platform] = sum(x != "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" for x in orders)
+    assert 0 < others["cpu"] < others["cuda"]  # on a CPU those outside of conditionals stay
