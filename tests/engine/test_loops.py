@@ -15,8 +15,7 @@ import lsam_jax as lsam
 
 ALPHA = 0.8
 LAYERS = lsam.stacked("blocks")
-MODELS = ("plain", "remat", "backward", "unrolled", "jitted", "keys", "cast", "two", "shared")
-MODELS += ("linen", "linen_remat")
+MODELS = ("plain", "remat", "unrolled", "jitted", "cast", "two", "linen", "linen_remat")
 QUICK = ("backward", "keys", "shared")
 
 
@@ -58,7 +57,9 @@ def selections(order):
 @pytest.mark.parametrize(
     ("model", "gate"),
     [
-        pytest.param(model, gate, marks=[] if model in QUICK and gate else pytest.mark.slow)
+        pytest.param(
+            model, gate, marks=pytest.mark.core if model in QUICK and gate else pytest.mark.slow
+        )
         for model, gate in [*((model, True) for model in MODELS), ("keys", False), ("two", False)]
     ],
 )
