@@ -57,10 +57,9 @@ def selections(order):
 @pytest.mark.parametrize(
     ("model", "gate"),
     [
-        pytest.param(
-            model, gate, marks=pytest.mark.core if model in QUICK and gate else pytest.mark.slow
-        )
-        for model, gate in [*((model, True) for model in MODELS), ("keys", False), ("two", False)]
+        *(pytest.param(model, True, marks=pytest.mark.core) for model in QUICK),
+        *(pytest.param(model, True, marks=pytest.mark.slow) for model in MODELS),
+        *(pytest.param(model, False, marks=pytest.mark.slow) for model in ("keys", "two")),
     ],
 )
 def test_exact_from_every_block_on(x64, model, gate):
