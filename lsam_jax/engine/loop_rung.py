@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jex
 
 from lsam_jax.devices import collectives
@@ -230,12 +231,15 @@ class LoopRung:
         """Of each row of what the scan runs over, whether its layer is wanted: bool[length]."""
         if v not in self._loop.rows:
             return jnp.ones(self._scan.length, bool)
-        found = []
-        for leaves in self._loop.rows[v]:
-            layers = {groups[x] for n in leaves if (x := self._inputs[n]) in groups}
-            some = [jnp.asarray(wanted[i]) for i in layers]
-            found.append(jnp.any(jnp.stack(some)) if some else jnp.asarray(False))
-        return jnp.stack(found)
+        layers = [
+            {groups[x] for n in leaves if (x := self._inputs[n]) in groups}
+            for leaves in self._loop.rows[v]
+        ]
+        every = sorted(set().union(*layers))
+        if not every:
+            return jnp.zeros(self._scan.length, bool)
+        reads = np.array([[i in some for i in every] for some in layers])
+        return jnp.any(reads & jnp.stack([jnp.asarray(wanted[i]) for i in every]), axis=1)
 
 
 def _zeros(v: Any) -> Any:

@@ -78,3 +78,21 @@ def test_a_scan_over_rows_of_few_arrays_is_not_taken_apart(plan):
         return len(scans.split(closed, args, plan, closed.jaxpr.invars[1:2]).jaxpr.eqns)
 
     assert size(64) == size(16)
+
+
+def test_a_loop_over_rows_of_few_arrays_is_no_longer_for_more_rows():
+    """Where it is chosen step by step which of the two moves."""
+
+    def loss(params, x):
+        tokens = jnp.concatenate([params["start"], params["rest"]])
+        x, _ = jax.lax.scan(lambda x, t: (jnp.tanh(x @ params["w"] + t), None), x, tokens)
+        return jnp.mean(x**2)
+
+    def size(length):
+        half = jnp.ones((length // 2, 4))
+        params = {"start": half, "rest": half, "w": jnp.eye(4)}
+        tx = lsam.layerwise_sam(1, RHO)
+        step = lsam.value_and_grad(loss, tx)
+        return len(str(jax.make_jaxpr(step)(params, tx.init(params), jnp.ones((2, 4)))))
+
+    assert size(1024) < 1.2 * size(64)
