@@ -145,7 +145,15 @@ def clean_labels(
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
 
+    >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
+    >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
     >>> tx = lsam.presets.clean_labels(lsam.asam)
+    >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
+    >>> for scale in (1.0, 0.5):  # the first step has no loss to compare with, and moves nothing
+    ...     loss, direction, sam_state = step(scale * w, sam_state)
+    ...     print(round(float(sam_state.rho), 3))
+    0.0
+    0.1
     """
     return method(rho=rise(share=share), **options)
