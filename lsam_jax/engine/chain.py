@@ -1,11 +1,11 @@
 """The traced loss cut into a chain: segments of equations, in the order of the network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jax.extend import core as jex
 
+from lsam_jax.devices.collectives import zeros_like_type
 from lsam_jax.engine import effects, jaxprs, loops, scan_plans, scans
 from lsam_jax.engine.loops import Loop
 from lsam_jax.engine.step_rules import Chosen
@@ -85,9 +85,10 @@ def chain(
         parts += _around_loops(before, places[max(n - 1, 0)], places[n], in_loops)
     parts += _around_loops(rest, places[-1], None, in_loops)
     _, depend = effects.split(jaxpr.eqns, jaxpr.invars)
-    moving = filter(_is_inexact, [*jaxpr.invars, *(v for eqn in depend for v in eqn.outvars)])
+    moving = filter(jaxprs.is_inexact, [*jaxpr.invars, *(v for eqn in depend for v in eqn.outvars)])
     differentiated = jaxpr.outvars if aux_is_differentiated else jaxpr.outvars[:1]
-    return Chain(closed, _joined(parts, jaxpr), frozenset(moving), _reaching(jaxpr, differentiated))
+    reaching = frozenset(jaxprs.reaching(jaxpr, differentiated))
+    return Chain(closed, _joined(parts, jaxpr), frozenset(moving), reaching)
 
 
 def _around_loops(
@@ -120,13 +121,6 @@ def _of(variables: Sequence[Any], chosen: Sequence[bool]) -> list[Any]:
     return [v for v, is_chosen in zip(variables, chosen) if is_chosen]
 
 
-def _reaching(jaxpr: jex.Jaxpr, results: Sequence[Any]) -> frozenset[Any]:
-    found = {v for v in results if jaxprs.is_variable(v)}
-    for eqn in reversed(jaxpr.eqns):
-        if any(v in found for v in eqn.outvars):
-            found.update(v for v in eqn.invars if jaxprs.is_variable(v))
-    return frozenset(found)
-
-
-def _is_inexact(v: Any) -> bool:
-    return bool(jnp.issubdtype(v.aval.dtype, jnp.inexact))
+def error_of(v: Any, errors: Mapping[Any, Any]) -> Any:
+    """The error of a variable, by variable: zeros if there is none."""
+    return errors[v] if v in errors else zeros_like_type(v.aval)

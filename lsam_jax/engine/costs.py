@@ -20,8 +20,6 @@ class Profile(NamedTuple):
 
     Attributes:
       first: extra cost if only this layer is perturbed.
-      shared: extra cost of all cases with a cut at this layer: one forward pass and the error
-        propagation from it on, before any weight gradient.
       full: extra cost if this layer and all behind it are perturbed.
       again: of the forward pass from this layer on.
       spent: f64[M], the cost of the backward pass in M parts.
@@ -31,7 +29,6 @@ class Profile(NamedTuple):
     """
 
     first: np.ndarray
-    shared: np.ndarray
     full: np.ndarray
     again: np.ndarray
     spent: np.ndarray
@@ -123,18 +120,17 @@ def profile(
             spent[served] = spent.get(served, 0.0) + flops(eqn)
             for v in filter(jaxprs.is_variable, eqn.invars):
                 serves[v] = serves.get(v, 0) | served
-    first, shared, full = again.copy(), again.copy(), again.copy()
+    first, full = again.copy(), again.copy()
     serving = np.zeros((len(spent), layers), bool)
     for row, (served, cost) in zip(serving, spent.items()):
         row[:] = [served >> p & 1 for p in range(layers)]
         places = np.flatnonzero(row)
         first[places] += cost
         full[: places[-1] + 1] += cost  # of the layers from p on, it serves at least one
-        shared[: places[-2] + 1 if len(places) > 1 else 0] += cost  # at least two
     plain = total_flops(jaxpr)
     parts = np.array(list(spent.values())) / plain
     ahead = sum(map(flops, forward)) / plain
-    counted = (first / plain, shared / plain, full / plain, again / plain, parts, serving)
+    counted = (first / plain, full / plain, again / plain, parts, serving)
     return Profile(*counted, ahead, plain)
 
 
@@ -172,12 +168,11 @@ def apart(descent: Profile, ascent: Profile) -> Profile:
     perturbed layer.
     """
     share = ascent.plain / descent.plain
-    behind = (x - ascent.again for x in (ascent.first, ascent.shared, ascent.full))
-    first, shared, full = (share * (ascent.forward + x) for x in behind)
+    behind = (x - ascent.again for x in (ascent.first, ascent.full))
+    first, full = (share * (ascent.forward + x) for x in behind)
     forward = np.full_like(ascent.again, share * ascent.forward)
     return descent._replace(
         first=first,
-        shared=shared,
         full=full,
         again=forward,
         spent=share * ascent.spent,

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 
 from lsam_jax.engine import jaxprs
-from lsam_jax.engine.jaxprs import Transformation
-from lsam_jax.engine.loops import Scan
+from lsam_jax.engine.jaxprs import Scan, Transformation
 
 Arrays = Sequence[Any]
 
@@ -42,7 +41,7 @@ class Iteration:
     ):
         eqn, carried = scan.eqn, scan.carried
         self._carried, self._count, self._inside = carried, len(eqn.outvars), inside
-        inexact = [jnp.issubdtype(eqn.outvars[n].aval.dtype, jnp.inexact) for n in range(carried)]
+        inexact = [jaxprs.is_inexact(v) for v in eqn.outvars[:carried]]
         self.moving = [
             n
             for n, v in enumerate(eqn.invars)

@@ -6,9 +6,10 @@ changed, so neither is a result.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core as jex
 
 from lsam_jax.engine import effects
@@ -189,3 +190,67 @@ def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
     env = {v: x for v, x in zip(eqn.invars, values) if is_variable(v)}
     like = next(iter(nested_jaxprs(eqn)))
     return as_function([eqn], list(env), eqn.outvars, like)(*env.values())
+
+
+class Scan(NamedTuple):
+    """The parts of a scan.
+
+    Attributes:
+      eqn: the equation.
+      body: what it repeats.
+      fixed: how many of its operands are the same in each iteration; they come first.
+      carried: how many are handed on; they come next. It runs over the others.
+    """
+
+    eqn: Any
+    body: jex.Jaxpr
+    fixed: int
+    carried: int
+
+    @property
+    def length(self) -> int:
+        """How many iterations."""
+        return self.eqn.params["length"]
+
+    @property
+    def reverse(self) -> bool:
+        """Whether it runs from the last to the first."""
+        return self.eqn.params["reverse"]
+
+    @property
+    def carry(self) -> range:
+        """The numbers of the operands that are handed on."""
+        return range(self.fixed, self.fixed + self.carried)
+
+    @property
+    def over(self) -> range:
+        """The numbers of those that it runs over."""
+        return range(self.fixed + self.carried, len(self.eqn.invars))
+
+
+def scan_of(eqn: Any) -> Scan:
+    """The parts of an equation that is a scan."""
+    body = next(iter(nested_jaxprs(eqn)))
+    scanned, collected = _longer(eqn.invars, body.invars), _longer(eqn.outvars, body.outvars)
+    carried = len(body.outvars) - len(collected)
+    return Scan(eqn, body, len(body.invars) - len(scanned) - carried, carried)
+
+
+def _longer(outside: Sequence[Any], inside: Sequence[Any]) -> list[int]:
+    # What is scanned over, or collected, has one more axis than what the body sees of it.
+    ranks = [(len(v.aval.shape), len(w.aval.shape)) for v, w in zip(outside, inside)]
+    return [n for n, (out, in_) in enumerate(ranks) if out > in_]
+
+
+def reaching(jaxpr: jex.Jaxpr, results: Iterable[Any]) -> set[Any]:
+    """The variables on which these results depend, by data or by references."""
+    found = {v for v in results if is_variable(v)}
+    for eqn in reversed(jaxpr.eqns):
+        if any(v in found for v in (*eqn.outvars, *effects.references(eqn))):
+            found.update(v for v in eqn.invars if is_variable(v))
+    return found
+
+
+def is_inexact(v: Any) -> bool:
+    """Whether a variable is of a type that can be differentiated."""
+    return bool(jnp.issubdtype(v.aval.dtype, jnp.inexact))

@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arrays.vectors import one_by_one
-from lsam_jax.devices import collectives
 from lsam_jax.engine import jaxprs
-from lsam_jax.engine.chain import Chain, chain
+from lsam_jax.engine.chain import Chain, chain, error_of
 from lsam_jax.engine.flops import total_flops
 from lsam_jax.engine.gating import WORTH_GATING
 from lsam_jax.engine.jaxprs import Transformation
@@ -28,6 +27,7 @@ from lsam_jax.engine.loop_rung import LoopRung
 from lsam_jax.engine.rung import UP, Rung
 from lsam_jax.engine.step_rules import Chosen, ValueAuxGrad
 from lsam_jax.engine.traced_loss import TracedLoss
+from lsam_jax.engine.two_pass import put
 
 Leaves = Sequence[Any]
 
@@ -94,10 +94,7 @@ class Ladder:
 
     def at(self, moved: Leaves) -> "Walk":
         """The perturbed walk: the arrays that may move are now these."""
-        leaves = list(self.leaves)
-        for n, x in zip(self.index, moved):
-            leaves[n] = x
-        return Walk(self, leaves, self.clean)
+        return Walk(self, put(self.leaves, self.index, moved), self.clean)
 
     def _late_inputs(self) -> list[Any]:
         return [self.chain.closed.jaxpr.invars[n] for n in self.index]
@@ -169,10 +166,7 @@ class Walk:
 
     def _of_leaves(self, errors: dict[Any, Any], index: Sequence[int]) -> list[Any]:
         inputs = self._ladder.chain.closed.jaxpr.invars
-        return [
-            errors[v] if (v := inputs[n]) in errors else collectives.zeros_like_type(v.aval)
-            for n in index
-        ]
+        return [error_of(inputs[n], errors) for n in index]
 
 
 def results(chain: Chain, values: dict[Any, Any]) -> tuple[Any, list[Any]]:

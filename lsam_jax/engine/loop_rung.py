@@ -15,7 +15,7 @@ from jax.extend import core as jex
 
 from lsam_jax.devices import collectives
 from lsam_jax.engine import jaxprs
-from lsam_jax.engine.chain import Chain, Segment
+from lsam_jax.engine.chain import Chain, Segment, error_of
 from lsam_jax.engine.gating import Gates
 from lsam_jax.engine.iteration import Iteration
 from lsam_jax.engine.jaxprs import Transformation
@@ -212,8 +212,7 @@ class LoopRung:
         carry: list[Any] = []
         collected: list[Any] = []
         for n in self._iteration.results:
-            error = errors[outvars[n]] if outvars[n] in errors else _zeros(outvars[n])
-            (carry if n < scan.carried else collected).append(error)
+            (carry if n < scan.carried else collected).append(error_of(outvars[n], errors))
         return carry, collected, [_zeros(scan.eqn.invars[n]) for n in self._fixed]
 
     def _by_variable(self, found: Arrays) -> dict[Any, Any]:

@@ -13,46 +13,11 @@ from jax.extend import core as jex
 
 from lsam_jax.arrays import symbolic
 from lsam_jax.engine import jaxprs
+from lsam_jax.engine.jaxprs import Scan, scan_of
 from lsam_jax.engine.scan_plans import JOINS, KEEP_ROWS
 
 Rows = Sequence[frozenset[int]]
 """For each row of an array, the places of the parameters' leaves that it is made of."""
-
-
-class Scan(NamedTuple):
-    """The parts of a scan.
-
-    Attributes:
-      eqn: the equation.
-      body: what it repeats.
-      fixed: how many of its operands are the same in each iteration; they come first.
-      carried: how many are handed on; they come next. It runs over the others.
-    """
-
-    eqn: Any
-    body: jex.Jaxpr
-    fixed: int
-    carried: int
-
-    @property
-    def length(self) -> int:
-        """How many iterations."""
-        return self.eqn.params["length"]
-
-    @property
-    def reverse(self) -> bool:
-        """Whether it runs from the last to the first."""
-        return self.eqn.params["reverse"]
-
-    @property
-    def carry(self) -> range:
-        """The numbers of the operands that are handed on."""
-        return range(self.fixed, self.fixed + self.carried)
-
-    @property
-    def over(self) -> range:
-        """The numbers of those that it runs over."""
-        return range(self.fixed + self.carried, len(self.eqn.invars))
 
 
 class Loop(NamedTuple):
@@ -71,14 +36,6 @@ class Loop(NamedTuple):
     until: np.ndarray
     begins: int
     rows: dict[Any, Rows]
-
-
-def scan_of(eqn: Any) -> Scan:
-    """The parts of an equation that is a scan."""
-    body = next(iter(jaxprs.nested_jaxprs(eqn)))
-    scanned, collected = _longer(eqn.invars, body.invars), _longer(eqn.outvars, body.outvars)
-    carried = len(body.outvars) - len(collected)
-    return Scan(eqn, body, len(body.invars) - len(scanned) - carried, carried)
 
 
 def find(jaxpr: jex.Jaxpr, position: Sequence[int]) -> list[Loop]:
@@ -146,9 +103,3 @@ def _rows(eqn: Any, made_of: dict[Any, frozenset[int]], rows: dict[Any, Rows]) -
     if name not in KEEP_ROWS or len(known) != 1 or any(map(jaxprs.is_variable, others)):
         return None
     return rows[known[0]]
-
-
-def _longer(outside: Sequence[Any], inside: Sequence[Any]) -> list[int]:
-    # What is scanned over, or collected, has one more axis than what the body sees of it.
-    ranks = [(len(v.aval.shape), len(w.aval.shape)) for v, w in zip(outside, inside)]
-    return [n for n, (out, in_) in enumerate(ranks) if out > in_]

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core as jex
 
-from lsam_jax.devices import collectives
 from lsam_jax.engine import jaxprs
-from lsam_jax.engine.chain import Chain, Segment
+from lsam_jax.engine.chain import Chain, Segment, error_of
 from lsam_jax.engine.gating import Gates
 from lsam_jax.engine.jaxprs import Transformation
 
@@ -171,12 +170,7 @@ class Rung:
         )
 
     def _operands(self, ran: Ran, errors: Values) -> list[Any]:
-        there = [v in errors for v in self.makes]
-        zeros = (collectives.zeros_like_type(v.aval) for v in self.makes)
-        return [
-            *ran.residuals,
-            *(errors[v] if t else z for v, t, z in zip(self.makes, there, zeros)),
-        ]
+        return [*ran.residuals, *(error_of(v, errors) for v in self.makes)]
 
     def _traced_back(self, operands: Sequence[Any]) -> jex.ClosedJaxpr:
         if self._backward is None:

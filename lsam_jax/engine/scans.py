@@ -50,7 +50,7 @@ def over_inputs(jaxpr: jex.Jaxpr) -> list[int]:
         if eqn.primitive.name in KEEP_ROWS and len(variables) == 1 and variables[0] in source:
             source[eqn.outvars[0]] = source[variables[0]]
         if eqn.primitive.name == "scan":
-            runs_over = [eqn.invars[n] for n in _scanned(eqn)]
+            runs_over = [eqn.invars[n] for n in jaxprs.scan_of(eqn).over]
             found.update(
                 (source[v], None) for v in runs_over if jaxprs.is_variable(v) and v in source
             )
@@ -176,14 +176,13 @@ class _Splitter:
         return keep
 
     def _scan(self, eqn: Any) -> Callable[..., list[Any]] | None:
-        if not any(self._row(eqn.invars[n]) for n in _scanned(eqn)):
+        scan = jaxprs.scan_of(eqn)
+        if not any(self._row(eqn.invars[n]) for n in scan.over):
             return None
-        length, reverse = eqn.params["length"], eqn.params["reverse"]
-        body = _body(eqn)
+        length, reverse, body = scan.length, scan.reverse, scan.body
         consts = getattr(eqn.params["jaxpr"], "consts", [])
-        scanned, collected = _scanned(eqn), _longer(eqn.outvars, body.outvars)
-        carries = len(body.outvars) - len(collected)
-        fixed = len(body.invars) - len(scanned) - carries
+        fixed, carries, scanned = scan.fixed, scan.carried, scan.over
+        collected = range(carries, len(eqn.outvars))
         rows = {n: row for n in scanned if (row := self._row(eqn.invars[n]))}
         begun = self._is_late(v for n, v in enumerate(eqn.invars) if n not in rows)
         # From here on, iterations are in the order in which they run.
@@ -266,18 +265,3 @@ class _Splitter:
             return jaxprs.checkpointed(eqn, jex.jaxpr_as_fun(pruned))(*flat)
 
         return run
-
-
-def _body(eqn: Any) -> jex.Jaxpr:
-    return next(iter(jaxprs.nested_jaxprs(eqn)))
-
-
-def _scanned(eqn: Any) -> list[int]:
-    """The operands that a scan runs over."""
-    return _longer(eqn.invars, _body(eqn).invars)
-
-
-def _longer(outside: Sequence[Any], inside: Sequence[Any]) -> list[int]:
-    # What is scanned over, or collected, has one more axis than what the body sees of it.
-    ranks = [(len(v.aval.shape), len(w.aval.shape)) for v, w in zip(outside, inside)]
-    return [n for n, (out, in_) in enumerate(ranks) if out > in_]

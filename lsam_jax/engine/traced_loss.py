@@ -158,8 +158,8 @@ def cut(program: TracedLoss, leaves: Sequence[Any], in_suffix: Sequence[bool]) -
     boundary = [v for v in read if not effects.is_reference(v)]
     _, moving = effects.split(before, prefix_vars)
     depends = {*prefix_vars, *(v for eqn in moving for v in eqn.outvars)}
-    differentiable = [v for v in boundary if v in depends and _is_inexact(v)]
-    fixed = [v for v in boundary if not (v in depends and _is_inexact(v))]
+    differentiable = [v for v in boundary if v in depends and jaxprs.is_inexact(v)]
+    fixed = [v for v in boundary if not (v in depends and jaxprs.is_inexact(v))]
     run_prefix = jaxprs.as_function(
         before, [*jaxpr.constvars, *prefix_vars], [*differentiable, *fixed], jaxpr
     )
@@ -242,19 +242,12 @@ def _first_times(jaxpr: jex.Jaxpr, made_of: dict[Any, frozenset[int]]) -> tuple[
 
 
 def _reached(jaxpr: jex.Jaxpr, of_leaf: Sequence[int], count: int) -> np.ndarray:
-    wanted = {v for v in jaxpr.outvars[:1] if jaxprs.is_variable(v)}
-    for eqn in reversed(jaxpr.eqns):
-        if any(v in wanted for v in (*eqn.outvars, *effects.references(eqn))):
-            wanted.update(v for v in eqn.invars if jaxprs.is_variable(v))
+    wanted = jaxprs.reaching(jaxpr, jaxpr.outvars[:1])
     reached = np.zeros(count, bool)
     for v, i in zip(jaxpr.invars, of_leaf):
         if i >= 0:
             reached[i] |= v in wanted
     return reached
-
-
-def _is_inexact(v: Any) -> bool:
-    return bool(jnp.issubdtype(v.aval.dtype, jnp.inexact))
 
 
 def starting_over(closed: jex.ClosedJaxpr) -> tuple[Callable[..., list[Any]], list[Any]]:

@@ -5,11 +5,11 @@ backward pass ends at the first of them; the descent is one plain gradient at th
 weights. On a share q of a batch a step costs 1 + q at most.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lsam_jax.engine.step_rules import StepResult, StepRules
-from lsam_jax.engine.two_pass import Differentiable, Passes, put
+from lsam_jax.engine.two_pass import Differentiable, Passes, climb, put
 
 
 class AscentLoss(NamedTuple):
@@ -39,13 +39,8 @@ def two_losses(
       The loss that is descended, at the perturbed weights, and its aux unless `clean_aux`.
     """
     index, leaves = ascent.index, ascent.leaves
-    late, nowhere = [leaves[n] for n in index], [None] * len(leaves)
-    if rules.estimate is None:
-        clean, aux_there, g = ascent.clean_gradient()
-        uphill: Sequence[Any] = g
-    else:
-        clean, aux_there, uphill, g = rules.estimate(ascent.loss_of, late, index)
-    moved, radius = rules.perturb(uphill, late, index)
+    nowhere = [None] * len(leaves)
+    clean, aux_there, g, moved, radius = climb(ascent, rules)
     wanted = None if rules.descend_unselected else [n in index for n in range(len(leaves))]
     (loss, aux), found = descent.value_and_grad(put(leaves, index, moved), wanted)
     h = found if wanted is None else put(nowhere, index, found)

@@ -75,17 +75,23 @@ class There(PerturbedPass, Protocol):
         ...
 
 
-def both_passes(passes: Passes, rules: StepRules) -> StepResult:
-    """One step of a method: uphill, move, downhill."""
-    index, leaves = passes.index, passes.leaves
-    late = [leaves[n] for n in index]
+def climb(passes: Passes, rules: StepRules) -> tuple[Any, Any, Leaves, Leaves, Any]:
+    """Uphill: clean loss, aux and gradient, the arrays that may move once they have, the radius."""
+    late = [passes.leaves[n] for n in passes.index]
     if rules.estimate is None:
         loss, aux, g = passes.clean_gradient()
         uphill: Leaves = g
     else:
-        loss, aux, uphill, g = rules.estimate(passes.loss_of, late, index)
-    moved, radius = rules.perturb(uphill, late, index)
-    there, nowhere = passes.at(moved), [None] * len(leaves)
+        loss, aux, uphill, g = rules.estimate(passes.loss_of, late, passes.index)
+    moved, radius = rules.perturb(uphill, late, passes.index)
+    return loss, aux, g, moved, radius
+
+
+def both_passes(passes: Passes, rules: StepRules) -> StepResult:
+    """One step of a method: uphill, move, downhill."""
+    index = passes.index
+    loss, aux, g, moved, radius = climb(passes, rules)
+    there, nowhere = passes.at(moved), [None] * len(passes.leaves)
     if not rules.descend_unselected:
         perturbed_loss, aux_there, found = there.selected_gradient()
         h: Leaves = put(nowhere, index, found)
