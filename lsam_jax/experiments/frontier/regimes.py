@@ -59,7 +59,7 @@ def _digits(noise: int) -> Regime:
 def _cifar(noise: int) -> Regime:
     return Regime(
         f"cifar-{noise}",
-        f"CIFAR-10, 5,000 images of 16x16 pixels with flips, {noise} % of their labels drawn anew; "
+        f"CIFAR-10, 5,000 images of 16x16 pixels, {noise} % of their labels drawn anew; "
         "ResNet-8, 30 passes",
         dataclasses.replace(
             PRESETS["noisy-digits-resnet8"].config,
@@ -67,8 +67,9 @@ def _cifar(noise: int) -> Regime:
             images=5000,
             validation_images=5000,
             image_size=16,
+            augment=False,
             label_noise=noise / 100,
-            batch_size=128,
+            batch_size=64,
             epochs=10,
             passes=3,
         ),
