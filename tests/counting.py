@@ -74,9 +74,8 @@ def for_cpu(eqn):
     """The parameters of an equation; of one that chooses by platform, its branch for a CPU."""
     if not by_platform(eqn):
         return eqn.params.values()
-    (place,) = (
-        n for n, names in enumerate(eqn.params["branches_platforms"]) if "cpu" in (names or ())
-    )
+    platforms = eqn.params["branches_platforms"]
+    place = next(n for n, names in enumerate(platforms) if names is None or "cpu" in names)
     return [eqn.params["branches"][place]]
 
 

@@ -11,8 +11,8 @@ from jax.extend import core as jex
 
 from lsam_jax.devices import collectives
 from lsam_jax.engine import effects, jaxprs
+from lsam_jax.engine.conditionals import Conditionals, as_it_is
 from lsam_jax.engine.flops import flops, total_flops
-from lsam_jax.engine.jaxprs import Transformation
 
 WORTH_GATING = 0.0005
 """Share of a gradient's cost below which a conditional costs more than it can save."""
@@ -51,7 +51,7 @@ class Gates:
         self,
         args: Sequence[Any],
         wanted: Mapping[Any, Any],
-        inside: Transformation,
+        conditionals: Conditionals,
         at_all: Any = True,
     ) -> tuple[list[Any], dict[Any, list[Any]]]:
         """What is wanted anyway, and the results of each group: zeros where it is not wanted.
@@ -59,25 +59,40 @@ class Gates:
         Args:
           args: the arguments of the program.
           wanted: bool[], for each group.
-          inside: a transformation of what runs inside a conditional.
+          conditionals: how to leave out what is not needed.
           at_all: whether anything is wanted; if it is not True, but bool[], all of it is inside
             conditionals.
         """
         jaxpr, operands = self._closed.jaxpr, [*self._closed.consts, *args]
-        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], operands))
-        env.update(zip(self._boundary, _if(at_all, self._common, self._boundary, operands, inside)))
+        inputs = [*jaxpr.constvars, *jaxpr.invars]
+        in_gate = conditionals.inside if at_all is True else as_it_is  # once is enough
 
-        def read(atoms: Sequence[Any]) -> list[Any]:
-            return [env[v] if jaxprs.is_variable(v) else v.val for v in atoms]
+        def compute(*operands: Any) -> list[Any]:
+            env = dict(zip(inputs, operands))
+            env.update(zip(self._boundary, self._common(*operands)))
 
-        found: dict[Any, list[Any]] = {}
-        for i, outvars in self._groups.items():
-            if i in self._own:
-                run = jaxprs.as_function(self._own[i], self._reads[i], outvars, jaxpr)
-                found[i] = _if(wanted[i], run, outvars, read(self._reads[i]), inside)
-            else:
-                found[i] = [jnp.where(wanted[i], x, jnp.zeros_like(x)) for x in read(outvars)]
-        return read(self._always), found
+            def read(atoms: Sequence[Any]) -> list[Any]:
+                return [env[v] if jaxprs.is_variable(v) else jnp.asarray(v.val) for v in atoms]
+
+            found = read(self._always)
+            for i, outvars in self._groups.items():
+                if i in self._own:
+                    own = jaxprs.as_function(self._own[i], self._reads[i], outvars, jaxpr)
+                    zeros = partial(_zeros, outvars)
+                    reads = read(self._reads[i])
+                    found += conditionals.gated(wanted[i], in_gate(own), zeros, reads)
+                else:
+                    found += [jnp.where(wanted[i], x, jnp.zeros_like(x)) for x in read(outvars)]
+            return found
+
+        results = [*self._always, *(v for vs in self._groups.values() for v in vs)]
+        if at_all is True or not results:
+            out = iter(compute(*operands))
+        else:
+            zeros = partial(_zeros, results)
+            out = iter(jax.lax.cond(at_all, conditionals.inside(compute), zeros, *operands))
+        always = [next(out) for _ in self._always]
+        return always, {i: [next(out) for _ in vs] for i, vs in self._groups.items()}
 
 
 def gated_value_and_grad(
@@ -85,9 +100,7 @@ def gated_value_and_grad(
     fun: Callable[[Sequence[Any]], tuple[Any, list[Any]]],
     xs: Sequence[jax.Array],
     group: Sequence[int],
-    *,
-    gate: bool,
-    inside: Transformation,
+    conditionals: Conditionals,
 ) -> tuple[Any, list[Any], list[Any]]:
     """Value and gradient; the gradient of a group that is not wanted is zero.
 
@@ -99,8 +112,7 @@ def gated_value_and_grad(
       fun: from a list of arrays to a scalar and a list of auxiliary arrays.
       xs: the arrays.
       group: the group that each of `xs` belongs to.
-      gate: False computes all gradients and sets those not wanted to zero.
-      inside: a transformation of what runs inside a conditional.
+      conditionals: how to leave out what is not needed.
 
     Returns:
       The scalar, the auxiliary arrays, the gradients.
@@ -116,11 +128,16 @@ def gated_value_and_grad(
     outputs: dict[int, list[Any]] = {i: [] for i in group}
     for i, v in zip(group, outvars[always:]):
         outputs[i].append(v)
-    worth = WORTH_GATING * total_flops(closed.jaxpr) if gate else math.inf
+    worth = worth_gating(total_flops(closed.jaxpr), conditionals)
     gates = Gates(closed, outvars[:always], outputs, worth)
-    (value, *aux), found = gates.run(xs, {i: wanted[i] for i in outputs}, inside)
+    (value, *aux), found = gates.run(xs, {i: wanted[i] for i in outputs}, conditionals)
     in_order = {i: iter(gs) for i, gs in found.items()}
     return value, aux, [next(in_order[i]) for i in group]
+
+
+def worth_gating(cost: float, conditionals: Conditionals) -> float:
+    """The operations that a gate has to save, where a gradient takes `cost` of them."""
+    return math.inf if conditionals.gates is False else WORTH_GATING * cost
 
 
 def _by_group(
@@ -154,19 +171,5 @@ def _by_group(
     return common, own
 
 
-def _if(
-    wanted: Any,
-    run: Callable[..., list[Any]],
-    outvars: Sequence[Any],
-    operands: Sequence[Any],
-    inside: Transformation,
-) -> list[Any]:
-    """What `run` gives if it is wanted, and otherwise zeros of these types."""
-    if wanted is True or not outvars:
-        return run(*operands)
-    zeros = partial(_zeros, [v.aval for v in outvars])
-    return list(jax.lax.cond(wanted, inside(run), zeros, *operands))
-
-
-def _zeros(avals: Sequence[Any], *_: Any) -> list[jax.Array]:
-    return [collectives.zeros_like_type(a) for a in avals]
+def _zeros(like: Sequence[Any], *_: Any) -> list[jax.Array]:
+    return [collectives.zeros_like_type(v.aval) for v in like]

@@ -10,7 +10,6 @@ With a segment from p_k to p_(k+1) in the order of the network, and the first se
 segment s, segment k is visited if k >= s. Errors are propagated out of it only if k > s.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,9 +19,9 @@ import jax.numpy as jnp
 from lsam_jax.arrays.vectors import one_by_one
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.chain import Chain, chain, error_of
+from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.flops import total_flops
-from lsam_jax.engine.gating import WORTH_GATING
-from lsam_jax.engine.jaxprs import Transformation
+from lsam_jax.engine.gating import worth_gating
 from lsam_jax.engine.loop_rung import LoopRung
 from lsam_jax.engine.rung import UP, Rung
 from lsam_jax.engine.step_rules import Chosen, ValueAuxGrad
@@ -40,8 +39,7 @@ class Ladder:
       leaves: the parameters.
       chosen: which layers are perturbed.
       places: the positions at which to cut, ascending.
-      gate: whether weight gradients of layers that are not selected are skipped by conditionals.
-      inside: a transformation of what runs inside a conditional.
+      conditionals: how to leave out what is not needed.
       of_aux: whether aux is differentiated too.
     """
 
@@ -51,19 +49,18 @@ class Ladder:
         leaves: Leaves,
         chosen: Chosen,
         places: Sequence[int],
-        gate: bool,
-        inside: Transformation,
+        conditionals: Conditionals,
         of_aux: bool,
     ):
         self.chain: Chain = chain(program.closed, leaves, chosen, places, of_aux)
         self.leaves = list(leaves)
         self.index = [n for n, place in enumerate(chosen.positions()) if place >= 0]
-        self._inside = inside
+        self._conditionals = conditionals
         layers = [chosen.of_leaf[n] for n in self.index]
         self.wanted = dict(zip(layers, one_by_one(chosen.selected, layers)))
         self.first = jnp.min(jnp.where(chosen.selected, chosen.position, len(chosen.position)))
         cost = 3 * total_flops(self.chain.closed.jaxpr)  # forward, and twice that backward
-        self.worth = WORTH_GATING * cost if gate else math.inf
+        self.worth = worth_gating(cost, conditionals)
         made = (v for segment in self.chain.segments[1:] for v in segment.makes)
         self.groups = dict.fromkeys(made, UP)
         inputs = self.chain.closed.jaxpr.invars
@@ -76,7 +73,7 @@ class Ladder:
         if k == len(self.rungs):
             segment = self.chain.segments[k]
             kind: Any = Rung if segment.loop is None else LoopRung
-            self.rungs.append(kind(segment, self.chain, values, self._inside))
+            self.rungs.append(kind(segment, self.chain, values, self._conditionals))
         return self.rungs[k]
 
     def clean_gradient(self) -> ValueAuxGrad:

@@ -16,9 +16,9 @@ from jax.extend import core as jex
 from lsam_jax.devices import collectives
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.chain import Chain, Segment, error_of
+from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.gating import Gates
 from lsam_jax.engine.iteration import Iteration
-from lsam_jax.engine.jaxprs import Transformation
 
 Arrays = Sequence[Any]
 Values = Mapping[Any, Any]
@@ -47,17 +47,17 @@ class LoopRung:
       segment: the scan.
       chain: the program that it is a part of.
       values: of what it reads, to be traced with.
-      inside: a transformation of what runs inside a loop or a conditional.
+      conditionals: how to leave out what is not needed.
     """
 
-    def __init__(self, segment: Segment, chain: Chain, values: Values, inside: Transformation):
+    def __init__(self, segment: Segment, chain: Chain, values: Values, conditionals: Conditionals):
         assert segment.loop is not None
-        self._loop, self._inside = segment.loop, inside
+        self._loop, self._conditionals = segment.loop, conditionals
         scan = self._scan = segment.loop.scan
         self._inputs = chain.closed.jaxpr.invars
         self._reads = {v for v in segment.reads if v in chain.moving}
         first = self._at(self._read(values), 0)
-        self._iteration = Iteration(scan, chain.moving, chain.reaching, first, inside)
+        self._iteration = Iteration(scan, chain.moving, chain.reaching, first, conditionals.inside)
         moving = self._iteration.moving
         self._fixed, self._carry, self._over = (
             [n for n in moving if n in some] for some in (range(scan.fixed), scan.carry, scan.over)
@@ -146,7 +146,7 @@ class LoopRung:
             by_row = {n: [result[n]] for n in asked}
             gates = Gates(closed, [result[n] for n in anyway], by_row, worth / scan.length)
             is_wanted = dict(zip(asked, self._rows(rows, s)))
-            out, of_rows = gates.run(args, is_wanted, self._inside)
+            out, of_rows = gates.run(args, is_wanted, self._conditionals)
             found = dict(zip(anyway, out))
             of_fixed = [x + found[n] for n, x in zip(self._fixed, of_fixed)]
             of_over = self._put(of_over, [of_rows[n][0] for n in asked], s)

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsam_jax.engine import effects
-from lsam_jax.engine.cpu_convolutions import canonical_on_cpu, holds_convolution
+from lsam_jax.engine.conditionals import conditionals_of
 from lsam_jax.engine.gating import gated_value_and_grad
-from lsam_jax.engine.jaxprs import Transformation
 from lsam_jax.engine.ladder import Ladder
 from lsam_jax.engine.step_rules import Chosen
 from lsam_jax.engine.traced_loss import TracedLoss
-from lsam_jax.engine.two_pass import Passes, as_it_is, at_cut, known_passes
+from lsam_jax.engine.two_pass import Passes, at_cut, known_passes
 
 Leaves = Sequence[Any]
 
@@ -23,13 +22,13 @@ class Cutting(NamedTuple):
 
     Attributes:
       places: gives the positions at which, ascending; asked only if there is a choice.
-      gate: whether to skip the weight gradients of unselected layers by conditionals.
-      inside: a transformation of what runs inside a conditional.
+      skip: whether segments in which nothing differs are left out; None: where that pays.
+      gate: whether the weight gradients of unselected layers are, likewise.
     """
 
     places: Callable[[], Sequence[int]]
-    gate: bool
-    inside: Transformation
+    skip: bool | None
+    gate: bool | None
 
 
 def passes_of(
@@ -51,13 +50,9 @@ def passes_of(
     """
     if isinstance(chosen.selected, np.ndarray):
         return known_passes(program, leaves, chosen)
-    places, gate, inside = list(cutting.places()), cutting.gate, cutting.inside
+    places = list(cutting.places())
+    conditionals = conditionals_of(program, cutting.skip, cutting.gate)
     if len(places) == 1 or effects.holds_references(program.closed.jaxpr):
-        gradient = partial(gated_value_and_grad, gate=gate, inside=inside)
+        gradient = partial(gated_value_and_grad, conditionals=conditionals)
         return at_cut(program, leaves, chosen, places[0], gradient, chosen.selected)
-    return Ladder(program, leaves, chosen, places, gate, inside, of_aux)
-
-
-def in_conditional(program: TracedLoss) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The transformation of what runs inside a conditional; see `cpu_convolutions`."""
-    return canonical_on_cpu if holds_convolution(program.closed.jaxpr) else as_it_is
+    return Ladder(program, leaves, chosen, places, conditionals, of_aux)

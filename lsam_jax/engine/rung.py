@@ -8,8 +8,8 @@ from jax.extend import core as jex
 
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.chain import Chain, Segment, error_of
+from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.gating import Gates
-from lsam_jax.engine.jaxprs import Transformation
 
 Values = Mapping[Any, Any]
 """By the variables of the program."""
@@ -39,12 +39,12 @@ class Rung:
       segment: its equations.
       chain: the program that it is a part of.
       values: of what it reads, to be traced with.
-      inside: a transformation of what runs inside a conditional.
+      conditionals: how to leave out what is not needed.
     """
 
-    def __init__(self, segment: Segment, chain: Chain, values: Values, inside: Transformation):
+    def __init__(self, segment: Segment, chain: Chain, values: Values, conditionals: Conditionals):
         moving = chain.moving
-        self._inside, self._start, self._end = inside, segment.start, segment.end
+        self._conditionals, self._start, self._end = conditionals, segment.start, segment.end
         self.reads = [v for v in segment.reads if v in moving]
         self._fixed = [v for v in segment.reads if v not in moving]
         self.makes = [v for v in segment.makes if v in moving and v in chain.reaching]
@@ -138,12 +138,14 @@ class Rung:
                 names.setdefault(groups[v], []).append(v)
                 results.setdefault(groups[v], []).append(result)
         gates = Gates(closed, [], results, worth)
-        wanted = {**wanted, UP: first < self._start}
-        _, found = gates.run(operands, wanted, self._inside, self._differs(first))
+        wanted = {**wanted, UP: self._conditionals.visits(first < self._start)}
+        _, found = gates.run(operands, wanted, self._conditionals, self._visits(first))
         return {v: x for i, vs in names.items() for v, x in zip(vs, found[i])}
 
-    def _differs(self, first: Any) -> Any:
-        return True if first is None or self._end is None else first < self._end
+    def _visits(self, first: Any) -> Any:
+        if first is None or self._end is None:
+            return True
+        return self._conditionals.visits(first < self._end)
 
     def _unless(
         self,
@@ -153,15 +155,15 @@ class Rung:
         operands: Sequence[Any],
     ) -> list[Any]:
         """What `run` gives, and what there was where nothing differs."""
-        differs = self._differs(first)
-        if differs is True:
+        visits = self._visits(first)
+        if visits is True:
             return run(*operands)
         if not old:
             return []
-        run_inside = self._inside(run)
+        run_inside = self._conditionals.inside(run)
         return list(
             jax.lax.cond(
-                differs,
+                visits,
                 lambda old, operands: list(run_inside(*operands)),
                 lambda old, operands: list(old),
                 list(old),

@@ -249,8 +249,3 @@ def _masked(wanted: Any, g: list[Any], group: Sequence[int]) -> list[Any]:
     if wanted is None:
         return g
     return [jnp.where(wanted[i], x, jnp.zeros_like(x)) for i, x in zip(group, g)]
-
-
-def as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """The transformation that changes nothing."""
-    return fun

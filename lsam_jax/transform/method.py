@@ -40,7 +40,7 @@ class Method(NamedTuple):
       norm_decay: of the running mean of the stored norms; 0 stores the last one.
       select_every: steps between selections.
       cuts: where the engine may cut.
-      gate: whether it skips weight gradients by conditionals.
+      gate: whether it skips weight gradients by conditionals; None: where that pays.
       axes: of the devices that take a step together.
     """
 
@@ -57,7 +57,7 @@ class Method(NamedTuple):
     norm_decay: Any
     select_every: Any
     cuts: Cuts
-    gate: bool
+    gate: bool | None
     axes: Axes
 
 

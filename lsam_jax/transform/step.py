@@ -20,10 +20,11 @@ from lsam_jax.devices.collectives import check_loss
 from lsam_jax.devices.m_sharpness import check_references
 from lsam_jax.devices.shardings import beside
 from lsam_jax.engine import auxiliary
+from lsam_jax.engine.conditionals import in_conditional
 from lsam_jax.engine.cuts import network_apart, network_of
 from lsam_jax.engine.network import in_tree_order
 from lsam_jax.engine.optional_second_pass import one_or_two
-from lsam_jax.engine.passes import Cutting, in_conditional, passes_of
+from lsam_jax.engine.passes import Cutting, passes_of
 from lsam_jax.engine.stale_and_fresh import stale_and_fresh
 from lsam_jax.engine.step_rules import Chosen, StepResult
 from lsam_jax.engine.traced_loss import TracedLoss, cut, trace
@@ -75,7 +76,8 @@ def step(
     clean_aux = ascent is not None and ascent.clean_aux
     where = wanted(method.cuts, method.selector, climbed is None) if shares_passes(method) else 1
     least = fewest(method.selector, arguments.static_int(method.k))
-    network, place_cuts, profile = network_of(program, leaves, layers, where, least, method.gate)
+    gated = method.gate is not False
+    network, place_cuts, profile = network_of(program, leaves, layers, where, least, gated)
 
     def cuts(candidates: np.ndarray) -> list[int]:
         return place_cuts(where, candidates, least)
@@ -87,10 +89,12 @@ def step(
     now, cadence = numbers(method, layers, state), method.cadence
     second = descent_of(method, loss_fn, tree, lambda aux: program.aux_of(aux)[1])
     rules = MethodStep(method, now, state, candidates, selected, leaves, second)
+    gate = method.gate if climbed is None else False
+    skip = None if method.cuts == "auto" else True
     inside = in_conditional(program)
 
     def perturbed(leaves: Sequence[Any]) -> StepResult:
-        cutting = Cutting(partial(cuts, candidates), method.gate and climbed is None, inside)
+        cutting = Cutting(partial(cuts, candidates), skip, gate)
         if not candidates.any():
             return nothing_moves(program, leaves, rules)
         if method.ascent.fresh is not None:

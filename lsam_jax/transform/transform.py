@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
 from lsam_jax import arguments
@@ -209,16 +208,10 @@ def build(
             norm_decay=norm_decay,
             select_every=select_every,
             cuts=where,
-            gate=_gate_by_platform() if gate is None else gate,
+            gate=gate,
             axes=collectives.axes(axis_name, perturbation_sync),
         )
     )
-
-
-def _gate_by_platform() -> bool:
-    # On a GPU a conditional is a round trip to the host, unless XLA captures it in a CUDA graph,
-    # which jax < 0.10 does not.
-    return jax.default_backend() != "gpu" or jax.__version_info__ >= (0, 10)
 
 
 def step_of_any(

@@ -83,6 +83,49 @@ def selections(report: Mapping[str, Any]) -> list[Table]:
     return [table]
 
 
+def compiled(report: Mapping[str, Any]) -> list[Table]:
+    """A table for each network."""
+    settings = report["settings"]
+    known = {
+        "trace\n(x)": ("trace_seconds", None),
+        "compile\n(x)": ("compile_seconds", None),
+        "memory\n(MB)": ("memory_bytes", 1e-6),
+        "(x)": ("memory_bytes", None),
+        "condi-\ntionals": ("conditionals", 1.0),
+        "hand on\n(MB)": ("handed_bytes", 1e-6),
+        "by the\nhost": ("by_host", 1.0),
+        "collec-\ntives": ("collectives", 1.0),
+        "cycles\n(x plain)": ("cycles", None),
+    }
+    shown = []
+    for network, rows in report["rows"].items():
+        columns = {
+            heading: column
+            for heading, column in known.items()
+            if any(row.get(column[0]) for row in rows.values())
+        }
+        table = tables.table(
+            *("method", *columns),
+            title=f"{network}, compiled for {settings['devices']} {settings['target']}",
+            caption="x: relative to textbook SAM. Memory: of the device, arguments and results "
+            "included. Hand on: what conditionals return. By the host: conditionals outside of "
+            "CUDA graphs. Collectives: inside conditionals. Cycles: as a TPU's compiler estimates.",
+        )
+        for method, row in rows.items():
+            if "error" in row:
+                table.add_row(method, row["error"][:40])
+                continue
+            cells = []
+            for key, scale in columns.values():
+                base = rows["plain" if key == "cycles" else "textbook"].get(key)
+                is_ratio = scale is None
+                shown_as = 1 / base if is_ratio and base else scale or 1.0
+                cells.append(_text(row[key], shown_as, 2 if is_ratio else 0))
+            table.add_row(method, *cells)
+        shown.append(table)
+    return shown
+
+
 def programs(report: Mapping[str, Any]) -> Table:
     """Compile time, memory and FLOPs."""
     found = report["programs"]
@@ -110,7 +153,7 @@ def programs(report: Mapping[str, Any]) -> Table:
     return table
 
 
-_TABLES = {"methods": methods, "selections": selections}
+_TABLES = {"methods": methods, "selections": selections, "compiled": compiled}
 
 
 def _narrow(heading: str) -> str:

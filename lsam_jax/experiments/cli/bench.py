@@ -1,4 +1,4 @@
-"""``lsam-jax bench``: three benchmarks of a gradient step."""
+"""``lsam-jax bench``: four benchmarks of a gradient step."""
 
 import argparse
 import dataclasses
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
         "paper (eq. 8 and 9), compile time and memory.",
     )
     kinds = parser.add_subparsers(title="benchmarks", required=True, metavar="BENCHMARK")
-    for add_one in (_methods, _family, _selections):
+    for add_one in (_methods, _family, _selections, _compiled):
         add_one(kinds)
 
 
@@ -81,6 +81,29 @@ def _selections(kinds: Any) -> None:
     _add_outputs(parser)
 
 
+def _compiled(kinds: Any) -> None:
+    parser = options.add_command(
+        kinds,
+        "compiled",
+        partial(run, "compiled"),
+        "what compilers for TPU, GPU and CPU make of a step; needs no device",
+        "Compiles steps for a device that need not be there, and runs none: processor time, the "
+        "device's memory, conditionals with what they hand on, collectives inside them, cycles "
+        "that a TPU's compiler estimates. With the default networks about a minute for a CPU or "
+        "an H100; half of that for a TPU, where --whole takes an hour.",
+    )
+    option, several = partial(options.add_option, parser), {"type": _names, "metavar": "A,B"}
+    option("--target", default="cpu", metavar="NAME", help="cpu, tpu-v5e or h100 (default: cpu)")
+    option(
+        "--networks", default="resnet20,gpt-scanned", help="of images, or gpt-scanned", **several
+    )
+    option("--methods", default="", help="some of them, by name (default: all)", **several)
+    option("--devices", type=int, default=1, metavar="N", help="that share a batch")
+    options.add_size(parser)
+    option("--whole", action="store_true", help="wait for a TPU's compiler to end: cycles")
+    _add_outputs(parser, plot=False)
+
+
 def _add_methods(parser: argparse.ArgumentParser, catalog: str, models: str, rounds: int) -> None:
     option, several = partial(options.add_option, parser), {"type": _names, "metavar": "A,B"}
     option("--models", default=models, help="networks, one after the other", **several)
@@ -95,10 +118,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()
 
 
-def _add_outputs(parser: argparse.ArgumentParser) -> None:
+def _add_outputs(parser: argparse.ArgumentParser, plot: bool = True) -> None:
     option = partial(options.add_option, parser)
     option("--out", metavar="FILE.json", help="store the numbers and the environment")
-    option("--plot", metavar="FILE.png", help="draw them (default: no picture)")
+    if plot:
+        option("--plot", metavar="FILE.png", help="draw them (default: no picture)")
+    else:
+        parser.set_defaults(plot=None)
 
 
 def run(name: str, arguments: argparse.Namespace) -> None:

@@ -1,0 +1,87 @@
+"""What a program leaves out at run time, by the platform that it is lowered for.
+
+On a CPU a conditional costs nothing but what it runs. A TPU hands what a conditional returns out
+through its main memory, and a gate keeps a weight gradient from being fused with what stands beside
+it. A GPU leaves a conditional that holds a convolution to the host, which waits for the device
+(unless XLA is told to capture convolutions in CUDA graphs). There the program runs what it could
+leave out. Loops over layers leave out what they can on every platform.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lsam_jax.engine.cpu_convolutions import canonical_on_cpu, holds_convolution
+from lsam_jax.engine.jaxprs import Transformation
+from lsam_jax.engine.traced_loss import TracedLoss
+
+WITHOUT_SEGMENTS = ("tpu",)
+GPUS = ("cuda", "rocm")
+
+
+class Conditionals(NamedTuple):
+    """How to leave out what is not needed.
+
+    Attributes:
+      inside: a transformation of what runs inside a conditional.
+      skips: bool[], whether segments in which nothing differs between the passes are left out.
+      gates: bool[], whether the weight gradients of layers that are not selected are; there are no
+        conditionals around them if it is not traced, but False.
+    """
+
+    inside: Transformation
+    skips: Any
+    gates: Any
+
+    def visits(self, differs: Any) -> Any:
+        """Whether a segment is run, bool[], of whether anything in it differs."""
+        return differs | ~self.skips
+
+    def gated(
+        self, wanted: Any, run: Callable[..., list[Any]], zeros: Any, operands: Sequence[Any]
+    ) -> list[Any]:
+        """What `run` gives if that is wanted, bool[], and otherwise `zeros`."""
+        found = jax.lax.cond(wanted | ~self.gates, run, zeros, *operands)
+        return [jnp.where(wanted | self.gates, x, jnp.zeros_like(x)) for x in found]
+
+
+def conditionals_of(
+    program: TracedLoss, skip: bool | None = None, gate: bool | None = None
+) -> Conditionals:
+    """Those for a loss.
+
+    Args:
+      program: the loss.
+      skip: whether segments are left out; None: where that pays.
+      gate: the same of weight gradients.
+    """
+    # Before 0.10 no conditional was captured in CUDA graphs.
+    captured = not _has_convolution(program) and jax.__version_info__ >= (0, 10)
+    without_gates = WITHOUT_SEGMENTS if captured else (*WITHOUT_SEGMENTS, *GPUS)
+    return Conditionals(
+        inside=in_conditional(program),
+        skips=_except_on(WITHOUT_SEGMENTS) if skip is None else jnp.asarray(skip),
+        gates=_except_on(without_gates) if gate is None else gate and jnp.asarray(gate),
+    )
+
+
+def in_conditional(program: TracedLoss) -> Transformation:
+    """What is done to parts of a loss that run inside a conditional; see `cpu_convolutions`."""
+    return canonical_on_cpu if _has_convolution(program) else as_it_is
+
+
+def _has_convolution(program: TracedLoss) -> bool:
+    return holds_convolution(program.closed.jaxpr)
+
+
+def _except_on(platforms: Sequence[str]) -> Any:
+    """bool[]: False where a program is lowered for one of these, a constant to its compiler."""
+    never = dict.fromkeys(platforms, lambda: jnp.asarray(False))
+    return jax.lax.platform_dependent(**never, default=lambda: jnp.asarray(True))
+
+
+def as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """The transformation that changes nothing."""
+    return fun
