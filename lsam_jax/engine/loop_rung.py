@@ -15,10 +15,11 @@ from jax.extend import core as jex
 
 from lsam_jax.devices import collectives
 from lsam_jax.engine import jaxprs
+from lsam_jax.engine.both_ways import BothWays
 from lsam_jax.engine.chain import Chain, Segment, error_of
 from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.gating import Gates
-from lsam_jax.engine.iteration import Iteration
+from lsam_jax.engine.jaxprs import Scan
 
 Arrays = Sequence[Any]
 Values = Mapping[Any, Any]
@@ -57,8 +58,8 @@ class LoopRung:
         self._inputs = chain.closed.jaxpr.invars
         self._reads = {v for v in segment.reads if v in chain.moving}
         first = self._at(self._read(values), 0)
-        self._iteration = Iteration(scan, chain.moving, chain.reaching, first, conditionals.inside)
-        moving = self._iteration.moving
+        self._ways = _of_iteration(scan, chain, first, conditionals)
+        moving = self._ways.moving
         self._fixed, self._carry, self._over = (
             [n for n in moving if n in some] for some in (range(scan.fixed), scan.carry, scan.over)
         )
@@ -77,7 +78,7 @@ class LoopRung:
 
             def again(s: Any, state: Any) -> Any:
                 carry, (carries, computed) = state
-                carry_on, new = self._iteration.run(self._at(operands, s, carry))
+                carry_on, new = self._iterate(self._at(operands, s, carry))
                 return carry_on, (self._put(carries, carry, s), self._put(computed, new, s))
 
             state = carry, (before.carries, before.computed)
@@ -94,15 +95,14 @@ class LoopRung:
 
     def back(self, ran: Looped, errors: Values) -> dict[Any, Any]:
         """See `Rung.back`."""
-        scan, iteration = self._scan, self._iteration
+        scan, ways = self._scan, self._ways
 
         def each(state: Any, x: Any) -> Any:
             of_carry, of_fixed = state
             carry, computed, over, of_collected = x
             given = [*ran.operands[: scan.fixed], *carry, *over]
-            args = iteration.arguments(given, computed, of_carry, of_collected)
-            out = jex.jaxpr_as_fun(iteration.way_back(args))(*args)
-            found = dict(zip(iteration.moving, out))
+            args = ways.arguments(given, computed, [*of_carry, *of_collected])
+            found = dict(zip(ways.moving, jex.jaxpr_as_fun(ways.way_back(args))(*args)))
             of_fixed = [x + found[n] for n, x in zip(self._fixed, of_fixed)]
             return ([found[n] for n in self._carry], of_fixed), [found[n] for n in self._over]
 
@@ -128,7 +128,7 @@ class LoopRung:
         worth: float,
     ) -> dict[Any, Any]:
         """See `Rung.back_where_wanted`."""
-        scan, iteration, begin = self._scan, self._iteration, self._begin(first)
+        scan, ways, begin = self._scan, self._ways, self._begin(first)
         invars = scan.eqn.invars
         asked = [n for n in self._over if invars[n] in groups]
         rows = [self._wanted_rows(invars[n], groups, wanted) for n in asked]
@@ -139,10 +139,10 @@ class LoopRung:
             of_carry, of_fixed, of_over = state
             s = scan.length - 1 - j
             given = self._at(ran.operands, s, self._rows(ran.carries, s))
-            there = self._rows(ran.computed, s), of_carry, self._rows(of_collected, s)
-            args = iteration.arguments(given, *there)
-            closed = iteration.way_back(args)
-            result = dict(zip(iteration.moving, closed.jaxpr.outvars))
+            of_results = [*of_carry, *self._rows(of_collected, s)]
+            args = ways.arguments(given, self._rows(ran.computed, s), of_results)
+            closed = ways.way_back(args)
+            result = dict(zip(ways.moving, closed.jaxpr.outvars))
             by_row = {n: [result[n]] for n in asked}
             gates = Gates(closed, [result[n] for n in anyway], by_row, worth / scan.length)
             is_wanted = dict(zip(asked, self._rows(rows, s)))
@@ -163,11 +163,16 @@ class LoopRung:
         scan = self._scan
 
         def each(carry: Arrays, x: Arrays) -> tuple[list[Any], tuple[Arrays, Arrays]]:
-            carry_on, computed = self._iteration.run([*operands[: scan.fixed], *carry, *x])
+            carry_on, computed = self._iterate([*operands[: scan.fixed], *carry, *x])
             return carry_on, (carry, computed)
 
         over, unroll = [operands[n] for n in scan.over], scan.eqn.params["unroll"]
         return jax.lax.scan(each, carry, over, scan.length, scan.reverse, unroll)
+
+    def _iterate(self, given: Arrays) -> tuple[list[Any], list[Any]]:
+        """What an iteration hands on, and what it computes beside."""
+        out, carried = self._ways.run(*given), self._scan.carried
+        return out[:carried], out[carried:]
 
     def _begin(self, first: Any) -> Any:
         """The first iteration that differs, in their order: i32[]."""
@@ -201,7 +206,7 @@ class LoopRung:
         scan = self._scan
 
         def collected(carry: Arrays, computed: Arrays, over: Arrays) -> list[Any]:
-            return self._iteration.collected([*operands[: scan.fixed], *carry, *over], computed)
+            return self._ways.kept_results([*operands[: scan.fixed], *carry, *over], computed)
 
         over = [operands[n] for n in scan.over]
         return dict(zip(scan.eqn.outvars, [*carry, *jax.vmap(collected)(carries, computed, over)]))
@@ -211,7 +216,7 @@ class LoopRung:
         scan, outvars = self._scan, self._scan.eqn.outvars
         carry: list[Any] = []
         collected: list[Any] = []
-        for n in self._iteration.results:
+        for n in self._ways.results:
             (carry if n < scan.carried else collected).append(error_of(outvars[n], errors))
         return carry, collected, [_zeros(scan.eqn.invars[n]) for n in self._fixed]
 
@@ -239,6 +244,38 @@ class LoopRung:
             return jnp.zeros(self._scan.length, bool)
         reads = np.array([[i in some for i in every] for some in layers])
         return jnp.any(reads & jnp.stack([jnp.asarray(wanted[i]) for i in every]), axis=1)
+
+
+def _of_iteration(
+    scan: Scan, chain: Chain, operands: Arrays, conditionals: Conditionals
+) -> BothWays:
+    """One iteration, from the operands of the scan, with a row of each that it runs over."""
+    eqn, consts = scan.eqn, getattr(scan.eqn.params["jaxpr"], "consts", [])
+    carried = [jaxprs.is_inexact(v) for v in eqn.outvars[: scan.carried]]
+    moving, wanted = chain.moving, chain.moving & chain.reaching
+
+    def run(*operands: Any) -> list[Any]:
+        return jaxprs.evaluate(scan.body, consts, operands, jaxprs.open_nested)
+
+    def moves(n: int, v: Any) -> bool:
+        return carried[n - scan.fixed] if n in scan.carry else _is_in(v, moving)
+
+    return BothWays(
+        run,
+        moving=[n for n, v in enumerate(eqn.invars) if moves(n, v)],
+        results=[
+            n
+            for n, v in enumerate(eqn.outvars)
+            if (carried[n] if n < scan.carried else v in wanted)
+        ],
+        handed_on=scan.carried,
+        args=operands,
+        inside=conditionals.inside,
+    )
+
+
+def _is_in(v: Any, variables: frozenset[Any]) -> bool:
+    return jaxprs.is_variable(v) and v in variables
 
 
 def _zeros(v: Any) -> Any:

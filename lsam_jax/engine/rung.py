@@ -7,8 +7,9 @@ import jax
 from jax.extend import core as jex
 
 from lsam_jax.engine import jaxprs
+from lsam_jax.engine.both_ways import BothWays
 from lsam_jax.engine.chain import Chain, Segment, error_of
-from lsam_jax.engine.conditionals import Conditionals
+from lsam_jax.engine.conditionals import Conditionals, as_it_is
 from lsam_jax.engine.gating import Gates
 
 Values = Mapping[Any, Any]
@@ -23,13 +24,13 @@ class Ran(NamedTuple):
 
     Attributes:
       made: the values of what it makes, by variable.
+      given: what it was given.
       computed: what it computed for these, and for its way back.
-      residuals: what its way back needs.
     """
 
     made: dict[Any, Any]
+    given: list[Any]
     computed: list[Any]
-    residuals: list[Any]
 
 
 class Rung:
@@ -43,39 +44,20 @@ class Rung:
     """
 
     def __init__(self, segment: Segment, chain: Chain, values: Values, conditionals: Conditionals):
-        moving = chain.moving
         self._conditionals, self._start, self._end = conditionals, segment.start, segment.end
-        self.reads = [v for v in segment.reads if v in moving]
-        self._fixed = [v for v in segment.reads if v not in moving]
-        self.makes = [v for v in segment.makes if v in moving and v in chain.reaching]
-        beside = set(self.makes)
-        self._beside = [v for v in segment.makes if v not in beside]
-        run = jaxprs.as_function(
-            segment.eqns,
-            [*self.reads, *self._fixed],
-            [*self.makes, *self._beside],
-            chain.closed.jaxpr,
+        self._reads, self._makes = segment.reads, segment.makes
+        self._equations = jaxprs.as_function(
+            segment.eqns, segment.reads, segment.makes, chain.closed.jaxpr
         )
-        self._equations = run
-        count = len(self.makes)
-
-        def forward(moving: Sequence[Any], fixed: Sequence[Any]) -> list[Any]:
-            def of_moving(moving: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-                out = run(*moving, *fixed)
-                return out[:count], out[count:]
-
-            makes, pull_back, beside = jax.vjp(of_moving, moving, has_aux=True)
-            residuals, self._pull_back = jax.tree.flatten(pull_back)
-            return [*makes, *beside, *residuals]
-
-        args = [values[v] for v in self.reads], [values[v] for v in self._fixed]
-        self._forward: jex.ClosedJaxpr = jax.make_jaxpr(forward)(*args)
-        self._backward: jex.ClosedJaxpr | None = None
-        jaxpr = self._forward.jaxpr
-        given = {*jaxpr.constvars, *jaxpr.invars}
-        # What is given is not to be handed through conditionals.
-        self._computed = list(
-            dict.fromkeys(v for v in jaxpr.outvars if jaxprs.is_variable(v) and v not in given)
+        moving = [n for n, v in enumerate(segment.reads) if v in chain.moving]
+        wanted = chain.moving & chain.reaching
+        self._ways = BothWays(
+            self._equations,
+            moving,
+            results=[n for n, v in enumerate(segment.makes) if v in wanted],
+            handed_on=0,
+            args=self._given(values),
+            inside=as_it_is,
         )
 
     def run(self, values: Values, first: Any = None, before: Ran | None = None) -> Ran:
@@ -87,28 +69,23 @@ class Rung:
             values stand where nothing differs; None runs everything.
           before: that run.
         """
-        jaxpr, consts = self._forward.jaxpr, self._forward.consts
-        operands = [*consts, *(values[v] for v in (*self.reads, *self._fixed))]
-        inputs = [*jaxpr.constvars, *jaxpr.invars]
-        compute = jaxprs.as_function(jaxpr.eqns, inputs, self._computed, jaxpr)
+        given = self._given(values)
         old = () if before is None else before.computed
-        computed = self._unless(first, compute, old, operands)
-        env = {**dict(zip(inputs, operands)), **dict(zip(self._computed, computed))}
-        out = [env[v] if jaxprs.is_variable(v) else v.val for v in jaxpr.outvars]
-        names = [*self.makes, *self._beside]
-        return Ran(dict(zip(names, out)), computed, out[len(names) :])
+        # What is given is not handed through conditionals.
+        computed = self._unless(first, self._ways.run, old, given)
+        made = self._ways.kept_results(given, computed)
+        return Ran(dict(zip(self._makes, made)), given, computed)
 
     def again(self, values: Values, first: Any, made: Values) -> dict[Any, Any]:
         """What it makes, to be differentiated by others; `made` where nothing differs."""
-        names = [*self.makes, *self._beside]
-        operands = [values[v] for v in (*self.reads, *self._fixed)]
-        old = [made[v] for v in names]
-        return dict(zip(names, self._unless(first, self._equations, old, operands)))
+        old = [made[v] for v in self._makes]
+        new = self._unless(first, self._equations, old, self._given(values))
+        return dict(zip(self._makes, new))
 
     def back(self, ran: Ran, errors: Values) -> dict[Any, Any]:
         """From the errors of what it makes to those of all that it reads, by variable."""
-        operands = self._operands(ran, errors)
-        return dict(zip(self.reads, jex.jaxpr_as_fun(self._traced_back(operands))(*operands)))
+        args = self._arguments(ran, errors)
+        return dict(zip(self._moving(), jex.jaxpr_as_fun(self._ways.way_back(args))(*args)))
 
     def back_where_wanted(
         self,
@@ -129,17 +106,17 @@ class Rung:
           first: i32[], the position of the first layer that is wanted.
           worth: the operations that a conditional has to save.
         """
-        operands = self._operands(ran, errors)
-        closed = self._traced_back(operands)
+        args = self._arguments(ran, errors)
+        closed = self._ways.way_back(args)
         names: dict[Any, list[Any]] = {}
         results: dict[Any, list[Any]] = {}
-        for v, result in zip(self.reads, closed.jaxpr.outvars):
+        for v, result in zip(self._moving(), closed.jaxpr.outvars):
             if v in groups:
                 names.setdefault(groups[v], []).append(v)
                 results.setdefault(groups[v], []).append(result)
         gates = Gates(closed, [], results, worth)
         wanted = {**wanted, UP: self._conditionals.visits(first < self._start)}
-        _, found = gates.run(operands, wanted, self._conditionals, self._visits(first))
+        _, found = gates.run(args, wanted, self._conditionals, self._visits(first))
         return {v: x for i, vs in names.items() for v, x in zip(vs, found[i])}
 
     def _visits(self, first: Any) -> Any:
@@ -171,16 +148,12 @@ class Rung:
             )
         )
 
-    def _operands(self, ran: Ran, errors: Values) -> list[Any]:
-        return [*ran.residuals, *(error_of(v, errors) for v in self.makes)]
+    def _moving(self) -> list[Any]:
+        return [self._reads[n] for n in self._ways.moving]
 
-    def _traced_back(self, operands: Sequence[Any]) -> jex.ClosedJaxpr:
-        if self._backward is None:
-            count = len(operands) - len(self.makes)
+    def _given(self, values: Values) -> list[Any]:
+        return [values[v] for v in self._reads]
 
-            def backward(*operands: Any) -> list[Any]:
-                pull_back = jax.tree.unflatten(self._pull_back, operands[:count])
-                return pull_back(list(operands[count:]))[0]
-
-            self._backward = jax.make_jaxpr(backward)(*operands)
-        return self._backward
+    def _arguments(self, ran: Ran, errors: Values) -> list[Any]:
+        of_results = [error_of(self._makes[n], errors) for n in self._ways.results]
+        return self._ways.arguments(ran.given, ran.computed, of_results)
