@@ -98,6 +98,7 @@ REGIMES = {  # network, optimizer, noise, images, shares, seeds, whether a fixed
     "mlp": (MLP(), "sgd", 0.4, 1200, (0.4,), SEEDS, True),
     "vit": (ViT(), "adamw", 0.4, 1200, (0.4, 0.2, 0.1), SEEDS, True),
     "resnet-60": (ResNet8(), "sgd", 0.6, 1200, (0.1, 0.2, 0.3, 0.4), SEEDS[:2], False),
+    "mlp-60": (MLP(), "sgd", 0.6, 1200, (0.1, 0.2, 0.3, 0.4), SEEDS[:3], False),
     "resnet-clean": (ResNet8(), "sgd", 0.0, 200, (0.1, 0.4), SEEDS, False),
     "mlp-sweep": (MLP(), "sgd", 0.4, 1200, SWEPT, SEEDS[:3], False),
     "resnet-sweep": (ResNet8(), "sgd", 0.4, 1200, SWEPT, SEEDS[:2], False),

@@ -78,12 +78,12 @@ def _last_two(loss: Loss) -> list[str]:
 METHODS: dict[str, Callable[[Loss], lsam.SamTransformation] | None] = {
     "plain": None,
     "textbook": None,
-    "sam": lambda loss: lsam.sam(RHO, layers=loss.layers),
+    "sam": lambda _: lsam.sam(RHO),
     "layer-wise": _layerwise,
     "conditionals": lambda loss: _layerwise(loss, cuts=12, gate=True),
     "one cut": lambda loss: _layerwise(loss, cuts=1, gate=False),
     "last two": lambda loss: _layerwise(loss, k=None, selection=_last_two(loss)),
-    "stale": lambda loss: lsam.with_parts(lsam.sam(RHO, layers=loss.layers), ascent=lsam.stale()),
+    "stale": lambda _: lsam.with_parts(lsam.sam(RHO), ascent=lsam.stale()),
 }
 """What is compiled, by name: a plain gradient, SAM by hand with a mask, and this library."""
 
