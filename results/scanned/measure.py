@@ -19,39 +19,12 @@ import optax
 
 import lsam_jax as lsam
 from lsam_jax.experiments import environment
-from lsam_jax.experiments.bench import timing
+from lsam_jax.experiments.bench import scanned_gpt, timing
 
-BLOCKS, WIDTH, HEADS, TOKENS, BATCH, WORDS = 12, 192, 3, 64, 8, 256
+SHAPE = scanned_gpt.Shape()
 ROUNDS = 15
 STACKED = lsam.stacked("blocks", layers="slice")
 LAST_TWO = ("blocks/10", "blocks/11")
-
-
-def weight(rng, *shape):
-    return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[-2]), jnp.float32)
-
-
-def parameters(rng):
-    shapes = {"qkv": (WIDTH, 3 * WIDTH), "out": (WIDTH, WIDTH)}
-    shapes |= {"up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
-    blocks = {name: weight(rng, BLOCKS, *shape) for name, shape in shapes.items()}
-    return {
-        "embedding": weight(rng, WORDS, WIDTH),
-        "blocks": blocks,
-        "head": weight(rng, WIDTH, WORDS),
-    }
-
-
-def norm(x):
-    x = x - x.mean(-1, keepdims=True)
-    return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
-
-
-def block(x, p):
-    q, k, v = jnp.split((norm(x) @ p["qkv"]).reshape(BATCH, TOKENS, HEADS, -1), 3, -1)
-    attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-    x = x + attended.reshape(x.shape) @ p["out"]
-    return x + jax.nn.gelu(norm(x) @ p["up"]) @ p["down"], None
 
 
 def by_block(path):
@@ -59,7 +32,7 @@ def by_block(path):
 
 
 def in_list(params):
-    each = [jax.tree.map(lambda w, i=i: w[i], params["blocks"]) for i in range(BLOCKS)]
+    each = [jax.tree.map(lambda w, i=i: w[i], params["blocks"]) for i in range(SHAPE.blocks)]
     return {**params, "blocks": each}
 
 
@@ -69,19 +42,10 @@ def loop(body, x, blocks):
     return x, None
 
 
-def loss_with(run):
-    def loss_fn(params, words, labels):
-        x, _ = run(params["embedding"][words], params["blocks"])
-        logits = norm(x) @ params["head"]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    return loss_fn
-
-
 def textbook(loss_fn, params, mask, *batch):
     """SAM with a mask for each array of each block, normalised."""
     g = jax.tree.map(jnp.multiply, mask, jax.grad(loss_fn)(params, *batch))
-    scale = 0.1 / optax.global_norm(g)
+    scale = 0.1 / optax.tree.norm(g)
     moved = jax.tree.map(lambda w, d: w + scale * d, params, g)
     return jax.value_and_grad(loss_fn)(moved, *batch)
 
@@ -105,8 +69,9 @@ def selecting(tx, params, layers, names):
 
 
 def measure(run, params, layers):
-    rng, loss_fn = np.random.default_rng(1), loss_with(run)
-    batch = [jnp.asarray(rng.integers(0, WORDS, (BATCH, TOKENS))) for _ in range(2)]
+    rng, loss_fn = np.random.default_rng(1), scanned_gpt.loss_with(run)
+    size = SHAPE.batch, SHAPE.tokens
+    batch = [jnp.asarray(rng.integers(0, SHAPE.words, size)) for _ in range(2)]
     mask = jax.tree.map(jnp.ones_like, params)
     steps = {
         "plain gradient": (jax.value_and_grad(loss_fn), (params, *batch)),
@@ -145,7 +110,8 @@ def measure(run, params, layers):
 
 def main():
     results = {"environment": environment.describe()}
-    params, scan = parameters(np.random.default_rng(0)), jax.lax.scan
+    params, scan = scanned_gpt.parameters(SHAPE, jax.random.key(0)), jax.lax.scan
+    block = scanned_gpt.block(SHAPE)
     for name, case in {
         "scan": (functools.partial(scan, block), params, STACKED),
         "remat": (functools.partial(scan, jax.checkpoint(block)), params, STACKED),
