@@ -14,8 +14,8 @@ from jax.extend import core as jex
 from staged import dense
 
 import lsam_jax as lsam
+from lsam_jax import components
 from lsam_jax.components import combination
-from lsam_jax.transform import transform
 
 RHO = 0.1
 LATE = ("layer2", "a_head")
@@ -141,11 +141,11 @@ TABLE = {
         shares=(0.5, 0.5),
     ),
     "SL-SAM, two layers drawn": Row(
-        lambda: transform.build(
+        lambda: components.method(
             rho=RHO,
             selection=kernels(DRAWN),
             layers="kernel",
-            combine=combination.selected_only,
+            combination=combination.selected_only,
         ),
         lambda u: (u.before + 2 * u.drawn,),
     ),

@@ -8,10 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lsam_jax import arguments
-from lsam_jax.components.context import StepContext, Targets, remember_nothing, zeros_like_layers
+from lsam_jax.components.context import (
+    Arrays,
+    StepContext,
+    Targets,
+    remember_nothing,
+    zeros_like_layers,
+)
 from lsam_jax.layers.partition import Layers
 
-Arrays = Sequence[Any]
 Loss = Callable[[Arrays], tuple[Any, list[Any]]]
 Estimate = tuple[Any, Any, Arrays, Arrays]
 

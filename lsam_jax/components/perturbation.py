@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arrays.vectors import ratio, squared_norm, sum_of_squares
-from lsam_jax.components.context import StepContext, Targets, remember_nothing
+from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
 from lsam_jax.layers.partition import Layers
 
-Arrays = Sequence[Any]
 Move = Callable[[Arrays, Arrays, Targets, StepContext, Any], list[Any]]
 
 

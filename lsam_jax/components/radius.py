@@ -13,10 +13,8 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import squared_norm
-from lsam_jax.components.context import StepContext, Targets, remember_nothing
+from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
 from lsam_jax.layers.partition import Layers
-
-Arrays = Sequence[Any]
 
 
 class Effect(NamedTuple):

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.components.context import StepContext, Targets
-from lsam_jax.components.radius import Arrays, Effect, Radii, as_radii
+from lsam_jax.components.context import Arrays, StepContext, Targets
+from lsam_jax.components.radius import Effect, Radii, as_radii
 from lsam_jax.layers.partition import Layers
 
 AT_FIRST = 4.0

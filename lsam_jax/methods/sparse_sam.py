@@ -1,7 +1,7 @@
 """Sparse SAM: perturbs single weights under a mask, of Fisher information or grown."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,18 @@ import jax.numpy as jnp
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
 from lsam_jax.arrays.vectors import ratio, squared_norm
-from lsam_jax.components.context import StepContext, Targets
+from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, plain
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync, axes
+from lsam_jax.devices.collectives import axes
 from lsam_jax.devices.shardings import draw_like, lay_like, whole
 from lsam_jax.engine.auxiliary import loss_of
-from lsam_jax.layers.partition import Layers, LayerSpec, partition
+from lsam_jax.layers.partition import Layers, partition
 from lsam_jax.losses import PerSample
 from lsam_jax.transform.method import state_of
+from lsam_jax.transform.options import LayerOptions, with_options
 from lsam_jax.transform.state import SamState
-from lsam_jax.transform.transform import SamTransformation, build
-
-Arrays = Sequence[Any]
+from lsam_jax.transform.transform import SamTransformation, method
 
 
 class Mask(NamedTuple):
@@ -115,6 +114,7 @@ def _rank(x: jax.Array) -> jax.Array:
     return jnp.zeros_like(places).at[jnp.argsort(x, stable=True)].set(places)
 
 
+@with_options
 def sparse_sam(
     rho: Radius = 0.05,
     sparsity: float = 0.5,
@@ -123,9 +123,7 @@ def sparse_sam(
     every: Any = 100,
     drop: arguments.Scalar = 0.5,
     seed: int = 0,
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[LayerOptions],
 ) -> SamTransformation:
     """Sparse SAM (Mi et al. 2022): perturbs single weights, those that a mask has.
 
@@ -147,9 +145,8 @@ def sparse_sam(
       drop: with `dynamic`, that share; a number or a schedule (the authors' is
         `optax.cosine_decay_schedule(0.5, steps)`).
       seed: of what is random.
-      layers: how the parameters are cut into layers; the weights of all of them compete.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
+        for `layerwise_sam`. The weights of all layers compete.
 
     Returns:
       A transformation whose state holds one bool for each weight.
@@ -171,9 +168,10 @@ def sparse_sam(
         raise TypeError("sparsity decides the size of a mask, so it must be a plain number.")
     arguments.check_count("every", every, low=1)
     arguments.check_real("drop", drop, low=0.0, most=1.0)
-    if dynamic and axes(axis_name, perturbation_sync).apart:
+    sync = options.get("perturbation_sync", "global")
+    if dynamic and axes(options.get("axis_name"), sync).apart:
         raise ValueError(
-            f"perturbation_sync={perturbation_sync!r} with dynamic=True would let every device "
+            f"perturbation_sync={sync!r} with dynamic=True would let every device "
             'change the mask by a gradient of its own; pass perturbation_sync="global".'
         )
     perturb = (
@@ -181,13 +179,7 @@ def sparse_sam(
         if dynamic
         else masked(sparsity, seed)
     )
-    return build(
-        rho=rho,
-        perturb=perturb,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, perturbation=perturb, **options)
 
 
 @promotion.usual(theirs=0)
@@ -257,7 +249,7 @@ def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> Sam
     >>> lsam.value_and_grad(loss_fn, tx)(w, sam_state)[1].tolist()  # the first and third are moved
     [2.0, 1.0, 2.0, 1.0]
     """
-    refresh = tx.method.perturb.refresh if isinstance(tx, SamTransformation) else None
+    refresh = tx.method.perturbation.refresh if isinstance(tx, SamTransformation) else None
     if refresh is None:
         raise TypeError(
             "tx must be what sparse_sam(...) returns, without dynamic: no other method has a mask "

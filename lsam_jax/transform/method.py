@@ -31,10 +31,10 @@ class Method(NamedTuple):
       selector: which layers are perturbed.
       k: how many; None if the selector needs no number.
       ascent: uphill by what.
-      perturb: how far they move.
+      perturbation: how far they move.
       rho: the radius.
       descent: what the second pass differentiates.
-      combine: what is descended.
+      combination: what is descended.
       alpha: the weight that the combination uses.
       cadence: when a step perturbs.
       norm_decay: of the running mean of the stored norms; 0 stores the last one.
@@ -48,10 +48,10 @@ class Method(NamedTuple):
     selector: Selector
     k: Any
     ascent: Ascent
-    perturb: Perturbation
+    perturbation: Perturbation
     rho: Radii
     descent: Descent
-    combine: Combination
+    combination: Combination
     alpha: arguments.Scalar
     cadence: Cadence
     norm_decay: Any
@@ -103,7 +103,7 @@ def check_no_clean_pass(method: Method) -> None:
             "ascent=... makes no clean pass, but this method takes outputs or losses from it "
             "(functional_sam, esam with gamma below 1): use another method, or esam(gamma=1)."
         )
-    if method.combine.uses_clean:
+    if method.combination.uses_clean:
         raise ValueError(
             "ascent=... computes no clean gradient, but this method descends on a mix of it and "
             "the perturbed one (alpha other than 1, gsam, stable_sam, look_sam): pass alpha=1, or "
@@ -114,7 +114,7 @@ def check_no_clean_pass(method: Method) -> None:
             "ascent=... computes no clean gradient, but this method decides by it when to perturb "
             "(ae_sam): use sam, and when=every(2) or bernoulli(0.5), say."
         )
-    if not method.combine.descend_unselected:
+    if not method.combination.descend_unselected:
         raise ValueError(
             "ascent=... computes no clean gradient, but the layers of this method are drawn by "
             "what it was, and have no direction where they were not drawn (sl_sam): use "
@@ -130,8 +130,8 @@ def initial_memory(method: Method, layers: Layers, params: Any) -> Memory:
         return Memory(
             selection=method.selector.init(layers, leaves),
             ascent=method.ascent.init(layers, leaves),
-            perturbation=method.perturb.init(layers, leaves),
-            combination=method.combine.init(layers, leaves),
+            perturbation=method.perturbation.init(layers, leaves),
+            combination=method.combination.init(layers, leaves),
             cadence=method.cadence.init(layers, leaves),
             radius=method.rho.init(layers, leaves),
         )
@@ -204,7 +204,7 @@ def check_climbs_another_loss(method: Method) -> None:
 
 def shares_passes(method: Method) -> bool:
     """Whether a cut could save something: two passes, or gradients that nobody asks for."""
-    return method.ascent.uses_loss or not method.combine.descend_unselected
+    return method.ascent.uses_loss or not method.combination.descend_unselected
 
 
 def starts_plain(method: Method, same_first_pass: bool) -> bool:

@@ -71,7 +71,7 @@ class MethodStep(NamedTuple):
     @property
     def descend_unselected(self) -> bool:
         """Whether layers that are not selected descend."""
-        return self.method.combine.descend_unselected
+        return self.method.combination.descend_unselected
 
     def at(self, index: Sequence[int]) -> Targets:
         """Where the arrays at these places belong."""
@@ -90,7 +90,7 @@ class MethodStep(NamedTuple):
         method, at, memory = self.method, self.at(index), self.state.memory
         radius = method.rho.of(g, at, self.now, memory.radius)
         now = self.now._replace(rho=radius)
-        return method.perturb.move(g, w, at, now, memory.perturbation), radius
+        return method.perturbation.move(g, w, at, now, memory.perturbation), radius
 
     @property
     def estimate(self) -> Callable[[Any, Leaves, Sequence[int]], Any] | None:
@@ -120,8 +120,8 @@ class MethodStep(NamedTuple):
         index = [n for n, x in enumerate(g) if x is not None]
         at = self.at(index)
         g_in, h_in = [g[n] for n in index], [h[n] for n in index]
-        mixed, combination = method.combine.mix(g_in, h_in, at, now, memory.combination)
-        descend_unselected = method.combine.descend_unselected
+        mixed, combination = method.combination.mix(g_in, h_in, at, now, memory.combination)
+        descend_unselected = method.combination.descend_unselected
         direction = list(h) if descend_unselected else [jnp.zeros_like(x) for x in self.leaves]
         for n, chosen, d in zip(index, at.chosen, mixed):
             direction[n] = d if chosen is True else jnp.where(chosen, d, direction[n])
@@ -137,7 +137,7 @@ class MethodStep(NamedTuple):
         new = memory._replace(
             selection=observed,
             ascent=method.ascent.update(memory.ascent, direction, now),
-            perturbation=method.perturb.update(memory.perturbation, g_shared, at, now),
+            perturbation=method.perturbation.update(memory.perturbation, g_shared, at, now),
             combination=combination,
         )
         moved, weights = [w[n] for n in index], [self.leaves[n] for n in index]
@@ -167,7 +167,7 @@ class MethodStep(NamedTuple):
         """The outcome of a step that perturbs nothing, with the clean gradient of all arrays."""
         method, now, memory = self.method, self.now, self.state.memory
         average = method.axes.average
-        direction = average(list(method.combine.plain_step(g, now, memory.combination)))
+        direction = average(list(method.combination.plain_step(g, now, memory.combination)))
         loss = None if loss is None else average(loss)
         new = memory._replace(
             ascent=method.ascent.update(memory.ascent, direction, now),

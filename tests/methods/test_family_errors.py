@@ -20,6 +20,13 @@ def test_the_radius_of_every_method(method, rho):
         method(rho)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["when", "norm_decay", "rhoo"])
+def test_an_option_that_a_method_does_not_have(method, name):
+    with refused(TypeError, method.__name__, name, "rho", "axis_name"):
+        method(**{name: 0.5})
+
+
 ARGUMENTS = [
     (lsam.asam, {"eta": -1.0}, ValueError, ["eta", "-1"]),
     (lsam.asam, {"scaled": "kernel"}, ValueError, ["scaled", "'kernel'", "kernels", "weights"]),
