@@ -69,7 +69,7 @@ def gsam(p, rho, alpha):
     return step
 
 
-def stable(p, rho):
+def stable_sam(p, rho):
     def step(w, count):
         g = p.gradient(w)
         return norm(g) * unit(p.gradient(w + rho * unit(g)))
