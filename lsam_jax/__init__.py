@@ -41,8 +41,8 @@ devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 `sl_sam`, `esam`, `sam_on`, `adazo_sam`.
 
 **Methods, two gradients a step or more.** `sam`, `generalized_sam`, `asam`, `gsam`, `stable_sam`,
-`sparse_sam`, `functional_sam`, `gam`, `f_sam`, `vasso`, `wsam`, `zsharp`. Where papers and their
-code differ: `lsam_jax.presets`.
+`sparse_sam`, `functional_sam`, `gam`, `f_sam`, `vasso`, `wsam`, `zsharp`.
+Where papers and their code differ: `lsam_jax.presets`.
 
 **What a layer is** (`layers=`). See `layer_names`; `stacked`, for models that scan over blocks.
 

@@ -6,9 +6,9 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import ratio, squared_norm
+from lsam_jax.arrays.vectors import squared_norm
 from lsam_jax.components.context import Arrays, StepContext, Targets
-from lsam_jax.components.perturbation import Perturbation, plain
+from lsam_jax.components.perturbation import Perturbation, along
 from lsam_jax.components.radius import Radius
 from lsam_jax.transform.options import SelectionOptions, with_options
 from lsam_jax.transform.transform import SamTransformation, method
@@ -82,7 +82,6 @@ def adaptive(eta: Any, scaled: Callable[[str, int], bool]) -> Perturbation:
         size = [jnp.abs(x) + jnp.asarray(eta, x.dtype) for x in w]
         once = [t * d if s else d for s, t, d in zip(is_scaled, size, g)]
         twice = [t * d if s else d for s, t, d in zip(is_scaled, size, once)]
-        scale = ratio(now.rho, squared_norm(once))
-        return plain.move(twice, w, at, now._replace(rho=scale), memory)
+        return along(twice, squared_norm(once), w, at, now)
 
     return Perturbation(move)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from lsam_jax import arguments
 from lsam_jax.arguments import resolve
 from lsam_jax.arrays import symbolic
-from lsam_jax.arrays.vectors import ratio, squared_norm
+from lsam_jax.arrays.vectors import squared_norm
 from lsam_jax.components import descent
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.descent import Descent
-from lsam_jax.components.perturbation import Perturbation, normalized, plain
+from lsam_jax.components.perturbation import Perturbation, along, normalized
 from lsam_jax.components.radius import Radius
 from lsam_jax.components.selection import independent
 from lsam_jax.devices.shardings import draw_like, lay_like, whole
@@ -160,7 +160,6 @@ def some_weights(share: Any, seed: int) -> Perturbation:
             jnp.where(draw_like(d, jax.random.uniform, k) < p, d, jnp.zeros_like(d))
             for k, d in zip(keys, g)
         ]
-        scale = ratio(now.rho / p, squared_norm(g))
-        return plain.move(masked, w, at, now._replace(rho=scale), memory)
+        return along(masked, squared_norm(g), w, at, now._replace(rho=now.rho / p))
 
     return Perturbation(move)

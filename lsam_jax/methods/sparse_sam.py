@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
-from lsam_jax.arrays.vectors import ratio, squared_norm
+from lsam_jax.arrays.vectors import squared_norm
 from lsam_jax.components.context import Arrays, StepContext, Targets
-from lsam_jax.components.perturbation import Perturbation, plain
+from lsam_jax.components.perturbation import Perturbation, along
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import axes
 from lsam_jax.devices.shardings import draw_like, lay_like, whole
@@ -44,9 +44,9 @@ def masked(sparsity: float, seed: int) -> Perturbation:
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Mask) -> list[Any]:
         moves = now.layers.leaves(memory.moves)
-        scale = ratio(now.rho, squared_norm(g))
+        square = squared_norm(g)
         kept = [jnp.where(moves[n], d, jnp.zeros_like(d)) for n, d in zip(at.leaf, g)]
-        return plain.move(kept, w, at, now._replace(rho=scale), memory)
+        return along(kept, square, w, at, now)
 
     return Perturbation(move, init, refresh=lambda layers, scores: most(layers, scores, sparsity))
 
