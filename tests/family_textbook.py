@@ -257,6 +257,10 @@ def f_sam(p, rho, sigma, decay):
     return step
 
 
+def fisher_sam(p, rho):
+    return perturbed(p, lambda w, g: rho * g / (1 + g * g) / np.sqrt(np.sum(g * g / (1 + g * g))))
+
+
 def vasso(p, rho, theta):
     d = 0.0
 

@@ -35,6 +35,7 @@ ARGUMENTS = [
     (lsam.momentum_sam, {"momentum": 1.0}, ValueError, ["momentum", "1", "below 1"]),
     (lsam.f_sam, {"sigma": NAN}, ValueError, ["sigma", "nan"]),
     (lsam.f_sam, {"decay": 1.0}, ValueError, ["decay", "1", "below 1"]),
+    (lsam.fisher_sam, {"eta": -1.0}, ValueError, ["eta", "-1", "at least 0"]),
     (lsam.vasso, {"theta": 0.0}, ValueError, ["theta", "0", "above 0"]),
     (lsam.wsam, {"gamma": 1.0}, ValueError, ["gamma", "1", "below 1"]),
     (lsam.zsharp, {"share": 1.5}, ValueError, ["share", "1.5", "at most 1"]),

@@ -26,6 +26,7 @@ ARE_SAM = {
     "sl_sam, all active": lambda: lsam.sl_sam(RHO, 1.0),
     "generalized_sam, alpha 1": lambda: lsam.generalized_sam(RHO, 1.0),
     "f_sam, nothing taken away": lambda: lsam.f_sam(RHO, 0.0),
+    "fisher_sam, the Euclidean metric": lambda: lsam.fisher_sam(RHO, 0.0),
     "vasso, the newest gradient": lambda: lsam.vasso(RHO, 1.0),
     "wsam, half": lambda: lsam.wsam(RHO, 0.5),
     "zsharp, all": lambda: lsam.zsharp(RHO, 1.0),

@@ -19,7 +19,7 @@ import lsam_jax as lsam
 pytestmark = pytest.mark.usefixtures("x64")
 SCALE, RHO, STEPS, LR = 2.0**15, 0.1, 5, 0.05
 
-DIFFERENT = ("layerwise_sam", "sl_sam")
+DIFFERENT = ("layerwise_sam", "sl_sam", "fisher_sam")
 SAME = {
     **{name: method for name, method in METHODS.items() if name not in DIFFERENT},
     "layerwise, normalized": partial(lsam.layerwise_sam, 1, RHO, 0.8, normalize=True),
@@ -31,6 +31,7 @@ PLAIN = {
     "layerwise_sam": lambda rho: lsam.layerwise_sam(1, rho, 0.8),
     "generalized_sam": lambda rho: lsam.generalized_sam(rho, normalize=False),
     "sam_on": lambda rho: lsam.sam_on(rho, normalize=False),
+    "fisher_sam": lambda rho: lsam.fisher_sam(RHO, (rho / RHO) ** 2),
 }
 SCALED_LOSSES = {
     "plain": lambda c: lambda p, x, y: c * loss(p, x, y),
