@@ -207,19 +207,6 @@ def shares_passes(method: Method) -> bool:
     return method.ascent.uses_loss or not method.combination.descend_unselected
 
 
-def starts_plain(method: Method, same_first_pass: bool) -> bool:
-    """Whether a step starts with the clean gradient of everything, whether it perturbs or not.
-
-    Args:
-      method: the method.
-      same_first_pass: whether a step that perturbs asks for the clean gradient of all arrays.
-    """
-    if method.cadence.decide is not None:
-        return True
-    takes_two_gradients = method.ascent.estimate is None and method.descent.second is None
-    return method.cadence.due is not None and same_first_pass and takes_two_gradients
-
-
 def checked(method: Method, params: Any, state: Any) -> tuple[Layers, SamState]:
     """The layers of `params`, and the state; raises unless they fit the method."""
     method.axes.check_bound()
