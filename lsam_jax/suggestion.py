@@ -8,12 +8,13 @@ import numpy as np
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
+from lsam_jax.arrays.apart import apart
 from lsam_jax.devices import collectives
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.traced_loss import loss_and_aux, shapes_of
 from lsam_jax.methods.sam import sam
 from lsam_jax.transform.method import layers_of, state_of
-from lsam_jax.transform.radius_trial import effects_of_radii
+from lsam_jax.transform.radius_trial import RadiusTrial
 from lsam_jax.transform.state import SamState
 from lsam_jax.transform.transform import SamTransformation, check_method
 
@@ -165,34 +166,38 @@ def suggest_rho(
     if ascent_batch is not None:
         for n in arguments.check_argnums("batch_argnums", batch_argnums):
             part[n - 1 : n] = [_first(args, n, ascent_batch)]
-    leaves, treedef = jax.tree.flatten((args, part, kwargs))
-    arrays = {n: x for n, x in enumerate(leaves) if hasattr(x, "dtype")}
+    batch = apart((args, part, kwargs), lambda n, x: hasattr(x, "dtype"))
 
-    def losses(arrays: dict[int, Any]) -> list[Callable[[Any], Any]]:
-        rebuilt = jax.tree.unflatten(treedef, [arrays.get(n, x) for n, x in enumerate(leaves)])
+    def losses(arrays: dict[int, Any]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+        args, part, kwargs = batch.tree(arrays)
+        whole = _loss_alone(lambda params: loss_fn(params, *args, **kwargs), has_aux)
+        if ascent_batch is None:
+            return whole, whole
+        return whole, _loss_alone(lambda params: loss_fn(params, *part, **kwargs), has_aux)
 
-        def loss_of(args: Sequence[Any]) -> Callable[[Any], Any]:
-            of_params = auxiliary.closed(lambda params: loss_fn(params, *args, **rebuilt[2]))
-
-            def loss(params: Any) -> Any:
-                out = of_params(params)
-                loss_and_aux(shapes_of(out), has_aux)
-                return auxiliary.loss_of(out)
-
-            return loss
-
-        return [loss_of(args) for args in rebuilt[: 1 if ascent_batch is None else 2]]
-
-    found = effects_of_radii(method, losses, params, state, arrays, grid, sam_state is None)
-    selected, clean, perturbed, rises, moves = found
-    names = tuple(n for n, chosen in zip(layers.names, selected) if chosen)
-    if not moves:
+    trial = RadiusTrial(method, layers, losses, fresh=sam_state is None)
+    found = trial.effects(params, state, batch.arrays, grid)
+    names = tuple(n for n, chosen in zip(layers.names, found.selected) if chosen)
+    if not found.moved:
         raise ValueError(
             f"No radius moves anything ({', '.join(names) or 'no layer is selected'}): what the "
             "method climbs along is 0. If that is not a gradient, pass sam_state of a run."
         )
-    chosen, why = _advice(grid, rises, float(target))
-    return Suggestion(chosen, why, clean, names, grid, perturbed, perturbed - clean, rises)
+    chosen, why = _advice(grid, found.rises, float(target))
+    sharpness = found.losses - found.loss
+    return Suggestion(chosen, why, found.loss, names, grid, found.losses, sharpness, found.rises)
+
+
+def _loss_alone(loss_fn: Callable[[Any], Any], has_aux: bool) -> Callable[[Any], Any]:
+    """The loss without aux, checked."""
+    of_params = auxiliary.closed(loss_fn)
+
+    def loss(params: Any) -> Any:
+        out = of_params(params)
+        loss_and_aux(shapes_of(out), has_aux)
+        return auxiliary.loss_of(out)
+
+    return loss
 
 
 def _advice(radii: np.ndarray, rises: np.ndarray, target: float) -> tuple[float, str]:
