@@ -18,10 +18,7 @@ Leaves = Sequence[Any]
 
 
 @with_options
-def functional_sam(
-    rho: Radius = 0.05,
-    **options: Unpack[SelectionOptions],
-) -> SamTransformation:
+def functional_sam(rho: Radius = 0.05, **options: Unpack[SelectionOptions]) -> SamTransformation:
     """Functional-SAM (Singh et al. 2025): the Jacobian there, the error here.
 
     With F the network's outputs and l their loss, the direction is J_F(w')^T dl/dF(F(w)), where

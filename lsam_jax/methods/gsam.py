@@ -15,9 +15,7 @@ from lsam_jax.transform.transform import SamTransformation, method
 
 @with_options
 def gsam(
-    rho: Radius = 0.05,
-    alpha: arguments.Scalar = 0.4,
-    **options: Unpack[SelectionOptions],
+    rho: Radius = 0.05, alpha: arguments.Scalar = 0.4, **options: Unpack[SelectionOptions]
 ) -> SamTransformation:
     """GSAM (Zhuang et al. 2022, algorithm 1): minimises the surrogate gap besides the loss.
 

@@ -11,9 +11,7 @@ from lsam_jax.transform.transform import SamTransformation, method
 
 @with_options
 def momentum_sam(
-    rho: Radius = 0.3,
-    momentum: Any = 0.9,
-    **options: Unpack[SelectionOptions],
+    rho: Radius = 0.3, momentum: Any = 0.9, **options: Unpack[SelectionOptions]
 ) -> SamTransformation:
     """Momentum-SAM (Becker et al. 2024, algorithm 1): uphill is against the momentum.
 

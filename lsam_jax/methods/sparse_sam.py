@@ -1,6 +1,6 @@
 """Sparse SAM: perturbs single weights under a mask, of Fisher information or grown."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Unpack
 
 import jax
@@ -51,10 +51,8 @@ def masked(sparsity: float, seed: int) -> Perturbation:
     return Perturbation(move, init, refresh=lambda layers, scores: most(layers, scores, sparsity))
 
 
-def drop_and_grow(
-    sparsity: float, every: Any, drop: Callable[[jax.Array], Any], seed: int
-) -> Perturbation:
-    """`masked`, whose mask changes: of its ones the share `drop(count)` goes, as many come anew.
+def drop_and_grow(sparsity: float, every: Any, drop: arguments.Scalar, seed: int) -> Perturbation:
+    """`masked`, whose mask changes: of its ones the share `drop` goes, as many come anew.
 
     Those of smallest gradient go; those that come are drawn from the zeros at random.
     """
@@ -66,7 +64,8 @@ def drop_and_grow(
         size = _joined([jnp.abs(d) for d in g])
         key = jax.random.fold_in(jax.random.key(seed), now.count)
         luck = jax.random.uniform(key, flat.shape)
-        count = jnp.round(drop(now.count) * flat.sum()).astype(jnp.int32)
+        share = arguments.resolve(drop, now.count)
+        count = jnp.round(share * flat.sum()).astype(jnp.int32)
         count = jnp.minimum(count, (~flat).sum())
         gone = flat & (_rank(jnp.where(flat, size, jnp.inf)) < count)
         come = ~flat & (_rank(jnp.where(flat, jnp.inf, luck)) < count)
@@ -174,12 +173,8 @@ def sparse_sam(
             f"perturbation_sync={sync!r} with dynamic=True would let every device "
             'change the mask by a gradient of its own; pass perturbation_sync="global".'
         )
-    perturb = (
-        drop_and_grow(sparsity, every, lambda count: arguments.resolve(drop, count), seed)
-        if dynamic
-        else masked(sparsity, seed)
-    )
-    return method(rho=rho, perturbation=perturb, **options)
+    mask = drop_and_grow(sparsity, every, drop, seed) if dynamic else masked(sparsity, seed)
+    return method(rho=rho, perturbation=mask, **options)
 
 
 @promotion.usual(theirs=0)

@@ -13,10 +13,7 @@ from lsam_jax.transform.transform import SamTransformation, method
 
 
 @with_options
-def stable_sam(
-    rho: Radius = 0.05,
-    **options: Unpack[SelectionOptions],
-) -> SamTransformation:
+def stable_sam(rho: Radius = 0.05, **options: Unpack[SelectionOptions]) -> SamTransformation:
     """Stable SAM (Tan et al. 2024): SAM's direction with the length of the clean gradient.
 
     With g the gradient at w and h the one at w + rho g / ||g||, the direction is

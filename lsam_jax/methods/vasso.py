@@ -18,9 +18,7 @@ from lsam_jax.transform.transform import SamTransformation, method
 
 @with_options
 def vasso(
-    rho: Radius = 0.1,
-    theta: Any = 0.4,
-    **options: Unpack[LayerOptions],
+    rho: Radius = 0.1, theta: Any = 0.4, **options: Unpack[LayerOptions]
 ) -> SamTransformation:
     """VaSSO (Li and Giannakis 2023): a steadier ascent, along a running mean of the gradients.
 

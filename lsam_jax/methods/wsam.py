@@ -11,9 +11,7 @@ from lsam_jax.transform.transform import SamTransformation, method
 
 @with_options
 def wsam(
-    rho: Radius = 0.05,
-    gamma: arguments.Scalar = 0.9,
-    **options: Unpack[LayerOptions],
+    rho: Radius = 0.05, gamma: arguments.Scalar = 0.9, **options: Unpack[LayerOptions]
 ) -> SamTransformation:
     """WSAM (Yue et al. 2023): the loss, and gamma / (1 - gamma) times the sharpness.
 

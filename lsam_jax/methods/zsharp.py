@@ -16,9 +16,7 @@ from lsam_jax.transform.transform import SamTransformation, method
 
 @with_options
 def zsharp(
-    rho: Radius = 0.05,
-    share: float = 0.05,
-    **options: Unpack[LayerOptions],
+    rho: Radius = 0.05, share: float = 0.05, **options: Unpack[LayerOptions]
 ) -> SamTransformation:
     """ZSharp (Yun 2025): perturbs along the entries of the gradient that stand out.
 
