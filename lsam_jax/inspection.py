@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax.arguments import Cuts, check_cut_names, check_cuts
+from lsam_jax.arguments import Cuts, check_cut_names, check_cuts, check_layer_names
 from lsam_jax.arrays.apart import apart
 from lsam_jax.components.selection import as_selector
 from lsam_jax.components.selector import Selector, fewest, wanted
@@ -16,9 +16,10 @@ from lsam_jax.engine.cuts import network_of
 from lsam_jax.engine.scans import over_inputs
 from lsam_jax.engine.traced_loss import TracedLoss, trace
 from lsam_jax.layers.partition import Layers, LayerSpec, partition
+from lsam_jax.text_table import rich_table, text_lines
 from lsam_jax.transform.state import SamState
 
-HEADER = ("layer", "shape", "parameters", "cost of a step", "cut")
+HEADER, NUMBERS = ("layer", "shape", "parameters", "cost of a step", "cut"), (2, 3)
 
 
 class LayerCost(NamedTuple):
@@ -92,12 +93,7 @@ class Inspection(NamedTuple):
         1.801
         """
         names = [layer.name for layer in self.layers]
-        unknown = [name for name in selected if name not in names]
-        if unknown:
-            raise ValueError(
-                f"selected names the layer {unknown[0]!r}, which does not exist. The layers are: "
-                f"{', '.join(names)}."
-            )
+        check_layer_names("selected", selected, names)
         chosen = np.isin(names, list(selected))
         first = int(np.argmax(chosen))
         cut = max((p for p in map(names.index, self.cuts) if p <= first), default=first)
@@ -123,16 +119,7 @@ class Inspection(NamedTuple):
         ]
 
     def __str__(self) -> str:
-        table = [HEADER, *self.rows()]
-        width = [max(map(len, column)) for column in zip(*table)]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if 1 < n < 4 else cell.ljust(w)
-                for n, (cell, w) in enumerate(zip(row, width))
-            ).rstrip()
-            for row in table
-        ]
-        return "\n".join([*lines, *self._hint()])
+        return "\n".join([*text_lines(HEADER, self.rows(), NUMBERS), *self._hint()])
 
     def _hint(self) -> list[str]:
         return [*self._last(), *self._stacks()]
@@ -155,15 +142,8 @@ class Inspection(NamedTuple):
 
     def __rich__(self) -> Any:
         """The table for `rich.print`."""
-        from rich.table import Table  # noqa: PLC0415 - the core works without rich
-
         caption = "cost of a step: if this is the first perturbed layer; SGD is 1"
-        table = Table(caption="\n".join([caption, *self._hint()]))
-        for n, name in enumerate(HEADER):
-            table.add_column(name, justify="right" if 1 < n < 4 else "left")
-        for row in self.rows():
-            table.add_row(*row)
-        return table
+        return rich_table(HEADER, self.rows(), NUMBERS, "\n".join([caption, *self._hint()]))
 
 
 def inspect(

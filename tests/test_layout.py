@@ -10,8 +10,8 @@ import lsam_jax
 
 PACKAGE = pathlib.Path(lsam_jax.__file__).parent
 CORE = """
-    arguments arrays devices layers engine losses components. transform methods inspection
-    suggestion components presets lsam_jax diagnostics integrations
+    arguments text_table arrays devices layers engine losses components. transform methods
+    inspection suggestion components presets lsam_jax diagnostics integrations
 """  # components, with no dot: the public list of that room, which names parts of methods too
 EXPERIMENTS = """
     environment errors files statistics plotting data config models distributed training bench

@@ -162,12 +162,7 @@ def per_layer(
 
 def _by_name(radius: Callable[[str], arguments.Scalar], named: tuple[str, ...]) -> Radii:
     def check(names: tuple[str, ...]) -> None:
-        for name in named:
-            if name not in names:
-                raise ValueError(
-                    f"rho names the layer {name!r}, which does not exist. The layers are: "
-                    f"{', '.join(names)}."
-                )
+        arguments.check_layer_names("rho", named, names)
         for name in names:
             arguments.check_real(f"rho of {name!r}", radius(name), low=0.0)
 

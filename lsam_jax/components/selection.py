@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lsam_jax.arguments import check_real, resolve
+from lsam_jax.arguments import check_layer_names, check_real, resolve
 from lsam_jax.components.selector import Selector, all_layers
 from lsam_jax.engine.network import Network
 
@@ -132,12 +132,7 @@ def fixed(names: Sequence[str]) -> Selector:
     wanted = tuple(names)
 
     def check(known: tuple[str, ...]) -> None:
-        for name in wanted:
-            if name not in known:
-                raise ValueError(
-                    f"selection names the layer {name!r}, which does not exist. "
-                    f"The layers are: {', '.join(known)}."
-                )
+        check_layer_names("selection", wanted, known)
 
     def candidates(network: Network) -> np.ndarray:
         return np.asarray([name in wanted for name in network.names])

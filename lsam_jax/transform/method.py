@@ -89,11 +89,8 @@ def check_fresh(method: Method, names: Sequence[str] | None = None) -> None:
             "and the selection of this method chooses them in each step: pass it "
             'selection="all" or a list of layer names, or leave fresh out.'
         )
-    if names is not None and fresh not in names:
-        raise ValueError(
-            f"fresh names the layer {fresh!r}, which does not exist. The layers are: "
-            f"{', '.join(names)}."
-        )
+    if names is not None:
+        arguments.check_layer_names("fresh", [fresh], names)
 
 
 def check_no_clean_pass(method: Method) -> None:
