@@ -204,8 +204,11 @@ def shares_passes(method: Method) -> bool:
     return method.ascent.uses_loss or not method.combination.descend_unselected
 
 
-def checked(method: Method, params: Any, state: Any) -> tuple[Layers, SamState]:
-    """The layers of `params`, and the state; raises unless they fit the method."""
+def checked(
+    method: Method, params: Any, state: Any
+) -> tuple[Layers, Sequence[jax.Array], SamState]:
+    """The layers and the leaves of `params`, and the state; raises unless they fit the method."""
     method.axes.check_bound()
     layers = layers_of(method, params)
-    return layers, state_of(method, layers, params, state)
+    leaves = method.axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
+    return layers, leaves, state_of(method, layers, params, state)

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
@@ -54,8 +53,7 @@ def step(
     ascent: AscentLoss | None = None,
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by the engine: loss, aux, direction of descent, new state."""
-    layers, state = checked(method, params, state)
-    leaves = method.axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
+    layers, leaves, state = checked(method, params, state)
 
     def tree(leaves: Leaves) -> Any:
         return layers.tree(method.axes.with_mean_gradient(leaves))
@@ -84,11 +82,11 @@ def step(
         return both_passes(passes_of(program, leaves, chosen, cutting, of_aux), rules)
 
     branches = Branches(
-        perturbed,
-        program.value_and_grad,
-        partial(cut, program, leaves),
-        lambda called_for, twice, once, late: jax.lax.cond(called_for, inside(twice), once, late),
-        lambda due, yes, no, leaves: jax.lax.cond(due, inside(yes), inside(no), leaves),
+        perturbed=perturbed,
+        value_and_grad=program.value_and_grad,
+        cut=partial(cut, program, leaves),
+        one_or_two=lambda due, twice, once, late: jax.lax.cond(due, inside(twice), once, late),
+        either=lambda due, yes, no, leaves: jax.lax.cond(due, inside(yes), inside(no), leaves),
         one_loss=climbed is None,
     )
     result = taken(branches, leaves, chosen, rules)
@@ -140,10 +138,9 @@ def step_by_gradient(
     method: Method, updates: Any, state: Any, params: Any, grad_fn: Callable[..., Any]
 ) -> tuple[Any, SamState]:
     """One step from a gradient function: direction of descent, new state."""
-    layers, state = checked(method, params, state)
+    layers, leaves, state = checked(method, params, state)
     _check_gradients_suffice(method)
     axes = method.axes
-    leaves = axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
     rules, _ = at_step(method, layers, state, leaves, in_tree_order(layers, leaves))
     extra = () if _takes_one_argument(grad_fn) else (0,)
 

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from lsam_jax.arrays import promotion
 from lsam_jax.devices.collectives import check_loss
@@ -74,8 +73,7 @@ def untraced_step(
     reason: str,
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by gradients of the whole: loss, aux, direction of descent, new state."""
-    layers, state = checked(method, params, state)
-    leaves = method.axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
+    layers, leaves, state = checked(method, params, state)
 
     def tree(leaves: Leaves) -> Any:
         return layers.tree(method.axes.with_mean_gradient(leaves))
@@ -108,7 +106,12 @@ def untraced_step(
         return both_passes(passes(program), rules)
 
     branches = Branches(
-        perturbed, program.value_and_grad, program.cut, _branch, _branch, one_loss=climbed is None
+        perturbed=perturbed,
+        value_and_grad=program.value_and_grad,
+        cut=program.cut,
+        one_or_two=_branch,
+        either=_branch,
+        one_loss=climbed is None,
     )
     result = taken(branches, leaves, chosen, rules)
     some = chosen.candidates.any() and not (rules.chosen_beforehand and all(may_move))
