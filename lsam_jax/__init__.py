@@ -41,8 +41,8 @@ devices. For Flax `lsam_jax.integrations.linen` and `lsam_jax.integrations.nnx`.
 `sl_sam`, `esam`, `sam_on`, `adazo_sam`.
 
 **Methods, two gradients a step or more.** `sam`, `generalized_sam`, `asam`, `gsam`, `stable_sam`,
-`sparse_sam`, `functional_sam`, `gam`, `f_sam`, `vasso`, `wsam`, `zsharp`. Where papers and their
-code differ: `lsam_jax.presets`.
+`sparse_sam`, `functional_sam`, `gam`, `f_sam`, `fisher_sam`, `vasso`, `wsam`, `zsharp`.
+Where papers and their code differ: `lsam_jax.presets`.
 
 **What a layer is** (`layers=`). See `layer_names`; `stacked`, for models that scan over blocks.
 
@@ -92,6 +92,7 @@ from lsam_jax.methods.ae_sam import ae_sam
 from lsam_jax.methods.asam import asam
 from lsam_jax.methods.esam import esam
 from lsam_jax.methods.f_sam import f_sam
+from lsam_jax.methods.fisher_sam import fisher_sam
 from lsam_jax.methods.flat_lora import flat_lora
 from lsam_jax.methods.freeze_inactive import freeze_inactive
 from lsam_jax.methods.functional_sam import functional_sam
@@ -140,6 +141,7 @@ __all__ = [
     "every",
     "everything",
     "f_sam",
+    "fisher_sam",
     "fixed",
     "flat_lora",
     "freeze_inactive",

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -130,9 +130,14 @@ def check_cuts(cuts: Any) -> None:
 def check_cut_names(cuts: Any, names: Sequence[str]) -> None:
     """Raises unless every layer that `cuts` names exists."""
     if isinstance(cuts, list | tuple):
-        for name in cuts:
-            if name not in names:
-                raise ValueError(
-                    f"cuts names the layer {name!r}, which does not exist. The layers are: "
-                    f"{', '.join(names)}."
-                )
+        check_layer_names("cuts", cuts, names)
+
+
+def check_layer_names(argument: str, named: Iterable[str], names: Sequence[str]) -> None:
+    """Raises a ValueError unless every layer that an argument names exists."""
+    for name in named:
+        if name not in names:
+            raise ValueError(
+                f"{argument} names the layer {name!r}, which does not exist. The layers are: "
+                f"{', '.join(names)}."
+            )

@@ -6,18 +6,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax.arguments import Cuts, check_cut_names, check_cuts
+from lsam_jax.arguments import Cuts, check_cut_names, check_cuts, check_layer_names
+from lsam_jax.arrays.apart import apart
 from lsam_jax.components.selection import as_selector
-from lsam_jax.components.selector import fewest, wanted
+from lsam_jax.components.selector import Selector, fewest, wanted
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.costs import Profile
 from lsam_jax.engine.cuts import network_of
 from lsam_jax.engine.scans import over_inputs
-from lsam_jax.engine.traced_loss import trace
-from lsam_jax.layers.partition import LayerSpec, partition
+from lsam_jax.engine.traced_loss import TracedLoss, trace
+from lsam_jax.layers.partition import Layers, LayerSpec, partition
+from lsam_jax.text_table import rich_table, text_lines
 from lsam_jax.transform.state import SamState
 
-HEADER = ("layer", "shape", "parameters", "cost of a step", "cut")
+HEADER, NUMBERS = ("layer", "shape", "parameters", "cost of a step", "cut"), (2, 3)
 
 
 class LayerCost(NamedTuple):
@@ -91,12 +93,7 @@ class Inspection(NamedTuple):
         1.801
         """
         names = [layer.name for layer in self.layers]
-        unknown = [name for name in selected if name not in names]
-        if unknown:
-            raise ValueError(
-                f"selected names the layer {unknown[0]!r}, which does not exist. The layers are: "
-                f"{', '.join(names)}."
-            )
+        check_layer_names("selected", selected, names)
         chosen = np.isin(names, list(selected))
         first = int(np.argmax(chosen))
         cut = max((p for p in map(names.index, self.cuts) if p <= first), default=first)
@@ -122,16 +119,7 @@ class Inspection(NamedTuple):
         ]
 
     def __str__(self) -> str:
-        table = [HEADER, *self.rows()]
-        width = [max(map(len, column)) for column in zip(*table)]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if 1 < n < 4 else cell.ljust(w)
-                for n, (cell, w) in enumerate(zip(row, width))
-            ).rstrip()
-            for row in table
-        ]
-        return "\n".join([*lines, *self._hint()])
+        return "\n".join([*text_lines(HEADER, self.rows(), NUMBERS), *self._hint()])
 
     def _hint(self) -> list[str]:
         return [*self._last(), *self._stacks()]
@@ -154,15 +142,8 @@ class Inspection(NamedTuple):
 
     def __rich__(self) -> Any:
         """The table for `rich.print`."""
-        from rich.table import Table  # noqa: PLC0415 - the core works without rich
-
         caption = "cost of a step: if this is the first perturbed layer; SGD is 1"
-        table = Table(caption="\n".join([caption, *self._hint()]))
-        for n, name in enumerate(HEADER):
-            table.add_column(name, justify="right" if 1 < n < 4 else "left")
-        for row in self.rows():
-            table.add_row(*row)
-        return table
+        return rich_table(HEADER, self.rows(), NUMBERS, "\n".join([caption, *self._hint()]))
 
 
 def inspect(
@@ -219,54 +200,54 @@ def inspect(
         raise ValueError(
             f"k must be from 1 to the number of layers, {len(parts.names)}; got k={k}."
         )
-    leaves, treedef = jax.tree.flatten((params, args, kwargs))
-    arrays = {
+    count = parts.treedef.num_leaves
+    given = apart((params, args, kwargs), lambda n, x: hasattr(x, "dtype") or n < count)
+    shapes = {
         n: jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.result_type(x))
-        for n, x in enumerate(leaves)
-        if hasattr(x, "dtype") or n < parts.treedef.num_leaves
+        for n, x in given.arrays.items()
     }
 
-    def loss_at(arrays: dict[int, Any]) -> tuple[Callable[[Any], Any], Any]:
-        every = [arrays.get(n, x) for n, x in enumerate(leaves)]
-        params, args, kwargs = jax.tree.unflatten(treedef, every)
-        return lambda params: loss_fn(params, *args, **kwargs), params
-
     def value(arrays: dict[int, Any]) -> Any:
-        loss_of, params = loss_at(arrays)
-        return loss_of(params)
+        params, args, kwargs = given.tree(arrays)
+        return loss_fn(params, *args, **kwargs)
 
     if has_aux is None:
-        out = jax.eval_shape(auxiliary.closed(value), arrays)
+        out = jax.eval_shape(auxiliary.closed(value), shapes)
         has_aux = isinstance(out, auxiliary.Pair) and len(out) == 2
 
     found: list[Inspection] = []
 
     def look(arrays: dict[int, Any]) -> None:
-        loss_of, params = loss_at(arrays)
+        params, args, kwargs = given.tree(arrays)
         leaves = parts.leaves(params)
-        program = trace(lambda leaves: loss_of(parts.tree(leaves)), leaves, has_aux)
-        network, place, profile = network_of(program, leaves, parts)
-        order = np.argsort(network.position)
-        candidates = selector.candidates(network)
-        least = fewest(selector, k)
-        where = place(wanted(cuts, selector), candidates, least) if candidates.any() else []
-        shapes_of = [[np.shape(x) for x, j in zip(leaves, parts.of_leaf) if j == i] for i in order]
-        sizes, cost = parts.sizes(leaves), 1 + network.first()
-        rows = [
-            LayerCost(
-                parts.names[i], s[0] if len(s) == 1 else tuple(s), int(sizes[i]), float(cost[i])
-            )
-            for i, s in zip(order, shapes_of)
-        ]
-        where_names = tuple(parts.names[order[p]] for p in where)
-        scanned = tuple(parts.paths[n] for n in over_inputs(program.closed.jaxpr))
-        found.append(Inspection(tuple(rows), where_names, profile(), scanned))
+        program = trace(lambda x: loss_fn(parts.tree(x), *args, **kwargs), leaves, has_aux)
+        found.append(_inspected(program, leaves, parts, selector, (k, cuts)))
 
     # Under eval_shape, so that shapes are enough and nothing is computed.
-    jax.eval_shape(look, arrays)
+    jax.eval_shape(look, shapes)
     if sam_state is None:
         return found[0]
     return found[0]._replace(last=(float(sam_state.rho), float(sam_state.rise)))
+
+
+def _inspected(
+    program: TracedLoss, leaves: Sequence[Any], parts: Layers, selector: Selector, cutting: Any
+) -> Inspection:
+    """The layers of a network, and where it is cut, of `(k, cuts)`."""
+    k, cuts = cutting
+    network, place, profile = network_of(program, leaves, parts)
+    order, candidates = np.argsort(network.position), selector.candidates(network)
+    least = fewest(selector, k)
+    where = place(wanted(cuts, selector), candidates, least) if candidates.any() else []
+    shapes_of = [[np.shape(x) for x, j in zip(leaves, parts.of_leaf) if j == i] for i in order]
+    sizes, cost = parts.sizes(leaves), 1 + network.first()
+    rows = [
+        LayerCost(parts.names[i], s[0] if len(s) == 1 else tuple(s), int(sizes[i]), float(cost[i]))
+        for i, s in zip(order, shapes_of)
+    ]
+    where_names = tuple(parts.names[order[p]] for p in where)
+    scanned = tuple(parts.paths[n] for n in over_inputs(program.closed.jaxpr))
+    return Inspection(tuple(rows), where_names, profile(), scanned)
 
 
 def _shape(shape: tuple[Any, ...]) -> str:

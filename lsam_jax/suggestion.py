@@ -3,22 +3,24 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
+from lsam_jax.arrays.apart import apart
 from lsam_jax.devices import collectives
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.traced_loss import loss_and_aux, shapes_of
 from lsam_jax.methods.sam import sam
+from lsam_jax.text_table import rich_table, text_lines
+from lsam_jax.transform import ascent_batch as samples
 from lsam_jax.transform.method import layers_of, state_of
-from lsam_jax.transform.radius_trial import effects_of_radii
+from lsam_jax.transform.radius_trial import RadiusTrial
 from lsam_jax.transform.state import SamState
 from lsam_jax.transform.transform import SamTransformation, check_method
 
 RADII = tuple(float(f"{x:.2g}") for x in np.geomspace(1e-3, 10, 25))
-HEADER = ("radius", "loss", "sharpness", "rise", "")
+HEADER, NUMBERS = ("radius", "loss", "sharpness", "rise", ""), range(4)
 FITTING = (
     "How much SAM gains follows the rise, not the radius: about 0.1 nats fit clean labels, 0.3 "
     "where 40 % of them are wrong."
@@ -71,24 +73,11 @@ class Suggestion(NamedTuple):
         ]
 
     def __str__(self) -> str:
-        table = [HEADER, *self.rows()]
-        width = [max(map(len, column)) for column in zip(*table)]
-        lines = [
-            "  ".join(cell.rjust(w) for cell, w in zip(row[:-1], width)) + f"  {row[-1]}"
-            for row in table
-        ]
-        return "\n".join([*(line.rstrip() for line in lines), self.why])
+        return "\n".join([*text_lines(HEADER, self.rows(), NUMBERS), self.why])
 
     def __rich__(self) -> Any:
         """The table for `rich.print`."""
-        from rich.table import Table  # noqa: PLC0415 - the core works without rich
-
-        table = Table(caption=self.why)
-        for name in HEADER:
-            table.add_column(name, justify="right" if name else "left")
-        for row in self.rows():
-            table.add_row(*row)
-        return table
+        return rich_table(HEADER, self.rows(), NUMBERS, self.why)
 
 
 @promotion.usual(theirs=0)
@@ -161,38 +150,43 @@ def suggest_rho(
         )
     layers = layers_of(method, params)
     state = tx.init(params) if sam_state is None else state_of(method, layers, params, sam_state)
-    part = list(args)
+    part = None
     if ascent_batch is not None:
-        for n in arguments.check_argnums("batch_argnums", batch_argnums):
-            part[n - 1 : n] = [_first(args, n, ascent_batch)]
-    leaves, treedef = jax.tree.flatten((args, part, kwargs))
-    arrays = {n: x for n, x in enumerate(leaves) if hasattr(x, "dtype")}
+        sampled = samples.ascent_batch(ascent_batch, "first", batch_argnums, of_params=(0,))
+        some = sampled.of((params, *args), state)
+        part = None if some is None else some[1:]
+    batch = apart((args, part, kwargs), lambda n, x: hasattr(x, "dtype"))
 
-    def losses(arrays: dict[int, Any]) -> list[Callable[[Any], Any]]:
-        rebuilt = jax.tree.unflatten(treedef, [arrays.get(n, x) for n, x in enumerate(leaves)])
+    def losses(arrays: dict[int, Any]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+        args, part, kwargs = batch.tree(arrays)
+        whole = _loss_alone(lambda params: loss_fn(params, *args, **kwargs), has_aux)
+        if part is None:
+            return whole, whole
+        return whole, _loss_alone(lambda params: loss_fn(params, *part, **kwargs), has_aux)
 
-        def loss_of(args: Sequence[Any]) -> Callable[[Any], Any]:
-            of_params = auxiliary.closed(lambda params: loss_fn(params, *args, **rebuilt[2]))
-
-            def loss(params: Any) -> Any:
-                out = of_params(params)
-                loss_and_aux(shapes_of(out), has_aux)
-                return auxiliary.loss_of(out)
-
-            return loss
-
-        return [loss_of(args) for args in rebuilt[: 1 if ascent_batch is None else 2]]
-
-    found = effects_of_radii(method, losses, params, state, arrays, grid, sam_state is None)
-    selected, clean, perturbed, rises, moves = found
-    names = tuple(n for n, chosen in zip(layers.names, selected) if chosen)
-    if not moves:
+    trial = RadiusTrial(method, layers, losses, fresh=sam_state is None)
+    found = trial.effects(params, state, batch.arrays, grid)
+    names = tuple(n for n, chosen in zip(layers.names, found.selected) if chosen)
+    if not found.moved:
         raise ValueError(
             f"No radius moves anything ({', '.join(names) or 'no layer is selected'}): what the "
             "method climbs along is 0. If that is not a gradient, pass sam_state of a run."
         )
-    chosen, why = _advice(grid, rises, float(target))
-    return Suggestion(chosen, why, clean, names, grid, perturbed, perturbed - clean, rises)
+    chosen, why = _advice(grid, found.rises, float(target))
+    sharpness = found.losses - found.loss
+    return Suggestion(chosen, why, found.loss, names, grid, found.losses, sharpness, found.rises)
+
+
+def _loss_alone(loss_fn: Callable[[Any], Any], has_aux: bool) -> Callable[[Any], Any]:
+    """The loss without aux, checked."""
+    of_params = auxiliary.closed(loss_fn)
+
+    def loss(params: Any) -> Any:
+        out = of_params(params)
+        loss_and_aux(shapes_of(out), has_aux)
+        return auxiliary.loss_of(out)
+
+    return loss
 
 
 def _advice(radii: np.ndarray, rises: np.ndarray, target: float) -> tuple[float, str]:
@@ -221,27 +215,3 @@ def _checked(radii: Any) -> np.ndarray:
     if (np.diff(grid) <= 0).any():
         raise ValueError(f"radii must ascend; got radii={radii!r}.")
     return grid
-
-
-def _first(args: Sequence[Any], n: int, ascent_batch: Any) -> Any:
-    if n > len(args):
-        raise ValueError(
-            f"batch_argnums={n} is beyond the {len(args) + 1} arguments of the loss that were "
-            "passed by position; pass the batch by position."
-        )
-    arguments.check_real("ascent_batch", ascent_batch, above=0.0)
-
-    def first(x: Any) -> Any:
-        shape = np.shape(x)
-        if not shape:
-            raise ValueError(f"ascent_batch={ascent_batch:g}: argument {n} holds a scalar.")
-        whole = isinstance(ascent_batch, int | np.integer)
-        rows = ascent_batch if whole else ascent_batch * shape[0]
-        if rows != round(rows) or not 1 <= rows <= shape[0]:
-            raise ValueError(
-                f"ascent_batch={ascent_batch:g} of {shape[0]} samples is {rows:g}: it must be a "
-                "share in (0, 1] that gives a whole number of samples, or such a number."
-            )
-        return x[: round(rows)]
-
-    return jax.tree.map(first, args[n - 1])

@@ -7,6 +7,10 @@ import numpy as np
 import optax
 
 import lsam_jax as lsam
+from lsam_jax.experiments.config.methods import METHODS as TABLE
+
+NAMES = [name for name, row in TABLE.items() if row.make is getattr(lsam, name, None)]
+"""The methods of the library; the table has plain SGD and combinations too."""
 
 
 def parameters(dtype="float64", seed=0):
@@ -65,13 +69,8 @@ class Method(NamedTuple):
 LAYERWISE = {"k": 1, "selection": "high", "layers": "kernel"}
 
 METHODS = {
-    "sam": Method(lsam.sam, {}),
-    "generalized_sam": Method(lsam.generalized_sam, {}),
+    **{name: Method(getattr(lsam, name), {}) for name in NAMES},
     "layerwise_sam": Method(lsam.layerwise_sam, {"k": 1, "alpha": 0.8}),
-    "asam": Method(lsam.asam, {}),
-    "sam_on": Method(lsam.sam_on, {}),
-    "gsam": Method(lsam.gsam, {}),
-    "stable_sam": Method(lsam.stable_sam, {}),
     "sparse_sam": Method(lsam.sparse_sam, {}, static=("sparsity",)),
     "sparse_sam_dynamic": Method(
         lsam.sparse_sam, {"dynamic": True, "every": 2}, static=("sparsity",)
@@ -79,15 +78,10 @@ METHODS = {
     "functional_sam": Method(lsam.functional_sam, {}, loss="split", grad_fn=False),
     "look_sam": Method(lsam.look_sam, {"every": 2}),
     "layerwise_look_sam": Method(lsam.look_sam, {"every": 2, **LAYERWISE}),
-    "ae_sam": Method(lsam.ae_sam, {}),
-    "momentum_sam": Method(lsam.momentum_sam, {}),
     "esam": Method(lsam.esam, {}, loss="per_sample", grad_fn=False, static=("gamma",)),
     "esam_weights": Method(lsam.esam, {"gamma": 1.0, "weights": True}, static=("gamma",)),
     "adazo_sam": Method(lsam.adazo_sam, {}, grad_fn=False, static=("probes",)),
     "gam": Method(lsam.gam, {}, grad_fn=False),
-    "f_sam": Method(lsam.f_sam, {}),
-    "vasso": Method(lsam.vasso, {}),
-    "wsam": Method(lsam.wsam, {}),
     "zsharp": Method(lsam.zsharp, {"share": 0.3}),
     "sl_sam": Method(lsam.sl_sam, {"active": 0.5}),
 }

@@ -1,8 +1,13 @@
-"""One row for each method of the family: how it is made, and its textbook."""
+"""One row for each method of the family: how it is made, and its textbook.
 
+A method whose textbook has its name, and its defaults, needs no row here.
+"""
+
+from functools import partial
 from typing import Any, NamedTuple
 
 import family_textbook as textbook
+from contract import NAMES
 
 import lsam_jax as lsam
 
@@ -35,8 +40,13 @@ def is_kernel(name):
 
 LATE = ("join/w", "join/b", "deep/1/w")
 
+
+def by_its_defaults(name):
+    return Row(partial(getattr(lsam, name), RHO), lambda p, o: getattr(textbook, name)(p, RHO))
+
+
 TABLE = {
-    "sam": Row(lambda: lsam.sam(RHO), lambda p, o: textbook.sam(p, RHO)),
+    **{name: by_its_defaults(name) for name in NAMES if hasattr(textbook, name)},
     "generalized_sam": Row(
         lambda: lsam.generalized_sam(RHO, 0.7), lambda p, o: textbook.generalized(p, RHO, 0.7)
     ),
@@ -50,7 +60,6 @@ TABLE = {
         lambda p, o: textbook.sam_on(p, RHO, LATE),
     ),
     "gsam": Row(lambda: lsam.gsam(RHO, 0.4), lambda p, o: textbook.gsam(p, RHO, 0.4)),
-    "stable_sam": Row(lambda: lsam.stable_sam(RHO), lambda p, o: textbook.stable(p, RHO)),
     "per_layer": Row(
         lambda: lsam.sam(lsam.per_layer(rho_of)), lambda p, o: textbook.radii(p, rho_of)
     ),

@@ -5,17 +5,20 @@ numbers) weighs little beside the passes. `python tests/family_costs.py` prints 
 """
 
 import functools
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from contract import NAMES
 from counting import branches, flops
 from jax.extend import core as jex
 from staged import dense
 
 import lsam_jax as lsam
+from lsam_jax import components
 from lsam_jax.components import combination
-from lsam_jax.transform import transform
+from lsam_jax.experiments.config.methods import METHODS as FAMILY
 
 RHO = 0.1
 LATE = ("layer2", "a_head")
@@ -120,6 +123,10 @@ def kernels(names):
     return [f"{n}/w" for n in names]
 
 
+OTHERS = (
+    "layerwise_sam look_sam ae_sam momentum_sam adazo_sam esam sam_on sl_sam gam functional_sam"
+)
+TWO_GRADIENTS = [FAMILY[name] for name in NAMES if name not in OTHERS.split()]
 TABLE = {
     "SGD": Row(lambda: lsam.layerwise_sam(0, RHO), lambda u: (1,)),
     "Momentum-SAM": Row(lambda: lsam.momentum_sam(RHO), lambda u: (1,)),
@@ -141,11 +148,11 @@ TABLE = {
         shares=(0.5, 0.5),
     ),
     "SL-SAM, two layers drawn": Row(
-        lambda: transform.build(
+        lambda: components.method(
             rho=RHO,
             selection=kernels(DRAWN),
             layers="kernel",
-            combine=combination.selected_only,
+            combination=combination.selected_only,
         ),
         lambda u: (u.before + 2 * u.drawn,),
     ),
@@ -171,20 +178,11 @@ TABLE = {
     ),
     "AdaZo-SAM, one probe": Row(lambda: lsam.adazo_sam(RHO), lambda u: (1 + 3 * u.forward,)),
     "Functional-SAM": Row(lambda: lsam.functional_sam(RHO), lambda u: (2,), loss=SPLIT),
-    "SAM": Row(lambda: lsam.sam(RHO), lambda u: (2,)),
-    "generalized SAM": Row(lambda: lsam.generalized_sam(RHO, 0.8), lambda u: (2,)),
+    **{row.label: Row(partial(row.make, RHO), lambda u: (2,)) for row in TWO_GRADIENTS},
     "GAM": Row(lambda: lsam.gam(RHO), lambda u: (4,)),
-    "ASAM": Row(lambda: lsam.asam(RHO), lambda u: (2,)),
-    "GSAM": Row(lambda: lsam.gsam(RHO), lambda u: (2,)),
-    "Stable SAM": Row(lambda: lsam.stable_sam(RHO), lambda u: (2,)),
-    "F-SAM": Row(lambda: lsam.f_sam(RHO), lambda u: (2,)),
-    "VaSSO": Row(lambda: lsam.vasso(RHO), lambda u: (2,)),
-    "WSAM": Row(lambda: lsam.wsam(RHO), lambda u: (2,)),
-    "ZSharp": Row(lambda: lsam.zsharp(RHO), lambda u: (2,)),
     "SAM, Composer's": Row(
         lsam.presets.sam_composer, lambda u: (0, 1), shares=(0.9, 0.1), outside=1.0
     ),
-    "Sparse SAM": Row(lambda: lsam.sparse_sam(RHO), lambda u: (2,)),
 }
 
 

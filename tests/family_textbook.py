@@ -32,8 +32,13 @@ def unit(x):
     return x / size if size > 0 else 0 * x
 
 
+def perturbed(p, eps):
+    """Descends on the gradient at `w + eps(w, g)`."""
+    return lambda w, count: p.gradient(w + eps(w, p.gradient(w)))
+
+
 def sam(p, rho):
-    return lambda w, count: p.gradient(w + rho * unit(p.gradient(w)))
+    return perturbed(p, lambda w, g: rho * unit(g))
 
 
 def generalized(p, rho, alpha):
@@ -47,17 +52,16 @@ def generalized(p, rho, alpha):
 def asam(p, rho, eta, scaled):
     mask = sum(p.arrays[n] for n in p.arrays if scaled(n))
 
-    def step(w, count):
-        g = p.gradient(w)
+    def eps(w, g):
         T = np.where(mask, np.abs(w) + eta, 1.0)
-        return p.gradient(w + rho * T**2 * g / norm(T * g))
+        return rho * T**2 * g / norm(T * g)
 
-    return step
+    return perturbed(p, eps)
 
 
 def sam_on(p, rho, names):
     mask = sum(p.arrays[n] for n in names if n in p.arrays)
-    return lambda w, count: p.gradient(w + rho * unit(mask * p.gradient(w)))
+    return perturbed(p, lambda w, g: rho * unit(mask * g))
 
 
 def gsam(p, rho, alpha):
@@ -69,7 +73,7 @@ def gsam(p, rho, alpha):
     return step
 
 
-def stable(p, rho):
+def stable_sam(p, rho):
     def step(w, count):
         g = p.gradient(w)
         return norm(g) * unit(p.gradient(w + rho * unit(g)))
@@ -79,7 +83,7 @@ def stable(p, rho):
 
 def radii(p, rho_of):
     rho = sum(rho_of(n) * mask for n, mask in p.arrays.items())
-    return lambda w, count: p.gradient(w + rho * unit(p.gradient(w)))
+    return perturbed(p, lambda w, g: rho * unit(g))
 
 
 def look(p, rho, every, alpha):
@@ -251,6 +255,10 @@ def f_sam(p, rho, sigma, decay):
         return p.gradient(w + rho * unit(g - sigma * m))
 
     return step
+
+
+def fisher_sam(p, rho):
+    return perturbed(p, lambda w, g: rho * g / (1 + g * g) / np.sqrt(np.sum(g * g / (1 + g * g))))
 
 
 def vasso(p, rho, theta):

@@ -10,8 +10,8 @@ import lsam_jax
 
 PACKAGE = pathlib.Path(lsam_jax.__file__).parent
 CORE = """
-    arguments arrays devices layers engine losses components. transform methods inspection
-    suggestion components presets lsam_jax diagnostics integrations
+    arguments text_table arrays devices layers engine losses components. transform methods
+    inspection suggestion components presets lsam_jax diagnostics integrations
 """  # components, with no dot: the public list of that room, which names parts of methods too
 EXPERIMENTS = """
     environment errors files statistics plotting data config models distributed training bench
@@ -79,3 +79,19 @@ def test_no_circle_and_thirteen_levels():
 def test_small_files():
     long = {name for name, path in MODULES.items() if len(path.read_text().splitlines()) > 300}
     assert not long
+
+
+def lengths(path):
+    """Of each function, how many lines it has beside its docstring."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            said = node.body[0] if ast.get_docstring(node) else None
+            documented = said.end_lineno - said.lineno + 1 if said else 0
+            yield node.name, node.end_lineno - node.lineno + 1 - documented
+
+
+def test_short_functions():
+    rooms = {n: path for n, path in MODULES.items() if not n.startswith(("engine", "experiments"))}
+    found = {f"{n}.{name}": size for n, path in rooms.items() for name, size in lengths(path)}
+    assert len(found) > 100
+    assert not {name: size for name, size in found.items() if size > 60}

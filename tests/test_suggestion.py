@@ -196,7 +196,7 @@ def test_it_prints_as_a_table():
         ({"target": "low"}, TypeError, ["target", "'low'"]),
         ({"tx": "sam"}, TypeError, ["tx", "str"]),
         ({"ascent_batch": 0}, ValueError, ["ascent_batch", "above 0"]),
-        ({"ascent_batch": 1.5}, ValueError, ["ascent_batch=1.5", "8 samples"]),
+        ({"ascent_batch": 1.5}, ValueError, ["ascent_batch=1.5", "at most 1"]),
         ({"ascent_batch": 0.3}, ValueError, ["ascent_batch=0.3", "2.4", "whole number"]),
         ({"ascent_batch": 9}, ValueError, ["ascent_batch=9", "8 samples"]),
         ({"ascent_batch": 0.5, "batch_argnums": 0}, ValueError, ["batch_argnums", "0"]),

@@ -8,10 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lsam_jax import arguments
-from lsam_jax.components.context import StepContext, Targets, remember_nothing, zeros_like_layers
+from lsam_jax.components.context import (
+    Arrays,
+    StepContext,
+    Targets,
+    remember_nothing,
+    zeros_like_layers,
+)
 from lsam_jax.layers.partition import Layers
 
-Arrays = Sequence[Any]
 Loss = Callable[[Arrays], tuple[Any, list[Any]]]
 Estimate = tuple[Any, Any, Arrays, Arrays]
 
@@ -101,11 +106,10 @@ def stale(decay: Any = 0.0, fresh: str | None = None) -> Ascent:
     arguments.check_real("decay", decay, low=0.0, below=1.0)
     if fresh is not None and not isinstance(fresh, str):
         raise TypeError(f"fresh must be the name of a layer, or None; got fresh={fresh!r}.")
-    last_alone = arguments.equals(decay, 0.0)
+    if arguments.equals(decay, 0.0):
+        return _remembered(1, lambda d, h, now: h)._replace(fresh=fresh)
 
     def mean(d: Any, h: Any, now: StepContext) -> Any:
-        if last_alone:
-            return h
         share = arguments.resolve(decay, now.count)
         return share * d + (1 - share) * h
 

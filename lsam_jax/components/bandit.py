@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arguments import check_real, check_share
-from lsam_jax.components.selector import Selector
+from lsam_jax.components.selector import Selector, all_layers
 from lsam_jax.layers.partition import Layers
 
 
@@ -59,9 +59,24 @@ def bandit(
     """
     check_share("active", active)
     check_real("rate", rate, low=0.0)
+    rule = _Bandit(active, rate, scale_free, seed)
+    return Selector(all_layers, draw=rule.draw, init=rule.init, observe=rule.observe)
 
-    def draw(count: jax.Array, memory: BanditState, candidates: np.ndarray) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed), count)
+
+class _Bandit(NamedTuple):
+    """The arguments of `bandit`."""
+
+    active: float
+    rate: float
+    scale_free: bool
+    seed: int
+
+    def init(self, layers: Layers, leaves: Sequence[Any]) -> BanditState:
+        del leaves
+        return BanditState(jnp.full(len(layers.names), self.active, jnp.float32))
+
+    def draw(self, count: jax.Array, memory: BanditState, candidates: np.ndarray) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(self.seed), count)
 
         def again(drawing: tuple[Any, Any]) -> tuple[Any, Any]:
             key, now = jax.random.split(drawing[0])
@@ -73,26 +88,18 @@ def bandit(
         return jax.lax.while_loop(lambda drawing: ~drawing[1].any(), again, first)[1]
 
     def observe(
-        memory: BanditState, selected: Any, norms: jax.Array, candidates: np.ndarray
+        self, memory: BanditState, selected: Any, norms: jax.Array, candidates: np.ndarray
     ) -> BanditState:
         p = memory.probability
         a = jnp.where(selected, norms, 0)
-        if scale_free:
+        if self.scale_free:
             square = jnp.sum(a**2) / jnp.sum(selected)
             a = a / jnp.sqrt(jnp.where(square > 0, square, 1))
         reward = jnp.where(selected, (a / p) ** 2, 0)
         loss = jnp.max(reward) - reward
-        moved = jnp.where(selected, p * jnp.exp(-rate * loss / p), p)
-        projected = _project(jnp.where(candidates, moved, 0), active * candidates.sum())
+        moved = jnp.where(selected, p * jnp.exp(-self.rate * loss / p), p)
+        projected = _project(jnp.where(candidates, moved, 0), self.active * candidates.sum())
         return BanditState(jnp.where(candidates, projected, p).astype(jnp.float32))
-
-    def init(layers: Layers, leaves: Sequence[Any]) -> BanditState:
-        del leaves
-        return BanditState(jnp.full(len(layers.names), active, jnp.float32))
-
-    return Selector(
-        lambda network: np.ones(len(network.names), bool), draw=draw, init=init, observe=observe
-    )
 
 
 def _project(p: jax.Array, total: Any) -> jax.Array:

@@ -10,10 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lsam_jax import arguments
-from lsam_jax.components.context import StepContext, Targets, remember_nothing
+from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
 from lsam_jax.layers.partition import Layers
-
-Arrays = Sequence[Any]
 
 
 class Combination(NamedTuple):

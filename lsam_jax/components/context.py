@@ -15,6 +15,9 @@ import jax.numpy as jnp
 
 from lsam_jax.layers.partition import Layers
 
+Arrays = Sequence[Any]
+"""One for each array that is spoken of."""
+
 
 class StepContext(NamedTuple):
     """What is the same for all arrays in one step.

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arrays.vectors import ratio, squared_norm, sum_of_squares
-from lsam_jax.components.context import StepContext, Targets, remember_nothing
+from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
 from lsam_jax.layers.partition import Layers
 
-Arrays = Sequence[Any]
 Move = Callable[[Arrays, Arrays, Targets, StepContext, Any], list[Any]]
 
 
@@ -35,13 +34,17 @@ class Perturbation(NamedTuple):
     refresh: Callable[[Layers, Sequence[Any]], Any] | None = None
 
 
+def along(d: Arrays, square: jax.Array, w: Arrays, at: Targets, now: StepContext) -> list[Any]:
+    """`w + rho d / sqrt(square)`, and w where the square is 0."""
+    return plain.move(d, w, at, now._replace(rho=ratio(now.rho, square)), ())
+
+
 def _plain(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
     return [_move(x, d, now.radius(i)) for i, x, d in zip(at.layer, w, g)]
 
 
 def _normalized(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
-    scale = ratio(now.rho, squared_norm(g))
-    return _plain(g, w, at, now._replace(rho=scale), memory)
+    return along(g, squared_norm(g), w, at, now)
 
 
 def _normalized_by_layer(

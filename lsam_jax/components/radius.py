@@ -13,10 +13,8 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import squared_norm
-from lsam_jax.components.context import StepContext, Targets, remember_nothing
+from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
 from lsam_jax.layers.partition import Layers
-
-Arrays = Sequence[Any]
 
 
 class Effect(NamedTuple):
@@ -164,12 +162,7 @@ def per_layer(
 
 def _by_name(radius: Callable[[str], arguments.Scalar], named: tuple[str, ...]) -> Radii:
     def check(names: tuple[str, ...]) -> None:
-        for name in named:
-            if name not in names:
-                raise ValueError(
-                    f"rho names the layer {name!r}, which does not exist. The layers are: "
-                    f"{', '.join(names)}."
-                )
+        arguments.check_layer_names("rho", named, names)
         for name in names:
             arguments.check_real(f"rho of {name!r}", radius(name), low=0.0)
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.components.context import StepContext, Targets
-from lsam_jax.components.radius import Arrays, Effect, Radii, as_radii
+from lsam_jax.components.context import Arrays, StepContext, Targets
+from lsam_jax.components.radius import Effect, Radii
 from lsam_jax.layers.partition import Layers
 
 AT_FIRST = 4.0
@@ -113,19 +113,7 @@ def rise(
     >>> print(round(float(sam_state.rho), 2), round(float(sam_state.rise), 2))  # rho (5 + rho) = 6
     1.0 6.0
     """
-    if (target is None) == (share is None):
-        raise ValueError(
-            "rise needs either a target, in units of the loss, or a share of what has been learnt: "
-            f"rise(0.3) or rise(share=0.4); got target={target!r} and share={share!r}."
-        )
-    if share is not None:
-        arguments.check_real("share", share, above=0.0, below=1.0)
-        cap = 0.2 if cap is None else cap
-        arguments.check_real("cap", cap, above=0.0, most=1.0)
-    elif cap is not None:
-        raise ValueError(f"cap={cap!r} bounds a share of what has been learnt: pass share=0.4.")
-    else:
-        arguments.check_real("target", target, above=0.0)
+    aim, by_loss = _aim(target, share, cap)
     low, high = _checked_bounds(bounds)
     arguments.check_real("first", first, low=low, most=high)
     arguments.check_real("speed", speed, low=0.0)
@@ -135,45 +123,73 @@ def rise(
         arguments.check_real("averages", decay, low=0.0, below=1.0)
     if ratios is not None and not isinstance(ratios, Radii):
         raise TypeError(f"ratios must be what per_layer(...) returns; got {ratios!r}.")
-    by_layer = as_radii("ratios", 1.0 if ratios is None else ratios)
-    by_loss = share is not None or _takes_three(target)
-    by_three: Any = target
-    by_count: Any = target
+    rule = _Rule(aim, by_loss, ratios, first, (low, high), speed, averages)
+    radii = Radii(
+        rule.of, init=rule.init, update=rule.update, recover=rule.recover, needs_loss=by_loss
+    )
+    return radii if ratios is None else radii._replace(check=ratios.check)
 
-    def aim(memory: Following, count: Any) -> Any:
-        if share is not None:
-            part = arguments.resolve(share, count)
-            left = memory.first_loss - memory.loss
-            return jnp.minimum(part / (1 - part) * left, cap * memory.first_loss)
-        if by_loss:
-            return by_three(memory.first_loss, memory.loss, count)
-        return arguments.resolve(by_count, count)
 
-    def of(g: Arrays, at: Targets, now: StepContext, memory: Following) -> Any:
-        ratio = by_layer.of(g, at, now, ())
-        rho = jnp.where(memory.steps == 0, 0.0, memory.rho) if by_loss else memory.rho
-        return rho if ratios is None else rho * ratio
+class _Rule(NamedTuple):
+    """The arguments of `rise`, with `aim` for what the radius follows."""
 
-    def update(memory: Following, effect: Effect, now: StepContext) -> Following:
+    aim: Callable[[Following, Any], Any]
+    by_loss: bool
+    ratios: Radii | None
+    first: float
+    bounds: tuple[float, float]
+    speed: Any
+    averages: tuple[float, float]
+
+    def of(self, g: Arrays, at: Targets, now: StepContext, memory: Following) -> Any:
+        rho = jnp.where(memory.steps == 0, 0.0, memory.rho) if self.by_loss else memory.rho
+        return rho if self.ratios is None else rho * self.ratios.of(g, at, now, ())
+
+    def update(self, memory: Following, effect: Effect, now: StepContext) -> Following:
+        low, high = self.bounds
         r = jnp.asarray(effect.rise, memory.rho.dtype)
         moved = r != 0
-        seen = _with_loss(memory, effect.loss, moved, averages[0])
-        new = _with_rise(seen, r, averages)
-        step = arguments.resolve(speed, now.count) * _error(aim(new, now.count), new)
+        seen = _with_loss(memory, effect.loss, moved, self.averages[0])
+        new = _with_rise(seen, r, self.averages)
+        step = arguments.resolve(self.speed, now.count) * _error(self.aim(new, now.count), new)
         rho = jnp.clip(memory.rho * jnp.exp(step), low, high)
         pinned = (rho <= low) | (rho >= high)
         new = new._replace(rho=rho, at_bound=jnp.where(pinned, memory.at_bound + 1, 0))
         return jax.tree.map(lambda old, new: jnp.where(moved, new, old), seen, new)
 
-    def init(layers: Layers, leaves: Any) -> Following:
+    def init(self, layers: Layers, leaves: Any) -> Following:
         zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
-        start = Following(zero + first, *[zero] * 3, *[none] * 3, *[zero] * 4)
+        start = Following(zero + self.first, *[zero] * 3, *[none] * 3, *[zero] * 4)
         return jax.tree.map(jnp.copy, start)  # none is the other: a step may donate its state
 
-    def recover(memory: Following) -> Following:
-        return memory._replace(rho=jnp.maximum(memory.rho / 2, low))
+    def recover(self, memory: Following) -> Following:
+        return memory._replace(rho=jnp.maximum(memory.rho / 2, self.bounds[0]))
 
-    return Radii(of, by_layer.check, init, update, recover, by_loss)
+
+def _aim(target: Any, share: Any, cap: Any) -> tuple[Callable[[Following, Any], Any], bool]:
+    """The rise to be reached, of what is remembered and the step; whether it asks for the loss."""
+    if (target is None) == (share is None):
+        raise ValueError(
+            "rise needs either a target, in units of the loss, or a share of what has been learnt: "
+            f"rise(0.3) or rise(share=0.4); got target={target!r} and share={share!r}."
+        )
+    if share is None:
+        if cap is not None:
+            raise ValueError(f"cap={cap!r} bounds a share of what has been learnt: pass share=0.4.")
+        arguments.check_real("target", target, above=0.0)
+        if _takes_three(target):
+            return lambda memory, count: target(memory.first_loss, memory.loss, count), True
+        return lambda memory, count: arguments.resolve(target, count), False
+    most = 0.2 if cap is None else cap
+    arguments.check_real("share", share, above=0.0, below=1.0)
+    arguments.check_real("cap", most, above=0.0, most=1.0)
+
+    def undone(memory: Following, count: Any) -> Any:
+        part = arguments.resolve(share, count)
+        left = memory.first_loss - memory.loss
+        return jnp.minimum(part / (1 - part) * left, most * memory.first_loss)
+
+    return undone, True
 
 
 def _with_loss(memory: Following, loss: Any, moved: Any, decay: float) -> Following:

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lsam_jax.arguments import check_real, resolve
-from lsam_jax.components.selector import Selector
+from lsam_jax.arguments import check_layer_names, check_real, resolve
+from lsam_jax.components.selector import Selector, all_layers
 from lsam_jax.engine.network import Network
 
 
@@ -21,7 +21,7 @@ def high() -> Selector:
     >>> tx.update(w, state, w, grad_fn=lambda w: w)[1].selected.tolist()
     [False, True]
     """
-    return Selector(_all_layers, lambda norms, count: norms)
+    return Selector(all_layers, lambda norms, count: norms)
 
 
 def low() -> Selector:
@@ -34,7 +34,7 @@ def low() -> Selector:
     >>> tx.update(w, state, w, grad_fn=lambda w: w)[1].selected.tolist()
     [True, False]
     """
-    return Selector(_all_layers, lambda norms, count: -norms)
+    return Selector(all_layers, lambda norms, count: -norms)
 
 
 def random(seed: int = 0) -> Selector:
@@ -53,7 +53,7 @@ def random(seed: int = 0) -> Selector:
     def score(norms: jax.Array, count: jax.Array) -> jax.Array:
         return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), count), norms.shape)
 
-    return Selector(_all_layers, score)
+    return Selector(all_layers, score)
 
 
 def independent(probability: Any, seed: int = 0) -> Selector:
@@ -84,7 +84,7 @@ def independent(probability: Any, seed: int = 0) -> Selector:
         p = resolve(probability, count)
         return (jax.random.uniform(key, candidates.shape) < p) & candidates
 
-    return Selector(_all_layers, draw=draw)
+    return Selector(all_layers, draw=draw)
 
 
 def everything() -> Selector:
@@ -96,7 +96,7 @@ def everything() -> Selector:
     >>> tx.update(w, tx.init(w), w, grad_fn=lambda w: w)[1].selected.tolist()
     [True, True]
     """
-    return Selector(_all_layers)
+    return Selector(all_layers)
 
 
 def nothing() -> Selector:
@@ -132,12 +132,7 @@ def fixed(names: Sequence[str]) -> Selector:
     wanted = tuple(names)
 
     def check(known: tuple[str, ...]) -> None:
-        for name in wanted:
-            if name not in known:
-                raise ValueError(
-                    f"selection names the layer {name!r}, which does not exist. "
-                    f"The layers are: {', '.join(known)}."
-                )
+        check_layer_names("selection", wanted, known)
 
     def candidates(network: Network) -> np.ndarray:
         return np.asarray([name in wanted for name in network.names])
@@ -163,7 +158,3 @@ def as_selector(selection: Any) -> Selector:
     raise TypeError(
         f"selection must be a str, a list of layer names or a selector; got {selection!r}."
     )
-
-
-def _all_layers(network: Network) -> np.ndarray:
-    return np.ones(len(network.names), bool)

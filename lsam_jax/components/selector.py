@@ -91,6 +91,11 @@ class Selector(NamedTuple):
     fewer: bool = False
 
 
+def all_layers(network: Network) -> np.ndarray:
+    """Candidates: whatever there is."""
+    return np.ones(len(network.names), bool)
+
+
 def select(selector: Selector, choice: Choice) -> tuple[np.ndarray, np.ndarray | jax.Array, Any]:
     """Chooses the layers of one step.
 

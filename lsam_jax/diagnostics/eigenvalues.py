@@ -5,6 +5,7 @@ reorthogonalisation that float32 products call for, and with a stopping rule. It
 the host in float64; only the products are the device's.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -78,12 +79,22 @@ def hessian_eigenvalues(
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must lie in [0, 1); got tolerance={tolerance!r}.")
     product = on_block(loss_fn, params, inside, every)
-    basis = max(2 * k + 1, BASIS)
-    if inside.size <= basis:
+    if inside.size <= _basis(k):
         matrix = np.stack([product(row) for row in np.eye(inside.size)])
         return np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1][:k]
     start = np.asarray(jax.random.normal(key, (inside.size,)), np.float64)
-    operator = LinearOperator((inside.size, inside.size), matvec=product, dtype=np.float64)
+    return _by_lanczos(product, start, k, tolerance)
+
+
+def _basis(k: int) -> int:
+    return max(2 * k + 1, BASIS)
+
+
+def _by_lanczos(
+    product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, k: int, tolerance: float
+) -> np.ndarray:
+    """The k largest eigenvalues, f64[k], of the matrix that multiplies vectors [N]."""
+    operator = LinearOperator((start.size, start.size), matvec=product, dtype=np.float64)
     start = product(start)  # a step of the power method
     if not start.any():  # ARPACK cannot start from 0
         return np.zeros(k)
@@ -93,7 +104,7 @@ def hessian_eigenvalues(
             k,
             which="LA",
             v0=start,
-            ncv=basis,
+            ncv=_basis(k),
             maxiter=ROUNDS,
             tol=tolerance,
             return_eigenvectors=False,

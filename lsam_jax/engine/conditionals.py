@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsam_jax.engine.cpu_convolutions import canonical_on_cpu, holds_convolution
 from lsam_jax.engine.jaxprs import Transformation
-from lsam_jax.engine.traced_loss import TracedLoss
 
 WITHOUT_SEGMENTS = ("tpu",)
 GPUS = ("cuda", "rocm")
@@ -48,40 +46,27 @@ class Conditionals(NamedTuple):
 
 
 def conditionals_of(
-    program: TracedLoss, skip: bool | None = None, gate: bool | None = None
+    inside: Transformation, convolutions: bool, skip: bool | None = None, gate: bool | None = None
 ) -> Conditionals:
     """Those for a loss.
 
     Args:
-      program: the loss.
+      inside: a transformation of what runs inside a conditional.
+      convolutions: whether the loss holds some.
       skip: whether segments are left out; None: where that pays.
       gate: the same of weight gradients.
     """
     # Before 0.10 no conditional was captured in CUDA graphs.
-    captured = not _has_convolution(program) and jax.__version_info__ >= (0, 10)
+    captured = not convolutions and jax.__version_info__ >= (0, 10)
     without_gates = WITHOUT_SEGMENTS if captured else (*WITHOUT_SEGMENTS, *GPUS)
     return Conditionals(
-        inside=in_conditional(program),
+        inside=inside,
         skips=_except_on(WITHOUT_SEGMENTS) if skip is None else jnp.asarray(skip),
         gates=_except_on(without_gates) if gate is None else gate and jnp.asarray(gate),
     )
-
-
-def in_conditional(program: TracedLoss) -> Transformation:
-    """What is done to parts of a loss that run inside a conditional; see `cpu_convolutions`."""
-    return canonical_on_cpu if _has_convolution(program) else as_it_is
-
-
-def _has_convolution(program: TracedLoss) -> bool:
-    return holds_convolution(program.closed.jaxpr)
 
 
 def _except_on(platforms: Sequence[str]) -> Any:
     """bool[]: False where a program is lowered for one of these, a constant to its compiler."""
     never = dict.fromkeys(platforms, lambda: jnp.asarray(False))
     return jax.lax.platform_dependent(**never, default=lambda: jnp.asarray(True))
-
-
-def as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """The transformation that changes nothing."""
-    return fun

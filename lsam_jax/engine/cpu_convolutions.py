@@ -21,6 +21,11 @@ from jax.extend.core.primitives import cond_p, conv_general_dilated_p
 from lsam_jax.engine import jaxprs
 
 
+def in_conditional(jaxpr: jex.Jaxpr) -> jaxprs.Transformation:
+    """What is done to parts of a program that run inside a conditional."""
+    return canonical_on_cpu if holds_convolution(jaxpr) else jaxprs.as_it_is
+
+
 def canonical_on_cpu(fun: Callable[..., Any]) -> Callable[..., Any]:
     """`fun`, whose convolutions are in canonical order where it is lowered for a CPU."""
 

@@ -11,7 +11,7 @@ from jax.extend import core as jex
 
 from lsam_jax.devices import collectives
 from lsam_jax.engine import effects, jaxprs
-from lsam_jax.engine.conditionals import Conditionals, as_it_is
+from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.flops import flops, total_flops
 
 WORTH_GATING = 0.0005
@@ -65,7 +65,7 @@ class Gates:
         """
         jaxpr, operands = self._closed.jaxpr, [*self._closed.consts, *args]
         inputs = [*jaxpr.constvars, *jaxpr.invars]
-        in_gate = conditionals.inside if at_all is True else as_it_is  # once is enough
+        in_gate = conditionals.inside if at_all is True else jaxprs.as_it_is  # once is enough
 
         def compute(*operands: Any) -> list[Any]:
             env = dict(zip(inputs, operands))

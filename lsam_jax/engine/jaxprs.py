@@ -18,6 +18,13 @@ Rule = Callable[[Any], Callable[..., list[Any]] | None]
 """From an equation to the function that stands in for it, or None to run it as it is."""
 
 Transformation = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """The transformation that changes nothing."""
+    return fun
+
+
 """From a function to one that computes the same."""
 
 CHECKPOINT_NAMES = frozenset({"checkpoint", "remat", "remat2"})  # by version of JAX

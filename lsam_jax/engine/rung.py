@@ -9,7 +9,7 @@ from jax.extend import core as jex
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.both_ways import BothWays
 from lsam_jax.engine.chain import Chain, Segment, error_of
-from lsam_jax.engine.conditionals import Conditionals, as_it_is
+from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.gating import Gates
 
 Values = Mapping[Any, Any]
@@ -57,7 +57,7 @@ class Rung:
             results=[n for n, v in enumerate(segment.makes) if v in wanted],
             handed_on=0,
             args=self._given(values),
-            inside=as_it_is,
+            inside=jaxprs.as_it_is,
         )
 
     def run(self, values: Values, first: Any = None, before: Ran | None = None) -> Ran:

@@ -1,34 +1,27 @@
 """AdaZO-SAM: uphill by differences of the loss, so that a step takes one gradient."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.components.ascent import Ascent, Estimate, Loss
-from lsam_jax.components.context import StepContext, Targets
+from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.devices.shardings import draw_like
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
-
-Arrays = Sequence[Any]
+from lsam_jax.transform.options import SelectionOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def adazo_sam(
     rho: Radius = 0.05,
     probes: int = 1,
     *,
     step: float = 1e-3,
     seed: int = 0,
-    k: Any = None,
-    selection: Any = "all",
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[SelectionOptions],
 ) -> SamTransformation:
     """AdaZo-SAM (LORENZA, 2025): uphill by differences of the loss, without a first backward pass.
 
@@ -42,12 +35,9 @@ def adazo_sam(
       step: c, above 0. Too small a number drowns in the rounding of the loss, or of weights in half
         precision.
       seed: the probes are a function of it and of the step count only.
-      k: how many layers, if the selection needs a number.
-      selection: which layers are perturbed (and probed), as for `layerwise_sam`; if they are near
-        the output, so is what the forward passes compute.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
+        `axis_name` and `perturbation_sync`, as for `layerwise_sam`. The selected
+        layers alone are probed; if they are near the output, so is what the forward passes compute.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it; from `update`, if only a
@@ -65,16 +55,7 @@ def adazo_sam(
     if arguments.static_int(probes) is None:
         raise TypeError("probes decides what is compiled, so it must be a plain number.")
     arguments.check_real("step", step, above=0.0)
-    ascend = two_point(int(probes), step, seed)
-    return build(
-        rho=rho,
-        ascend=ascend,
-        k=k,
-        selection=selection,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, ascent=two_point(int(probes), step, seed), **options)
 
 
 def two_point(probes: int, step: float, seed: int) -> Ascent:

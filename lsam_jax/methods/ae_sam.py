@@ -1,7 +1,7 @@
 """AE-SAM: perturbs only where the gradient is larger than usual."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +9,17 @@ import jax.numpy as jnp
 from lsam_jax import arguments
 from lsam_jax.components.cadence import Cadence
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import Layers, LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
+from lsam_jax.layers.partition import Layers
+from lsam_jax.transform.options import SelectionOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def ae_sam(
     rho: Radius = 0.05,
     threshold: arguments.Scalar = 0.0,
     decay: Any = 0.9,
-    *,
-    k: Any = None,
-    selection: Any = "all",
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[SelectionOptions],
 ) -> SamTransformation:
     """AE-SAM (Jiang et al. 2023): SAM in the steps whose gradient is large, SGD in the others.
 
@@ -38,11 +34,9 @@ def ae_sam(
       threshold: c; a number or a schedule (the authors let it fall linearly, which
         `optax.linear_schedule(1.0, -1.0, steps)` does). -inf is SAM, inf is SGD.
       decay: of the running mean and variance, in [0, 1).
-      k: how many layers, if the selection needs a number.
-      selection: which layers are perturbed, as for `layerwise_sam`.
-      layers: how the parameters are cut into layers; ||g|| is over all of them.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
+        `axis_name` and `perturbation_sync`, as for `layerwise_sam`. ||g|| is
+        over all layers.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -60,15 +54,7 @@ def ae_sam(
     """
     arguments.check_real("threshold", threshold, infinite=True)
     arguments.check_real("decay", decay, low=0.0, below=1.0)
-    return build(
-        rho=rho,
-        when=above_usual(threshold, decay),
-        k=k,
-        selection=selection,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, when=above_usual(threshold, decay), **options)
 
 
 class RunningMoments(NamedTuple):

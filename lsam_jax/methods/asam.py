@@ -1,36 +1,29 @@
 """ASAM: moves weights relative to their size."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import ratio, squared_norm
-from lsam_jax.components.context import StepContext, Targets
-from lsam_jax.components.perturbation import Perturbation, plain
+from lsam_jax.arrays.vectors import squared_norm
+from lsam_jax.components.context import Arrays, StepContext, Targets
+from lsam_jax.components.perturbation import Perturbation, along
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
-
-Arrays = Sequence[Any]
-
+from lsam_jax.transform.options import SelectionOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 BIASES = ("b", "beta", "bias", "offset")
 """Last parts of a path that name a bias, in Flax, Equinox, Haiku and Keras."""
 
 
+@with_options
 def asam(
     rho: Radius = 0.5,
     eta: Any = 0.01,
     *,
     scaled: str | Callable[[str], bool] = "weights",
-    k: Any = None,
-    selection: Any = "all",
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[SelectionOptions],
 ) -> SamTransformation:
     """ASAM (Kwon et al. 2021, eq. 9): descends on the gradient at w + rho T^2 g / ||T g||.
 
@@ -43,11 +36,8 @@ def asam(
       scaled: what has T = |w| + eta: "weights" (the authors' code: all but biases, so the scales
         of normalisation layers too), "kernels" (arrays of rank > 1 only), "all", or a function
         of a path.
-      k: how many layers, if the selection needs a number.
-      selection: which layers are perturbed, as for `layerwise_sam`.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
+        `axis_name` and `perturbation_sync`, as for `layerwise_sam`.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -61,16 +51,7 @@ def asam(
     [3.738, 5.747]
     """
     arguments.check_real("eta", eta, low=0.0)
-    perturb = adaptive(eta, _scaling(scaled))
-    return build(
-        rho=rho,
-        perturb=perturb,
-        k=k,
-        selection=selection,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, perturbation=adaptive(eta, _scaling(scaled)), **options)
 
 
 def _scaling(scaled: str | Callable[[str], bool]) -> Callable[[str, int], bool]:
@@ -101,7 +82,6 @@ def adaptive(eta: Any, scaled: Callable[[str, int], bool]) -> Perturbation:
         size = [jnp.abs(x) + jnp.asarray(eta, x.dtype) for x in w]
         once = [t * d if s else d for s, t, d in zip(is_scaled, size, g)]
         twice = [t * d if s else d for s, t, d in zip(is_scaled, size, once)]
-        scale = ratio(now.rho, squared_norm(once))
-        return plain.move(twice, w, at, now._replace(rho=scale), memory)
+        return along(twice, squared_norm(once), w, at, now)
 
     return Perturbation(move)

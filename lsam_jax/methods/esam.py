@@ -1,7 +1,7 @@
 """ESAM: perturbs drawn weights, descends on the samples that suffer most."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,25 +9,24 @@ import jax.numpy as jnp
 from lsam_jax import arguments
 from lsam_jax.arguments import resolve
 from lsam_jax.arrays import symbolic
-from lsam_jax.arrays.vectors import ratio, squared_norm
+from lsam_jax.arrays.vectors import squared_norm
 from lsam_jax.components import descent
-from lsam_jax.components.context import StepContext, Targets
+from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.descent import Descent
-from lsam_jax.components.perturbation import Perturbation, normalized, plain
+from lsam_jax.components.perturbation import Perturbation, along, normalized
 from lsam_jax.components.radius import Radius
 from lsam_jax.components.selection import independent
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.devices.shardings import draw_like, lay_like, whole
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
-from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.losses import PerSample
-from lsam_jax.transform.transform import SamTransformation, build
+from lsam_jax.transform.options import LayerOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 Leaves = Sequence[Any]
-Arrays = Sequence[Any]
 
 
+@with_options
 def esam(
     rho: Radius = 0.05,
     beta: arguments.Scalar = 0.6,
@@ -35,9 +34,7 @@ def esam(
     *,
     weights: bool = False,
     seed: int = 0,
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[LayerOptions],
 ) -> SamTransformation:
     """ESAM (Du et al. 2022): a random part of the network, and the samples that it hurts.
 
@@ -55,9 +52,8 @@ def esam(
       weights: draws each weight instead of each layer (the paper, where the authors' code draws
         arrays), with the norm over all weights; this saves nothing.
       seed: of the draws.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
+        for `layerwise_sam`.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it; when first used, if gamma
@@ -77,14 +73,12 @@ def esam(
     if not arguments.is_concrete(gamma):
         raise TypeError("gamma decides what is compiled, so it must be a plain number.")
     everything = weights or arguments.equals(beta, 1.0)
-    return build(
+    return method(
         rho=rho,
         selection="all" if everything else independent(beta, seed),
-        perturb=some_weights(beta, seed) if weights else undiluted(beta),
-        descend=descent.of_loss if gamma == 1 else of_samples(float(gamma)),
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
+        perturbation=some_weights(beta, seed) if weights else undiluted(beta),
+        descent=descent.of_loss if gamma == 1 else of_samples(float(gamma)),
+        **options,
     )
 
 
@@ -166,7 +160,6 @@ def some_weights(share: Any, seed: int) -> Perturbation:
             jnp.where(draw_like(d, jax.random.uniform, k) < p, d, jnp.zeros_like(d))
             for k, d in zip(keys, g)
         ]
-        scale = ratio(now.rho / p, squared_norm(g))
-        return plain.move(masked, w, at, now._replace(rho=scale), memory)
+        return along(masked, squared_norm(g), w, at, now._replace(rho=now.rho / p))
 
     return Perturbation(move)

@@ -1,27 +1,27 @@
 """F-SAM: uphill by what is special about a batch."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from lsam_jax import arguments
-from lsam_jax.components.context import StepContext, Targets, mean_of_layers, zeros_like_layers
+from lsam_jax.components.context import (
+    Arrays,
+    StepContext,
+    Targets,
+    mean_of_layers,
+    zeros_like_layers,
+)
 from lsam_jax.components.perturbation import Perturbation, normalized
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
-
-Arrays = Sequence[Any]
+from lsam_jax.transform.options import LayerOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def f_sam(
     rho: Radius = 0.1,
     sigma: arguments.Scalar = 1.0,
     decay: Any = 0.9,
-    *,
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[LayerOptions],
 ) -> SamTransformation:
     """F-SAM, friendly SAM (Li et al. 2024): less of the gradient that all batches share.
 
@@ -34,9 +34,8 @@ def f_sam(
       rho: the radius; a number, a schedule, or `per_layer` radii.
       sigma: how much of m is taken away; a number or a schedule. 0 is SAM.
       decay: of m, in [0, 1).
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
+        for `layerwise_sam`.
 
     Returns:
       A transformation whose state is about as large as the parameters, for m.
@@ -57,13 +56,7 @@ def f_sam(
     """
     arguments.check_real("sigma", sigma)
     arguments.check_real("decay", decay, low=0.0, below=1.0)
-    return build(
-        rho=rho,
-        perturb=less_the_mean(sigma, decay),
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, perturbation=less_the_mean(sigma, decay), **options)
 
 
 def less_the_mean(sigma: arguments.Scalar, decay: Any) -> Perturbation:

@@ -58,17 +58,11 @@ def freeze_inactive(
     inner = optax.with_extra_args_support(base)
     rule = "array" if stacks is None else dataclasses.replace(stacks, layers="array")
 
-    def alone(n: int, layers: Layers, leaves: Sequence[Any]) -> Any:
-        # The array in its place in the tree, so that masks and labels by path still work.
-        array = np.repeat(np.arange(len(layers.lengths)), np.maximum(layers.lengths, 1))[n]
-        only = [leaves[n] if i == array else optax.MaskedNode() for i in range(len(layers.lengths))]
-        return jax.tree.unflatten(layers.treedef, only)
-
     def init(params: Any) -> FrozenState:
         layers = partition(params, rule)
         leaves = layers.leaves(params)
         return FrozenState(
-            {path: inner.init(alone(n, layers, leaves)) for n, path in enumerate(layers.paths)}
+            {path: inner.init(_alone(n, layers, leaves)) for n, path in enumerate(layers.paths)}
         )
 
     def update(
@@ -79,9 +73,9 @@ def freeze_inactive(
         weights = None if params is None else layers.leaves(params)
         out, states = [], {}
         for n, (path, g) in enumerate(zip(layers.paths, leaves)):
-            own = None if weights is None else alone(n, layers, weights)
+            own = None if weights is None else _alone(n, layers, weights)
             old = state.by_array[path]
-            step, new = inner.update(alone(n, layers, leaves), old, own, **extra_args)
+            step, new = inner.update(_alone(n, layers, leaves), old, own, **extra_args)
             active = jnp.any(g != 0)
             (moved,) = jax.tree.leaves(step)
             out.append(jnp.where(active, moved, jnp.zeros_like(moved)))
@@ -89,3 +83,10 @@ def freeze_inactive(
         return layers.tree(out), FrozenState(states)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _alone(n: int, layers: Layers, leaves: Sequence[Any]) -> Any:
+    """One array in its place in the tree, so that masks and labels by path still work."""
+    array = np.repeat(np.arange(len(layers.lengths)), np.maximum(layers.lengths, 1))[n]
+    only = [leaves[n] if i == array else optax.MaskedNode() for i in range(len(layers.lengths))]
+    return jax.tree.unflatten(layers.treedef, only)

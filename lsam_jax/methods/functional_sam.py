@@ -1,7 +1,7 @@
 """Functional SAM: the outputs are perturbed, the loss's gradient is not."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,24 +9,16 @@ import jax.numpy as jnp
 from lsam_jax.arrays.vectors import vdot
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
-from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.losses import SplitLoss
-from lsam_jax.transform.transform import SamTransformation, build
+from lsam_jax.transform.options import SelectionOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 Leaves = Sequence[Any]
 
 
-def functional_sam(
-    rho: Radius = 0.05,
-    *,
-    k: Any = None,
-    selection: Any = "all",
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
-) -> SamTransformation:
+@with_options
+def functional_sam(rho: Radius = 0.05, **options: Unpack[SelectionOptions]) -> SamTransformation:
     """Functional-SAM (Singh et al. 2025): the Jacobian there, the error here.
 
     With F the network's outputs and l their loss, the direction is J_F(w')^T dl/dF(F(w)), where
@@ -38,11 +30,8 @@ def functional_sam(
 
     Args:
       rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
-      k: how many layers, if the selection needs a number.
-      selection: which layers are perturbed, as for `layerwise_sam`.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
+        `axis_name` and `perturbation_sync`, as for `layerwise_sam`.
 
     Raises:
       TypeError: when first used, if the loss is not in two parts.
@@ -56,15 +45,7 @@ def functional_sam(
     >>> direction.tolist()  # 2 w' w^2 with w' = 1.5, where SAM has 2 w'^3
     [3.0]
     """
-    return build(
-        rho=rho,
-        descend=of_outputs,
-        k=k,
-        selection=selection,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, descent=of_outputs, **options)
 
 
 def _with_cotangent(loss_fn: Any, has_aux: bool) -> Callable[[Any], Any]:

@@ -1,7 +1,7 @@
 """GAM: descends the norm of the gradient beside the loss."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 
@@ -9,25 +9,24 @@ from lsam_jax import arguments
 from lsam_jax.arrays.vectors import step_along
 from lsam_jax.components.ascent import Ascent, Estimate, Loss
 from lsam_jax.components.combination import Combination
-from lsam_jax.components.context import StepContext, Targets
+from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
-from lsam_jax.transform.transform import SamTransformation, build
+from lsam_jax.transform.options import DeviceOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
-Arrays = Sequence[Any]
 Leaves = Sequence[Any]
 
 
+@with_options
 def gam(
     rho: Radius = 0.1,
     alpha: arguments.Scalar = 0.3,
     *,
     step: float = 0.01,
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[DeviceOptions],
 ) -> SamTransformation:
     """GAM (Zhang et al. 2023): penalises the largest gradient norm nearby, rho max ||grad L||.
 
@@ -41,8 +40,7 @@ def gam(
       alpha: the weight of the penalty; a number or a schedule. 0 is the plain gradient.
       step: how far apart the two gradients of a difference are, above 0. Weights in half precision
         need a larger one, or their rounding eats it.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `axis_name` and `perturbation_sync`, as for `layerwise_sam`.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it; from `update`, if only a
@@ -57,14 +55,13 @@ def gam(
     [3.6, 4.8]
     """
     arguments.check_real("step", step, above=0.0)
-    return build(
+    return method(
         rho=rho,
         alpha=alpha,
-        ascend=gradient_norm(step),
-        descend=of_gradient_norm(step),
-        combine=plus_penalty,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
+        ascent=gradient_norm(step),
+        descent=of_gradient_norm(step),
+        combination=plus_penalty,
+        **options,
     )
 
 

@@ -1,31 +1,21 @@
 """GSAM: descends the surrogate gap beside the perturbed loss."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import ratio, squared_norm, total, vdot
 from lsam_jax.components.combination import Combination
-from lsam_jax.components.context import StepContext, Targets
+from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
-
-Arrays = Sequence[Any]
+from lsam_jax.transform.options import SelectionOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def gsam(
-    rho: Radius = 0.05,
-    alpha: arguments.Scalar = 0.4,
-    *,
-    k: Any = None,
-    selection: Any = "all",
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    rho: Radius = 0.05, alpha: arguments.Scalar = 0.4, **options: Unpack[SelectionOptions]
 ) -> SamTransformation:
     """GSAM (Zhuang et al. 2022, algorithm 1): minimises the surrogate gap besides the loss.
 
@@ -36,12 +26,9 @@ def gsam(
     Args:
       rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       alpha: how much of that part is taken away; a number or a schedule. 0 is SAM.
-      k: how many layers, if the selection needs a number.
-      selection: which layers are perturbed, as for `layerwise_sam`; the inner products are over
-        these.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
+        `axis_name` and `perturbation_sync`, as for `layerwise_sam`. The inner
+        products are over the selected layers.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -55,16 +42,7 @@ def gsam(
     >>> [round(x, 2) for x in direction.tolist()]  # h = [4.5, 8], less the part of g = [3, 4]
     [3.93, 8.32]
     """
-    return build(
-        rho=rho,
-        alpha=alpha,
-        combine=surrogate_gap,
-        k=k,
-        selection=selection,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, alpha=alpha, combination=surrogate_gap, **options)
 
 
 def _surrogate_gap(

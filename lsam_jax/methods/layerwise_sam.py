@@ -9,7 +9,7 @@ from lsam_jax.components.combination import mixed
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
+from lsam_jax.transform.transform import SamTransformation, method
 
 
 def layerwise_sam(
@@ -89,17 +89,17 @@ def layerwise_sam(
     >>> [round(x.item(), 4) for x in updates.values()]  # -0.1, and -0.1 (0.2 * 2 + 0.8 * 2.2)
     [-0.1, -0.216]
     """
-    return build(
+    return method(
         rho=rho,
         alpha=alpha,
         selection=selection,
         k=k,
         layers=layers,
-        perturb=perturbation.by_name(normalize),
-        combine=mixed(alpha),
+        perturbation=perturbation.by_name(normalize),
+        combination=mixed(alpha),
         norm_decay=norm_decay,
         select_every=select_every,
-        where=cuts,
+        cuts=cuts,
         gate=gate,
         axis_name=axis_name,
         perturbation_sync=perturbation_sync,

@@ -1,7 +1,6 @@
 """LookSAM: perturbs every few steps, and reuses what that has found."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +9,18 @@ from lsam_jax import arguments
 from lsam_jax.arrays.vectors import ratio, squared_norm, vdot
 from lsam_jax.components import cadence
 from lsam_jax.components.combination import Combination
-from lsam_jax.components.context import StepContext, Targets, zeros_like_layers
+from lsam_jax.components.context import Arrays, StepContext, Targets, zeros_like_layers
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
-
-Arrays = Sequence[Any]
+from lsam_jax.transform.options import SelectionOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def look_sam(
     rho: Radius = 0.05,
     every: Any = 5,
     alpha: arguments.Scalar = 0.7,
-    *,
-    k: Any = None,
-    selection: Any = "all",
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[SelectionOptions],
 ) -> SamTransformation:
     """LookSAM (Liu et al. 2022, algorithm 1): SAM in the first of every few steps.
 
@@ -41,12 +33,9 @@ def look_sam(
       rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       every: steps from one perturbed step to the next; a whole number or a schedule. 1 is SAM.
       alpha: the weight of g_v; a number or a schedule.
-      k: how many layers, if the selection needs a number.
-      selection: which layers are perturbed, as for `layerwise_sam`. Layers that the last
-        perturbed step did not choose descend on g until the next.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
+        `axis_name` and `perturbation_sync`, as for `layerwise_sam`. Layers that
+        the last perturbed step did not choose descend on g until the next.
 
     Returns:
       A transformation whose state is about as large as the parameters, for g_v.
@@ -66,16 +55,8 @@ def look_sam(
     >>> layerwise = lsam.look_sam(rho=0.1, every=3, k=4, selection="high", layers="kernel")
     """
     arguments.check_count("every", every, low=1)
-    return build(
-        rho=rho,
-        alpha=alpha,
-        combine=keep_across,
-        when=cadence.every(every),
-        k=k,
-        selection=selection,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
+    return method(
+        rho=rho, alpha=alpha, combination=keep_across, when=cadence.every(every), **options
     )
 
 

@@ -1,24 +1,17 @@
 """Momentum-SAM: uphill along a mean of past directions, at one gradient a step."""
 
-from typing import Any
+from typing import Any, Unpack
 
 from lsam_jax import arguments
 from lsam_jax.components import ascent
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
+from lsam_jax.transform.options import SelectionOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def momentum_sam(
-    rho: Radius = 0.3,
-    momentum: Any = 0.9,
-    *,
-    k: Any = None,
-    selection: Any = "all",
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    rho: Radius = 0.3, momentum: Any = 0.9, **options: Unpack[SelectionOptions]
 ) -> SamTransformation:
     """Momentum-SAM (Becker et al. 2024, algorithm 1): uphill is against the momentum.
 
@@ -29,11 +22,8 @@ def momentum_sam(
     Args:
       rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       momentum: of m, in [0, 1); that of the base optimizer, usually, which keeps its own.
-      k: how many layers, if the selection needs a number.
-      selection: which layers are perturbed, as for `layerwise_sam`.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
+        `axis_name` and `perturbation_sync`, as for `layerwise_sam`.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -50,12 +40,4 @@ def momentum_sam(
     [1.5, 2.0]
     """
     arguments.check_real("momentum", momentum, low=0.0, below=1.0)
-    return build(
-        rho=rho,
-        ascend=ascent.momentum(momentum),
-        k=k,
-        selection=selection,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, ascent=ascent.momentum(momentum), **options)

@@ -1,30 +1,24 @@
 """SAM, and generalized SAM, which mixes both gradients."""
 
+from typing import Unpack
+
 from lsam_jax import arguments
 from lsam_jax.components import perturbation
 from lsam_jax.components.combination import mixed
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
+from lsam_jax.transform.options import LayerOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
-def sam(
-    rho: Radius = 0.05,
-    *,
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
-) -> SamTransformation:
+@with_options
+def sam(rho: Radius = 0.05, **options: Unpack[LayerOptions]) -> SamTransformation:
     """SAM (Foret et al. 2021, eq. 2 and 3): descends on the gradient at w + rho g / ||g||.
 
     ||g|| is the norm over all parameters. https://arxiv.org/abs/2010.01412
 
     Args:
       rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
-      layers: as for `generalized_sam`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: as for `generalized_sam`.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -37,23 +31,16 @@ def sam(
     >>> direction.tolist()  # w + 2.5 w / 5
     [4.5, 6.0]
     """
-    return generalized_sam(
-        rho,
-        1.0,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return generalized_sam(rho, 1.0, **options)
 
 
+@with_options
 def generalized_sam(
     rho: Radius = 0.1,
     alpha: arguments.Scalar = 0.8,
     *,
-    layers: LayerSpec = "array",
     normalize: bool | str = True,
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[LayerOptions],
 ) -> SamTransformation:
     """Generalized SAM, or gradient-norm penalty (Zhao et al. 2022): all layers, mixed by alpha.
 
@@ -63,11 +50,9 @@ def generalized_sam(
     Args:
       rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
       alpha: the weight of h; a number or a schedule.
-      layers: the parameters that are perturbed, and the layers whose norms are stored; by
-        default every array is one.
       normalize: as for `layerwise_sam`; False needs rho / c under loss scaling by c.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `layers` (by default every array is one; what is in none is not perturbed),
+        `axis_name` and `perturbation_sync`, as for `layerwise_sam`.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -80,12 +65,10 @@ def generalized_sam(
     >>> direction.tolist()  # half w, half w + 2.5 w / 5
     [3.75, 5.0]
     """
-    return build(
+    return method(
         rho=rho,
         alpha=alpha,
-        layers=layers,
-        perturb=perturbation.by_name(normalize),
-        combine=mixed(alpha),
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
+        perturbation=perturbation.by_name(normalize),
+        combination=mixed(alpha),
+        **options,
     )

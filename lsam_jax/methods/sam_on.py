@@ -1,19 +1,21 @@
 """SAM-ON: perturbs the normalization layers alone."""
 
+from typing import Unpack
+
 from lsam_jax.components import perturbation
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
+from lsam_jax.transform.options import DeviceOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def sam_on(
     rho: Radius = 0.5,
     *,
     layers: LayerSpec = "norm",
     normalize: bool | str = True,
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[DeviceOptions],
 ) -> SamTransformation:
     """SAM-ON (Mueller et al. 2023): SAM whose perturbation is of normalisation layers only.
 
@@ -25,8 +27,7 @@ def sam_on(
       layers: "norm" finds the arrays by the names of their modules; see `layer_names` for other
         ways to name them.
       normalize: as for `layerwise_sam`; False needs rho / c under loss scaling by c.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `axis_name` and `perturbation_sync`, as for `layerwise_sam`.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -40,10 +41,4 @@ def sam_on(
     >>> float(direction["Dense"]["kernel"]), float(direction["LayerNorm"]["scale"])
     (3.0, 4.5)
     """
-    return build(
-        rho=rho,
-        perturb=perturbation.by_name(normalize),
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, perturbation=perturbation.by_name(normalize), layers=layers, **options)

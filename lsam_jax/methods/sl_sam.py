@@ -1,14 +1,16 @@
 """SL-SAM: a bandit draws the layers of a step, and the others are not computed."""
 
+from typing import Unpack
+
 from lsam_jax.components import combination
 from lsam_jax.components.bandit import bandit
 from lsam_jax.components.budget import budget as within
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
+from lsam_jax.transform.options import LayerOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def sl_sam(
     rho: Radius = 0.01,
     active: float = 0.2,
@@ -17,9 +19,7 @@ def sl_sam(
     scale_free: bool = False,
     budget: float | None = None,
     seed: int = 0,
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[LayerOptions],
 ) -> SamTransformation:
     """SL-SAM (2026): a bandit draws the layers that a step perturbs, and that alone descend.
 
@@ -38,9 +38,8 @@ def sl_sam(
       budget: draws only layers whose extra cost stays within this share of a plain gradient; see
         the selection `budget`. The others are never trained.
       seed: of the draws.
-      layers: how the parameters are cut into layers; an array in no layer is never trained.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
+        for `layerwise_sam`. An array in no layer is never trained.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -57,11 +56,9 @@ def sl_sam(
     >>> optimizer = optax.chain(tx, lsam.freeze_inactive(optax.adamw(1e-4)))
     """
     drawn = bandit(active, rate, scale_free=scale_free, seed=seed)
-    return build(
+    return method(
         rho=rho,
-        combine=combination.selected_only,
+        combination=combination.selected_only,
         selection=drawn if budget is None else within(budget, drawn),
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
+        **options,
     )

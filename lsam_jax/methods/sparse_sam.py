@@ -1,27 +1,26 @@
 """Sparse SAM: perturbs single weights under a mask, of Fisher information or grown."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
-from lsam_jax.arrays.vectors import ratio, squared_norm
-from lsam_jax.components.context import StepContext, Targets
-from lsam_jax.components.perturbation import Perturbation, plain
+from lsam_jax.arrays.vectors import squared_norm
+from lsam_jax.components.context import Arrays, StepContext, Targets
+from lsam_jax.components.perturbation import Perturbation, along
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync, axes
+from lsam_jax.devices.collectives import axes
 from lsam_jax.devices.shardings import draw_like, lay_like, whole
 from lsam_jax.engine.auxiliary import loss_of
-from lsam_jax.layers.partition import Layers, LayerSpec, partition
+from lsam_jax.layers.partition import Layers, partition
 from lsam_jax.losses import PerSample
 from lsam_jax.transform.method import state_of
+from lsam_jax.transform.options import LayerOptions, with_options
 from lsam_jax.transform.state import SamState
-from lsam_jax.transform.transform import SamTransformation, build
-
-Arrays = Sequence[Any]
+from lsam_jax.transform.transform import SamTransformation, method
 
 
 class Mask(NamedTuple):
@@ -45,17 +44,15 @@ def masked(sparsity: float, seed: int) -> Perturbation:
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Mask) -> list[Any]:
         moves = now.layers.leaves(memory.moves)
-        scale = ratio(now.rho, squared_norm(g))
+        square = squared_norm(g)
         kept = [jnp.where(moves[n], d, jnp.zeros_like(d)) for n, d in zip(at.leaf, g)]
-        return plain.move(kept, w, at, now._replace(rho=scale), memory)
+        return along(kept, square, w, at, now)
 
     return Perturbation(move, init, refresh=lambda layers, scores: most(layers, scores, sparsity))
 
 
-def drop_and_grow(
-    sparsity: float, every: Any, drop: Callable[[jax.Array], Any], seed: int
-) -> Perturbation:
-    """`masked`, whose mask changes: of its ones the share `drop(count)` goes, as many come anew.
+def drop_and_grow(sparsity: float, every: Any, drop: arguments.Scalar, seed: int) -> Perturbation:
+    """`masked`, whose mask changes: of its ones the share `drop` goes, as many come anew.
 
     Those of smallest gradient go; those that come are drawn from the zeros at random.
     """
@@ -67,7 +64,8 @@ def drop_and_grow(
         size = _joined([jnp.abs(d) for d in g])
         key = jax.random.fold_in(jax.random.key(seed), now.count)
         luck = jax.random.uniform(key, flat.shape)
-        count = jnp.round(drop(now.count) * flat.sum()).astype(jnp.int32)
+        share = arguments.resolve(drop, now.count)
+        count = jnp.round(share * flat.sum()).astype(jnp.int32)
         count = jnp.minimum(count, (~flat).sum())
         gone = flat & (_rank(jnp.where(flat, size, jnp.inf)) < count)
         come = ~flat & (_rank(jnp.where(flat, jnp.inf, luck)) < count)
@@ -115,6 +113,7 @@ def _rank(x: jax.Array) -> jax.Array:
     return jnp.zeros_like(places).at[jnp.argsort(x, stable=True)].set(places)
 
 
+@with_options
 def sparse_sam(
     rho: Radius = 0.05,
     sparsity: float = 0.5,
@@ -123,9 +122,7 @@ def sparse_sam(
     every: Any = 100,
     drop: arguments.Scalar = 0.5,
     seed: int = 0,
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    **options: Unpack[LayerOptions],
 ) -> SamTransformation:
     """Sparse SAM (Mi et al. 2022): perturbs single weights, those that a mask has.
 
@@ -147,9 +144,8 @@ def sparse_sam(
       drop: with `dynamic`, that share; a number or a schedule (the authors' is
         `optax.cosine_decay_schedule(0.5, steps)`).
       seed: of what is random.
-      layers: how the parameters are cut into layers; the weights of all of them compete.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
+        for `layerwise_sam`. The weights of all layers compete.
 
     Returns:
       A transformation whose state holds one bool for each weight.
@@ -171,23 +167,14 @@ def sparse_sam(
         raise TypeError("sparsity decides the size of a mask, so it must be a plain number.")
     arguments.check_count("every", every, low=1)
     arguments.check_real("drop", drop, low=0.0, most=1.0)
-    if dynamic and axes(axis_name, perturbation_sync).apart:
+    sync = options.get("perturbation_sync", "global")
+    if dynamic and axes(options.get("axis_name"), sync).apart:
         raise ValueError(
-            f"perturbation_sync={perturbation_sync!r} with dynamic=True would let every device "
+            f"perturbation_sync={sync!r} with dynamic=True would let every device "
             'change the mask by a gradient of its own; pass perturbation_sync="global".'
         )
-    perturb = (
-        drop_and_grow(sparsity, every, lambda count: arguments.resolve(drop, count), seed)
-        if dynamic
-        else masked(sparsity, seed)
-    )
-    return build(
-        rho=rho,
-        perturb=perturb,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    mask = drop_and_grow(sparsity, every, drop, seed) if dynamic else masked(sparsity, seed)
+    return method(rho=rho, perturbation=mask, **options)
 
 
 @promotion.usual(theirs=0)
@@ -257,7 +244,7 @@ def refresh_mask(tx: SamTransformation, sam_state: SamState, scores: Any) -> Sam
     >>> lsam.value_and_grad(loss_fn, tx)(w, sam_state)[1].tolist()  # the first and third are moved
     [2.0, 1.0, 2.0, 1.0]
     """
-    refresh = tx.method.perturb.refresh if isinstance(tx, SamTransformation) else None
+    refresh = tx.method.perturbation.refresh if isinstance(tx, SamTransformation) else None
     if refresh is None:
         raise TypeError(
             "tx must be what sparse_sam(...) returns, without dynamic: no other method has a mask "

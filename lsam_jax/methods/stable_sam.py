@@ -1,30 +1,19 @@
 """StableSAM: the perturbed gradient, with the length of the clean one."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 
 from lsam_jax.arrays.vectors import ratio, squared_norm
 from lsam_jax.components.combination import Combination
-from lsam_jax.components.context import StepContext, Targets
+from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
-
-Arrays = Sequence[Any]
+from lsam_jax.transform.options import SelectionOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
-def stable_sam(
-    rho: Radius = 0.05,
-    *,
-    k: Any = None,
-    selection: Any = "all",
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
-) -> SamTransformation:
+@with_options
+def stable_sam(rho: Radius = 0.05, **options: Unpack[SelectionOptions]) -> SamTransformation:
     """Stable SAM (Tan et al. 2024): SAM's direction with the length of the clean gradient.
 
     With g the gradient at w and h the one at w + rho g / ||g||, the direction is
@@ -33,11 +22,9 @@ def stable_sam(
 
     Args:
       rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
-      k: how many layers, if the selection needs a number.
-      selection: which layers are perturbed, as for `layerwise_sam`; the norms are over these.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
+        `axis_name` and `perturbation_sync`, as for `layerwise_sam`. The norms
+        are over the selected layers.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -51,15 +38,7 @@ def stable_sam(
     >>> round(float(jnp.linalg.norm(direction)), 3)  # as long as g = [3, 4], along h = [4.5, 8]
     5.0
     """
-    return build(
-        rho=rho,
-        combine=same_norm,
-        k=k,
-        selection=selection,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, combination=same_norm, **options)
 
 
 def _same_norm(

@@ -1,26 +1,24 @@
 """VaSSO: uphill by a running mean of the gradients."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from lsam_jax import arguments
-from lsam_jax.components.context import StepContext, Targets, mean_of_layers, zeros_like_layers
+from lsam_jax.components.context import (
+    Arrays,
+    StepContext,
+    Targets,
+    mean_of_layers,
+    zeros_like_layers,
+)
 from lsam_jax.components.perturbation import Perturbation, normalized
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
-
-Arrays = Sequence[Any]
+from lsam_jax.transform.options import LayerOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def vasso(
-    rho: Radius = 0.1,
-    theta: Any = 0.4,
-    *,
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    rho: Radius = 0.1, theta: Any = 0.4, **options: Unpack[LayerOptions]
 ) -> SamTransformation:
     """VaSSO (Li and Giannakis 2023): a steadier ascent, along a running mean of the gradients.
 
@@ -31,9 +29,8 @@ def vasso(
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
       theta: the weight of the newest gradient, in (0, 1]. 1 is SAM.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
+        for `layerwise_sam`.
 
     Returns:
       A transformation whose state is about as large as the parameters, for d.
@@ -53,13 +50,7 @@ def vasso(
     [3.83, 0.0]
     """
     arguments.check_share("theta", theta)
-    return build(
-        rho=rho,
-        perturb=along_the_mean(theta),
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, perturbation=along_the_mean(theta), **options)
 
 
 def along_the_mean(theta: Any) -> Perturbation:

@@ -1,20 +1,17 @@
 """WSAM: the sharpness as a term of its own, of any weight."""
 
+from typing import Unpack
+
 from lsam_jax import arguments
 from lsam_jax.components import combination
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
+from lsam_jax.transform.options import LayerOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def wsam(
-    rho: Radius = 0.05,
-    gamma: arguments.Scalar = 0.9,
-    *,
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    rho: Radius = 0.05, gamma: arguments.Scalar = 0.9, **options: Unpack[LayerOptions]
 ) -> SamTransformation:
     """WSAM (Yue et al. 2023): the loss, and gamma / (1 - gamma) times the sharpness.
 
@@ -27,9 +24,8 @@ def wsam(
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
       gamma: the weight of the sharpness, in [0, 1); a number or a schedule.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
+        for `layerwise_sam`.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -49,11 +45,4 @@ def wsam(
             return lambda count: weight(gamma(count))
         return gamma / (1 - gamma)
 
-    return build(
-        rho=rho,
-        alpha=weight(gamma),
-        combine=combination.mix,
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
-    )
+    return method(rho=rho, alpha=weight(gamma), combination=combination.mix, **options)

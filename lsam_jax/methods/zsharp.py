@@ -1,30 +1,22 @@
 """ZSharp: uphill by the entries of the gradient that stand out in their array."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.components.context import StepContext, Targets
+from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, normalized
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.collectives import AxisName, PerturbationSync
 from lsam_jax.devices.shardings import whole
-from lsam_jax.layers.partition import LayerSpec
-from lsam_jax.transform.transform import SamTransformation, build
-
-Arrays = Sequence[Any]
+from lsam_jax.transform.options import LayerOptions, with_options
+from lsam_jax.transform.transform import SamTransformation, method
 
 
+@with_options
 def zsharp(
-    rho: Radius = 0.05,
-    share: float = 0.05,
-    *,
-    layers: LayerSpec = "array",
-    axis_name: AxisName = None,
-    perturbation_sync: PerturbationSync = "global",
+    rho: Radius = 0.05, share: float = 0.05, **options: Unpack[LayerOptions]
 ) -> SamTransformation:
     """ZSharp (Yun 2025): perturbs along the entries of the gradient that stand out.
 
@@ -36,9 +28,8 @@ def zsharp(
     Args:
       rho: the radius; a number, a schedule, or `per_layer` radii.
       share: of the entries that are kept, in (0, 1]; 1 keeps all, which is SAM.
-      layers: how the parameters are cut into layers; see `layer_names`.
-      axis_name: the axis of devices to average over, as for `layerwise_sam`.
-      perturbation_sync: which devices share a perturbation, likewise.
+      **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
+        for `layerwise_sam`.
 
     Raises:
       ValueError, TypeError: for an argument out of its range, naming it.
@@ -52,12 +43,10 @@ def zsharp(
     [1.0, 1.0, 1.0, 5.5]
     """
     arguments.check_share("share", share)
-    return build(
+    return method(
         rho=rho,
-        perturb=normalized if arguments.equals(share, 1.0) else standing_out(share),
-        layers=layers,
-        axis_name=axis_name,
-        perturbation_sync=perturbation_sync,
+        perturbation=normalized if arguments.equals(share, 1.0) else standing_out(share),
+        **options,
     )
 
 

@@ -31,10 +31,10 @@ class Method(NamedTuple):
       selector: which layers are perturbed.
       k: how many; None if the selector needs no number.
       ascent: uphill by what.
-      perturb: how far they move.
+      perturbation: how far they move.
       rho: the radius.
       descent: what the second pass differentiates.
-      combine: what is descended.
+      combination: what is descended.
       alpha: the weight that the combination uses.
       cadence: when a step perturbs.
       norm_decay: of the running mean of the stored norms; 0 stores the last one.
@@ -48,10 +48,10 @@ class Method(NamedTuple):
     selector: Selector
     k: Any
     ascent: Ascent
-    perturb: Perturbation
+    perturbation: Perturbation
     rho: Radii
     descent: Descent
-    combine: Combination
+    combination: Combination
     alpha: arguments.Scalar
     cadence: Cadence
     norm_decay: Any
@@ -89,11 +89,8 @@ def check_fresh(method: Method, names: Sequence[str] | None = None) -> None:
             "and the selection of this method chooses them in each step: pass it "
             'selection="all" or a list of layer names, or leave fresh out.'
         )
-    if names is not None and fresh not in names:
-        raise ValueError(
-            f"fresh names the layer {fresh!r}, which does not exist. The layers are: "
-            f"{', '.join(names)}."
-        )
+    if names is not None:
+        arguments.check_layer_names("fresh", [fresh], names)
 
 
 def check_no_clean_pass(method: Method) -> None:
@@ -103,7 +100,7 @@ def check_no_clean_pass(method: Method) -> None:
             "ascent=... makes no clean pass, but this method takes outputs or losses from it "
             "(functional_sam, esam with gamma below 1): use another method, or esam(gamma=1)."
         )
-    if method.combine.uses_clean:
+    if method.combination.uses_clean:
         raise ValueError(
             "ascent=... computes no clean gradient, but this method descends on a mix of it and "
             "the perturbed one (alpha other than 1, gsam, stable_sam, look_sam): pass alpha=1, or "
@@ -114,7 +111,7 @@ def check_no_clean_pass(method: Method) -> None:
             "ascent=... computes no clean gradient, but this method decides by it when to perturb "
             "(ae_sam): use sam, and when=every(2) or bernoulli(0.5), say."
         )
-    if not method.combine.descend_unselected:
+    if not method.combination.descend_unselected:
         raise ValueError(
             "ascent=... computes no clean gradient, but the layers of this method are drawn by "
             "what it was, and have no direction where they were not drawn (sl_sam): use "
@@ -130,8 +127,8 @@ def initial_memory(method: Method, layers: Layers, params: Any) -> Memory:
         return Memory(
             selection=method.selector.init(layers, leaves),
             ascent=method.ascent.init(layers, leaves),
-            perturbation=method.perturb.init(layers, leaves),
-            combination=method.combine.init(layers, leaves),
+            perturbation=method.perturbation.init(layers, leaves),
+            combination=method.combination.init(layers, leaves),
             cadence=method.cadence.init(layers, leaves),
             radius=method.rho.init(layers, leaves),
         )
@@ -204,24 +201,14 @@ def check_climbs_another_loss(method: Method) -> None:
 
 def shares_passes(method: Method) -> bool:
     """Whether a cut could save something: two passes, or gradients that nobody asks for."""
-    return method.ascent.uses_loss or not method.combine.descend_unselected
+    return method.ascent.uses_loss or not method.combination.descend_unselected
 
 
-def starts_plain(method: Method, same_first_pass: bool) -> bool:
-    """Whether a step starts with the clean gradient of everything, whether it perturbs or not.
-
-    Args:
-      method: the method.
-      same_first_pass: whether a step that perturbs asks for the clean gradient of all arrays.
-    """
-    if method.cadence.decide is not None:
-        return True
-    takes_two_gradients = method.ascent.estimate is None and method.descent.second is None
-    return method.cadence.due is not None and same_first_pass and takes_two_gradients
-
-
-def checked(method: Method, params: Any, state: Any) -> tuple[Layers, SamState]:
-    """The layers of `params`, and the state; raises unless they fit the method."""
+def checked(
+    method: Method, params: Any, state: Any
+) -> tuple[Layers, Sequence[jax.Array], SamState]:
+    """The layers and the leaves of `params`, and the state; raises unless they fit the method."""
     method.axes.check_bound()
     layers = layers_of(method, params)
-    return layers, state_of(method, layers, params, state)
+    leaves = method.axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
+    return layers, leaves, state_of(method, layers, params, state)

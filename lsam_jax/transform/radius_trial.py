@@ -1,7 +1,7 @@
 """What radii would do at given weights: a step's perturbation, made for each of them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,100 +12,112 @@ from lsam_jax.arrays.vectors import vdot
 from lsam_jax.components.radius import as_radii
 from lsam_jax.components.selector import fewest, wanted
 from lsam_jax.engine.cuts import network_of
-from lsam_jax.engine.network import in_tree_order
+from lsam_jax.engine.network import Network, in_tree_order
 from lsam_jax.engine.traced_loss import trace
 from lsam_jax.engine.two_pass import put
 from lsam_jax.engine.untraceable import SIGNS, way_out
-from lsam_jax.transform.method import Method, choose, layers_of, numbers
+from lsam_jax.layers.partition import Layers
+from lsam_jax.transform.method import Method, choose, numbers
 from lsam_jax.transform.state import SamState
 from lsam_jax.transform.step_rules import MethodStep
 
 Leaves = Sequence[Any]
-Losses = Callable[[dict[int, Any]], Sequence[Callable[[Any], Any]]]
+LossOfParams = Callable[[Any], Any]
 
 
-def effects_of_radii(
-    method: Method,
-    losses: Losses,
-    params: Any,
-    state: SamState,
-    arrays: dict[int, Any],
-    radii: np.ndarray,
-    fresh: bool,
-) -> tuple[np.ndarray, float, np.ndarray, np.ndarray, bool]:
-    """The selected layers, the clean loss, the perturbed losses and their rises; compiled once.
+class Effects(NamedTuple):
+    """What N radii do to the loss of a batch.
 
-    Args:
-      method: the method; its own radius is not used.
-      losses: from `arrays` to the loss of the parameters on the batch and, where the ascent has a
-        part of its own, on that.
-      params: the parameters.
-      state: the state of the method.
-      arrays: of the batch, whatever `losses` makes of them.
-      radii: those to try.
-      fresh: whether the norms of the state are to be those of the clean gradient.
-
-    Returns:
-      bool[L], a number, f64[N], f64[N] and whether anything moved.
+    Attributes:
+      selected: bool[L], the layers that are perturbed.
+      loss: the clean loss.
+      losses: f64[N], at the perturbed weights.
+      rises: f64[N], see `SamState`.
+      moved: whether anything did.
     """
-    layers = layers_of(method, params)
-    index = [n for n, i in enumerate(layers.of_leaf) if i >= 0]
 
-    def of_leaves(loss: Callable[[Any], Any]) -> Callable[[Leaves], Any]:
-        return lambda leaves: loss(layers.tree(list(leaves)))
+    selected: np.ndarray
+    loss: float
+    losses: np.ndarray
+    rises: np.ndarray
+    moved: bool
 
-    def assembled(w: Leaves, state: SamState, selected: Any, rho: Any) -> MethodStep:
-        with_rho = method._replace(rho=as_radii("rho", rho))
-        every = np.ones(len(layers.names), bool)
-        return MethodStep(with_rho, numbers(with_rho, layers, state), state, every, selected, w)
 
-    def before(w: Leaves, state: SamState, arrays: dict[int, Any]) -> Any:
-        whole, *of_parts = map(of_leaves, losses(arrays))
-        of_part = of_parts[0] if of_parts else whole
+class RadiusTrial(NamedTuple):
+    """A method on a batch, whose own radius is not used.
+
+    Attributes:
+      method: the method.
+      layers: how the parameters are cut.
+      losses: from the arrays of the batch, whatever it makes of them, to the loss of the parameters
+        on the batch, and on the part that the ascent has of its own (or the same again).
+      fresh: whether the norms of the state are to be those of the clean gradient.
+    """
+
+    method: Method
+    layers: Layers
+    losses: Callable[[Any], tuple[LossOfParams, LossOfParams]]
+    fresh: bool
+
+    @property
+    def may_move(self) -> list[int]:
+        """Which leaves may move."""
+        return [n for n, i in enumerate(self.layers.of_leaf) if i >= 0]
+
+    def effects(self, params: Any, state: SamState, batch: Any, radii: np.ndarray) -> Effects:
+        """What each of these radii does; compiled once."""
+        w = [jnp.asarray(x) for x in self.layers.leaves(params)]
+        loss, uphill, selected, state = _compiled(self._before)(w, state, batch)
+        measure = _compiled(self._at)
+        found = [measure(rho, (uphill, selected), w, state, batch) for rho in radii]
+        losses, rises, moves = (np.asarray(x, np.float64) for x in zip(*found))
+        return Effects(np.asarray(selected), float(loss), losses, rises, bool(moves.any()))
+
+    def _before(self, w: Leaves, state: SamState, batch: Any) -> Any:
+        """The clean loss, the ascent direction, the selected layers, and the state."""
+        layers, index = self.layers, self.may_move
+        losses = self.losses(batch)
+        whole, of_part = map(self._of_leaves, losses)
         loss, g = jax.value_and_grad(whole)(list(w))
-        if fresh:
+        if self.fresh:
             state = state._replace(norms=layers.norms(g))
-        try:
-            program = trace(whole, w, False)
-        except SIGNS as error:
-            why = f"and this loss cannot be traced before it is differentiated. {way_out(error)}"
-            network = in_tree_order(layers, w, why)
-        else:
-            where = wanted(method.cuts, method.selector)
-            least = fewest(method.selector, arguments.static_int(method.k))
-            network, _, _ = network_of(program, w, layers, where, least)
-        _, selected, state = choose(method, network, state)
-        selected, inside = jnp.asarray(selected), [w[n] for n in index]
-        rules = assembled(w, state, selected, 0.0)
+        _, selected, state = choose(self.method, self._network(whole, w), state)
+        selected = jnp.asarray(selected)
+        rules = self._rules(w, state, selected, 0.0)
         if rules.estimate is None:
-            up = jax.grad(of_part)(list(w)) if of_parts else g
-            uphill = rules.masked([up[n] for n in index], index)
-        else:
-            _, _, uphill, _ = rules.estimate(
-                lambda x: (of_part(put(w, index, x)), []), inside, index
-            )
+            up = g if losses[0] is losses[1] else jax.grad(of_part)(list(w))
+            return loss, rules.masked([up[n] for n in index], index), selected, state
+        _, _, uphill, _ = rules.estimate(
+            lambda x: (of_part(put(w, index, x)), []), [w[n] for n in index], index
+        )
         return loss, uphill, selected, state
 
-    def at(
-        rho: Any,
-        uphill: Leaves,
-        selected: Any,
-        w: Leaves,
-        state: SamState,
-        arrays: dict[int, Any],
-    ) -> Any:
-        inside, whole = [w[n] for n in index], of_leaves(losses(arrays)[0])
-        moved, _ = assembled(w, state, selected, rho).perturb(uphill, inside, index)
+    def _at(self, rho: Any, climbed: Any, w: Leaves, state: SamState, batch: Any) -> Any:
+        """The loss, its rise, and how many arrays move, of a radius and what `_before` found."""
+        (uphill, selected), index = climbed, self.may_move
+        inside, whole = [w[n] for n in index], self._of_leaves(self.losses(batch)[0])
+        moved, _ = self._rules(w, state, selected, rho).perturb(uphill, inside, index)
         loss, h = jax.value_and_grad(whole)(put(w, index, moved))
         eps = [x - y for x, y in zip(moved, inside)]
         return loss, vdot([h[n] for n in index], eps), sum(jnp.any(x != 0) for x in eps)
 
-    w = [jnp.asarray(x) for x in layers.leaves(params)]
-    loss, uphill, selected, state = _compiled(before)(w, state, arrays)
-    measure = _compiled(at)
-    found = [measure(rho, uphill, selected, w, state, arrays) for rho in radii]
-    perturbed, rises, moves = (np.asarray(x, np.float64) for x in zip(*found))
-    return np.asarray(selected), float(loss), perturbed, rises, bool(moves.any())
+    def _of_leaves(self, loss: LossOfParams) -> Callable[[Leaves], Any]:
+        return lambda leaves: loss(self.layers.tree(list(leaves)))
+
+    def _network(self, loss: Callable[[Leaves], Any], w: Leaves) -> Network:
+        try:
+            program = trace(loss, w, False)
+        except SIGNS as error:
+            why = f"and this loss cannot be traced before it is differentiated. {way_out(error)}"
+            return in_tree_order(self.layers, w, why)
+        where = wanted(self.method.cuts, self.method.selector)
+        least = fewest(self.method.selector, arguments.static_int(self.method.k))
+        return network_of(program, w, self.layers, where, least)[0]
+
+    def _rules(self, w: Leaves, state: SamState, selected: Any, rho: Any) -> MethodStep:
+        method = self.method._replace(rho=as_radii("rho", rho))
+        every = np.ones(len(self.layers.names), bool)
+        return MethodStep(method, numbers(method, self.layers, state), state, every, selected, w)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -85,6 +85,30 @@ class SamState(NamedTuple):
     rise: Any = np.float32(0)
 
 
+class Outcome(NamedTuple):
+    """What a step comes to, on all devices together.
+
+    Attributes:
+      direction: of descent, one array for each leaf.
+      norms: f32[L], of the descent gradient.
+      selected: bool[L], the layers that were perturbed.
+      sharpness: f32[]; a first-order estimate, unless the losses are known.
+      rho: f32[], the radius; the largest, if layers have their own, and the mean over devices.
+      rise: f32[], the inner product of descent gradient and perturbation.
+      finite: bool[], whether what is known of the losses is finite.
+      memory: what the parts would remember; a step that is not finite is forgotten.
+    """
+
+    direction: list[Any]
+    norms: jax.Array
+    selected: jax.Array
+    sharpness: jax.Array
+    rho: Any
+    rise: Any
+    finite: jax.Array
+    memory: Memory
+
+
 def initial_state(layers: Layers, memory: Memory) -> SamState:
     """The state before the first step."""
     length = len(layers.names)
@@ -139,49 +163,31 @@ def check_state(state: Any, layers: Layers, memory: Any) -> SamState:
     return state
 
 
-def advance(
-    state: SamState,
-    *,
-    selected: Any,
-    norms: Any,
-    decay: Any,
-    sharpness: Any,
-    rho: Any,
-    rise: Any,
-    finite: Any,
-    memory: Memory,
-    otherwise: Memory,
-) -> SamState:
+def advance(state: SamState, out: Outcome, decay: Any, otherwise: Memory) -> SamState:
     """The state after a step.
 
     Args:
       state: the state before it.
-      selected: bool[L], the layers it perturbed.
-      norms: f32[L], of its descent gradient.
+      out: what it came to. If its losses or norms are not finite, the old norms stay, so that one
+        bad batch does not decide later steps.
       decay: of the running mean of the norms.
-      sharpness: f32[].
-      rho: f32[].
-      rise: f32[].
-      finite: bool[], whether its losses are finite; if they or the norms are not, the old norms
-        stay, so that one bad batch does not decide later steps.
-      memory: what its parts would remember of it.
-      otherwise: what they remember if it is not finite.
+      otherwise: what the parts remember if it is not finite.
     """
-    mean = norms
+    mean = out.norms
     if not arguments.equals(decay, 0.0):
         seen = jnp.any(state.norms > 0)
-        mean = jnp.where(seen, decay * state.norms + (1 - decay) * norms, norms)
-    finite = finite & jnp.all(jnp.isfinite(norms))
-    selected = jnp.asarray(selected)
+        mean = jnp.where(seen, decay * state.norms + (1 - decay) * out.norms, out.norms)
+    finite = out.finite & jnp.all(jnp.isfinite(out.norms))
+    selected = jnp.asarray(out.selected)
     return SamState(
         count=optax.safe_increment(state.count),
         norms=jnp.where(finite, mean, state.norms).astype(jnp.float32),
         selected=selected,
         perturbations=state.perturbations + selected.astype(jnp.int32),
-        sharpness=jnp.asarray(sharpness, jnp.float32),
-        memory=jax.tree.map(partial(_keep_unless, finite), otherwise, memory),
-        rho=jnp.asarray(rho, jnp.float32),
-        rise=jnp.asarray(rise, jnp.float32),
+        sharpness=jnp.asarray(out.sharpness, jnp.float32),
+        memory=jax.tree.map(partial(_keep_unless, finite), otherwise, out.memory),
+        rho=jnp.asarray(out.rho, jnp.float32),
+        rise=jnp.asarray(out.rise, jnp.float32),
     )
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
@@ -19,31 +18,23 @@ from lsam_jax.components.selector import fewest, wanted
 from lsam_jax.devices.collectives import check_loss
 from lsam_jax.devices.m_sharpness import check_references
 from lsam_jax.devices.shardings import beside
-from lsam_jax.engine import auxiliary
-from lsam_jax.engine.conditionals import in_conditional
+from lsam_jax.engine.cpu_convolutions import in_conditional
 from lsam_jax.engine.cuts import network_apart, network_of
-from lsam_jax.engine.network import in_tree_order
-from lsam_jax.engine.optional_second_pass import one_or_two
+from lsam_jax.engine.network import Network, in_tree_order
 from lsam_jax.engine.passes import Cutting, passes_of
 from lsam_jax.engine.stale_and_fresh import stale_and_fresh
-from lsam_jax.engine.step_rules import Chosen, StepResult
+from lsam_jax.engine.step_rules import StepResult
 from lsam_jax.engine.traced_loss import TracedLoss, cut, trace
 from lsam_jax.engine.two_losses import AscentLoss, two_losses
 from lsam_jax.engine.two_pass import both_passes, nothing_moves, put
 from lsam_jax.engine.untraceable import check_rules, watched
 from lsam_jax.layers.partition import Layers
-from lsam_jax.transform.method import (
-    Method,
-    checked,
-    choose,
-    initial_memory,
-    layers_of,
-    numbers,
-    shares_passes,
-    starts_plain,
-)
-from lsam_jax.transform.state import SamState, initial_state
-from lsam_jax.transform.step_rules import MethodStep, Outcome, descent_of
+from lsam_jax.transform.branches import Branches, taken
+from lsam_jax.transform.method import Method, checked, initial_memory, layers_of, shares_passes
+from lsam_jax.transform.state import Outcome, SamState, initial_state
+from lsam_jax.transform.step_rules import at_step, descent_of
+
+Leaves = Sequence[Any]
 
 
 @promotion.usual
@@ -63,39 +54,25 @@ def step(
     ascent: AscentLoss | None = None,
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by the engine: loss, aux, direction of descent, new state."""
-    layers, state = checked(method, params, state)
-    axes, prepare = method.axes, method.descent.prepare
-    leaves = axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
+    layers, leaves, state = checked(method, params, state)
 
-    def tree(leaves: Sequence[Any]) -> Any:
-        return layers.tree(axes.with_mean_gradient(leaves))
+    def tree(leaves: Leaves) -> Any:
+        return layers.tree(method.axes.with_mean_gradient(leaves))
 
     traced = partial(_traced, method, tree=tree, leaves=leaves, has_aux=has_aux)
     program = traced(loss_fn)
     climbed = None if ascent is None else traced(ascent.loss_fn)
     clean_aux = ascent is not None and ascent.clean_aux
-    where = wanted(method.cuts, method.selector, climbed is None) if shares_passes(method) else 1
-    least = fewest(method.selector, arguments.static_int(method.k))
-    gated = method.gate is not False
-    network, place_cuts, profile = network_of(program, leaves, layers, where, least, gated)
-
-    def cuts(candidates: np.ndarray) -> list[int]:
-        return place_cuts(where, candidates, least)
-
-    if climbed is not None:
-        network = network_apart(network, profile, climbed, leaves, layers, cuts)
-    candidates, selected, state = choose(method, network, state)
-    chosen = Chosen(layers.of_leaf, network.position, candidates, selected)
-    now, cadence = numbers(method, layers, state), method.cadence
+    network, cuts = _network(method, layers, leaves, program, climbed)
     second = descent_of(method, loss_fn, tree, lambda aux: program.aux_of(aux)[1])
-    rules = MethodStep(method, now, state, candidates, selected, leaves, second)
-    gate = method.gate if climbed is None else False
-    skip = None if method.cuts == "auto" else True
-    inside = in_conditional(program)
+    rules, chosen = at_step(method, layers, state, leaves, network, second)
+    inside = in_conditional(program.closed.jaxpr)
 
-    def perturbed(leaves: Sequence[Any]) -> StepResult:
-        cutting = Cutting(partial(cuts, candidates), skip, gate)
-        if not candidates.any():
+    def perturbed(leaves: Leaves) -> StepResult:
+        places = partial(cuts, chosen.candidates)
+        skip = None if method.cuts == "auto" else True
+        cutting = Cutting(places, skip, method.gate if climbed is None else False)
+        if not chosen.candidates.any():
             return nothing_moves(program, leaves, rules)
         if method.ascent.fresh is not None:
             first = network.position[layers.names.index(method.ascent.fresh)]
@@ -106,41 +83,46 @@ def step(
         of_aux = rules.descend is not None
         return both_passes(passes_of(program, leaves, chosen, cutting, of_aux), rules)
 
-    def unperturbed(leaves: Sequence[Any]) -> StepResult:
-        (loss, aux), g = program.value_and_grad(leaves)
-        return StepResult(loss, aux, rules.plain_step(g, loss))
-
-    def branch(called_for: Any, twice: Any, once: Any, late: Any) -> Any:
-        return jax.lax.cond(called_for, inside(twice), once, late)
-
-    in_suffix = chosen.among(candidates)
-    # Where everything moves, the ascent needs the whole clean gradient, as a step without one does.
-    same_first_pass = climbed is None and isinstance(selected, np.ndarray) and all(in_suffix)
-    if candidates.any() and starts_plain(method, same_first_pass):
-        result = one_or_two(cut(program, leaves, in_suffix), leaves, in_suffix, rules, branch)
-    elif cadence.due is not None:
-        result = jax.lax.cond(
-            cadence.due(state.count), inside(perturbed), inside(unperturbed), leaves
-        )
-    else:
-        result = perturbed(leaves)
-    direction = layers.tree(result.outcome.direction)
-    aux = (climbed if climbed and clean_aux else program).settle(result.aux)
-    aux = aux if prepare is None else aux[0]
-    return (
-        axes.average(result.loss),
-        auxiliary.opened(aux),
-        direction,
-        rules.next_state(result.outcome),
+    branches = Branches(
+        perturbed=perturbed,
+        value_and_grad=program.value_and_grad,
+        cut=partial(cut, program, leaves),
+        one_or_two=lambda due, twice, once, late: jax.lax.cond(due, inside(twice), once, late),
+        either=lambda due, yes, no, leaves: jax.lax.cond(due, inside(yes), inside(no), leaves),
+        one_loss=climbed is None,
     )
+    result = taken(branches, leaves, chosen, rules)
+    aux = (climbed if climbed and clean_aux else program).settle(result.aux)
+    return rules.handed_back(result, aux)
+
+
+def _network(
+    method: Method,
+    layers: Layers,
+    leaves: Leaves,
+    program: TracedLoss,
+    climbed: TracedLoss | None,
+) -> tuple[Network, Callable[[np.ndarray], list[int]]]:
+    """The network of a loss, and of another that is climbed; from candidates to its cuts."""
+    where = wanted(method.cuts, method.selector, climbed is None) if shares_passes(method) else 1
+    least = fewest(method.selector, arguments.static_int(method.k))
+    gated = method.gate is not False
+    network, place, profile = network_of(program, leaves, layers, where, least, gated)
+
+    def cuts(candidates: np.ndarray) -> list[int]:
+        return place(where, candidates, least)
+
+    if climbed is not None:
+        network = network_apart(network, profile, climbed, leaves, layers, cuts)
+    return network, cuts
 
 
 def _traced(
     method: Method,
     loss_fn: Any,
     *,
-    tree: Callable[[Sequence[Any]], Any],
-    leaves: Sequence[Any],
+    tree: Callable[[Leaves], Any],
+    leaves: Leaves,
     has_aux: bool,
 ) -> TracedLoss:
     """A loss of the leaves that the method can be given, checked."""
@@ -159,7 +141,49 @@ def step_by_gradient(
     method: Method, updates: Any, state: Any, params: Any, grad_fn: Callable[..., Any]
 ) -> tuple[Any, SamState]:
     """One step from a gradient function: direction of descent, new state."""
-    layers, state = checked(method, params, state)
+    layers, leaves, state = checked(method, params, state)
+    _check_gradients_suffice(method)
+    axes = method.axes
+    rules, _ = at_step(method, layers, state, leaves, in_tree_order(layers, leaves))
+    extra = () if _takes_one_argument(grad_fn) else (0,)
+
+    def gradient(leaves: Leaves) -> list[Any]:
+        there = grad_fn(layers.tree(axes.as_local(leaves)), *extra)
+        return axes.mean(_leaves_like(there, layers, "the result of grad_fn"))
+
+    clean = _leaves_like(updates, layers, "updates")
+    timed = method.cadence.due is not None or method.cadence.decide is not None
+    if timed or method.ascent.estimate is None:  # otherwise it is not used
+        clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
+    # As the engine does: None for an array that cannot move, zeros for one that does not.
+    may_move = rules.selected if rules.chosen_beforehand else np.ones(len(layers.names), bool)
+    index = [n for n, i in enumerate(layers.of_leaf) if i >= 0 and bool(may_move[i])]
+
+    def perturbed(leaves: Leaves) -> Outcome:
+        inside = [leaves[n] for n in index]
+        if rules.estimate is None:
+            uphill = g = rules.masked([clean[n] for n in index], index)
+        else:
+            _, _, uphill, g = rules.estimate(None, inside, index)
+        moved, radius = rules.perturb(uphill, inside, index)
+        h = gradient(put(leaves, index, moved))
+        nowhere = [None] * len(leaves)
+        g_all, w_all = put(nowhere, index, g), put(nowhere, index, moved)
+        return rules.finish(g_all, h, w_all, radius=radius)
+
+    def unperturbed(leaves: Leaves) -> Outcome:
+        return rules.plain_step(clean)
+
+    if timed:
+        called_for, memory = rules.decide(clean)
+        out = rules.decided(jax.lax.cond(called_for, perturbed, unperturbed, leaves), memory)
+    else:
+        out = perturbed(leaves)
+    return layers.tree(out.direction), rules.next_state(out)
+
+
+def _check_gradients_suffice(method: Method) -> None:
+    """Raises a ValueError if the method needs the loss itself."""
     if method.ascent.estimate is not None and method.ascent.uses_loss:
         raise ValueError(
             "grad_fn was given, but this method climbs by differences of the loss or of its "
@@ -180,47 +204,6 @@ def step_by_gradient(
             "grad_fn was given, but rho=rise(share=...), or one whose target is a function of the "
             "loss, needs the loss at the perturbed weights: pass value_fn, or rise(0.3)."
         )
-    axes = method.axes
-    leaves = axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
-    network = in_tree_order(layers, leaves)
-    candidates, selected, state = choose(method, network, state)
-    now = numbers(method, layers, state)
-    rules = MethodStep(method, now, state, candidates, selected, leaves)
-    extra = () if _takes_one_argument(grad_fn) else (0,)
-
-    def gradient(leaves: Sequence[Any]) -> list[Any]:
-        there = grad_fn(layers.tree(axes.as_local(leaves)), *extra)
-        return axes.mean(_leaves_like(there, layers, "the result of grad_fn"))
-
-    clean = _leaves_like(updates, layers, "updates")
-    timed = method.cadence.due is not None or method.cadence.decide is not None
-    if timed or method.ascent.estimate is None:  # otherwise it is not used
-        clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
-    # As the engine does: None for an array that cannot move, zeros for one that does not.
-    known = isinstance(selected, np.ndarray)
-    index = [n for n, i in enumerate(layers.of_leaf) if i >= 0 and (not known or bool(selected[i]))]
-
-    def perturbed(leaves: Sequence[Any]) -> Outcome:
-        inside = [leaves[n] for n in index]
-        if rules.estimate is None:
-            uphill = g = rules.masked([clean[n] for n in index], index)
-        else:
-            _, _, uphill, g = rules.estimate(None, inside, index)
-        moved, radius = rules.perturb(uphill, inside, index)
-        h = gradient(put(leaves, index, moved))
-        nowhere = [None] * len(leaves)
-        g_all, w_all = put(nowhere, index, g), put(nowhere, index, moved)
-        return rules.finish(g_all, h, w_all, radius=radius)
-
-    def unperturbed(leaves: Sequence[Any]) -> Outcome:
-        return rules.plain_step(clean)
-
-    if timed:
-        called_for, memory = rules.decide(clean)
-        out = rules.decided(jax.lax.cond(called_for, perturbed, unperturbed, leaves), memory)
-    else:
-        out = perturbed(leaves)
-    return layers.tree(out.direction), rules.next_state(out)
 
 
 def _leaves_like(tree: Any, layers: Layers, what: str) -> list[Any]:

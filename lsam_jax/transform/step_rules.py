@@ -11,35 +11,14 @@ import numpy as np
 from lsam_jax.arrays.vectors import one_by_one, squared_norm, vdot
 from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.radius import Effect
-from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
-from lsam_jax.transform.method import Method
-from lsam_jax.transform.state import Memory, SamState, advance
+from lsam_jax.engine import auxiliary
+from lsam_jax.engine.network import Network
+from lsam_jax.engine.step_rules import Chosen, PerturbedPass, StepResult, ValueAuxGrad
+from lsam_jax.layers.partition import Layers
+from lsam_jax.transform.method import Method, choose, numbers
+from lsam_jax.transform.state import Outcome, SamState, advance
 
 Leaves = Sequence[Any]
-
-
-class Outcome(NamedTuple):
-    """What a step comes to, on all devices together.
-
-    Attributes:
-      direction: of descent, one array for each leaf.
-      norms: f32[L], of the descent gradient.
-      selected: bool[L], the layers that were perturbed.
-      sharpness: f32[]; a first-order estimate, unless the losses are known.
-      rho: f32[], the radius; the largest, if layers have their own, and the mean over devices.
-      rise: f32[], the inner product of descent gradient and perturbation.
-      finite: bool[], whether what is known of the losses is finite.
-      memory: what the parts would remember.
-    """
-
-    direction: list[Any]
-    norms: jax.Array
-    selected: jax.Array
-    sharpness: jax.Array
-    rho: Any
-    rise: Any
-    finite: jax.Array
-    memory: Memory
 
 
 class MethodStep(NamedTuple):
@@ -69,14 +48,19 @@ class MethodStep(NamedTuple):
         return True
 
     @property
+    def chosen_beforehand(self) -> bool:
+        """Whether the layers that move are known before the step is compiled."""
+        return isinstance(self.selected, np.ndarray)
+
+    @property
     def descend_unselected(self) -> bool:
         """Whether layers that are not selected descend."""
-        return self.method.combine.descend_unselected
+        return self.method.combination.descend_unselected
 
     def at(self, index: Sequence[int]) -> Targets:
         """Where the arrays at these places belong."""
         layer = [self.now.layers.of_leaf[n] for n in index]
-        known = isinstance(self.selected, np.ndarray)
+        known = self.chosen_beforehand
         chosen = [True] * len(layer) if known else one_by_one(self.selected, layer)
         return Targets(index, layer, chosen)
 
@@ -90,7 +74,7 @@ class MethodStep(NamedTuple):
         method, at, memory = self.method, self.at(index), self.state.memory
         radius = method.rho.of(g, at, self.now, memory.radius)
         now = self.now._replace(rho=radius)
-        return method.perturb.move(g, w, at, now, memory.perturbation), radius
+        return method.perturbation.move(g, w, at, now, memory.perturbation), radius
 
     @property
     def estimate(self) -> Callable[[Any, Leaves, Sequence[int]], Any] | None:
@@ -120,8 +104,8 @@ class MethodStep(NamedTuple):
         index = [n for n, x in enumerate(g) if x is not None]
         at = self.at(index)
         g_in, h_in = [g[n] for n in index], [h[n] for n in index]
-        mixed, combination = method.combine.mix(g_in, h_in, at, now, memory.combination)
-        descend_unselected = method.combine.descend_unselected
+        mixed, combination = method.combination.mix(g_in, h_in, at, now, memory.combination)
+        descend_unselected = method.combination.descend_unselected
         direction = list(h) if descend_unselected else [jnp.zeros_like(x) for x in self.leaves]
         for n, chosen, d in zip(index, at.chosen, mixed):
             direction[n] = d if chosen is True else jnp.where(chosen, d, direction[n])
@@ -137,7 +121,7 @@ class MethodStep(NamedTuple):
         new = memory._replace(
             selection=observed,
             ascent=method.ascent.update(memory.ascent, direction, now),
-            perturbation=method.perturb.update(memory.perturbation, g_shared, at, now),
+            perturbation=method.perturbation.update(memory.perturbation, g_shared, at, now),
             combination=combination,
         )
         moved, weights = [w[n] for n in index], [self.leaves[n] for n in index]
@@ -167,7 +151,7 @@ class MethodStep(NamedTuple):
         """The outcome of a step that perturbs nothing, with the clean gradient of all arrays."""
         method, now, memory = self.method, self.now, self.state.memory
         average = method.axes.average
-        direction = average(list(method.combine.plain_step(g, now, memory.combination)))
+        direction = average(list(method.combination.plain_step(g, now, memory.combination)))
         loss = None if loss is None else average(loss)
         new = memory._replace(
             ascent=method.ascent.update(memory.ascent, direction, now),
@@ -184,11 +168,24 @@ class MethodStep(NamedTuple):
             _like(memory, new),
         )
 
+    def starts_plain(self, same_first_pass: bool) -> bool:
+        """Whether the step starts with the clean gradient of everything; see `CadencedRules`."""
+        method = self.method
+        if method.cadence.decide is not None:
+            return True
+        takes_two_gradients = method.ascent.estimate is None and method.descent.second is None
+        return method.cadence.due is not None and same_first_pass and takes_two_gradients
+
+    def due(self) -> Any:
+        """Whether the step perturbs; see `CadencedRules`."""
+        return None if self.method.cadence.due is None else self.method.cadence.due(self.now.count)
+
     def decide(self, g: Leaves) -> tuple[jax.Array, Any]:
         """Whether the step, given its clean gradient, perturbs; and the cadence's memory."""
         cadence, memory = self.method.cadence, self.state.memory.cadence
-        if cadence.due is not None:
-            return cadence.due(self.now.count), memory
+        due = self.due()
+        if due is not None:
+            return due, memory
         assert cadence.decide is not None
         of_layers = [x for x, i in zip(g, self.now.layers.of_leaf) if i >= 0]
         square = self.method.axes.average(squared_norm(of_layers))  # so that all devices agree
@@ -201,18 +198,30 @@ class MethodStep(NamedTuple):
     def next_state(self, out: Outcome) -> SamState:
         """The state after the step."""
         memory = self.state.memory
-        return advance(
-            self.state,
-            selected=out.selected,
-            norms=out.norms,
-            decay=self.method.norm_decay,
-            sharpness=out.sharpness,
-            rho=out.rho,
-            rise=out.rise,
-            finite=out.finite,
-            memory=out.memory,
-            otherwise=memory._replace(radius=self.method.rho.recover(memory.radius)),
-        )
+        otherwise = memory._replace(radius=self.method.rho.recover(memory.radius))
+        return advance(self.state, out, self.method.norm_decay, otherwise)
+
+    def handed_back(self, result: StepResult, aux: Any) -> tuple[Any, Any, Any, SamState]:
+        """Loss, aux as the loss returned it, direction of descent, new state."""
+        method, out = self.method, result.outcome
+        aux = auxiliary.opened(aux if method.descent.prepare is None else aux[0])
+        direction = self.now.layers.tree(out.direction)
+        return method.axes.average(result.loss), aux, direction, self.next_state(out)
+
+
+def at_step(
+    method: Method,
+    layers: Layers,
+    state: SamState,
+    leaves: Leaves,
+    network: Network,
+    second: Callable[[Leaves, PerturbedPass], ValueAuxGrad] | None = None,
+) -> tuple[MethodStep, Chosen]:
+    """The method at a step, and the layers that it has chosen."""
+    candidates, selected, state = choose(method, network, state)
+    now = numbers(method, layers, state)
+    rules = MethodStep(method, now, state, candidates, selected, leaves, second)
+    return rules, Chosen(layers.of_leaf, network.position, candidates, selected)
 
 
 def _like(old: Any, new: Any) -> Any:

@@ -2,22 +2,30 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import optax
 
 from lsam_jax import arguments
-from lsam_jax.arguments import Cuts, check_cuts
-from lsam_jax.components import ascent, cadence, combination, descent, perturbation
-from lsam_jax.components import selection as selectors
+from lsam_jax.components import ascent as ascents
+from lsam_jax.components import cadence as cadences
+from lsam_jax.components import combination as combinations
+from lsam_jax.components import descent as descents
+from lsam_jax.components import perturbation as perturbations
+from lsam_jax.components.ascent import Ascent
+from lsam_jax.components.cadence import Cadence
+from lsam_jax.components.combination import Combination
+from lsam_jax.components.descent import Descent
+from lsam_jax.components.perturbation import Perturbation
 from lsam_jax.components.radius import Radius, as_radii
+from lsam_jax.components.selection import as_selector
 from lsam_jax.devices import collectives
 from lsam_jax.engine.two_losses import AscentLoss
 from lsam_jax.engine.untraceable import SIGNS, way_out
-from lsam_jax.layers.partition import LayerSpec
 from lsam_jax.transform import step
 from lsam_jax.transform.method import Method, check_climbs_another_loss
 from lsam_jax.transform.optax_placement import MISSING, check_placement, explained
+from lsam_jax.transform.options import DEFAULTS, EngineOptions, with_options
 from lsam_jax.transform.state import SamState
 from lsam_jax.transform.step import start, step_by_gradient
 from lsam_jax.transform.surroundings import check_surroundings
@@ -144,7 +152,7 @@ class Update:
 
 
 def transformation(method: Method) -> SamTransformation:
-    """The method of a method."""
+    """The transformation of a method."""
     return SamTransformation(Init(method), Update(method))
 
 
@@ -157,61 +165,86 @@ def check_method(tx: Any) -> None:
         )
 
 
-def build(
+@with_options
+def method(
     *,
     rho: Radius,
     alpha: arguments.Scalar = 1.0,
-    selection: Any = "all",
-    k: Any = None,
-    layers: LayerSpec = "array",
-    ascend: ascent.Ascent = ascent.gradient,
-    perturb: perturbation.Perturbation = perturbation.normalized,
-    descend: descent.Descent = descent.of_loss,
-    combine: combination.Combination = combination.perturbed_only,
-    when: cadence.Cadence = cadence.always,
-    norm_decay: Any = 0.0,
-    select_every: Any = 1,
-    where: Cuts = "auto",
-    gate: bool | None = None,
-    axis_name: collectives.AxisName = None,
-    perturbation_sync: collectives.PerturbationSync = "global",
+    ascent: Ascent = ascents.gradient,
+    perturbation: Perturbation = perturbations.normalized,
+    descent: Descent = descents.of_loss,
+    combination: Combination = combinations.perturbed_only,
+    when: Cadence = cadences.always,
+    **options: Unpack[EngineOptions],
 ) -> SamTransformation:
-    """The method of these parts; without arguments but `rho`, SAM.
+    """The method of these parts; with none but `rho`, SAM.
+
+    It works in `value_and_grad` and in a chain, on several devices, with schedules, as every method
+    here does, and costs what its parts need: the engine skips what both passes share.
+
+    Args:
+      rho: the radius; a number, a schedule, or `per_layer` radii.
+      alpha: the weight that the combination uses; a number or a schedule.
+      ascent: uphill by what.
+      perturbation: how far the weights move.
+      descent: what the second pass differentiates.
+      combination: what is descended.
+      when: which steps perturb.
+      **options: `k`, `selection` (by default "all"), `layers` (by default "array"), `norm_decay`,
+        `select_every`, `cuts`, `gate`, `axis_name` and `perturbation_sync`, as for `layerwise_sam`.
 
     Raises:
-      ValueError, TypeError: for an argument that the user got wrong, naming it.
+      ValueError, TypeError: for an argument out of its range or of another kind, naming it.
+
+    >>> from lsam_jax import components
+    >>> sam = components.method(rho=0.05)
+    >>> late = components.method(rho=0.05, when=components.between(7 / 8, 1, steps=1000))
+    >>> components.method(rho=0.05, when=0.5)
+    Traceback (most recent call last):
+    TypeError: when must be a Cadence; got 0.5.
     """
-    selector = selectors.as_selector(selection)
-    if k is None and selector.score is not None:
+    parts = (ascent, Ascent), (perturbation, Perturbation), (descent, Descent)
+    for part, kind in (*parts, (combination, Combination), (when, Cadence)):
+        if not isinstance(part, kind):
+            name = "when" if kind is Cadence else kind.__name__.lower()
+            raise TypeError(f"{name} must be a {kind.__name__}; got {part!r}.")
+    radius, given = as_radii("rho", rho), _checked(options)
+    arguments.check_real("alpha", alpha)
+    return transformation(
+        Method(
+            layers=given["layers"],
+            selector=as_selector(given["selection"]),
+            k=given["k"],
+            ascent=ascent,
+            perturbation=perturbation,
+            rho=radius,
+            descent=descent,
+            combination=combination,
+            alpha=alpha,
+            cadence=when,
+            norm_decay=given["norm_decay"],
+            select_every=given["select_every"],
+            cuts=given["cuts"],
+            gate=given["gate"],
+            axes=collectives.axes(given["axis_name"], given["perturbation_sync"]),
+        )
+    )
+
+
+def _checked(options: EngineOptions) -> EngineOptions:
+    """The options with their defaults."""
+    given: EngineOptions = {**DEFAULTS, **options}
+    k, gate = given["k"], given["gate"]
+    if k is None and as_selector(given["selection"]).score is not None:
         raise ValueError("k is None, but this selection needs a number of layers; pass k=4, say.")
     if k is not None:
         arguments.check_count("k", k, low=0)
-    radius = as_radii("rho", rho)
-    arguments.check_real("alpha", alpha)
-    arguments.check_real("norm_decay", norm_decay, low=0.0, below=1.0)
-    arguments.check_count("select_every", select_every, low=1)
-    check_cuts(where)
+    arguments.check_real("norm_decay", given["norm_decay"], low=0.0, below=1.0)
+    arguments.check_count("select_every", given["select_every"], low=1)
+    arguments.check_cuts(given["cuts"])
     if gate not in (None, True, False):
         raise ValueError(f"gate must be True, False or None (by platform); got gate={gate!r}.")
-    return transformation(
-        Method(
-            layers=layers,
-            selector=selector,
-            k=k,
-            ascent=ascend,
-            perturb=perturb,
-            rho=radius,
-            descent=descend,
-            combine=combine,
-            alpha=alpha,
-            cadence=when,
-            norm_decay=norm_decay,
-            select_every=select_every,
-            cuts=where,
-            gate=gate,
-            axes=collectives.axes(axis_name, perturbation_sync),
-        )
-    )
+    return given
 
 
 def step_of_any(

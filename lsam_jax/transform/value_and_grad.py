@@ -91,36 +91,28 @@ def value_and_grad(
     check_method(tx)
     check_options(holomorphic=holomorphic, allow_int=allow_int, reduce_axes=reduce_axes)
     signature = signature_of(loss_fn, argnums)
-    places = () if m is None else check_micro_batches(m, batch_argnums, signature.argnums)
-    method = tx.method
-    sampled = None
+    places: tuple[int, ...] = ()
+    method, sampled = tx.method, None
+    if m is not None:
+        places = check_micro_batches(m, batch_argnums, signature.argnums)
+        method = method._replace(axes=method.axes.with_micro_batches())
     if ascent_batch is not None:
         if m is not None:
             raise ValueError(
                 f"m={m} gives each part of the batch a perturbation of its own, and ascent_batch="
                 f"{ascent_batch} one to all from a part of it: choose one of the two."
             )
-        sampled = samples.ascent_batch(
-            ascent_batch, ascent_samples, batch_argnums, signature.argnums
-        )
+        taken = (ascent_batch, ascent_samples, batch_argnums)
+        sampled = samples.ascent_batch(*taken, signature.argnums)
         check_climbs_another_loss(method)
-    if m is not None:
-        method = method._replace(axes=method.axes.with_micro_batches())
-
-    def of_params(call: Call) -> Callable[[Any], Any]:
-        if isinstance(loss_fn, SplitLoss | PerSample):  # whose parts a method may need
-            return loss_fn.at(*call.args[1:], **call.kwargs)
-        return lambda params: loss_fn(*call.at(params), **call.kwargs)
 
     def part(params: Any, call: Call) -> Any:
+        loss_of, ascent = _of_params(loss_fn, call), None
         some = None if sampled is None else sampled.of(call.args, call.state)
-        ascent = (
-            None if some is None else AscentLoss(of_params(call._replace(args=some)), clean_aux)
-        )
-        loss, aux, grads, new_state = step_of_any(
-            method, of_params(call), params, call.state, has_aux, ascent
-        )
-        return aux, (loss, grads, new_state)
+        if some is not None:
+            ascent = AscentLoss(_of_params(loss_fn, call._replace(args=some)), clean_aux)
+        loss, aux, *rest = step_of_any(method, loss_of, params, call.state, has_aux, ascent)
+        return aux, (loss, *rest)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = signature.take(args, kwargs)
@@ -135,3 +127,9 @@ def value_and_grad(
         return ((loss, aux) if has_aux else loss), grads, new_state
 
     return with_state(wrapped, loss_fn, signature)
+
+
+def _of_params(loss_fn: Callable[..., Any], call: Call) -> Callable[[Any], Any]:
+    if isinstance(loss_fn, SplitLoss | PerSample):  # whose parts a method may need
+        return loss_fn.at(*call.args[1:], **call.kwargs)
+    return lambda params: loss_fn(*call.at(params), **call.kwargs)

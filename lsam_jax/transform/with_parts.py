@@ -80,7 +80,7 @@ def _climbing(method: Method, ascent: Any) -> Method:
 def _timed(method: Method, when: Any) -> Method:
     if not isinstance(when, Cadence):
         raise TypeError(f"when must be a cadence such as every(10); got {when!r}.")
-    if method.combine.plain_step is not OWN_STEPS:
+    if method.combination.plain_step is not OWN_STEPS:
         raise ValueError(
             "when=... does not go with a method that has a rule of its own for the steps between "
             "perturbed ones (look_sam): pass it every=..., or give when=... to sam."
@@ -91,7 +91,7 @@ def _timed(method: Method, when: Any) -> Method:
             "(ae_sam): pass it a schedule as threshold (inf perturbs nothing), or give when=... to "
             "sam."
         )
-    if not method.combine.descend_unselected:
+    if not method.combination.descend_unselected:
         raise ValueError(
             "when=... does not go with a method that trains the perturbed layers alone (sl_sam): a "
             "step without perturbation would train none. Give it to layerwise_sam."

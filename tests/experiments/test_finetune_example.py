@@ -16,8 +16,8 @@ from matplotlib.image import imread
 from scripts import script
 
 import lsam_jax as lsam
+from lsam_jax import components
 from lsam_jax.components import combination
-from lsam_jax.transform import transform
 
 example = script("examples/finetune")
 TINY = example.Transformer(blocks=2, width=8, heads=2, context=8)
@@ -196,12 +196,12 @@ def test_sl_sam_price_is_what_xla_counts():
     windows = np.zeros((32, 17), np.int32)
 
     def always(layers):
-        return transform.build(
+        return components.method(
             rho=0.1,
             selection=list(chosen),
             layers=layers,
-            combine=combination.selected_only,
-            where=[chosen[0]],
+            combination=combination.selected_only,
+            cuts=[chosen[0]],
         )
 
     tx = always(example.ARRAYS)

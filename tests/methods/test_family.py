@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract import NAMES
 from family_steps import Batched, masks, of_network, steps_of
 from family_textbook import Problem
 from jax.flatten_util import ravel_pytree
@@ -50,6 +51,11 @@ def cases():
         yield name, "grad_fn" if row.grad_fn else "value_and_grad", "quadratic"
         if "layerwise" in name:
             yield pytest.param(name, "grad_fn", "branches", marks=pytest.mark.core)
+
+
+def test_every_method_has_a_textbook():
+    elsewhere = {"layerwise_sam", "functional_sam"}  # test_running.py, test_losses_in_parts.py
+    assert set(NAMES) <= set(family.TABLE) | elsewhere
 
 
 @pytest.mark.slow

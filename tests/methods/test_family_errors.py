@@ -2,22 +2,24 @@
 
 import jax.numpy as jnp
 import pytest
+from contract import METHODS, NAMES
 from refusals import INF, NAN, ids, parameters, refused
 
 import lsam_jax as lsam
 
-METHODS = (
-    lsam.asam, lsam.gsam, lsam.stable_sam, lsam.sam_on, lsam.sparse_sam, lsam.functional_sam,
-    lsam.look_sam, lsam.ae_sam, lsam.momentum_sam, lsam.esam, lsam.adazo_sam, lsam.sl_sam, lsam.gam,
-    lsam.f_sam, lsam.vasso, lsam.wsam, lsam.zsharp,
-)  # fmt: skip
 
-
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("rho", [-0.1, NAN, INF, "0.1", None])
-def test_the_radius_of_every_method(method, rho):
+def test_the_radius_of_every_method(name, rho):
     with refused(TypeError if isinstance(rho, str | None) else ValueError, "rho", str(rho)):
-        method(rho)
+        METHODS[name](rho)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "layerwise_sam"])
+@pytest.mark.parametrize("option", ["when", "norm_decay", "rhoo"])
+def test_an_option_that_a_method_does_not_have(name, option):
+    with refused(TypeError, name, option, "rho", "axis_name"):
+        getattr(lsam, name)(**{option: 0.5})
 
 
 ARGUMENTS = [
@@ -33,6 +35,7 @@ ARGUMENTS = [
     (lsam.momentum_sam, {"momentum": 1.0}, ValueError, ["momentum", "1", "below 1"]),
     (lsam.f_sam, {"sigma": NAN}, ValueError, ["sigma", "nan"]),
     (lsam.f_sam, {"decay": 1.0}, ValueError, ["decay", "1", "below 1"]),
+    (lsam.fisher_sam, {"eta": -1.0}, ValueError, ["eta", "-1", "at least 0"]),
     (lsam.vasso, {"theta": 0.0}, ValueError, ["theta", "0", "above 0"]),
     (lsam.wsam, {"gamma": 1.0}, ValueError, ["gamma", "1", "below 1"]),
     (lsam.zsharp, {"share": 1.5}, ValueError, ["share", "1.5", "at most 1"]),

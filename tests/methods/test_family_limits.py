@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import zoo
+from contract import METHODS
 from textbook import named, norm, relative_error
 from training import RHO, assert_same, textbook_gradient
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 INF = float("inf")
 
+LAYERWISE = ("layerwise_sam", "layerwise_look_sam")
 ARE_SAM = {
     "look_sam, every step": lambda: lsam.look_sam(RHO, every=1),
     "gsam, alpha 0": lambda: lsam.gsam(RHO, 0.0),
@@ -24,6 +26,7 @@ ARE_SAM = {
     "sl_sam, all active": lambda: lsam.sl_sam(RHO, 1.0),
     "generalized_sam, alpha 1": lambda: lsam.generalized_sam(RHO, 1.0),
     "f_sam, nothing taken away": lambda: lsam.f_sam(RHO, 0.0),
+    "fisher_sam, the Euclidean metric": lambda: lsam.fisher_sam(RHO, 0.0),
     "vasso, the newest gradient": lambda: lsam.vasso(RHO, 1.0),
     "wsam, half": lambda: lsam.wsam(RHO, 0.5),
     "zsharp, all": lambda: lsam.zsharp(RHO, 1.0),
@@ -38,24 +41,12 @@ ARE_PLAIN = {
     "stale, no radius": lambda: lsam.with_parts(lsam.sam(0.0), ascent=lsam.stale()),
     "generalized_sam, alpha 0": lambda: lsam.generalized_sam(RHO, 0.0),
     "look_sam, no radius": lambda: lsam.look_sam(0.0, 2),
-    "momentum_sam, no momentum": lambda: lsam.momentum_sam(0.0),
     **{
-        f"{method.__name__}, no radius": lambda method=method: method(0.0)
-        for method in (
-            lsam.sam,
-            lsam.asam,
-            lsam.gsam,
-            lsam.stable_sam,
-            lsam.adazo_sam,
-            lsam.ae_sam,
-            lsam.gam,
-            lsam.f_sam,
-            lsam.vasso,
-            lsam.wsam,
-            lsam.zsharp,
-        )
+        f"{name}, no radius": lambda method=method: method(0.0)
+        for name, method in METHODS.items()
+        if method.loss == "plain" and name not in (*LAYERWISE, "sam_on", "look_sam", "sl_sam")
     },
-}  # fmt: skip
+}
 
 
 def directions(tx, case, batches):

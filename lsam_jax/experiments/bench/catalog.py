@@ -121,11 +121,10 @@ def family() -> dict[str, BenchedMethod]:
         "gsam": lsam.gsam(),
         "ae_sam": lsam.ae_sam(),
         "stable_sam": lsam.stable_sam(),
-        "f_sam": lsam.f_sam(),
-        "vasso": lsam.vasso(),
-        "wsam": lsam.wsam(),
-        "zsharp": lsam.zsharp(),
     }
+    elsewhere = ["sgd", "layerwise_sam", "esam", "sl_sam", "gam", "adazo_sam", "sam_on"]
+    elsewhere += ["functional_sam", "momentum_sam", "stale"]
+    whole |= {n: row.make() for n, row in METHODS.items() if n not in (*whole, *elsewhere)}
     stale = {
         "sam stale": lsam.with_parts(lsam.sam(), ascent=lsam.stale()),
         "layerwise_sam k=4 stale": lsam.with_parts(

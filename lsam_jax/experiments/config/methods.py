@@ -122,6 +122,7 @@ METHODS: Mapping[str, Family] = {
         price=_some_samples,
     ),
     "f_sam": Family("F-SAM", lsam.f_sam, {"rho": 0.1}),
+    "fisher_sam": Family("Fisher SAM", lsam.fisher_sam, {"rho": 0.1}),
     "vasso": Family("VaSSO", lsam.vasso, {"rho": 0.1}),
     "wsam": Family("WSAM", lsam.wsam, {"rho": 0.05, "gamma": 0.9}),
     "zsharp": Family("ZSharp", lsam.zsharp, {"rho": 0.05}),
