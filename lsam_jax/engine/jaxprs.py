@@ -19,15 +19,14 @@ Rule = Callable[[Any], Callable[..., list[Any]] | None]
 
 Transformation = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+"""From a function to one that computes the same."""
+
+CHECKPOINT_NAMES = frozenset({"checkpoint", "remat", "remat2"})  # by version of JAX
+
 
 def as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
     """The transformation that changes nothing."""
     return fun
-
-
-"""From a function to one that computes the same."""
-
-CHECKPOINT_NAMES = frozenset({"checkpoint", "remat", "remat2"})  # by version of JAX
 
 
 def is_variable(atom: Any) -> bool:
