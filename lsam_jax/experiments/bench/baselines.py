@@ -1,8 +1,8 @@
-"""One gradient step, written in every way that the benchmark compares.
+"""One step of SAM, written in every way that the benchmarks compare with this library's.
 
 Each factory takes a loss ``loss(params, *args) -> (loss, aux)`` and returns a function of the
-parameters, what else it needs at run time, and `args`. All but SGD return the clean loss and aux
-and the gradient at the perturbed weights (alpha is 1).
+parameters, what else it needs at run time, and `args`, to the clean loss and aux and the gradient
+at the perturbed weights (alpha is 1).
 """
 
 from collections.abc import Callable, Collection
@@ -16,16 +16,6 @@ import lsam_jax as lsam
 
 Loss = Callable[..., tuple[jax.Array, Any]]
 Step = Callable[..., Any]
-
-
-def sgd(loss: Loss) -> Step:
-    """``(params, *args)``: `jax.value_and_grad`, the price of 1."""
-    return jax.value_and_grad(loss, has_aux=True)
-
-
-def layerwise(loss: Loss, tx: lsam.SamTransformation) -> Step:
-    """``(params, state, *args)``: this library."""
-    return lsam.value_and_grad(loss, tx, has_aux=True)
 
 
 def textbook(loss: Loss, rho: float) -> Step:

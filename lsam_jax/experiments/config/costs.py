@@ -54,6 +54,11 @@ def drawn_alone(inspection: lsam.Inspection, names: Sequence[str]) -> float:
     return forward(inspection) + 2 * (inspection.cost(names) - 1) - again
 
 
+def differences(inspection: lsam.Inspection, names: Sequence[str], probes: int) -> float:
+    """AdaZo-SAM's: a gradient, and for the ascent a forward pass and two for each probe."""
+    return 1 + (1 + 2 * probes) * forward(inspection) * bool(names)
+
+
 def behind(inspection: lsam.Inspection, layer: str) -> float:
     """Of a step that shares all in front of a layer between its passes, and perturbs the rest."""
     order = [row.name for row in inspection.layers]

@@ -99,30 +99,10 @@ TABLE4: Mapping[str, Mapping[int | str, Published]] = {
 """Table 4: how many layers are selected."""
 
 
-MODELS: Mapping[str, str] = {
-    "resnet20": "cifar10-resnet20",
-    "wrn28_10": "cifar100-wrn28-10",
-    "wrn16_2": "flowers102-wrn16-2",
-    "vit_b16": "cifar100-vit-b16-head",
+INTERVAL: Mapping[str, int] = {
+    "cifar10-resnet20": 3,
+    "cifar100-wrn28-10": 4,
+    "flowers102-wrn16-2": 3,
+    "cifar100-vit-b16-head": 2,
 }
-"""In which the paper trains each model."""
-
-INTERVAL: Mapping[str, int] = {"resnet20": 3, "wrn28_10": 4, "wrn16_2": 3, "vit_b16": 2}
-"""LookSAM's, for that table (section 4.3; for its Figure 5 the paper names others)."""
-
-LAYERS: Mapping[str, int] = {"resnet20": 4, "wrn28_10": 4, "wrn16_2": 2, "vit_b16": 1}
-"""Layer-wise SAM's k, likewise."""
-
-
-def of(model: str, method: str) -> dict[str, float] | None:
-    """Images a second, and the cost relative to SGD; None where the paper has no number.
-
-    Example:
-        >>> round(of("resnet20", "generalized_sam")["ratio"], 2)
-        1.43
-    """
-    row = TABLE1.get(MODELS.get(model, ""), {})
-    own, plain = (row[name].throughput if name in row else None for name in (method, "sgd"))
-    if own is None or plain is None:
-        return None
-    return {"images_per_second": own, "ratio": plain / own}
+"""LookSAM's in Table 2 (section 4.3; for its Figure 5 the paper names others)."""
