@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 import lsam_jax as lsam
 
@@ -46,14 +47,12 @@ def static_cut(loss: Loss, rho: float, selected: Collection[str]) -> Step:
     """
 
     def step(params: Any, *args: Any) -> tuple[Any, Any]:
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        paths = [path_name(path) for path, _ in leaves]
+        arrays = flatten_dict(params, sep="/")
 
         def with_selected(chosen: dict[str, jax.Array]) -> Any:
-            merged = [chosen.get(p, x) for p, (_, x) in zip(paths, leaves, strict=True)]
-            return jax.tree.unflatten(jax.tree.structure(params), merged)
+            return unflatten_dict(arrays | chosen, sep="/")
 
-        chosen = {p: x for p, (_, x) in zip(paths, leaves, strict=True) if p in selected}
+        chosen = {path: x for path, x in arrays.items() if path in selected}
         value, ascent = jax.value_and_grad(
             lambda chosen: loss(with_selected(chosen), *args), has_aux=True
         )(chosen)
@@ -83,11 +82,6 @@ def optax_sam(loss: Loss, rho: float) -> Step:
         return value, gradient
 
     return step
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """The name of an array in a parameter tree, such as ``block0/conv1/kernel``."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def forced(tx: lsam.SamTransformation, params: Any, selected: Collection[str]) -> lsam.SamState:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 import lsam_jax as lsam
 from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, timing, workload
@@ -158,9 +159,8 @@ def _frozen(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[st
 
 
 def _mask(params: Any, selected: tuple[str, ...]) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.asarray(baselines.path_name(path) in selected), params
-    )
+    paths = flatten_dict(params, sep="/")
+    return unflatten_dict({path: jnp.asarray(path in selected) for path in paths}, sep="/")
 
 
 def _row(

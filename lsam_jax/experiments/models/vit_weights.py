@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 Shape = tuple[int, ...]
 
@@ -149,22 +149,15 @@ def load_vit(path: str | os.PathLike[str], backbone_shapes: Any) -> Any:
         )
     read, layout = KINDS[path.suffix]
     arrays = read(path)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(backbone_shapes)
-    targets = {_name(where): tuple(leaf.shape) for where, leaf in leaves}
+    targets = {path: x.shape for path, x in flatten_dict(backbone_shapes, sep="/").items()}
     prefix = layout.prefix if any(key.startswith(layout.prefix) for key in arrays) else ""
     sources = [_source(layout, prefix, name, shape) for name, shape in targets.items()]
     _check(path, arrays, sources, re.escape(prefix + layout.block) + r"\d+")
-    return jax.tree.unflatten(
-        structure,
-        [
-            arrays[source.key].astype(np.float32).transpose(source.transposed).reshape(shape)
-            for source, shape in zip(sources, targets.values(), strict=True)
-        ],
-    )
-
-
-def _name(where: Any) -> str:
-    return jax.tree_util.keystr(where, simple=True, separator="/")
+    found = {
+        path: arrays[source.key].astype(np.float32).transpose(source.transposed).reshape(shape)
+        for source, (path, shape) in zip(sources, targets.items(), strict=True)
+    }
+    return unflatten_dict(found, sep="/")
 
 
 def _source(layout: Layout, prefix: str, name: str, shape: Shape) -> Source:
