@@ -38,10 +38,11 @@ class Difference(NamedTuple):
     n: int
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(float(np.mean(values)), deviation, len(values))
+def spread(values: Sequence[float | None]) -> Spread:
+    """Of at least one value; None is not a number."""
+    found = np.array(values, float)
+    deviation = float(found.std(ddof=1)) if len(found) > 1 else None
+    return Spread(float(found.mean()), deviation, len(found))
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:

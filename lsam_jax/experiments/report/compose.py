@@ -12,6 +12,7 @@ from lsam_jax.experiments.report.figures import (
 )
 from lsam_jax.experiments.report.figures.drawing import PlotSeries
 from lsam_jax.experiments.report.numbers import equal_time, settings
+from lsam_jax.experiments.report.numbers import groups as grouping
 from lsam_jax.experiments.report.numbers.accuracy import (
     ComparedRow,
     accuracy_table,
@@ -136,17 +137,20 @@ def _curves(spec: TableSpec, entries: list[PlotSeries]) -> Section:
 def _equal_time(
     study: Study, spec: TableSpec, found: list[ComparedRow], entries: list[PlotSeries]
 ) -> tuple[Section, ...]:
-    contests = equal_time.contests(study, found)
-    if not contests:
+    scales = equal_time.scales(study, found)
+    if not scales:
         return ()
-    shown = [entry for entry in entries if contests[0].includes(entry.group)]
+    recipe = grouping.recipe(scales[0].base.config)
+    shown = [entry for entry in entries if grouping.recipe(entry.group.config) == recipe]
+    pictures = (
+        costs.at_equal_time(scale, shown, f"{spec.name}-equal-time-{scale.kind}")
+        for scale in scales
+    )
     blocks: list[Block] = [
-        costs.scatter(contests, shown, f"{spec.name}-cost"),
-        *(equal_time.table(contest, found) for contest in contests),
+        costs.scatter(scales, shown, f"{spec.name}-cost"),
+        *(equal_time.table(scale, found) for scale in scales),
+        *(picture for picture in pictures if picture is not None),
     ]
-    for contest in contests:
-        picture = costs.at_equal_time(contest, shown, f"{spec.name}-equal-time-{contest.kind}")
-        blocks += [] if picture is None else [picture]
     return (Section(f"{spec.short}: cost and accuracy at equal time", tuple(blocks)),)
 
 

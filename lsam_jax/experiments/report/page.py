@@ -2,9 +2,9 @@
 
 import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape as escape_html
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 from markdown_it import MarkdownIt
@@ -44,6 +44,10 @@ pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; }
 """.strip()
 
 
+Columns: TypeAlias = Mapping[str, Callable[[Any], str] | None]
+"""Headings to cells of what a row is about, None for a column that is left out."""
+
+
 class Table(NamedTuple):
     """Texts in rows; the first of a row says what the row is about.
 
@@ -58,6 +62,19 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     is_prose: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        items: Iterable[Any],
+        columns: Columns,
+        is_prose: bool = False,
+    ) -> "Table":
+        """A row for each item."""
+        shown = {heading: cell for heading, cell in columns.items() if cell is not None}
+        rows = tuple(tuple(cell(item) for cell in shown.values()) for item in items)
+        return cls(caption, tuple(shown), rows, is_prose)
 
 
 class Figure(NamedTuple):

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from lsam_jax.experiments.plotting import curve, logarithmic, open_frame
-from lsam_jax.experiments.report.figures.drawing import PlotSeries, panels, png, seeds_text
+from lsam_jax.experiments.report.figures.drawing import PlotSeries, by_panel, png, seeds_text
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun
 from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
@@ -98,7 +98,7 @@ class _Curves:
         across: bool = False,
         **share: Any,
     ):
-        rows, (width, height, more) = panels(entries), size
+        rows, (width, height, more) = by_panel(entries), size
         self.axis, self._entries = _axis(entries), entries
         self.repeats = " SGD is repeated in every panel." if len(rows) > 1 else ""
         shape = (1, len(rows)) if across else (len(rows), len(numbers))

@@ -31,11 +31,11 @@ class Style(NamedTuple):
     marker: str
 
 
-def panels(
+def by_panel(
     entries: Sequence[PlotSeries], size: int = OTHERS
 ) -> list[list[tuple[PlotSeries, Style]]]:
     """A few methods each, with the first run of SGD, if there is one, in all of them."""
-    first = next((entry for entry in entries if entry.group.config["method"] == "sgd"), None)
+    first = next((entry for entry in entries if entry.group.is_sgd), None)
     rest = [entry for entry in entries if entry is not first]
     base = [] if first is None else [(first, Style(BASELINE, "-", "o"))]
     chunks = [rest[i : i + size] for i in range(0, len(rest), size)] or [[]]

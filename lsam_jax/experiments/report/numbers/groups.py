@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from lsam_jax.experiments.config.methods import METHODS
 from lsam_jax.experiments.files import flat
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun, passes_of_epoch
+from lsam_jax.experiments.statistics import Spread, spread
 
 LENGTH = ("epochs", "passes")
 METHOD = ("method", "options", "k", "rho", "alpha", "normalize")
@@ -51,9 +52,18 @@ class Group:
         """Of the network, from the input to the output."""
         return self.runs[0].layers
 
+    @property
+    def is_sgd(self) -> bool:
+        """Whether nothing is perturbed."""
+        return bool(self.config["method"] == "sgd")
+
     def last(self, name: str) -> dict[int, float]:
         """A number of the last epoch, by seed."""
         return {run.seed: run.last(name) for run in self.runs}
+
+    def spread(self, name: str) -> Spread:
+        """The same over all seeds."""
+        return spread(list(self.last(name).values()))
 
 
 def recipe(config: Mapping[str, Any]) -> str:
@@ -69,9 +79,7 @@ def method(config: Mapping[str, Any]) -> str:
 
 def baselines(groups: Iterable[Group], config: Mapping[str, Any]) -> list[Group]:
     """Runs of SGD under a configuration's recipe, the shortest first."""
-    found = [
-        g for g in groups if g.config["method"] == "sgd" and recipe(g.config) == recipe(config)
-    ]
+    found = [g for g in groups if g.is_sgd and recipe(g.config) == recipe(config)]
     return sorted(found, key=lambda group: group.passes)
 
 
@@ -126,7 +134,7 @@ def grouped(
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         groups[name] = Group(name, label, ordered)
     # SGD first and the shortest of it, then as found.
-    order = sorted(groups.values(), key=lambda g: (g.config["method"] != "sgd", g.passes))
+    order = sorted(groups.values(), key=lambda g: (not g.is_sgd, g.passes))
     return {group.name: group for group in order}
 
 
