@@ -13,10 +13,11 @@ from rich.console import Console
 from lsam_jax.experiments import environment, files, tables
 from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.data.datasets import Split
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.training.finished_run import last_state
 from lsam_jax.experiments.training.run_directory import configuration
-from lsam_jax.experiments.training.step import Program, State, build
+from lsam_jax.experiments.training.state import State
+from lsam_jax.experiments.training.step import Program, build
 
 BATCHES = 8
 

@@ -109,7 +109,9 @@ def run(name: str, arguments: argparse.Namespace) -> None:
             to the rows of a report.
         arguments: As they were parsed.
     """
-    files = importlib.import_module("lsam_jax.experiments.files")
+    from lsam_jax.experiments import environment, files
+    from lsam_jax.experiments.bench import pictures, tables
+
     module = importlib.import_module(f"{PACKAGE}.{name}")
     fields = {field.name for field in dataclasses.fields(module.Settings)}
     settings = module.Settings(**{k: x for k, x in vars(arguments).items() if k in fields})
@@ -121,13 +123,13 @@ def run(name: str, arguments: argparse.Namespace) -> None:
         "bench": name,
         "settings": dataclasses.asdict(settings),
         **module.bench(settings),
-        "environment": importlib.import_module("lsam_jax.experiments.environment").describe(),
+        "environment": environment.describe(),
     }
     if file is not None:
         files.write_json(file, report)
-    importlib.import_module(f"{PACKAGE}.tables").print_report(report)
+    tables.print_report(report)
     if file is not None:
         print(f"stored as {arguments.out}")
     if picture is not None:
-        importlib.import_module(f"{PACKAGE}.pictures").draw(report, picture)
+        pictures.draw(report, picture)
         print(f"drawn as {arguments.plot}")

@@ -1,7 +1,6 @@
 """``lsam-jax compare``."""
 
 import argparse
-import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,10 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    compare = importlib.import_module("lsam_jax.experiments.study.compare")
-    presets = importlib.import_module("lsam_jax.experiments.presets")
-    summary = importlib.import_module("lsam_jax.experiments.study.summary")
+    from lsam_jax.experiments.config.presets import preset
+    from lsam_jax.experiments.report import compared
+    from lsam_jax.experiments.study import compare, summary
+
     if arguments.seeds < 1:
         raise ValueError(f"--seeds={arguments.seeds} must be at least 1")
     if arguments.noise is not None and not 0 <= arguments.noise <= 1:
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     noise = [] if arguments.noise is None else [f"label_noise={arguments.noise}"]
     epochs = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
     configs = compare.configurations(
-        presets.preset(arguments.preset),
+        preset(arguments.preset),
         arguments.methods.split(","),
         [*arguments.settings, *epochs, *noise],
     )
@@ -68,6 +68,5 @@ def run(arguments: argparse.Namespace) -> None:
         data_dir=arguments.data_dir,
     )
     summary.print_table(report)
-    pictures = importlib.import_module("lsam_jax.experiments.report.compared")
-    drawn = pictures.draw(report, Path(arguments.out))
+    drawn = compared.draw(report, Path(arguments.out))
     print(f"compare.json and {drawn} pictures are in {arguments.out}")

@@ -5,6 +5,7 @@ the device, where `normalise` makes them float. A new data set is one more funct
 a `Dataset`, and its entry in `LOADERS`.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -14,21 +15,8 @@ import numpy as np
 
 from lsam_jax.experiments.data import tfds
 from lsam_jax.experiments.data.augmentation import crop_and_flip, standardise
+from lsam_jax.experiments.data.split import Array, Split
 from lsam_jax.experiments.data.tfds import DataDir
-
-Array = np.ndarray | jax.Array
-
-
-class Split(NamedTuple):
-    """Images and their labels.
-
-    Attributes:
-        images: uint8 [N, H, W, C].
-        labels: int32 [N].
-    """
-
-    images: Array
-    labels: Array
 
 
 class Dataset(NamedTuple):
@@ -242,3 +230,15 @@ def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) ->
     if not mean:
         return standardise(images)
     return (jnp.asarray(images, jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalise:
+    """Preprocessing by a data set's own statistics; see `normalise`."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Array) -> jax.Array:
+        """Float32 images of uint8 ones."""
+        return normalise(images, self.mean, self.std)

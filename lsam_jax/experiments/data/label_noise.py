@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from lsam_jax.experiments.data.datasets import Dataset, Split
+from lsam_jax.experiments.data.datasets import Dataset
+from lsam_jax.experiments.data.split import Split
 
 STREAM = 0x6C6162656C
 """Keeps what is drawn here apart from what else a run draws from its seed."""

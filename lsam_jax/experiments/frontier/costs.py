@@ -15,7 +15,8 @@ from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import Regime
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.loop import Watcher, fit
-from lsam_jax.experiments.training.step import Program, State, build
+from lsam_jax.experiments.training.state import State
+from lsam_jax.experiments.training.step import Program, build
 
 BLOCK = 30
 """Steps whose mean is one measurement: a multiple of all the periods among the contenders."""

@@ -27,7 +27,8 @@ from lsam_jax.experiments.study import summary
 from lsam_jax.experiments.study.summary import Trained
 from lsam_jax.experiments.training import loop
 from lsam_jax.experiments.training.history import History
-from lsam_jax.experiments.training.step import Program, State, build
+from lsam_jax.experiments.training.state import State
+from lsam_jax.experiments.training.step import Program, build
 
 SNAPSHOTS = 4
 

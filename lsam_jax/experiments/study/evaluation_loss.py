@@ -12,7 +12,7 @@ import optax
 from tqdm import tqdm
 
 from lsam_jax.experiments.config.objective import TrainingLoss, variables
-from lsam_jax.experiments.data.datasets import Split
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.training.finished_run import Finished
 
 BATCH = 256

@@ -11,7 +11,7 @@ import optax
 from flax.traverse_util import flatten_dict
 
 from lsam_jax.experiments.config.objective import TrainingLoss, augmented, variables
-from lsam_jax.experiments.data.datasets import Split
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.distributed.devices import ONE_DEVICE, Layout
 
 EVALUATION_BATCH = 512

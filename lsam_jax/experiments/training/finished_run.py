@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments.data.datasets import Dataset, Split
+from lsam_jax.experiments.data.datasets import Dataset
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.files import CHECKPOINTS
 from lsam_jax.experiments.training.checkpoints import Checkpoints
 from lsam_jax.experiments.training.run_directory import configuration
-from lsam_jax.experiments.training.step import Program, State, build
+from lsam_jax.experiments.training.state import State
+from lsam_jax.experiments.training.step import Program, build
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,8 @@ from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.recording import record_epoch
 from lsam_jax.experiments.training.run_directory import Run
 from lsam_jax.experiments.training.shared_run_directory import SharedRun
-from lsam_jax.experiments.training.step import Program, State, StepMetrics, build
+from lsam_jax.experiments.training.state import State, StepMetrics
+from lsam_jax.experiments.training.step import Program, build
 
 AHEAD = 2
 """Steps that are handed to the device before the first of them is waited for."""

@@ -6,7 +6,8 @@ import numpy as np
 
 import lsam_jax as lsam
 from lsam_jax.experiments.training.history import History
-from lsam_jax.experiments.training.step import Program, State
+from lsam_jax.experiments.training.state import State
+from lsam_jax.experiments.training.step import Program
 
 
 def record_epoch(program: Program, history: History, state: State, seed: int) -> None:

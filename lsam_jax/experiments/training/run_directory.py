@@ -15,7 +15,7 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS, flat
 from lsam_jax.experiments.training.checkpoints import Checkpoints
 from lsam_jax.experiments.training.history import History
-from lsam_jax.experiments.training.step import State
+from lsam_jax.experiments.training.state import State
 
 COMPARED = (*environment.PACKAGES, "device_kind", "cpu_model", "xla_flags", "devices")
 """What of the environment decides rounding."""

@@ -8,7 +8,7 @@ import jax
 from lsam_jax.experiments.distributed.process_group import Team
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.run_directory import Run
-from lsam_jax.experiments.training.step import State
+from lsam_jax.experiments.training.state import State
 
 
 class SharedRun:

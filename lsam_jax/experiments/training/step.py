@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,71 +19,16 @@ import lsam_jax as lsam
 from lsam_jax.experiments.config import costs
 from lsam_jax.experiments.config.config import Config, base_optimizer
 from lsam_jax.experiments.config.methods import ConfiguredMethod, method
-from lsam_jax.experiments.config.objective import (
-    Normalise,
-    TrainingLoss,
-    augmented,
-    initial_variables,
-)
+from lsam_jax.experiments.config.objective import TrainingLoss, augmented, initial_variables
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.batches import Batches
-from lsam_jax.experiments.data.datasets import Dataset, Split
+from lsam_jax.experiments.data.datasets import Dataset, Normalise
 from lsam_jax.experiments.data.label_noise import given
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.distributed.devices import Layout, layout
 from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.training.evaluation import Probe, evaluate, probe
-
-
-class Record(NamedTuple):
-    """What every step of an epoch reported; step i of an epoch writes entry i.
-
-    Attributes:
-        loss: f32[steps], see `History.train_loss`.
-        accuracy: f32[steps], of the training batch, likewise.
-        sharpness, rho, rise: f32[steps], see `lsam.SamState`.
-        selected: bool[steps, L], the layers that the method perturbed.
-    """
-
-    loss: jax.Array
-    accuracy: jax.Array
-    sharpness: jax.Array
-    rho: jax.Array
-    rise: jax.Array
-    selected: jax.Array
-
-
-class State(NamedTuple):
-    """Everything that a step reads and writes, and so everything that a run must keep.
-
-    Attributes:
-        step: i32[], steps taken; the position in the data and in every random sequence.
-        params: The parameters that are trained.
-        batch_stats: Running statistics of batch normalisation, of the passes that gave the loss.
-        optimizer: The base optimizer's state.
-        sam: The method's state.
-        key: From which every random draw of the run is derived.
-        record: Of the epoch under way.
-    """
-
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    optimizer: Any
-    sam: lsam.SamState
-    key: jax.Array
-    record: Record
-
-
-class StepMetrics(NamedTuple):
-    """What a step reports, as arrays that the host need not wait for.
-
-    Attributes:
-        loss: f32[], see `History.train_loss`.
-        accuracy: f32[], of the training batch.
-    """
-
-    loss: jax.Array
-    accuracy: jax.Array
+from lsam_jax.experiments.training.state import Record, State, StepMetrics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

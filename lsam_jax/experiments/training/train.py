@@ -28,7 +28,8 @@ from lsam_jax.experiments.training.progress import Progress
 from lsam_jax.experiments.training.run_directory import Run
 from lsam_jax.experiments.training.shared_run_directory import SharedRun
 from lsam_jax.experiments.training.signals import Stop, stop_requests
-from lsam_jax.experiments.training.step import Program, State, StepMetrics, build
+from lsam_jax.experiments.training.state import State, StepMetrics
+from lsam_jax.experiments.training.step import Program, build
 
 SURVIVAL = 0.9
 """Share of the perturbation below which a run warns."""

@@ -106,7 +106,7 @@ class _Curves:
             for place, (number, label) in zip(places, numbers, strict=True):
                 for entry, style in row:
                     runs, dashes = entry.group.runs, {"linestyle": style.linestyle, "lw": 1.5}
-                    values = [_values(run, number) for run in runs]
+                    values = np.array([_values(run, number) for run in runs])
                     x = self.axis.of(runs[0])
                     curve(place, x, values, color=style.color, label=entry.label, **dashes)
                 if number != ACCURACY[0]:
