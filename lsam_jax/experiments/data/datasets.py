@@ -7,6 +7,7 @@ a `Dataset`, and its entry in `LOADERS`.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -71,23 +72,6 @@ def digits(data_dir: DataDir = None) -> Dataset:
     )
 
 
-def cifar10(data_dir: DataDir = None) -> Dataset:
-    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels, 10 classes.
-
-    Args:
-        data_dir: Where TFDS keeps prepared data; None for its default.
-
-    Raises:
-        FileNotFoundError: When the data set is not there; the message says how to prepare it.
-    """
-    return _prepared("cifar10", ("train",), ("test",), 32, data_dir)
-
-
-def cifar100(data_dir: DataDir = None) -> Dataset:
-    """CIFAR-100, as `cifar10` with 100 classes."""
-    return _prepared("cifar100", ("train",), ("test",), 32, data_dir)
-
-
 def oxford_flowers102(data_dir: DataDir = None, size: int = 32) -> Dataset:
     """Flowers of 102 classes: 6149 training and 2040 test images.
 
@@ -102,11 +86,11 @@ def oxford_flowers102(data_dir: DataDir = None, size: int = 32) -> Dataset:
     Raises:
         FileNotFoundError: When the data set is not there; the message says how to prepare it.
     """
-    return _prepared("oxford_flowers102", ("test",), ("train", "validation"), size, data_dir)
+    return _prepared("oxford_flowers102", ("test",), ("train", "validation"), data_dir, size)
 
 
 def _prepared(
-    name: str, train: tuple[str, ...], test: tuple[str, ...], size: int, data_dir: DataDir
+    name: str, train: tuple[str, ...], test: tuple[str, ...], data_dir: DataDir, size: int = 32
 ) -> Dataset:
     """A data set that TFDS has prepared, with the paper's preprocessing."""
     fitted, held_out = (tfds.read(name, splits, size, data_dir) for splits in (train, test))
@@ -123,8 +107,8 @@ def _prepared(
 
 LOADERS: Mapping[str, Callable[[DataDir], Dataset]] = {
     "digits": digits,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
+    "cifar10": partial(_prepared, "cifar10", ("train",), ("test",)),
+    "cifar100": partial(_prepared, "cifar100", ("train",), ("test",)),
     "oxford_flowers102": oxford_flowers102,
 }
 """What `load` knows."""
