@@ -2,11 +2,13 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -15,6 +17,8 @@ from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.training.finished_run import last_state
+from lsam_jax.experiments.training.history import History
+from lsam_jax.experiments.training.loop import Watcher
 from lsam_jax.experiments.training.run_directory import configuration
 from lsam_jax.experiments.training.state import State
 from lsam_jax.experiments.training.step import Program, build
@@ -38,6 +42,22 @@ def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int
         for number, (program, state) in enumerate(zip(programs, states, strict=True))
     }
     return timing.interleaved(calls, rounds, warmup=2)
+
+
+class Snapshots(Watcher):
+    """Copies the states of some epochs of a run, to time steps from there on.
+
+    Attributes:
+        states: What there is so far.
+    """
+
+    def __init__(self, epochs: Collection[int]):
+        self._epochs, self.states = epochs, list[State]()
+
+    def epoch(self, state: State, history: History, timing: dict[str, Any]) -> None:
+        """Copies the state, if it is one of these epochs."""
+        if history.epochs in self._epochs:
+            self.states.append(jax.tree.map(jnp.copy, state))
 
 
 def _going_on(program: Program, state: State, batches: Sequence[Split]) -> Callable[[], State]:
@@ -119,19 +139,15 @@ def print_costs(report: Mapping[str, Any], console: Console | None = None) -> No
         report: What `costs_of_runs` returned.
         console: Where to; None for standard output.
     """
-    table = tables.table(
-        *("run", "method", "after step", "ms a step", "cost"),
-        words=2,
-        caption=f"A whole training step from the run's last checkpoint on, {report['rounds']} "
-        "interleaved rounds: median (quartiles) of the ratio to the first run.",
+    columns: dict[str, Callable[[Any], str]] = {
+        "method": lambda row: row["config"]["method"],
+        "after step": lambda row: str(row["from_step"]),
+        "ms a step": lambda row: f"{1000 * row['cost']['seconds']:.1f}",
+        "cost": lambda row: "{ratio:.2f} ({low:.2f}-{high:.2f})".format(**row["cost"]),
+    }
+    words = (
+        f"A whole training step from the run's last checkpoint on, {report['rounds']} interleaved "
+        "rounds: median (quartiles) of the ratio to the first run."
     )
-    for name, row in report["runs"].items():
-        cost = row["cost"]
-        table.add_row(
-            name,
-            row["config"]["method"],
-            str(row["from_step"]),
-            f"{1000 * cost['seconds']:.1f}",
-            f"{cost['ratio']:.2f} ({cost['low']:.2f}-{cost['high']:.2f})",
-        )
+    table = tables.table("run", report["runs"], columns, words=2, caption=words)
     (console or Console()).print(table)

@@ -19,7 +19,7 @@ def print_presets(presets: Iterable[Preset], console: Console | None = None) -> 
         presets: In the order to print. A source is shown up to its colon.
         console: Where to; None for standard output.
     """
-    table = tables.table()
+    table = tables.empty()
     for heading in ("preset", "data", "model"):
         table.add_column(heading, no_wrap=True)
     for heading in ("epochs", "batch"):
@@ -68,7 +68,7 @@ def print_inspection(
 
 def _config(preset: Preset) -> Table:
     """The configuration, but for what depends on the method."""
-    table = tables.table()
+    table = tables.empty()
     table.add_column("configuration", no_wrap=True)
     table.add_column("", overflow="fold")
     for name, value in preset.config.to_json().items():
@@ -78,7 +78,7 @@ def _config(preset: Preset) -> Table:
 
 
 def _methods(preset: Preset) -> Table:
-    table = tables.table()
+    table = tables.empty()
     table.add_column("method", no_wrap=True)
     table.add_column("its hyper-parameters", overflow="fold")
     if preset.published:

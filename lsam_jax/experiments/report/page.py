@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape as escape_html
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
@@ -11,37 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 CONTENTS = "Contents"
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0 auto; max-width: 64rem; padding: 1rem; background: #fff; color: #1a1a1a;
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; }
-h2 { margin-top: 2.5rem; padding-top: .5rem; border-top: 1px solid #ccc; font-size: 1.4rem; }
-h3 { margin-top: 2rem; font-size: 1.1rem; }
-a { color: #00568a; }
-nav ul { padding-left: 1.2rem; }
-.wide { overflow-x: auto; margin: 1.2rem 0 .5rem; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-p:has(> em:only-child) { color: #444; font-size: .88rem; }
-p > em:only-child { font-style: normal; }
-th, td { padding: .3rem .6rem; vertical-align: top; border-bottom: 1px solid #ddd;
-  white-space: nowrap; }
-thead th { border-bottom: 2px solid #666; vertical-align: bottom; }
-td[style*="left"] { white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
-tbody th { font-weight: 600; }
-p:has(> img) { overflow-x: auto; }
-img { display: block; max-width: 100%; height: auto; }
-pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; }
-@media (max-width: 40rem) { img { max-width: none; width: 42rem; } }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  .wide { overflow: visible; }
-  table { font-size: 7.5pt; }
-  th, td { padding: .15rem .3rem; white-space: normal; }
-  img, tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
-}
-""".strip()
+STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8").strip()
 
 
 Columns: TypeAlias = Mapping[str, Callable[[Any], str] | None]

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,20 +126,17 @@ def print_sharpness(found: Mapping[str, Mapping[str, Any]], console: Console | N
     if not found:
         return
     any_one = next(iter(found.values()))
-    table = tables.table(
-        *("run", "loss", "rise", "top eigenvalue", "trace"),
-        caption=f"Of the {any_one['loss']}, {any_one['images']} images. Rise: at the distance "
-        f"{any_one['rho']} along the gradient. Trace: with the standard error of its probes.",
+    columns: dict[str, Callable[[Any], str]] = {
+        "loss": lambda row: f"{row['train_loss']:.4f}",
+        "rise": lambda row: f"{row['ball']['rise']:.4f}",
+        "top eigenvalue": lambda row: f"{row['top_eigenvalue']:.4g}",
+        "trace": lambda row: "{mean:.4g} \u00b1 {standard_error:.2g}".format(**row["trace"]),
+    }
+    words = (
+        f"Of the {any_one['loss']}, {any_one['images']} images. Rise: at the distance "
+        f"{any_one['rho']} along the gradient. Trace: with the standard error of its probes."
     )
-    for name, row in found.items():
-        trace = row["trace"]
-        table.add_row(
-            name,
-            f"{row['train_loss']:.4f}",
-            f"{row['ball']['rise']:.4f}",
-            f"{row['top_eigenvalue']:.4g}",
-            f"{trace['mean']:.4g} \u00b1 {trace['standard_error']:.2g}",
-        )
+    table = tables.table("run", found, columns, caption=words)
     (console or Console()).print(table)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lsam_jax.experiments.config.paper_results import TABLE1, TABLE3, TABLE4, Published
+from lsam_jax.experiments.config.paper_results import TABLE1, TABLE3, TABLE4, Numbers, Published
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.study.cells import CELLS, GRID, METHODS
 
@@ -103,7 +103,7 @@ def _table4(preset: Preset) -> Artefact:
     fourth = _published(TABLE4, preset, "table4")
     own = preset.methods["layerwise_sam"]["k"]
     some = [
-        Row("lsam" if k == own else f"lsam-k{k}", f"k={k}", number)
+        Row("lsam" if int(k) == own else f"lsam-k{k}", f"k={k}", number)
         for k, number in fourth.items()
         if k != "all"
     ]
@@ -131,9 +131,7 @@ def _figure(title: str, *cells: str, landscapes: bool = False) -> Callable[[Pres
     return make
 
 
-def _published(
-    tables: Mapping[str, Mapping[Any, Published]], preset: Preset, name: str
-) -> Mapping[Any, Published]:
+def _published(tables: Numbers, preset: Preset, name: str) -> Mapping[str, Published]:
     if preset.name not in tables:
         raise ValueError(
             f"the paper has no {name} for preset {preset.name!r}; choose one of {', '.join(tables)}"

@@ -1,7 +1,7 @@
 """The result of a comparison, as JSON can hold it and as a table."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,9 +89,21 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
     seeds = len(report["seeds"])
     noise = f", {100 * report['label_noise']:g} % of the training labels drawn anew"
     of_seeds = f"Mean ± sample standard deviation of {seeds} seeds" if seeds > 1 else "One seed"
-    accuracy = "accuracy\n(last, %)", "accuracy\n(best, %)", "labels\nfitted (%)"
+
+    def percent(name: str) -> Callable[[Any], str]:
+        return lambda row: statistics_text(row[name], 1, scale=100)
+
+    columns: dict[str, Callable[[Any], str]] = {
+        "accuracy\n(last, %)": percent("validation_accuracy"),
+        "accuracy\n(best, %)": percent("best_accuracy"),
+        "labels\nfitted (%)": percent("labels_fitted"),
+        "cost of\na step": lambda row: f"{row['step_cost']['ratio']:.2f}",
+        "time of\na run (s)": lambda row: f"{row['run_seconds']['mean']:.1f}",
+    }
     table = tables.table(
-        *("method", *accuracy, "cost of\na step", "time of\na run (s)"),
+        "method",
+        report["methods"],
+        columns,
         title=f"{report['model']} on {report['data']}{noise if report['label_noise'] else ''}, "
         f"{report['epochs']} epochs of batches of {report['batch_size']}",
         caption=(
@@ -101,13 +113,4 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
             "training, without compilation and evaluation."
         ),
     )
-    for name, row in report["methods"].items():
-        table.add_row(
-            name,
-            statistics_text(row["validation_accuracy"], 1, scale=100),
-            statistics_text(row["best_accuracy"], 1, scale=100),
-            statistics_text(row["labels_fitted"], 1, scale=100),
-            f"{row['step_cost']['ratio']:.2f}",
-            f"{row['run_seconds']['mean']:.1f}",
-        )
     (console or Console()).print(table)
