@@ -63,6 +63,15 @@ def write_json(path: Path, value: Any) -> None:
     replace(path, f"{text}\n".encode())
 
 
+def read_json(path: Path) -> Any:
+    """What a file holds; None where there is none.
+
+    Raises:
+        OSError, ValueError: When it cannot be read, or is not JSON.
+    """
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def replace(path: Path, content: bytes) -> None:
     """Writes a file in one move, so that a kill leaves the old or the new one."""
     partial = path.with_name(path.name + ".partial")

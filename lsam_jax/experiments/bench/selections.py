@@ -93,45 +93,42 @@ def bench(settings: Settings) -> dict[str, Any]:
 
 def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
     """All sets, with the programs that do not depend on the set compiled once."""
+    sets = usual_sets(settings.model)
     plain = jax.value_and_grad(work.loss, has_aux=True)
     masked = baselines.textbook(work.loss, settings.rho)
     whole = baselines.optax_sam(work.loss, settings.rho)
-    names = {plain: SGD, masked: TEXTBOOK, whole: OPTAX}
+    methods = {
+        k: lsam.layerwise_sam(k=k, rho=settings.rho, gate=settings.gate)
+        for k in map(len, sets.values())
+    }
+    layerwise = {k: lsam.value_and_grad(work.loss, tx, has_aux=True) for k, tx in methods.items()}
+    labels = {plain: SGD, masked: TEXTBOOK, whole: OPTAX}
+    labels |= {step: f"{LAYERWISE}, k={k}" for k, step in layerwise.items()}
     compiled: dict[Any, CompiledStep] = {}
-    layerwise: dict[int, tuple[lsam.SamTransformation, baselines.Step]] = {}
     rows = {}
-    for title, selected in usual_sets(settings.model).items():
-        k = len(selected)
-        if k not in layerwise:
-            tx = lsam.layerwise_sam(k=k, rho=settings.rho, gate=settings.gate)
-            layerwise[k] = tx, lsam.value_and_grad(work.loss, tx, has_aux=True)
-            names[layerwise[k][1]] = f"{LAYERWISE}, k={k}"
-        tx, step = layerwise[k]
+    for title, selected in sets.items():
+        tx = methods[len(selected)]
         static = baselines.static_cut(work.loss, settings.rho, selected)
-        names[static] = f"{STATIC}: {title}"
-        calls = timed.prepare(
-            {
-                SGD: Timed(plain),
-                LAYERWISE: Timed(step, (forced(tx, work.params, selected),)),
-                STATIC: Timed(static),
-                TEXTBOOK: Timed(masked, (_mask(work.params, selected),)),
-                OPTAX: Timed(whole),
-            },
-            work,
-            compiled,
-        )
-        rows[title] = _row(calls, settings.rounds, work, tx)
+        labels[static] = f"{STATIC}: {title}"
+        steps = {
+            SGD: Timed(plain),
+            LAYERWISE: Timed(layerwise[len(selected)], (forced(tx, work.params, selected),)),
+            STATIC: Timed(static),
+            TEXTBOOK: Timed(masked, (_mask(work.params, selected),)),
+            OPTAX: Timed(whole),
+        }
+        rows[title] = _row(timed.prepare(steps, work, compiled), settings.rounds, work, tx)
     # What is compared is compiled more than once, in turn, as everything else that is timed.
     own = {masked: _mask(work.params, ())}
-    own |= {step: forced(tx, work.params, ()) for tx, step in layerwise.values()}
+    own |= {layerwise[k]: forced(tx, work.params, ()) for k, tx in methods.items()}
     again = {
-        names[step]: partial(timed.compile_step, step, work.params, first, *work.args)
+        labels[step]: partial(timed.compile_step, step, work.params, first, *work.args)
         for step, first in own.items()
     }
-    programs = {names[step]: program for step, program in compiled.items()}
+    programs = {labels[step]: program for step, program in compiled.items()}
     seconds = timing.interleaved(again, COMPILE_ROUNDS, warmup=0)
-    for name, median in zip(again, np.median(seconds, axis=0), strict=True):
-        programs[name] = programs[name]._replace(compile_seconds=float(median))
+    for label, median in zip(again, np.median(seconds, axis=0), strict=True):
+        programs[label] = programs[label]._replace(compile_seconds=float(median))
     return rows, timed.described(programs, programs[SGD], programs[TEXTBOOK])
 
 
@@ -180,9 +177,6 @@ def _row(
 
 def _relative_difference(value: Any, expected: Any) -> float:
     """Of two gradients, as vectors."""
-    difference = jax.tree.map(lambda a, b: np.asarray(a, float) - b, value, expected)
-    norm = [
-        np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(tree)))
-        for tree in (difference, expected)
-    ]
-    return float(norm[0] / norm[1])
+    flat, wanted = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]).astype(float)
+                    for t in (value, expected))  # fmt: skip
+    return float(np.linalg.norm(flat - wanted) / np.linalg.norm(wanted))

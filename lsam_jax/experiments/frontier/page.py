@@ -1,6 +1,5 @@
 """What was found, as a page."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -163,7 +162,5 @@ def _tried(ledger: Ledger, name: str, rho: float) -> str:
 
 
 def _costs(directory: Path, name: str) -> dict[str, float]:
-    file = directory / f"{name}-costs.json"
-    if not file.exists():
-        return {}
-    return of_steps(json.loads(file.read_text(encoding="utf-8")), CONTENDERS)
+    measured = files.read_json(directory / f"{name}-costs.json")
+    return {} if measured is None else of_steps(measured, CONTENDERS)

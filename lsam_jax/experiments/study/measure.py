@@ -1,10 +1,10 @@
 """What is measured of a study's runs once they are there: costs, sharpness, landscapes."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lsam_jax.experiments import files
 from lsam_jax.experiments.bench.training_steps import costs_of_runs
 from lsam_jax.experiments.study.diagnose import diagnose
 from lsam_jax.experiments.study.evaluation_loss import Settings
@@ -60,9 +60,5 @@ def measure(
 
 def _timed(file: Path) -> dict[str, Path]:
     """The runs whose steps a file of costs has, by cell."""
-    if not file.exists():
-        return {}
-    found = json.loads(file.read_text(encoding="utf-8"))["runs"]
-    return {
-        cell: file.parent / cell / f"seed{one['config']['seed']}" for cell, one in found.items()
-    }
+    runs = (files.read_json(file) or {"runs": {}})["runs"]
+    return {cell: file.parent / cell / f"seed{x['config']['seed']}" for cell, x in runs.items()}

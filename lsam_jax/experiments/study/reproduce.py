@@ -6,7 +6,6 @@ stopped goes on, and a run that fails leaves the others.
 """
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -138,7 +137,7 @@ def reproduce(
 def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> None:
     """Adds what is planned, and what failed, to what ``study.json`` has."""
     file = directory / STUDY
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    before = files.read_json(file) or {}
     tables = {one["name"]: one for one in before.get("tables", [])}
     tables |= {
         name: {

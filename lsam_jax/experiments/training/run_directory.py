@@ -1,6 +1,5 @@
 """The directory of a run: one writer, one configuration, and what was saved last."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,20 +81,16 @@ class Run:
         found = self.checkpoints.restore(state)
         if found is None:
             return state, history
-        restored, meta = found
-        return restored, History.from_json(meta["history"])
+        return found[0], History.from_json(found[1]["history"])
 
     def environment_changes(self) -> dict[str, tuple[Any, Any]]:
         """What decides rounding and differs from when the run began: before and now, by name."""
-        file = self.directory / ENVIRONMENT
-        began = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        began = {"devices": 1, **began} if began else {}  # earlier versions knew no others
-        now = self._environment
-        return {
-            name: (began.get(name), now[name])
-            for name in COMPARED
-            if began and began.get(name) != now[name]
-        }
+        began, now = files.read_json(self.directory / ENVIRONMENT), self._environment
+        if not began:
+            return {}
+        before = {"devices": 1, **began}  # earlier versions knew no others
+        pairs = {name: (before.get(name), now[name]) for name in COMPARED}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be saved after so many steps within an epoch."""
@@ -174,7 +169,7 @@ def configuration(directory: str | os.PathLike[str]) -> Config:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = files.read_json(file)
         return {"config": dict(found["config"]), "origin": dict(found["origin"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -194,10 +189,9 @@ def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
         there: ``{"config": Config.to_json(), "origin": {...}}``.
         wanted: Likewise.
     """
-    found = []
     before, now = ({**flat(x["config"]), **flat(x["origin"])} for x in (there, wanted))
-    for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name, "unset"), now.get(name, "unset")
-        if old != new:
-            found.append(f"{name}={old} there, {name}={new} now")
-    return found
+    return [
+        f"{name}={before.get(name, 'unset')} there, {name}={now.get(name, 'unset')} now"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, "unset") != now.get(name, "unset")
+    ]

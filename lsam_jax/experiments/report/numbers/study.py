@@ -1,14 +1,14 @@
 """All runs below a directory: groups of seeds, tables to fill, and what is not there."""
 
 import dataclasses
-import json
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsam_jax.experiments.config.former_names import in_todays_names
-from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS
+from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS, read_json
 from lsam_jax.experiments.report.numbers import groups as naming
 from lsam_jax.experiments.report.numbers.groups import Group, SkippedRun, recipe, same_but
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun, UnreadableError, read_run
@@ -178,12 +178,9 @@ def _missing(
 ) -> None:
     """Adds the runs of the plan that are not on disk."""
     there = {run.name for run in runs} | {trouble.run for trouble in troubles}
-    for name in wanted:
-        have = {run.seed for run in planned[name].runs}
-        for seed in seeds:
-            run = f"{name}/seed{seed}"
-            if seed in have or run in there:
-                continue
+    for name, seed in itertools.product(wanted, seeds):
+        run = f"{name}/seed{seed}"
+        if run not in there and seed not in {run.seed for run in planned[name].runs}:
             kind = "failed" if run in failures else "missing"
             troubles.append(SkippedRun(run, kind, failures.get(run, "there is no such run")))
 
@@ -220,13 +217,14 @@ def _costs(file: Path, groups: Mapping[str, Group]) -> dict[str, dict[str, float
     for name, group in groups.items():
         names = (name, *(part for run in group.runs for part in (run.name, Path(run.name).name)))
         key = next((key for key in names if key in runs), None)
-        if key is not None:
-            try:
-                costs[name] = {part: float(runs[key]["cost"][part]) for part in COST}
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{str(file)!r} has no cost of {key!r}; make it again, or move it away"
-                ) from error
+        if key is None:
+            continue
+        try:
+            costs[name] = {part: float(runs[key]["cost"][part]) for part in COST}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{str(file)!r} has no cost of {key!r}; make it again, or move it away"
+            ) from error
     return costs
 
 
@@ -247,13 +245,12 @@ def _command(recorded: Any) -> str | None:
 
 
 def _json(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-        problem = "it is not a dictionary"
+        found = read_json(file)
     except (ValueError, OSError) as error:
         problem = str(error)
+    else:
+        if found is None or isinstance(found, dict):
+            return found
+        problem = "it is not a dictionary"
     raise ValueError(f"{str(file)!r} cannot be read ({problem}); make it again, or move it away")
