@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 
 def writable_directory(directory: str | os.PathLike, option: str = "--out") -> Path:
     """The directory, made where it is missing.
@@ -92,10 +94,7 @@ CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries as one, with dots in its keys."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        is_tree = isinstance(value, dict)
-        found |= flat(value, f"{prefix}{name}.") if is_tree else {prefix + name: value}
+    found: dict[str, Any] = flatten_dict(tree, sep=".")
     return found

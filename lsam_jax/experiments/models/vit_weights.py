@@ -77,44 +77,26 @@ def _hugging_face_source(path: list[str], name: str, shape: Shape) -> Source:
     return Source(f"{name}.weight", (math.prod(shape) // inputs, inputs), (1, 0))
 
 
-NPZ = Layout(
-    names={
-        "patches": "embedding",
-        "class_token": "cls",
-        "positions": "Transformer/posembed_input/pos_embedding",
-        "norm1": "/LayerNorm_0",
-        "attention/query": "/MultiHeadDotProductAttention_1/query",
-        "attention/key": "/MultiHeadDotProductAttention_1/key",
-        "attention/value": "/MultiHeadDotProductAttention_1/value",
-        "attention/out": "/MultiHeadDotProductAttention_1/out",
-        "norm2": "/LayerNorm_2",
-        "mlp1": "/MlpBlock_3/Dense_0",
-        "mlp2": "/MlpBlock_3/Dense_1",
-        "norm": "Transformer/encoder_norm",
-    },
-    block="Transformer/encoderblock_",
-    prefix="",
-    source=_npz_source,
+_NAMES = """
+patches          embedding                                embeddings.patch_embeddings.projection
+class_token      cls                                      embeddings.cls_token
+positions        Transformer/posembed_input/pos_embedding embeddings.position_embeddings
+norm1            /LayerNorm_0                             .layernorm_before
+attention/query  /MultiHeadDotProductAttention_1/query    .attention.attention.query
+attention/key    /MultiHeadDotProductAttention_1/key      .attention.attention.key
+attention/value  /MultiHeadDotProductAttention_1/value    .attention.attention.value
+attention/out    /MultiHeadDotProductAttention_1/out      .attention.output.dense
+norm2            /LayerNorm_2                             .layernorm_after
+mlp1             /MlpBlock_3/Dense_0                      .intermediate.dense
+mlp2             /MlpBlock_3/Dense_1                      .output.dense
+norm             Transformer/encoder_norm                 layernorm
+"""
+_OURS, _NPZ, _HUGGING_FACE = zip(
+    *(line.split() for line in _NAMES.split("\n") if line), strict=True
 )
-
+NPZ = Layout(dict(zip(_OURS, _NPZ)), "Transformer/encoderblock_", "", _npz_source)
 HUGGING_FACE = Layout(
-    names={
-        "patches": "embeddings.patch_embeddings.projection",
-        "class_token": "embeddings.cls_token",
-        "positions": "embeddings.position_embeddings",
-        "norm1": ".layernorm_before",
-        "attention/query": ".attention.attention.query",
-        "attention/key": ".attention.attention.key",
-        "attention/value": ".attention.attention.value",
-        "attention/out": ".attention.output.dense",
-        "norm2": ".layernorm_after",
-        "mlp1": ".intermediate.dense",
-        "mlp2": ".output.dense",
-        "norm": "layernorm",
-    },
-    block="encoder.layer.",
-    prefix="vit.",
-    source=_hugging_face_source,
+    dict(zip(_OURS, _HUGGING_FACE)), "encoder.layer.", "vit.", _hugging_face_source
 )
 
 

@@ -129,19 +129,11 @@ def changes(preset: Preset, config: Config) -> list[str]:
         "batch_size": "images in a batch",
         "image_size": "height and width of an image",
     }
-    told = {
-        "images",
-        "validation_images",
-        "label_noise",
-        "augment",
-        "epochs",
-        "passes",
-        "method",
-        "options",
-    }
+    apart = ("images", "validation_images", "label_noise", "augment", "epochs", "passes")
+    told = {*apart, "method", "options", "seed"}
     for field in dataclasses.fields(Config):
         new, old = getattr(config, field.name), getattr(whole, field.name)
-        if field.name not in told | {"seed"} and new != old:
+        if field.name not in told and new != old:
             was = "its own" if old is None else old
             said.append(f"{names.get(field.name, field.name)}: {new} instead of {was}")
     return said

@@ -14,15 +14,8 @@ from lsam_jax.experiments.config.former_names import in_todays_names
 from lsam_jax.experiments.files import CONFIG, ENVIRONMENT, METRICS
 
 SHARPNESS, LANDSCAPES = "sharpness.json", "landscapes.npz"
-NUMBERS = (
-    "step",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "gradient_norm",
-    "cost",
-)
+_JUDGED = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+NUMBERS = ("step", *_JUDGED, "gradient_norm", "cost")
 SINCE = ("rho", "rise")
 """Numbers that older runs do not have."""
 BY_LAYER = ("layer_norms", "perturbations")
