@@ -22,7 +22,7 @@ from lsam_jax.experiments.report.numbers.accuracy import (
 from lsam_jax.experiments.report.numbers.groups import short_title, task
 from lsam_jax.experiments.report.numbers.study import Study, TableSpec
 from lsam_jax.experiments.report.page import Block, Document, Section, Table, bullets, escaped
-from lsam_jax.experiments.statistics import listed
+from lsam_jax.experiments.statistics import counted, listed
 
 PAPER = (
     "[Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "
@@ -80,10 +80,13 @@ def _lead(study: Study) -> tuple[Block, ...]:
     groups = list(study.groups.values())
     runs = [run for group in groups for run in group.runs]
     seeds = sorted({run.seed for run in runs})
-    configurations = f"{len(groups)} configuration{'' if len(groups) == 1 else 's'}"
-    count = f"{len(runs)} finished run{'' if len(runs) == 1 else 's'}"
+    count = counted(len(runs), "finished run")
     tasks = dict.fromkeys(task(group.config) for group in groups)
-    words = f"{listed(list(tasks))}: {count} of {configurations}" if groups else count
+    words = (
+        f"{listed(list(tasks))}: {count} of {counted(len(groups), 'configuration')}"
+        if groups
+        else count
+    )
     if seeds:
         words += f", seed{'' if len(seeds) == 1 else 's'} {listed([str(seed) for seed in seeds])}"
     out = [trouble for trouble in study.troubles if trouble.kind != "partly unreadable"]

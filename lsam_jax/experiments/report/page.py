@@ -11,6 +11,8 @@ from urllib.parse import quote
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from lsam_jax.experiments import files
+
 CONTENTS = "Contents"
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8").strip()
 
@@ -169,6 +171,27 @@ def anchors_of(titles: Sequence[str]) -> list[str]:
 
 def _html(content: str) -> Token | None:
     return Token("html_block", "", 0, content=content) if content else None
+
+
+def write(document: Document, place: Path, name: str, pictures: str) -> list[Path]:
+    """Writes a document as NAME.html, all in one file, and as NAME.md, with pictures beside it.
+
+    Args:
+        document: What to say.
+        place: The directory of both.
+        name: Of both, without the ending.
+        pictures: The directory of the pictures, from there.
+
+    Returns:
+        The HTML file, the other one, and the pictures in reading order.
+    """
+    files.writable_directory(place / pictures)
+    drawn = {f"{pictures}/{figure.name}.png": figure.png for figure in document.figures()}
+    text = to_markdown(document, pictures)
+    contents = {f"{name}.html": to_html(text, drawn).encode(), f"{name}.md": text.encode(), **drawn}
+    for path, content in contents.items():
+        files.replace(place / path, content)
+    return [place / path for path in contents]
 
 
 def to_html(markdown: str, pictures: Mapping[str, bytes]) -> str:

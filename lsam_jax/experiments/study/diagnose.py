@@ -60,15 +60,7 @@ def diagnose(
     file = files.writable_file(place / DISTANCES) if len(paths) > 1 else None
     names = [_name(path, place) if file else path.name for path in paths]
     failures: dict[str, str] = {}
-    data: dict[str, Dataset] = {}
-    runs: dict[str, Finished] = {}
-    for name, path in zip(names, paths, strict=True):
-        with _leaving_others(name, failures):
-            of = configuration(path).data
-            data[of] = data.get(of) or datasets.load(of, data_dir)
-            run = load(path, data[of])
-            settings.chosen(run.program.layers)  # complains before anything is computed
-            runs[name] = run
+    runs = _load(dict(zip(names, paths, strict=True)), settings, data_dir, failures)
     if file is not None and len(runs) > 1:
         with _leaving_others(DISTANCES, failures):
             files.write_json(file, distances(runs))
@@ -85,6 +77,22 @@ def diagnose(
             f"{'; '.join(f'{name}: {why}' for name, why in failures.items())} (all else is done)"
         )
     return found
+
+
+def _load(
+    paths: Mapping[str, Path], settings: Settings, data_dir: Any, failures: dict[str, str]
+) -> dict[str, Finished]:
+    """The runs that can be measured."""
+    data: dict[str, Dataset] = {}
+    runs: dict[str, Finished] = {}
+    for name, path in paths.items():
+        with _leaving_others(name, failures):
+            of = configuration(path).data
+            data[of] = data.get(of) or datasets.load(of, data_dir)
+            run = load(path, data[of])
+            settings.chosen(run.program.layers)  # complains before anything is computed
+            runs[name] = run
+    return runs
 
 
 @contextlib.contextmanager

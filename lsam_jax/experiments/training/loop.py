@@ -18,7 +18,6 @@ from lsam_jax.experiments.training.epoch_timer import EpochClock
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.recording import record_epoch
 from lsam_jax.experiments.training.run_directory import Run
-from lsam_jax.experiments.training.shared_run_directory import SharedRun
 from lsam_jax.experiments.training.state import State, StepMetrics
 from lsam_jax.experiments.training.step import Program, build
 
@@ -74,7 +73,7 @@ def fit(
     data: Dataset | None = None,
     *,
     program: Program | None = None,
-    run: Run | SharedRun | None = None,
+    run: Run | None = None,
     watcher: Watcher | None = None,
     devices: int | None = None,
 ) -> Result:
@@ -126,7 +125,7 @@ class _Loop:
         self,
         config: Config,
         program: Program,
-        run: Run | SharedRun | None,
+        run: Run | None,
         watcher: Watcher,
         team: Team,
     ):

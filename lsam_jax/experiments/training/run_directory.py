@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
+from lsam_jax.experiments.distributed.process_group import Team
 from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS, flat
 from lsam_jax.experiments.training.checkpoints import Checkpoints
 from lsam_jax.experiments.training.history import History
@@ -24,7 +25,9 @@ class Run:
     """An opened run directory; a context manager that holds its lock.
 
     It has ``config.json`` (the exact configuration), ``environment.json``, ``checkpoints/``,
-    and what sinks write.
+    and what sinks write. In a run of several processes the first alone opens, reads and writes it,
+    so that no file system has to be shared; all must call `restore`, `save` and `last_good`, and an
+    error of the first is raised in each of them.
 
     Args:
         directory: Made where it is missing.
@@ -51,12 +54,16 @@ class Run:
         origin: Mapping[str, str] | None = None,
         devices: int = 1,
     ):
-        if every is not None and every < 1:
-            raise ValueError(f"--checkpoint-every={every} must be at least 1")
-        self.directory = files.writable_directory(directory)
-        self.config = config
-        self._every = every
+        self.directory, self.config = Path(directory), config
+        self._team, self._every = Team(), every
         self._environment = {**environment.describe(), "devices": devices}
+        wanted = {"config": config.to_json(), "origin": dict(origin or {})}
+        self._team.first(lambda: self._open(resume, wanted))
+
+    def _open(self, resume: bool, wanted: dict[str, Any]) -> None:
+        if self._every is not None and self._every < 1:
+            raise ValueError(f"--checkpoint-every={self._every} must be at least 1")
+        files.writable_directory(self.directory)
         self._lock = FileLock(self.directory / LOCK)
         try:
             self._lock.acquire(timeout=0)
@@ -66,7 +73,7 @@ class Run:
                 "another --out"
             ) from error
         try:
-            self._claim(resume, {"config": config.to_json(), "origin": dict(origin or {})})
+            self._claim(resume, wanted)
             self.checkpoints = Checkpoints(self.directory / CHECKPOINTS)
         except BaseException:
             self._lock.release()
@@ -75,13 +82,14 @@ class Run:
     def restore(self, state: State, history: History) -> tuple[State, History]:
         """What was saved last; `state` and `history`, a fresh run's, where nothing was.
 
+        The state is that of the first process in it alone, see `Team.spread`.
+
         Raises:
             CheckpointError: When the last checkpoint cannot be read.
         """
-        found = self.checkpoints.restore(state)
-        if found is None:
-            return state, history
-        return found[0], History.from_json(found[1]["history"])
+        found = self._team.first(lambda: self.checkpoints.restore(state))
+        restored, meta = found or (state, {"history": history.to_json()})
+        return restored, History.from_json(self._team.tell(meta["history"]))
 
     def environment_changes(self) -> dict[str, tuple[Any, Any]]:
         """What decides rounding and differs from when the run began: before and now, by name."""
@@ -103,26 +111,34 @@ class Run:
             CheckpointError: When it cannot be written; the last good checkpoint stays.
             FloatingPointError: When a number of the state is not finite.
         """
+        own = jax.tree.map(_on_one_device, state)
+        self._team.first(lambda: self._save(own, history))
+
+    def _save(self, state: State, history: History) -> None:
         step = int(state.step)
         if step in self.checkpoints.steps:
             return
         if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.params)):
             raise FloatingPointError(
-                f"the parameters are not finite after step {step}; {self.last_good()}"
+                f"the parameters are not finite after step {step}; {self._last_good()}"
             )
         self.checkpoints.save(step, state, {"history": history.to_json()})
 
     def last_good(self) -> str:
         """What can be gone back to, as the end of a sentence."""
+        return str(self._team.tell(self._last_good() if self._team.is_first else None))
+
+    def _last_good(self) -> str:
         steps = self.checkpoints.steps
         if not steps:
             return "there is no checkpoint yet"
         return f"the last good checkpoint is that of step {steps[-1]} in {str(self.directory)!r}"
 
     def close(self) -> None:
-        """Lets go of the directory."""
-        self.checkpoints.close()
-        self._lock.release()
+        """Lets go of the directory, without a word to other processes, which may be gone."""
+        if self._team.is_first:
+            self.checkpoints.close()
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -153,6 +169,11 @@ class Run:
                 f"the run in {str(self.directory)!r} has another configuration: "
                 f"{'; '.join(found)}. Resume it with its own, or choose another --out"
             )
+
+
+def _on_one_device(x: Any) -> Any:
+    """A replicated array as this process has it: nothing is copied."""
+    return x.addressable_data(0) if isinstance(x, jax.Array) else x
 
 
 def configuration(directory: str | os.PathLike[str]) -> Config:

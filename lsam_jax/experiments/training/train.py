@@ -7,7 +7,6 @@ import signal
 import sys
 import zlib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,7 +25,6 @@ from lsam_jax.experiments.training.loggers import Sink, open_sinks
 from lsam_jax.experiments.training.loop import Result, Watcher, fit
 from lsam_jax.experiments.training.progress import Progress
 from lsam_jax.experiments.training.run_directory import Run
-from lsam_jax.experiments.training.shared_run_directory import SharedRun
 from lsam_jax.experiments.training.signals import Stop, stop_requests
 from lsam_jax.experiments.training.state import State, StepMetrics
 from lsam_jax.experiments.training.step import Program, build
@@ -85,12 +83,10 @@ def train(
             | {"checkpoint_every": checkpoint_every, "devices": count}
             | environment.packages()
         )
-        open_run = partial(
-            Run, out, config, resume=resume, every=checkpoint_every, origin=origin, devices=count
-        )
-        run = stack.enter_context(SharedRun(team, open_run, checkpoint_every))
+        options: dict[str, Any] = {"resume": resume, "every": checkpoint_every, "origin": origin}
+        run = stack.enter_context(Run(out, config, devices=count, **options))
         name = f"{config.model} on {config.data}, {config.method}, seed {config.seed}"
-        sinks = team.first(lambda: _prepare(run.run, log, name, stack)) or []
+        sinks = team.first(lambda: _prepare(run, log, name, stack)) or []
         built = program or team.each(
             lambda: build(config, data_dir=data_dir, weights=weights, devices=devices)
         )
@@ -101,11 +97,9 @@ def train(
 
 
 def _prepare(
-    run: Run | None, log: Sequence[str] | None, name: str, stack: contextlib.ExitStack
+    run: Run, log: Sequence[str] | None, name: str, stack: contextlib.ExitStack
 ) -> Sequence[Sink]:
     """Says what has changed since a run began, and opens the sinks, which `stack` closes."""
-    if run is None:
-        return []
     for what, (before, now) in run.environment_changes().items():
         print(
             f"note: this run began with {what} {before}, now it is {now}; its last digits may "

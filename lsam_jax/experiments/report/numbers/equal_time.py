@@ -11,6 +11,7 @@ from lsam_jax.experiments.report.numbers.study import Study
 from lsam_jax.experiments.report.page import Columns, Table
 from lsam_jax.experiments.statistics import (
     Difference,
+    counted,
     difference_text,
     holm,
     interval_text,
@@ -67,7 +68,7 @@ def table(scale: CostScale, lines: Sequence[ComparedRow]) -> Table:
         "paired by seed) after the last epoch."
     )
     if tested:
-        words += f" {tested} comparison{'s' if tested > 1 else ''}, for which p (Holm) is adjusted."
+        words += f" {counted(tested, 'comparison')}, for which p (Holm) is adjusted."
     if but:
         words += (
             f" {SHORT} No run of SGD cost as much; this is the longest, of {longest.passes} "
