@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -11,6 +12,12 @@ from rich.table import Table
 def empty(**options: Any) -> Table:
     """A table narrow enough for 80 columns; options are those of `rich.table.Table`."""
     return Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), **options)
+
+
+def show(*shown: Any) -> None:
+    """Prints to standard output what rich can print."""
+    for one in shown:
+        Console().print(one)
 
 
 def table(

@@ -17,11 +17,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import lsam_jax as lsam
 from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, timing, workload
 from lsam_jax.experiments.bench.baselines import forced
+from lsam_jax.experiments.bench.catalog import OPTAX, RADIUS, SGD, TEXTBOOK
 from lsam_jax.experiments.bench.timed import Call, CompiledStep, Timed
 from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.models import registry
 
-SGD, TEXTBOOK, OPTAX = catalog.SGD, catalog.TEXTBOOK, catalog.OPTAX
 LAYERWISE, STATIC = "layer-wise SAM", "static cut"
 COMPILE_ROUNDS = 3
 FROZEN = "frozen backbone, 2 dense layers"
@@ -36,7 +36,6 @@ class Settings(Size):
         rounds: Interleaved steps of each, for each set.
         gate: Whether weight gradients of unselected layers are skipped at run time; None: by
             platform.
-        rho: The radius; it does not change the cost.
 
     Raises:
         ValueError: When a value makes no sense.
@@ -45,7 +44,6 @@ class Settings(Size):
     model: str = "resnet20"
     rounds: int = 7
     gate: bool | None = None
-    rho: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,11 +93,10 @@ def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[s
     """All sets, with the programs that do not depend on the set compiled once."""
     sets = usual_sets(settings.model)
     plain = jax.value_and_grad(work.loss, has_aux=True)
-    masked = baselines.textbook(work.loss, settings.rho)
-    whole = baselines.optax_sam(work.loss, settings.rho)
+    masked = baselines.textbook(work.loss, RADIUS)
+    whole = baselines.optax_sam(work.loss, RADIUS)
     methods = {
-        k: lsam.layerwise_sam(k=k, rho=settings.rho, gate=settings.gate)
-        for k in map(len, sets.values())
+        k: lsam.layerwise_sam(k=k, rho=RADIUS, gate=settings.gate) for k in map(len, sets.values())
     }
     layerwise = {k: lsam.value_and_grad(work.loss, tx, has_aux=True) for k, tx in methods.items()}
     labels = {plain: SGD, masked: TEXTBOOK, whole: OPTAX}
@@ -108,7 +105,7 @@ def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[s
     rows = {}
     for title, selected in sets.items():
         tx = methods[len(selected)]
-        static = baselines.static_cut(work.loss, settings.rho, selected)
+        static = baselines.static_cut(work.loss, RADIUS, selected)
         labels[static] = f"{STATIC}: {title}"
         steps = {
             SGD: Timed(plain),
@@ -135,7 +132,7 @@ def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[s
 def _frozen(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
     """The head alone is differentiated, and the whole of it perturbed."""
     names = lsam.layer_names(work.params)
-    tx = lsam.layerwise_sam(k=None, rho=settings.rho, selection="all", gate=settings.gate)
+    tx = lsam.layerwise_sam(k=None, rho=RADIUS, selection="all", gate=settings.gate)
 
     def closed_over(params: Any, state: Any, *args: Any) -> Any:
         """With a loss of the head alone, which closes over backbone and batch."""
@@ -144,9 +141,9 @@ def _frozen(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[st
     steps = {
         SGD: Timed(jax.value_and_grad(work.loss, has_aux=True)),
         LAYERWISE: Timed(closed_over, (tx.init(work.params),)),
-        STATIC: Timed(baselines.static_cut(work.loss, settings.rho, names)),
-        TEXTBOOK: Timed(baselines.textbook(work.loss, settings.rho), (_mask(work.params, names),)),
-        OPTAX: Timed(baselines.optax_sam(work.loss, settings.rho)),
+        STATIC: Timed(baselines.static_cut(work.loss, RADIUS, names)),
+        TEXTBOOK: Timed(baselines.textbook(work.loss, RADIUS), (_mask(work.params, names),)),
+        OPTAX: Timed(baselines.optax_sam(work.loss, RADIUS)),
     }
     calls = timed.prepare(steps, work)
     programs = {f"{name}: {FROZEN}": call.program for name, call in calls.items()}

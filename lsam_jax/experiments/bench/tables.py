@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from lsam_jax.experiments.bench.catalog import SGD
@@ -15,12 +14,9 @@ COUNTS = (
 )
 
 
-def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints what a benchmark returned; to standard output where no console is given."""
-    console = Console() if console is None else console
-    for shown in (*_TABLES[report["bench"]](report), programs(report)):
-        console.print(shown)
-        console.print()
+def of(report: Mapping[str, Any]) -> list[Table]:
+    """All tables of what a benchmark returned."""
+    return [*_TABLES[report["bench"]](report), programs(report)]
 
 
 def methods(report: Mapping[str, Any]) -> list[Table]:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
+from rich.table import Table
 
 from lsam_jax.experiments import environment, files, tables
 from lsam_jax.experiments.bench import timing
@@ -132,13 +132,8 @@ def _names(directories: Sequence[Path]) -> tuple[str, ...]:
     return tuple(map(str, directories))
 
 
-def print_costs(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints a report as a table.
-
-    Args:
-        report: What `costs_of_runs` returned.
-        console: Where to; None for standard output.
-    """
+def costs_table(report: Mapping[str, Any]) -> Table:
+    """What `costs_of_runs` returned as a table."""
     columns: dict[str, Callable[[Any], str]] = {
         "method": lambda row: row["config"]["method"],
         "after step": lambda row: str(row["from_step"]),
@@ -149,5 +144,4 @@ def print_costs(report: Mapping[str, Any], console: Console | None = None) -> No
         f"A whole training step from the run's last checkpoint on, {report['rounds']} interleaved "
         "rounds: median (quartiles) of the ratio to the first run."
     )
-    table = tables.table("run", report["runs"], columns, words=2, caption=words)
-    (console or Console()).print(table)
+    return tables.table("run", report["runs"], columns, words=2, caption=words)

@@ -109,8 +109,9 @@ def run(name: str, arguments: argparse.Namespace) -> None:
             to the rows of a report.
         arguments: As they were parsed.
     """
-    from lsam_jax.experiments import environment, files
-    from lsam_jax.experiments.bench import pictures, tables
+    from lsam_jax.experiments import environment, files, tables
+    from lsam_jax.experiments.bench import pictures
+    from lsam_jax.experiments.bench import tables as bench_tables
 
     module = importlib.import_module(f"{PACKAGE}.{name}")
     fields = {field.name for field in dataclasses.fields(module.Settings)}
@@ -127,7 +128,8 @@ def run(name: str, arguments: argparse.Namespace) -> None:
     }
     if file is not None:
         files.write_json(file, report)
-    tables.print_report(report)
+    for table in bench_tables.of(report):
+        tables.show(table, "")
     if file is not None:
         print(f"stored as {arguments.out}")
     if picture is not None:

@@ -45,6 +45,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
+    from lsam_jax.experiments import tables
     from lsam_jax.experiments.config.presets import preset
     from lsam_jax.experiments.report import compared
     from lsam_jax.experiments.study import compare, summary
@@ -67,6 +68,6 @@ def run(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         data_dir=arguments.data_dir,
     )
-    summary.print_table(report)
+    tables.show(summary.table(report))
     drawn = compared.draw(report, Path(arguments.out))
     print(f"compare.json and {drawn} pictures are in {arguments.out}")

@@ -27,9 +27,10 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    from lsam_jax.experiments.bench.training_steps import costs_of_runs, print_costs
+    from lsam_jax.experiments import tables
+    from lsam_jax.experiments.bench.training_steps import costs_of_runs, costs_table
 
     given = arguments.runs, arguments.rounds, arguments.out
-    print_costs(costs_of_runs(*given, data_dir=arguments.data_dir))
+    tables.show(costs_table(costs_of_runs(*given, data_dir=arguments.data_dir)))
     if arguments.out is not None:
         print(f"stored as {arguments.out}")

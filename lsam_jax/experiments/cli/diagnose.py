@@ -47,7 +47,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    from lsam_jax.experiments.study.diagnose import diagnose, print_sharpness
+    from lsam_jax.experiments import tables
+    from lsam_jax.experiments.study.diagnose import diagnose, sharpness_table
     from lsam_jax.experiments.study.evaluation_loss import Settings
 
     names = () if arguments.layers is None else tuple(arguments.layers.split(","))
@@ -61,4 +62,4 @@ def run(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         data_dir=arguments.data_dir,
     )
-    print_sharpness(found)
+    tables.show(sharpness_table(found))

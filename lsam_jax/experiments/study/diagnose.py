@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
+from rich.table import Table
 
 from lsam_jax import diagnostics
 from lsam_jax.experiments import files, tables
@@ -124,15 +124,8 @@ def distances(runs: Mapping[str, Finished]) -> dict[str, Any]:
     }
 
 
-def print_sharpness(found: Mapping[str, Mapping[str, Any]], console: Console | None = None) -> None:
-    """Prints what `diagnose` returned as a table.
-
-    Args:
-        found: What ``sharpness.json`` holds, by run.
-        console: Where to; None for standard output.
-    """
-    if not found:
-        return
+def sharpness_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What `diagnose` returned as a table."""
     any_one = next(iter(found.values()))
     columns: dict[str, Callable[[Any], str]] = {
         "loss": lambda row: f"{row['train_loss']:.4f}",
@@ -144,8 +137,7 @@ def print_sharpness(found: Mapping[str, Mapping[str, Any]], console: Console | N
         f"Of the {any_one['loss']}, {any_one['images']} images. Rise: at the distance "
         f"{any_one['rho']} along the gradient. Trace: with the standard error of its probes."
     )
-    table = tables.table("run", found, columns, caption=words)
-    (console or Console()).print(table)
+    return tables.table("run", found, columns, caption=words)
 
 
 def _name(path: Path, place: Path) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
+from rich.table import Table
 
 from lsam_jax.experiments import environment, tables
 from lsam_jax.experiments.bench import timing
@@ -79,13 +79,8 @@ def report(
     }
 
 
-def print_table(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints a report as one table.
-
-    Args:
-        report: What `report` returned.
-        console: Where to; None for standard output.
-    """
+def table(report: Mapping[str, Any]) -> Table:
+    """What `report` returned as a table."""
     seeds = len(report["seeds"])
     noise = f", {100 * report['label_noise']:g} % of the training labels drawn anew"
     of_seeds = f"Mean ± sample standard deviation of {seeds} seeds" if seeds > 1 else "One seed"
@@ -100,7 +95,7 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
         "cost of\na step": lambda row: f"{row['step_cost']['ratio']:.2f}",
         "time of\na run (s)": lambda row: f"{row['run_seconds']['mean']:.1f}",
     }
-    table = tables.table(
+    return tables.table(
         "method",
         report["methods"],
         columns,
@@ -113,4 +108,3 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
             "training, without compilation and evaluation."
         ),
     )
-    (console or Console()).print(table)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -134,16 +134,10 @@ class _Reporter(Watcher):
         self._steps, self._epochs = program.steps_per_epoch, config.epochs
         for sink in self._sinks:
             sink.start([history.record(epoch) for epoch in range(1, history.epochs + 1)])
-        self._progress = self._stack.enter_context(
-            Progress(
-                config.epochs,
-                program.steps_per_epoch,
-                config.batch_size,
-                start_step=step,
-                description=self._name,
-                file=self._terminal,
-            )
+        shown = Progress(
+            self._epochs, self._steps, config.batch_size, step, self._name, self._terminal
         )
+        self._progress = self._stack.enter_context(shown)
 
     def step(self, metrics: StepMetrics) -> None:
         if self._progress is not None:
@@ -158,39 +152,38 @@ class _Reporter(Watcher):
             sink.epoch(record, timing)
         if self._progress is not None:
             self._progress.epoch(record)
-        survival = record["perturbation_survival"]
+        for kind, text in self._warnings(state, history):
+            if kind not in self._warned:
+                self._warned.add(kind)
+                tqdm.write(f"warning: {text}", file=sys.stderr)
+
+    def _warnings(self, state: State, history: History) -> Iterator[tuple[str, str]]:
+        """What a perturbation may lack, each with its kind."""
+        survival = history.perturbation_survival[-1]
         if survival < SURVIVAL:
-            self._warn(
+            yield (
                 "survival",
                 f"{survival:.0%} of the perturbation survives rounding; a larger rho is needed for "
                 "it to have its effect",
             )
         radius = state.sam.memory.radius
-        if isinstance(radius, Following) and int(radius.at_bound) > self._steps:
-            self._warn(
-                "bound",
-                f"the radius has been at its bound of {float(radius.rho):g} for more than an "
-                "epoch: the loss does not rise by as much as it should; see lsam.rise",
-            )
-        if history.epochs == self._epochs and not isinstance(radius, Following):
-            self._warn_of_nothing(history)
-
-    def _warn_of_nothing(self, history: History) -> None:
-        """At the end of a run whose radius was too small to matter."""
-        rise, loss = np.array(history.rise), np.abs(history.train_loss)
-        if np.any(history.rho) and np.all(np.abs(rise) < NOTHING * loss):
-            most = np.max(np.abs(rise) / loss)
-            self._warn(
+        if isinstance(radius, Following):
+            if int(radius.at_bound) > self._steps:
+                yield (
+                    "bound",
+                    f"the radius has been at its bound of {float(radius.rho):g} for more than an "
+                    "epoch: the loss does not rise by as much as it should; see lsam.rise",
+                )
+            return
+        rise, loss = np.abs(history.rise), np.abs(history.train_loss)
+        is_over = history.epochs == self._epochs
+        if is_over and np.any(history.rho) and np.all(rise < NOTHING * loss):
+            yield (
                 "nothing",
                 f"the radius was too small to matter: along the perturbation the loss rose by "
-                f"{most:.2%} at most. Try rise=0.1 in place of rho (0.3 where many labels are "
-                "wrong), or a larger rho",
+                f"{np.max(rise / loss):.2%} at most. Try rise=0.1 in place of rho (0.3 where many "
+                "labels are wrong), or a larger rho",
             )
-
-    def _warn(self, kind: str, text: str) -> None:
-        if kind not in self._warned:
-            self._warned.add(kind)
-            tqdm.write(f"warning: {text}", file=sys.stderr)
 
     def stop(self) -> signal.Signals | None:
         return self._stop.signal
