@@ -10,8 +10,10 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
+PathLike = str | os.PathLike[str]
 
-def writable_directory(directory: str | os.PathLike, option: str = "--out") -> Path:
+
+def writable_directory(directory: PathLike, option: str = "--out") -> Path:
     """The directory, made where it is missing.
 
     Args:
@@ -36,7 +38,7 @@ def writable_directory(directory: str | os.PathLike, option: str = "--out") -> P
     return path
 
 
-def writable_file(file: str | os.PathLike, option: str = "--out") -> Path:
+def writable_file(file: PathLike, option: str = "--out") -> Path:
     """The path of a file that can be written; its directory is made where it is missing.
 
     Args:

@@ -1,7 +1,6 @@
 """What a training step of each of several runs costs, relative to the first."""
 
 import itertools
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from lsam_jax.experiments import environment, files, tables
 from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.split import Split
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.training.finished_run import last_state
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.loop import Watcher
@@ -70,11 +70,11 @@ def _going_on(program: Program, state: State, batches: Sequence[Split]) -> Calla
 
 
 def costs_of_runs(
-    directories: Sequence[str | os.PathLike[str]],
+    directories: Sequence[PathLike],
     rounds: int = 15,
-    out: str | os.PathLike[str] | None = None,
+    out: PathLike | None = None,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
 ) -> dict[str, Any]:
     """Times real training steps of runs from their last checkpoints on; the runs stay as they are.
 

@@ -68,13 +68,9 @@ def print_inspection(
 
 def _config(preset: Preset) -> Table:
     """The configuration, but for what depends on the method."""
-    table = tables.empty()
-    table.add_column("configuration", no_wrap=True)
-    table.add_column("", overflow="fold")
-    for name, value in preset.config.to_json().items():
-        if name not in ("method", "options"):
-            table.add_row(name, escape(_text(value)))
-    return table
+    settings = preset.config.to_json().items()
+    rows = {name: x for name, x in settings if name not in ("method", "options")}
+    return tables.table("configuration", rows, {"": _text}, words=2)
 
 
 def _methods(preset: Preset) -> Table:

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-DataDir = str | os.PathLike[str] | None
+from lsam_jax.experiments.files import PathLike
+
+DataDir = PathLike | None
 CHUNK = 100
 
 

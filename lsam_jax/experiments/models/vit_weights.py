@@ -13,7 +13,6 @@ Classifier, pooler and mask token of a file are left where they are. Nothing is 
 """
 
 import math
-import os
 import re
 import zipfile
 import zlib
@@ -24,6 +23,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lsam_jax.experiments.files import PathLike
 
 Shape = tuple[int, ...]
 
@@ -100,7 +101,7 @@ HUGGING_FACE = Layout(
 )
 
 
-def load_vit(path: str | os.PathLike[str], backbone_shapes: Any) -> Any:
+def load_vit(path: PathLike, backbone_shapes: Any) -> Any:
     """The weights of a file as the parameters called ``backbone`` of a `vit.ViT`.
 
     Args:

@@ -115,49 +115,38 @@ def _of_table(study: Study, spec: TableSpec) -> Section:
     accuracy = accuracy_table(spec, found)
     entries = [PlotSeries(line.row.label, line.group) for line in found if line.group is not None]
     if not entries:
-        return Section(spec.title, (accuracy,))
-    return Section(
+        return Section.of(spec.title, accuracy)
+    name, short = spec.name, spec.short
+    return Section.of(
         spec.title,
-        (
-            accuracy,
-            measures_table(study, found),
-            _curves(spec, entries),
-            *_equal_time(study, spec, found, entries),
-            _layers(spec, entries),
+        accuracy,
+        measures_table(study, found),
+        Section.of(
+            f"{short}: curves",
+            curves.learning(entries, f"{name}-curves"),
+            curves.gradient_norms(entries, f"{name}-gradient-norm"),
+            curves.radii(entries, f"{name}-radius"),
+        ),
+        _equal_time(study, spec, found, entries),
+        Section.of(
+            f"{short}: layers",
+            layers.heat_maps(entries, f"{name}-layer-norms"),
+            layers.perturbations(entries, f"{name}-perturbations"),
         ),
     )
 
 
-def _curves(spec: TableSpec, entries: list[PlotSeries]) -> Section:
-    pictures = (
-        curves.learning(entries, f"{spec.name}-curves"),
-        curves.gradient_norms(entries, f"{spec.name}-gradient-norm"),
-        curves.radii(entries, f"{spec.name}-radius"),
-    )
-    return Section(f"{spec.short}: curves", tuple(p for p in pictures if p is not None))
-
-
 def _equal_time(
     study: Study, spec: TableSpec, found: list[ComparedRow], entries: list[PlotSeries]
-) -> tuple[Section, ...]:
+) -> Section | None:
     scales = equal_time.scales(study, found)
     if not scales:
-        return ()
+        return None
     recipe = grouping.recipe(scales[0].base.config)
     shown = [entry for entry in entries if grouping.recipe(entry.group.config) == recipe]
-    pictures = (
-        costs.at_equal_time(scale, shown, f"{spec.name}-equal-time-{scale.kind}")
-        for scale in scales
-    )
-    blocks: list[Block] = [
+    return Section.of(
+        f"{spec.short}: cost and accuracy at equal time",
         costs.scatter(scales, shown, f"{spec.name}-cost"),
         *(equal_time.table(scale, found) for scale in scales),
-        *(picture for picture in pictures if picture is not None),
-    ]
-    return (Section(f"{spec.short}: cost and accuracy at equal time", tuple(blocks)),)
-
-
-def _layers(spec: TableSpec, entries: list[PlotSeries]) -> Section:
-    bars = layers.perturbations(entries, f"{spec.name}-perturbations")
-    maps = layers.heat_maps(entries, f"{spec.name}-layer-norms")
-    return Section(f"{spec.short}: layers", (maps,) if bars is None else (maps, bars))
+        *(costs.at_equal_time(x, shown, f"{spec.name}-equal-time-{x.kind}") for x in scales),
+    )

@@ -1,10 +1,10 @@
 """The command's work: read, compose, write."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from lsam_jax.experiments import files
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.report.compose import compose
 from lsam_jax.experiments.report.numbers.study import read_study
 from lsam_jax.experiments.report.page import write
@@ -25,10 +25,7 @@ class Written(NamedTuple):
 
 
 def report(
-    directory: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    *,
-    title: str | None = None,
+    directory: PathLike, out: PathLike | None = None, *, title: str | None = None
 ) -> Written:
     """Turns the runs below a directory into ``report.html`` and ``report.md``.
 

@@ -72,6 +72,11 @@ class Section(NamedTuple):
     title: str
     blocks: tuple["Block | Section", ...]
 
+    @classmethod
+    def of(cls, title: str, *blocks: "Block | Section | None") -> "Section":
+        """Of the blocks that there are."""
+        return cls(title, tuple(block for block in blocks if block is not None))
+
 
 Block: TypeAlias = str | Table | Figure
 

@@ -6,7 +6,6 @@ epoch stands beside it for what it is: chosen by the test split.
 """
 
 import dataclasses
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from lsam_jax.experiments.config.methods import METHODS
 from lsam_jax.experiments.config.overrides import parse
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.study import summary
 from lsam_jax.experiments.study.summary import Trained
 from lsam_jax.experiments.training import loop
@@ -72,7 +72,7 @@ def compare(
     out: str | Path,
     *,
     rounds: int = 100,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
 ) -> dict[str, Any]:
     """Trains every configuration with every seed, and writes what came of it into `out`.
 

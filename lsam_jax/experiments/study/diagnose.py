@@ -15,6 +15,7 @@ from lsam_jax import diagnostics
 from lsam_jax.experiments import files, tables
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Dataset
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.study.evaluation_loss import Measured, Settings
 from lsam_jax.experiments.study.landscapes import landscapes
 from lsam_jax.experiments.study.sharpness import sharpness
@@ -25,13 +26,13 @@ DISTANCES = "distances.json"
 
 
 def diagnose(
-    directories: Sequence[str | os.PathLike[str]],
+    directories: Sequence[PathLike],
     settings: Settings,
     *,
     with_landscapes: bool = False,
     again: bool = False,
-    out: str | os.PathLike[str] | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    out: PathLike | None = None,
+    data_dir: PathLike | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Writes ``sharpness.json`` into each run, ``landscapes.npz`` if asked, and the distances.
 

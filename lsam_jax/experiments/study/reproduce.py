@@ -6,7 +6,6 @@ stopped goes on, and a run that fails leaves the others.
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import LostError
-from lsam_jax.experiments.files import METRICS
+from lsam_jax.experiments.files import METRICS, PathLike
 from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.study.paper_tables import NAMES, Artefact, artefact
 from lsam_jax.experiments.training.run_directory import configuration, differences
@@ -89,10 +88,10 @@ def plan(
 
 def reproduce(
     study: Study,
-    out: str | os.PathLike[str],
+    out: PathLike,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
+    weights: PathLike | None = None,
 ) -> dict[str, str]:
     """Runs what is missing.
 

@@ -1,13 +1,12 @@
 """A finished run, taken up from its directory."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.data.split import Split
-from lsam_jax.experiments.files import CHECKPOINTS
+from lsam_jax.experiments.files import CHECKPOINTS, PathLike
 from lsam_jax.experiments.training.checkpoints import Checkpoints
 from lsam_jax.experiments.training.run_directory import configuration
 from lsam_jax.experiments.training.state import State
@@ -33,7 +32,7 @@ class Finished:
     train: Split
 
 
-def load(directory: str | os.PathLike[str], data: Dataset) -> Finished:
+def load(directory: PathLike, data: Dataset) -> Finished:
     """Reads a run; its directory stays as it is.
 
     Args:
@@ -68,7 +67,7 @@ def load(directory: str | os.PathLike[str], data: Dataset) -> Finished:
     )
 
 
-def last_state(directory: str | os.PathLike[str], program: Program) -> State:
+def last_state(directory: PathLike, program: Program) -> State:
     """The state that a run saved last.
 
     Raises:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lsam_jax.experiments import files
+from lsam_jax.experiments.files import PathLike
 
 Record = Mapping[str, Any]
 
@@ -224,7 +225,7 @@ class Sink(Protocol):
 
 
 def open_sinks(
-    names: Sequence[str] | None, directory: str | os.PathLike, config: Record, run_name: str
+    names: Sequence[str] | None, directory: PathLike, config: Record, run_name: str
 ) -> list[Sink]:
     """Makes the sinks of a run; nothing is written before their start.
 

@@ -1,6 +1,5 @@
 """The directory of a run: one writer, one configuration, and what was saved last."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +11,15 @@ from filelock import FileLock, Timeout
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.distributed.process_group import Team
-from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS, flat
+from lsam_jax.experiments.files import (
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    LOCK,
+    METRICS,
+    PathLike,
+    flat,
+)
 from lsam_jax.experiments.training.checkpoints import Checkpoints
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.state import State
@@ -46,7 +53,7 @@ class Run:
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: PathLike,
         config: Config,
         *,
         resume: bool = False,
@@ -176,7 +183,7 @@ def _on_one_device(x: Any) -> Any:
     return x.addressable_data(0) if isinstance(x, jax.Array) else x
 
 
-def configuration(directory: str | os.PathLike[str]) -> Config:
+def configuration(directory: PathLike) -> Config:
     """The configuration of the run in a directory.
 
     Raises:

@@ -5,7 +5,6 @@ convolution inside a loop to scalar code, 50 to 100 times slower.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
@@ -26,6 +25,7 @@ from lsam_jax.experiments.data.datasets import Dataset, Normalise
 from lsam_jax.experiments.data.label_noise import given
 from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.distributed.devices import Layout, layout
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.training.evaluation import Probe, evaluate, probe
 from lsam_jax.experiments.training.state import Record, State, StepMetrics
@@ -175,8 +175,8 @@ def build(
     config: Config,
     data: Dataset | None = None,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
+    weights: PathLike | None = None,
     devices: int | None = None,
 ) -> Program:
     """Makes the functions of a run; nothing is compiled or trained yet.

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import signal
 import sys
 import zlib
@@ -19,7 +18,7 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.distributed.devices import layout
 from lsam_jax.experiments.distributed.process_group import Team
-from lsam_jax.experiments.files import flat
+from lsam_jax.experiments.files import PathLike, flat
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.loggers import Sink, open_sinks
 from lsam_jax.experiments.training.loop import Result, Watcher, fit
@@ -38,12 +37,12 @@ NOTHING = 0.01
 
 def train(
     config: Config,
-    out: str | os.PathLike[str],
+    out: PathLike,
     *,
     resume: bool = False,
     checkpoint_every: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
+    weights: PathLike | None = None,
     log: Sequence[str] | None = None,
     devices: int | None = None,
     program: Program | None = None,
@@ -189,7 +188,7 @@ class _Reporter(Watcher):
         return self._stop.signal
 
 
-def _digest(weights: str | os.PathLike[str]) -> str:
+def _digest(weights: PathLike) -> str:
     """Of the bytes of a file, so that a run is not resumed with another one."""
     file = Path(weights)
     if not file.is_file():
