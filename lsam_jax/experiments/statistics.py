@@ -107,12 +107,12 @@ NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
 
-def spread_text(found: Spread, digits: int, scale: float = 1.0) -> str:
+def spread_text(found: Spread, digits: int, scale: float = 1.0, between: str = " ± ") -> str:
     """Mean and sample standard deviation."""
     if not math.isfinite(found.mean):
         return "not finite"
     mean = f"{scale * found.mean:.{digits}f}"
-    return mean if found.std is None else f"{mean} ± {scale * found.std:.{digits}f}"
+    return mean if found.std is None else f"{mean}{between}{scale * found.std:.{digits}f}"
 
 
 def difference_text(found: Difference | None, digits: int = 2, scale: float = 1.0) -> str:
@@ -161,7 +161,5 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 def statistics_text(statistics: Mapping[str, Any], digits: int, scale: float = 1.0) -> str:
     """What `over_seeds` found, as text."""
-    mean = f"{scale * statistics['mean']:.{digits}f}"
-    if statistics["std"] is None:
-        return mean
-    return f"{mean} ±{scale * statistics['std']:.{digits}f}"
+    found = Spread(statistics["mean"], statistics["std"], len(statistics["values"]))
+    return spread_text(found, digits, scale, between=" ±")

@@ -83,73 +83,72 @@ def bench(settings: Settings) -> dict[str, Any]:
         For each set a row of steps, and ``programs`` (compile time, memory, FLOPs).
     """
     rows, programs = _network(settings, workload.whole_network(settings.model, settings))
-    frozen_row, frozen_programs = _frozen(
-        settings, workload.frozen_backbone(settings.model, settings)
-    )
-    return {"rows": {**rows, **frozen_row}, "programs": {**programs, **frozen_programs}}
+    head = workload.frozen_backbone(settings.model, settings)
+    tx = lsam.layerwise_sam(k=None, rho=RADIUS, selection="all", gate=settings.gate)
+
+    def closed_over(params: Any, state: Any, *args: Any) -> Any:
+        """With a loss of the head alone, which closes over backbone and batch."""
+        return lsam.value_and_grad(lambda p: head.loss(p, *args), tx, has_aux=True)(params, state)
+
+    layerwise = Timed(closed_over, (tx.init(head.params),))
+    calls = timed.prepare(_Ways(head).steps(layerwise, lsam.layer_names(head.params)), head)
+    found = {f"{name}: {FROZEN}": call.program for name, call in calls.items()}
+    return {
+        "rows": {**rows, FROZEN: _row(calls, settings.rounds, head, tx)},
+        "programs": programs | timed.described(found, calls[SGD].program, calls[TEXTBOOK].program),
+    }
+
+
+class _Ways:
+    """Ways to write a gradient step; those that do not depend on the layers are made once."""
+
+    def __init__(self, work: Workload):
+        self._work = work
+        self.plain = jax.value_and_grad(work.loss, has_aux=True)
+        self.masked = baselines.textbook(work.loss, RADIUS)
+        self.whole = baselines.optax_sam(work.loss, RADIUS)
+
+    def steps(self, layerwise: Timed, selected: tuple[str, ...]) -> dict[str, Timed]:
+        """By name, for the layers that are perturbed."""
+        return {
+            SGD: Timed(self.plain),
+            LAYERWISE: layerwise,
+            STATIC: Timed(baselines.static_cut(self._work.loss, RADIUS, selected)),
+            TEXTBOOK: Timed(self.masked, (_mask(self._work.params, selected),)),
+            OPTAX: Timed(self.whole),
+        }
 
 
 def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
     """All sets, with the programs that do not depend on the set compiled once."""
-    sets = usual_sets(settings.model)
-    plain = jax.value_and_grad(work.loss, has_aux=True)
-    masked = baselines.textbook(work.loss, RADIUS)
-    whole = baselines.optax_sam(work.loss, RADIUS)
+    sets, ways = usual_sets(settings.model), _Ways(work)
     methods = {
         k: lsam.layerwise_sam(k=k, rho=RADIUS, gate=settings.gate) for k in map(len, sets.values())
     }
     layerwise = {k: lsam.value_and_grad(work.loss, tx, has_aux=True) for k, tx in methods.items()}
-    labels = {plain: SGD, masked: TEXTBOOK, whole: OPTAX}
+    labels = {ways.plain: SGD, ways.masked: TEXTBOOK, ways.whole: OPTAX}
     labels |= {step: f"{LAYERWISE}, k={k}" for k, step in layerwise.items()}
     compiled: dict[Any, CompiledStep] = {}
     rows = {}
     for title, selected in sets.items():
-        tx = methods[len(selected)]
-        static = baselines.static_cut(work.loss, RADIUS, selected)
-        labels[static] = f"{STATIC}: {title}"
-        steps = {
-            SGD: Timed(plain),
-            LAYERWISE: Timed(layerwise[len(selected)], (forced(tx, work.params, selected),)),
-            STATIC: Timed(static),
-            TEXTBOOK: Timed(masked, (_mask(work.params, selected),)),
-            OPTAX: Timed(whole),
-        }
-        rows[title] = _row(timed.prepare(steps, work, compiled), settings.rounds, work, tx)
+        k = len(selected)
+        own = Timed(layerwise[k], (forced(methods[k], work.params, selected),))
+        steps = ways.steps(own, selected)
+        labels[steps[STATIC].step] = f"{STATIC}: {title}"
+        calls = timed.prepare(steps, work, compiled)
+        rows[title] = _row(calls, settings.rounds, work, methods[k])
     # What is compared is compiled more than once, in turn, as everything else that is timed.
-    own = {masked: _mask(work.params, ())}
-    own |= {layerwise[k]: forced(tx, work.params, ()) for k, tx in methods.items()}
+    first = {ways.masked: _mask(work.params, ())}
+    first |= {layerwise[k]: forced(tx, work.params, ()) for k, tx in methods.items()}
     again = {
-        labels[step]: partial(timed.compile_step, step, work.params, first, *work.args)
-        for step, first in own.items()
+        labels[step]: partial(timed.compile_step, step, work.params, x, *work.args)
+        for step, x in first.items()
     }
     programs = {labels[step]: program for step, program in compiled.items()}
     seconds = timing.interleaved(again, COMPILE_ROUNDS, warmup=0)
     for label, median in zip(again, np.median(seconds, axis=0), strict=True):
         programs[label] = programs[label]._replace(compile_seconds=float(median))
     return rows, timed.described(programs, programs[SGD], programs[TEXTBOOK])
-
-
-def _frozen(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The head alone is differentiated, and the whole of it perturbed."""
-    names = lsam.layer_names(work.params)
-    tx = lsam.layerwise_sam(k=None, rho=RADIUS, selection="all", gate=settings.gate)
-
-    def closed_over(params: Any, state: Any, *args: Any) -> Any:
-        """With a loss of the head alone, which closes over backbone and batch."""
-        return lsam.value_and_grad(lambda p: work.loss(p, *args), tx, has_aux=True)(params, state)
-
-    steps = {
-        SGD: Timed(jax.value_and_grad(work.loss, has_aux=True)),
-        LAYERWISE: Timed(closed_over, (tx.init(work.params),)),
-        STATIC: Timed(baselines.static_cut(work.loss, RADIUS, names)),
-        TEXTBOOK: Timed(baselines.textbook(work.loss, RADIUS), (_mask(work.params, names),)),
-        OPTAX: Timed(baselines.optax_sam(work.loss, RADIUS)),
-    }
-    calls = timed.prepare(steps, work)
-    programs = {f"{name}: {FROZEN}": call.program for name, call in calls.items()}
-    row = _row(calls, settings.rounds, work, tx)
-    described = timed.described(programs, calls[SGD].program, calls[TEXTBOOK].program)
-    return {FROZEN: row}, described
 
 
 def _mask(params: Any, selected: tuple[str, ...]) -> Any:

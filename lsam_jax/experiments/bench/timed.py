@@ -153,14 +153,11 @@ def described(
     """
     found = {}
     for name, program in programs.items():
-        found[name] = {
-            **{key: value for key, value in program._asdict().items() if key != "run"},
-            "flops_relative_to_sgd": relative(program.flops, first.flops),
-        }
-        if textbook is not None:
-            for key in ("compile_seconds", "temporary_bytes"):
-                ratio = relative(getattr(program, key), getattr(textbook, key))
-                found[name][f"{key}_relative_to_textbook"] = ratio
+        said = {key: value for key, value in program._asdict().items() if key != "run"}
+        said["flops_relative_to_sgd"] = relative(program.flops, first.flops)
+        for key in ("compile_seconds", "temporary_bytes") if textbook is not None else ():
+            said[f"{key}_relative_to_textbook"] = relative(said[key], getattr(textbook, key))
+        found[name] = said
     return found
 
 

@@ -54,12 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--seeds={arguments.seeds} must be at least 1")
     if arguments.noise is not None and not 0 <= arguments.noise <= 1:
         raise ValueError(f"--noise={arguments.noise} must be a share of the labels, in [0, 1]")
-    noise = [] if arguments.noise is None else [f"label_noise={arguments.noise}"]
-    epochs = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
+    changed = {"epochs": arguments.epochs, "label_noise": arguments.noise}
     configs = compare.configurations(
         preset(arguments.preset),
         arguments.methods.split(","),
-        [*arguments.settings, *epochs, *noise],
+        [*arguments.settings, *(f"{k}={x}" for k, x in changed.items() if x is not None)],
     )
     report = compare.compare(
         configs,

@@ -1,6 +1,6 @@
 """What a training step of each contender costs, measured in the middle of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,12 +57,13 @@ def measure(
     seconds = time_steps(programs, states, BLOCK * blocks)
     means = seconds.reshape(blocks, BLOCK, len(timed)).mean(axis=1)
     relative = means / means[:, [[one.name for one in timed].index(SGD)]]
+    of_column: dict[str, Callable[..., Any]] = {
+        "median": np.median,
+        "least": np.min,
+        "most": np.max,
+    }
     costs = {
-        one.name: {
-            "median": round(float(np.median(column)), 3),
-            "least": round(float(column.min()), 3),
-            "most": round(float(column.max()), 3),
-        }
+        one.name: {name: round(float(of(column)), 3) for name, of in of_column.items()}
         for one, column in zip(timed, relative.T, strict=True)
     }
     return {"costs": costs, "steps": BLOCK * blocks, "environment": environment.describe()}

@@ -21,7 +21,6 @@ from lsam_jax.experiments.frontier import costs
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, Contender
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import TUNING_SEEDS, Regime
-from lsam_jax.experiments.training.evaluation import evaluate
 from lsam_jax.experiments.training.loop import NonFiniteLossError, fit
 from lsam_jax.experiments.training.step import Program, build
 
@@ -135,8 +134,7 @@ class _Runner:
             "seconds": round(time.perf_counter() - began, 2),
             "processor_seconds": round(time.process_time() - processor, 2),
             "config": _digest(config),
-            "jax": self._environment["jax"],
-            "date": self._environment["date"],
+            **{name: self._environment[name] for name in ("jax", "date")},
         }
         self.ledger.add(key, files.finite(result))
         last = result["accuracy"][-1]
@@ -156,15 +154,15 @@ class _Runner:
         of = state.params, state.batch_stats
         held_out = data._replace(train=program.data.validation)
         labels = given(held_out, config.label_noise, config.seed)
-        loss = program.loss_fn
         return {
             "accuracy": [round(x, 5) for x in history.validation_accuracy],
-            "noisy_accuracy": evaluate(loss.model, loss.preprocess, labels, *of, {})[1],
+            "noisy_accuracy": program.judge(labels, *of)[1],
             "fitted": program.fitted(*of, config.seed),
             "cost": float(np.mean(history.cost)),
             "radius": _quarters(history.rho),
             "rise": _quarters(history.rise),
-            "chosen": _shares(history.perturbations[-1], history.step[-1]),
+            # How often each kernel was perturbed, in network order.
+            "chosen": [round(n / history.step[-1], 3) for n in history.perturbations[-1]],
         }
 
 
@@ -178,11 +176,6 @@ def _digest(config: Config) -> str:
 
 def _quarters(values: Sequence[float]) -> list[float]:
     return [round(float(np.mean(part)), 4) for part in np.array_split(values, min(4, len(values)))]
-
-
-def _shares(counts: Sequence[int], steps: int) -> list[float]:
-    """How often each kernel was perturbed, in network order."""
-    return [round(count / steps, 3) for count in counts]
 
 
 def _rounded(rho: float) -> float:

@@ -19,10 +19,11 @@ from lsam_jax.experiments.report.numbers.accuracy import (
     lines,
     measures_table,
 )
-from lsam_jax.experiments.report.numbers.groups import short_title, task
+from lsam_jax.experiments.report.numbers.groups import task
 from lsam_jax.experiments.report.numbers.study import Study, TableSpec
 from lsam_jax.experiments.report.page import Block, Document, Section, Table, bullets, escaped
 from lsam_jax.experiments.statistics import counted, listed
+from lsam_jax.experiments.study.paper_tables import spoken
 
 PAPER = (
     "[Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "
@@ -71,7 +72,7 @@ def _sections(study: Study) -> Iterator[Section]:
 
 
 def _title(study: Study) -> str:
-    what = listed([short_title(name) for name in study.names])
+    what = listed([spoken(name) for name in study.names])
     tasks = listed(list(dict.fromkeys(task(g.config) for g in study.groups.values())))
     return ": ".join(part for part in (what, tasks) if part) or "Runs of lsam-jax"
 

@@ -85,22 +85,18 @@ VARIANTS: Mapping[str, Cell] = {
 }
 """Of Tables 3 and 4."""
 
+_AROUND = {
+    False: ((0.05, 0.8), (0.2, 0.8), (0.5, 0.8), (0.1, 1.0)),
+    True: ((0.05, 0.8), (0.1, 0.8), (0.2, 0.8), (0.1, 1.0)),
+}
 GRID: Mapping[str, Cell] = {
     f"lsam-{'normalised' if normalize else 'plain'}-rho{rho:g}-alpha{alpha:g}": Cell(
         f"rho={rho:g}, alpha={alpha:g}{', normalised' if normalize else ''}",
         "layerwise_sam",
         {"rho": rho, "alpha": alpha, "normalize": normalize},
     )
-    for normalize, rho, alpha in (
-        (False, 0.05, 0.8),
-        (False, 0.2, 0.8),
-        (False, 0.5, 0.8),
-        (False, 0.1, 1.0),
-        (True, 0.05, 0.8),
-        (True, 0.1, 0.8),
-        (True, 0.2, 0.8),
-        (True, 0.1, 1.0),
-    )
+    for normalize, pairs in _AROUND.items()
+    for rho, alpha in pairs
 }
 """Layer-wise SAM's own hyper-parameters around the paper's."""
 

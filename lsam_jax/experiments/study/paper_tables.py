@@ -1,6 +1,7 @@
 """The tables and figures of the layer-wise SAM paper: which cells each is made of."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,6 +67,17 @@ def artefact(name: str, preset: Preset) -> Artefact:
     return _MAKERS[name](preset)
 
 
+def spoken(name: str) -> str:
+    """What headings call a table or figure.
+
+    Example:
+        >>> spoken("table1"), spoken("grid")
+        ('Table 1', 'grid')
+    """
+    found = re.fullmatch(r"(table|figure)(\d+)", name)
+    return f"{found[1].capitalize()} {found[2]}" if found else name
+
+
 def _methods(preset: Preset) -> tuple[Row, ...]:
     first = TABLE1.get(preset.name, {})
     return tuple(
@@ -76,10 +88,9 @@ def _methods(preset: Preset) -> tuple[Row, ...]:
 
 
 def _table1(preset: Preset) -> Artefact:
-    caption = "The paper's four methods, and others at hand."
-    rows = _methods(preset)
-    plain = {name for name, cell in METHODS.items() if cell.is_plain}
-    named = tuple(r for r in rows if r.cell in plain and METHODS[r.cell].method in preset.methods)
+    caption, rows = "The paper's four methods, and others at hand.", _methods(preset)
+    cells = [(row, METHODS[row.cell]) for row in rows]
+    named = tuple(row for row, cell in cells if cell.is_plain and cell.method in preset.methods)
     return Artefact("Methods", caption, rows, sharpness=named, costs=True)
 
 

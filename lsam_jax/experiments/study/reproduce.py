@@ -18,7 +18,7 @@ from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import LostError
 from lsam_jax.experiments.files import METRICS, PathLike
 from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
-from lsam_jax.experiments.study.paper_tables import NAMES, Artefact, artefact
+from lsam_jax.experiments.study.paper_tables import NAMES, Artefact, artefact, spoken
 from lsam_jax.experiments.training.run_directory import configuration, differences
 from lsam_jax.experiments.training.step import Program, build
 from lsam_jax.experiments.training.train import train
@@ -143,7 +143,7 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
             "name": name,
             "title": one.title,
             "caption": one.caption,
-            "paper": "" if name == "grid" else f"Lee, KDD 2024, {_spoken(name)}",
+            "paper": "" if name == "grid" else f"Lee, KDD 2024, {spoken(name)}",
             "rows": [row.to_json() for row in one.rows],
         }
         for name, one in study.artefacts.items()
@@ -197,21 +197,7 @@ def finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
 
 
 def _command(study: Study, names: Sequence[str]) -> str:
-    extra = [
-        f"--set {name}={value}"
-        for name, value in study.settings.items()
-        if SCALES[study.scale].get(name, study) != value
-    ]
-    return " ".join(
-        [
-            "lsam-jax reproduce",
-            *names,
-            f"--preset {study.preset.name} --scale {study.scale} --seeds {len(study.seeds)}",
-            *extra,
-        ]
-    )
-
-
-def _spoken(name: str) -> str:
-    kind, number = name[:-1], name[-1]
-    return f"{kind.capitalize()} {number}"
+    usual = SCALES[study.scale]
+    given = f"--preset {study.preset.name} --scale {study.scale} --seeds {len(study.seeds)}"
+    extra = [f"--set {k}={x}" for k, x in study.settings.items() if usual.get(k, study) != x]
+    return " ".join(["lsam-jax reproduce", *names, given, *extra])

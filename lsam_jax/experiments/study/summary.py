@@ -13,6 +13,10 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.statistics import over_seeds, statistics_text
 from lsam_jax.experiments.training.history import History
 
+RECIPE = ("data", "model", "epochs", "batch_size", "label_noise")
+LAST = ("validation_accuracy", "validation_loss", "train_loss", "gradient_norm")
+"""Of which the last epoch's value counts."""
+
 
 class Trained(NamedTuple):
     """A run that is over.
@@ -48,33 +52,31 @@ def report(
     """
     first = next(iter(configs.values()))
     costs = timing.costs(tuple(configs), step_seconds)
-    histories = {name: [run.history for run in runs] for name, runs in trained.items()}
-    methods = {
-        name: {
+
+    def found(name: str) -> dict[str, Any]:
+        runs = trained[name]
+        histories = [run.history for run in runs]
+
+        def mean(key: str) -> float:
+            return float(np.mean([getattr(history, key) for history in histories]))
+
+        return {
             "config": dataclasses.replace(configs[name], seed=0).to_json(),
-            "validation_accuracy": over_seeds([h.validation_accuracy[-1] for h in runs]),
-            "best_accuracy": over_seeds([max(h.validation_accuracy) for h in runs]),
-            "labels_fitted": over_seeds([run.labels_fitted for run in trained[name]]),
-            "run_seconds": over_seeds([run.seconds for run in trained[name]]),
-            "validation_loss": over_seeds([h.validation_loss[-1] for h in runs]),
-            "train_loss": over_seeds([h.train_loss[-1] for h in runs]),
-            "gradient_norm": over_seeds([h.gradient_norm[-1] for h in runs]),
-            "perturbed_parameters": float(np.mean([h.perturbed_parameters for h in runs])),
-            "perturbed_layers": float(np.mean([h.perturbed_layers for h in runs])),
+            **{key: over_seeds([getattr(h, key)[-1] for h in histories]) for key in LAST},
+            "best_accuracy": over_seeds([max(h.validation_accuracy) for h in histories]),
+            "labels_fitted": over_seeds([run.labels_fitted for run in runs]),
+            "run_seconds": over_seeds([run.seconds for run in runs]),
+            "perturbed_parameters": mean("perturbed_parameters"),
+            "perturbed_layers": mean("perturbed_layers"),
             "step_cost": costs[name]._asdict(),
-            "histories": [h.to_json() for h in runs],
+            "histories": [history.to_json() for history in histories],
         }
-        for name, runs in histories.items()
-    }
+
     return {
-        "data": first.data,
-        "model": first.model,
-        "epochs": first.epochs,
-        "batch_size": first.batch_size,
-        "label_noise": first.label_noise,
+        **{key: getattr(first, key) for key in RECIPE},
         "seeds": list(seeds),
         "timing_rounds": len(step_seconds),
-        "methods": methods,
+        "methods": {name: found(name) for name in configs},
         "environment": environment.describe(),
     }
 

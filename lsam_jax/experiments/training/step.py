@@ -86,13 +86,18 @@ class Program:
         found: tuple[State, StepMetrics] = self.compiled(state, self._backbone, batch)
         return found
 
+    def judge(self, split: Split, params: Any, batch_stats: Any) -> tuple[float, float]:
+        """Loss and accuracy on images, see `evaluation.evaluate`."""
+        loss, variables = self.loss_fn, (params, batch_stats, self._backbone)
+        return evaluate(loss.model, loss.preprocess, split, *variables, self.layout)
+
     def evaluate(self, params: Any, batch_stats: Any) -> tuple[float, float]:
-        """Loss and accuracy on the validation split, see `evaluation.evaluate`."""
-        return self._evaluate(self.data.validation, params, batch_stats)
+        """Loss and accuracy on the validation split."""
+        return self.judge(self.data.validation, params, batch_stats)
 
     def fitted(self, params: Any, batch_stats: Any, seed: int) -> float:
         """Share of the labels that `train` gives which are predicted for the images as they are."""
-        return self._evaluate(self.train(seed), params, batch_stats)[1]
+        return self.judge(self.train(seed), params, batch_stats)[1]
 
     def probe(self, params: Any, batch_stats: Any, seed: int) -> Probe:
         """The training loss's gradient, see `evaluation.probe`."""
@@ -103,29 +108,27 @@ class Program:
     @cached_property
     def compiled(self) -> Callable[..., tuple[State, StepMetrics]]:
         """``(state, frozen, batch) -> (state, metrics)`` on the devices of the layout."""
-        differentiate, optimizer = self.method.value_and_grad(self.loss_fn), self._optimizer
+        return self.layout.compile(self._step)
 
-        def step(state: State, frozen: Any, batch: Split) -> tuple[State, StepMetrics]:
-            key = jax.random.fold_in(state.key, state.step)
-            batch, key = augmented(self.data.augment, batch, key)
-            (loss, aux), grads, sam = differentiate(
-                state.params, state.sam, state.batch_stats, frozen, batch, key
-            )
-            updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-            entries = Record(loss, aux.accuracy, sam.sharpness, sam.rho, sam.rise, sam.selected)
-            now = state.step % self.steps_per_epoch
-            new = State(
-                step=state.step + 1,
-                params=optax.apply_updates(state.params, updates),
-                batch_stats=aux.batch_stats,
-                optimizer=optimizer_state,
-                sam=sam,
-                key=state.key,
-                record=jax.tree.map(lambda all, one: all.at[now].set(one), state.record, entries),
-            )
-            return new, StepMetrics(loss, aux.accuracy)
-
-        return self.layout.compile(step)
+    def _step(self, state: State, frozen: Any, batch: Split) -> tuple[State, StepMetrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        batch, key = augmented(self.data.augment, batch, key)
+        (loss, aux), grads, sam = self.method.value_and_grad(self.loss_fn)(
+            state.params, state.sam, state.batch_stats, frozen, batch, key
+        )
+        updates, optimizer = self._optimizer.update(grads, state.optimizer, state.params)
+        entries = Record(loss, aux.accuracy, sam.sharpness, sam.rho, sam.rise, sam.selected)
+        now = state.step % self.steps_per_epoch
+        new = State(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=aux.batch_stats,
+            optimizer=optimizer,
+            sam=sam,
+            key=state.key,
+            record=jax.tree.map(lambda all, one: all.at[now].set(one), state.record, entries),
+        )
+        return new, StepMetrics(loss, aux.accuracy)
 
     @property
     def _image_shape(self) -> tuple[int, ...]:
@@ -138,24 +141,20 @@ class Program:
 
     @cached_property
     def _fresh(self) -> Callable[..., State]:
-        """Parameters, batch statistics and a key to a state, compiled."""
-        steps = self.steps_per_epoch
+        return jax.jit(self._start)
 
-        @jax.jit
-        def fresh(params: Any, batch_stats: Any, key: jax.Array) -> State:
-            sam = self.method.init(params)
-            numbers = {name: jnp.zeros(steps, jnp.float32) for name in Record._fields[:-1]}
-            return State(
-                step=jnp.zeros((), jnp.int32),
-                params=params,
-                batch_stats=batch_stats,
-                optimizer=self._optimizer.init(params),
-                sam=sam,
-                key=key,
-                record=Record(**numbers, selected=jnp.zeros((steps, *sam.selected.shape), bool)),
-            )
-
-        return fresh
+    def _start(self, params: Any, batch_stats: Any, key: jax.Array) -> State:
+        sam, steps = self.method.init(params), self.steps_per_epoch
+        numbers = {name: jnp.zeros(steps, jnp.float32) for name in Record._fields[:-1]}
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            optimizer=self._optimizer.init(params),
+            sam=sam,
+            key=key,
+            record=Record(**numbers, selected=jnp.zeros((steps, *sam.selected.shape), bool)),
+        )
 
     @cached_property
     def _backbone(self) -> Any:
@@ -165,10 +164,6 @@ class Program:
         with jax.ensure_compile_time_eval():  # kept, so it must not be a tracer
             drawn = initial_variables(self.loss_fn.model, self._image_shape, jax.random.key(0))
             return self.layout.everywhere(self.architecture.split(drawn["params"])[1])
-
-    def _evaluate(self, split: Split, params: Any, batch_stats: Any) -> tuple[float, float]:
-        loss, variables = self.loss_fn, (params, batch_stats, self._backbone)
-        return evaluate(loss.model, loss.preprocess, split, *variables, self.layout)
 
 
 def build(

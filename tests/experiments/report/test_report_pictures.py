@@ -107,7 +107,7 @@ def test_a_panel_has_few_methods_and_sgd_in_all_of_them(plain):
     assert [len(panel) for panel in found] == [6, 4]
     for panel in found:
         assert panel[0][0] is sgd
-        for attribute in ("color", "linestyle", "marker"):
+        for attribute in ("color", "linestyle"):
             styles = [getattr(style, attribute) for _, style in panel[1:]]
             assert len(set(styles)) == len(styles)
     assert [entry.label for panel in found for entry, _ in panel[1:]] == [e[0] for e in many[1:]]

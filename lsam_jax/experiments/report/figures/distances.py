@@ -1,5 +1,6 @@
 """How far apart the trained networks are."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,15 +76,11 @@ def _by_group(runs: list[str], relative: np.ndarray) -> tuple[list[str], np.ndar
     """[G, G], means over pairs of one seed; on the diagonal over pairs of different seeds."""
     pairs = [run.partition("/")[::2] for run in runs]
     groups = list(dict.fromkeys(group for group, _ in pairs))
+    of, seeds = map(np.array, zip(*pairs, strict=True))
+    same_seed = seeds[:, None] == seeds
     means = np.full((len(groups), len(groups)), np.nan)
-    for a, first in enumerate(groups):
-        for b, second in enumerate(groups):
-            cells = [
-                relative[i, j]
-                for i, (group, seed) in enumerate(pairs)
-                for j, (other, other_seed) in enumerate(pairs)
-                if group == first and other == second and (seed == other_seed) == (a != b)
-            ]
-            if cells:
-                means[a, b] = np.mean(cells)
+    for (a, first), (b, second) in itertools.product(enumerate(groups), repeat=2):
+        counts = (of[:, None] == first) & (of == second) & (same_seed == (a != b))
+        if counts.any():
+            means[a, b] = relative[counts].mean()
     return groups, means

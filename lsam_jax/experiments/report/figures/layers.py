@@ -77,9 +77,7 @@ def perturbations(entries: Sequence[PlotSeries], name: str) -> Figure | None:
             error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"},
         )
         place.set_title(entry.label, fontsize=9, loc="left", pad=3)
-        place.set_ylim(0, 1.05)
-        place.set_xlim(-0.6, len(layers) - 0.4)
-        place.set_yticks([0, 0.5, 1])
+        place.set(ylim=(0, 1.05), xlim=(-0.6, len(layers) - 0.4), yticks=[0, 0.5, 1])
         place.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         place.tick_params(axis="x", length=0)
         place.tick_params(axis="y", labelsize=8)

@@ -72,11 +72,6 @@ def recipe(config: Mapping[str, Any]) -> str:
     return json.dumps({k: v for k, v in config.items() if k not in left_out}, sort_keys=True)
 
 
-def method(config: Mapping[str, Any]) -> str:
-    """How a configuration differentiates."""
-    return json.dumps([config.get(name) for name in METHOD], sort_keys=True)
-
-
 def baselines(groups: Iterable[Group], config: Mapping[str, Any]) -> list[Group]:
     """Runs of SGD under a configuration's recipe, the shortest first."""
     found = [g for g in groups if g.is_sgd and recipe(g.config) == recipe(config)]
@@ -157,17 +152,6 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 def task(config: Mapping[str, Any]) -> str:
     """What was trained on what."""
     return f"{config.get('model', 'a model')} on {config.get('data', 'data')}"
-
-
-def short_title(name: str) -> str:
-    """What headings call a table.
-
-    Example:
-        >>> short_title("table1")
-        'Table 1'
-    """
-    found = re.fullmatch(r"(table|figure)(\d+)", name)
-    return f"{found[1].capitalize()} {found[2]}" if found else name
 
 
 def setting_names(configs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:

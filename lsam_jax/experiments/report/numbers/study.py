@@ -12,6 +12,7 @@ from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS, read_json
 from lsam_jax.experiments.report.numbers import groups as naming
 from lsam_jax.experiments.report.numbers.groups import Group, SkippedRun, recipe, same_but
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun, UnreadableError, read_run
+from lsam_jax.experiments.study.paper_tables import spoken
 
 STUDY, COSTS, DISTANCES = "study.json", "costs.json", "distances.json"
 COST = ("ratio", "low", "high")
@@ -201,7 +202,7 @@ def _table(entry: Mapping[str, Any]) -> TableSpec:
         for row in entry["rows"]
     )
     title, caption = entry.get("title", entry["name"]), entry.get("caption", "")
-    short = naming.short_title(entry["name"])
+    short = spoken(entry["name"])
     return TableSpec(entry["name"], short, title, caption, entry.get("paper", ""), rows)
 
 
