@@ -62,12 +62,15 @@ class BenchedMethod(NamedTuple):
         else:
             rows = np.ones((len(selected), len(network.layers)), bool)
         kinds, steps = np.unique(rows, axis=0, return_counts=True)
-        counted = [self.method.price(network, names_of(network, kind)) for kind in kinds]
-        found: dict[str, float | None] = {"counted": float(np.average(counted, weights=steps))}
-        if self.modelled is None:
-            return {**found, "modelled": None}
-        modelled = [self.modelled(network.profile, kind) for kind in kinds]
-        return {**found, "modelled": float(np.average(modelled, weights=steps))}
+
+        def mean(cost: Callable[[np.ndarray], float]) -> float:
+            return float(np.average([cost(kind) for kind in kinds], weights=steps))
+
+        model = self.modelled
+        return {
+            "counted": mean(lambda kind: self.method.price(network, names_of(network, kind))),
+            "modelled": model and mean(lambda kind: model(network.profile, kind)),
+        }
 
 
 def inspect(work: Workload, tx: lsam.SamTransformation) -> lsam.Inspection:
@@ -134,10 +137,8 @@ def family() -> dict[str, BenchedMethod]:
         "sl_sam budget=0.1": ("sl_sam", {"budget": 0.1}),
         "sam stale": ("stale", {}),
     }  # fmt: skip
-    alone: dict[str, tuple[str, dict[str, Any]]] = {
-        name: (name, {}) for name in METHODS if name not in ("layerwise_sam", "stale")
-    }
-    found = {n: _own(n, name, **options) for n, (name, options) in {**alone, **combined}.items()}
+    found = {name: _own(name, name) for name in METHODS if name not in ("layerwise_sam", "stale")}
+    found |= {label: _own(label, name, **options) for label, (name, options) in combined.items()}
     stale = lsam.with_parts(lsam.layerwise_sam(4, RADIUS, normalize=True), ascent=lsam.stale())
     name = "layerwise_sam k=4 stale"
     of_four = Family(name, lambda: stale, {}, price=lambda *given: 1.0).configured({})

@@ -20,10 +20,9 @@ def print_presets(presets: Iterable[Preset], console: Console | None = None) -> 
         console: Where to; None for standard output.
     """
     table = tables.empty()
-    for heading in ("preset", "data", "model"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("epochs", "batch"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("preset", "data", "model", "epochs", "batch"):
+        is_number = heading in ("epochs", "batch")
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
     table.add_column("source", overflow="fold")
     for preset in presets:
         config = preset.config

@@ -76,12 +76,11 @@ def run(arguments: argparse.Namespace) -> None:
         weights=arguments.weights,
         log=None if arguments.log is None else arguments.log.split(","),
         devices=arguments.devices,
-        terminal=None if membership is None else membership.terminal,
+        terminal=membership and membership.terminal,
     )
-    if not team.is_first:
-        return
-    accuracy = result.history.validation_accuracy[-1]
-    print(f"validation accuracy {accuracy:.2%} after epoch {config.epochs}; everything is in {out}")
+    if team.is_first:
+        accuracy = f"{result.history.validation_accuracy[-1]:.2%}"
+        print(f"validation accuracy {accuracy} after epoch {config.epochs}; everything is in {out}")
 
 
 def _configure(arguments: argparse.Namespace) -> Any:

@@ -62,14 +62,9 @@ def digits(data_dir: DataDir = None) -> Dataset:
     fitted, held_out, its_labels, held_out_labels = train_test_split(
         images, labels, test_size=597, random_state=0, stratify=labels
     )
-    return Dataset(
-        name="digits",
-        train=Split(fitted, its_labels),
-        validation=Split(held_out, held_out_labels),
-        num_classes=10,
-        mean=(float(fitted.mean(dtype=np.float64)),),
-        std=(float(fitted.std(dtype=np.float64)),),
-    )
+    train, validation = Split(fitted, its_labels), Split(held_out, held_out_labels)
+    mean, std = (float(of(fitted, dtype=np.float64)) for of in (np.mean, np.std))
+    return Dataset("digits", train, validation, 10, (mean,), (std,))
 
 
 def oxford_flowers102(data_dir: DataDir = None, size: int = 32) -> Dataset:
@@ -94,15 +89,8 @@ def _prepared(
 ) -> Dataset:
     """A data set that TFDS has prepared, with the paper's preprocessing."""
     fitted, held_out = (tfds.read(name, splits, size, data_dir) for splits in (train, test))
-    return Dataset(
-        name=name,
-        train=Split(fitted.images, fitted.labels),
-        validation=Split(held_out.images, held_out.labels),
-        num_classes=fitted.num_classes,
-        mean=(),
-        std=(),
-        augment=crop_and_flip,
-    )
+    first, second = (Split(x.images, x.labels) for x in (fitted, held_out))
+    return Dataset(name, first, second, fitted.num_classes, (), (), crop_and_flip)
 
 
 LOADERS: Mapping[str, Callable[[DataDir], Dataset]] = {

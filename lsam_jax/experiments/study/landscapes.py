@@ -29,11 +29,8 @@ def landscapes(measured: Measured, *, again: bool = False) -> None:
     """
     settings, run = measured.settings, measured.run
     file, unfinished = run.directory / FILE, run.directory / UNFINISHED
-    layers, steps, model_steps = (
-        settings.chosen(run.program.layers),
-        settings.steps,
-        settings.model_steps,
-    )
+    layers = settings.chosen(run.program.layers)
+    steps, model_steps = settings.steps, settings.model_steps
     made_of = {**measured.made_of(), "layers": layers, "steps": steps, "model_steps": model_steps}
     if file.exists() and not again:
         check_same(file, _read(file), made_of)

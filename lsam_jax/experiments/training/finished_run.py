@@ -58,13 +58,8 @@ def load(directory: PathLike, data: Dataset) -> Finished:
             f"the run in {str(directory)!r} has taken {taken} of its {steps} steps; finish it with "
             "lsam-jax train --resume"
         )
-    return Finished(
-        Path(directory),
-        program,
-        program.init(config.seed).params,
-        state,
-        program.train(config.seed),
-    )
+    start = program.init(config.seed).params
+    return Finished(Path(directory), program, start, state, program.train(config.seed))
 
 
 def last_state(directory: PathLike, program: Program) -> State:

@@ -1,6 +1,7 @@
 """A run in a directory: opened, watched, and left in order whatever happens."""
 
 import contextlib
+import dataclasses
 import hashlib
 import signal
 import sys
@@ -111,49 +112,44 @@ def _prepare(
     return sinks
 
 
+@dataclasses.dataclass
 class _Reporter(Watcher):
     """Shows a run, hands its metrics to the sinks, and passes on that it should stop."""
 
-    def __init__(
-        self,
-        name: str,
-        sinks: Sequence[Sink],
-        stop: Stop,
-        stack: contextlib.ExitStack,
-        terminal: TextIO | None,
-    ):
-        self._name, self._sinks, self._stop, self._stack = name, sinks, stop, stack
-        self._terminal = terminal
-        self._progress: Progress | None = None
-        self._warned: set[str] = set()
-        self._steps = self._epochs = 0
+    name: str
+    sinks: Sequence[Sink]
+    asked: Stop
+    stack: contextlib.ExitStack
+    terminal: TextIO | None
+    progress: Progress | None = None
+    warned: set[str] = dataclasses.field(default_factory=set)
 
     def start(self, program: Program, step: int, history: History) -> None:
         config = program.config
         self._steps, self._epochs = program.steps_per_epoch, config.epochs
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.start([history.record(epoch) for epoch in range(1, history.epochs + 1)])
         shown = Progress(
-            self._epochs, self._steps, config.batch_size, step, self._name, self._terminal
+            self._epochs, self._steps, config.batch_size, step, self.name, self.terminal
         )
-        self._progress = self._stack.enter_context(shown)
+        self.progress = self.stack.enter_context(shown)
 
     def step(self, metrics: StepMetrics) -> None:
-        if self._progress is not None:
-            self._progress.step(metrics)
+        if self.progress is not None:
+            self.progress.step(metrics)
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._progress is None else self._progress.paused()
+        return contextlib.nullcontext() if self.progress is None else self.progress.paused()
 
     def epoch(self, state: State, history: History, timing: dict[str, Any]) -> None:
         record = history.record(history.epochs)
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.epoch(record, timing)
-        if self._progress is not None:
-            self._progress.epoch(record)
+        if self.progress is not None:
+            self.progress.epoch(record)
         for kind, text in self._warnings(state, history):
-            if kind not in self._warned:
-                self._warned.add(kind)
+            if kind not in self.warned:
+                self.warned.add(kind)
                 tqdm.write(f"warning: {text}", file=sys.stderr)
 
     def _warnings(self, state: State, history: History) -> Iterator[tuple[str, str]]:
@@ -185,7 +181,7 @@ class _Reporter(Watcher):
             )
 
     def stop(self) -> signal.Signals | None:
-        return self._stop.signal
+        return self.asked.signal
 
 
 def _digest(weights: PathLike) -> str:

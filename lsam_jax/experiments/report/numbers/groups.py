@@ -121,13 +121,12 @@ def grouped(
     groups: dict[str, Group] = {}
     firsts = [next(iter(seeds.values())) for seeds in members.values()]
     for seeds, first in zip(members.values(), firsts, strict=True):
-        alike = [run for run in firsts if run.config["method"] == first.config["method"]]
-        label = _label(first.config, [run.config for run in alike])
+        alike = [run.config for run in firsts if run.config["method"] == first.config["method"]]
+        label = _label(first.config, alike)
         name = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
         while name in groups or name in taken:
             name += "-"
-        ordered = tuple(seeds[seed] for seed in sorted(seeds))
-        groups[name] = Group(name, label, ordered)
+        groups[name] = Group(name, label, tuple(seeds[seed] for seed in sorted(seeds)))
     # SGD first and the shortest of it, then as found.
     order = sorted(groups.values(), key=lambda g: (not g.is_sgd, g.passes))
     return {group.name: group for group in order}

@@ -45,7 +45,6 @@ class Study:
     """What was found below a directory.
 
     Attributes:
-        directory: Where.
         names: Of the study; empty without study.json.
         says: What the scale is, in words.
         command: That made the study, if it is recorded.
@@ -56,7 +55,6 @@ class Study:
         distances: See ``distances.json``; None where it is not there.
     """
 
-    directory: Path
     names: tuple[str, ...]
     says: tuple[str, ...]
     command: str | None
@@ -97,7 +95,6 @@ def read_study(directory: Path) -> Study:
     plan = plan or _Plan((), (), None, {}, (), (), {})
     groups = _planned(runs, plan, troubles)
     return Study(
-        directory,
         plan.names,
         plan.says,
         plan.command,
@@ -169,13 +166,10 @@ def _planned(runs: list[RecordedRun], plan: _Plan, troubles: list[SkippedRun]) -
         group = run.name.rpartition("/")[0]
         differences = same_but(run.config, plan.wanted[group][1]) if group in found else []
         if not run.is_finished:
-            why = f"unfinished at epoch {run.epochs} of {run.config['epochs']}"
-            failure = plan.failures.get(run.name)
-            troubles.append(
-                SkippedRun(run.name, "unfinished", why)
-                if failure is None
-                else SkippedRun(run.name, "failed", f"{why}; {failure}")
-            )
+            kind, why = "unfinished", f"unfinished at epoch {run.epochs} of {run.config['epochs']}"
+            if run.name in plan.failures:
+                kind, why = "failed", f"{why}; {plan.failures[run.name]}"
+            troubles.append(SkippedRun(run.name, kind, why))
         elif differences:
             why = f"another configuration than {STUDY} has: {'; '.join(differences)}"
             troubles.append(SkippedRun(run.name, "left out", why))
