@@ -14,11 +14,7 @@ PathLike = str | os.PathLike[str]
 
 
 def writable_directory(directory: PathLike, option: str = "--out") -> Path:
-    """The directory, made where it is missing.
-
-    Args:
-        directory: Where files will be written.
-        option: What says so on the command line.
+    """The directory, made where it is missing; `option` names it on the command line.
 
     Returns:
         Its path.
@@ -41,10 +37,6 @@ def writable_directory(directory: PathLike, option: str = "--out") -> Path:
 def writable_file(file: PathLike, option: str = "--out") -> Path:
     """The path of a file that can be written; its directory is made where it is missing.
 
-    Args:
-        file: The file.
-        option: What names it on the command line.
-
     Raises:
         OSError: When it is a directory or cannot be written.
     """
@@ -56,13 +48,7 @@ def writable_file(file: PathLike, option: str = "--out") -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` in one move, so that a reader never sees half a file.
-
-    Args:
-        path: The file; an old one is replaced.
-        value: Dictionaries, lists, strings and numbers. Numbers that are not finite become
-            null, as JSON has none.
-    """
+    """Writes in one move, so that a reader never sees half a file; JSON has null for NaN."""
     text = json.dumps(finite(value), indent=2, allow_nan=False)
     replace(path, f"{text}\n".encode())
 

@@ -49,10 +49,6 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     """How much larger values are than a baseline's.
 
     Runs of one seed share their initial weights and the order of their data, so they are pairs.
-
-    Args:
-        values: By seed.
-        baseline: Likewise.
     """
     seeds = sorted(values.keys() & baseline.keys())
     ours = np.array([values[seed] for seed in seeds])

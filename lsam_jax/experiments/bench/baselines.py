@@ -39,11 +39,6 @@ def static_cut(loss: Loss, rho: float, selected: Collection[str]) -> Step:
     The first gradient is taken with respect to the selected arrays alone, so XLA need not
     propagate errors below the first of them; the second pass is a full one. The forward pass of
     the layers below runs twice, except where XLA itself finds that both are the same.
-
-    Args:
-        loss: The loss.
-        rho: The radius.
-        selected: Paths of the perturbed arrays.
     """
 
     def step(params: Any, *args: Any) -> tuple[Any, Any]:
@@ -85,13 +80,7 @@ def optax_sam(loss: Loss, rho: float) -> Step:
 
 
 def forced(tx: lsam.SamTransformation, params: Any, selected: Collection[str]) -> lsam.SamState:
-    """The state in which a method that takes the k largest norms takes these k layers.
-
-    Args:
-        tx: Layer-wise SAM.
-        params: What is trained.
-        selected: Names of k layers.
-    """
+    """The state in which a method that takes the k largest norms takes these k layers."""
     names = lsam.layer_names(params, tx.method.layers)
     norms = jnp.asarray([float(name in selected) for name in names])
     return tx.init(params)._replace(norms=norms)

@@ -14,12 +14,7 @@ COST = "cost of a gradient step (SGD = 1)"
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draws what a benchmark returned: a panel for each model or set of layers, bars for steps.
-
-    Args:
-        report: The report.
-        path: Of the PNG.
-    """
+    """Draws what a benchmark returned: a panel for each model or set of layers, bars for steps."""
     rows, settings = report["rows"], report["settings"]
     of_models = report["bench"] == "methods"
     most = max(len(row["steps"]) for row in rows.values())

@@ -13,12 +13,7 @@ from lsam_jax.inspection import Inspection
 
 
 def print_presets(presets: Iterable[Preset], console: Console | None = None) -> None:
-    """Prints one row for each preset.
-
-    Args:
-        presets: In the order to print. A source is shown up to its colon.
-        console: Where to; None for standard output.
-    """
+    """Prints one row for each preset."""
     table = tables.empty()
     for heading in ("preset", "data", "model", "epochs", "batch"):
         is_number = heading in ("epochs", "batch")
@@ -39,15 +34,7 @@ def print_inspection(
     steps_per_epoch: int,
     console: Console | None = None,
 ) -> None:
-    """Prints what a preset runs, and what perturbing each of its layers would cost.
-
-    Args:
-        preset: What was inspected.
-        inspection: Of its training loss, by `lsam_jax.inspect`.
-        parameters: Of the whole model.
-        steps_per_epoch: Optimizer steps.
-        console: Where to; None for standard output.
-    """
+    """Prints what a preset runs, and what perturbing each of its layers would cost."""
     console = Console() if console is None else console
     console.print(f"[bold]{escape(preset.name)}[/bold]: {escape(preset.source)}", highlight=False)
     for assumption in preset.assumed:

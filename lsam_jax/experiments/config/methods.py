@@ -182,10 +182,6 @@ class ConfiguredMethod(NamedTuple):
 def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a method with its defaults filled in.
 
-    Args:
-        name: One of `METHODS`.
-        options: Arguments of its function in `lsam_jax`.
-
     Raises:
         ValueError, TypeError: When there is no such method or option, or a value makes no sense.
     """

@@ -55,11 +55,6 @@ class SharedOptions(NamedTuple):
     ) -> lsam.SamTransformation:
         """The method, given these.
 
-        Args:
-            make: Its own options to a transformation.
-            own: Those.
-            steps: The length of the run.
-
         Raises:
             ValueError, TypeError: When options exclude each other, or a value makes no sense.
         """

@@ -49,9 +49,6 @@ def digits(data_dir: DataDir = None) -> Dataset:
 
     1200 to train on, 597 held out, a third of each class: on this easy set a small validation
     split could not tell methods apart. All runs see one split.
-
-    Args:
-        data_dir: Not used.
     """
     # Here, because they are slow to import.
     from sklearn.datasets import load_digits  # noqa: PLC0415
@@ -104,10 +101,6 @@ LOADERS: Mapping[str, Callable[[DataDir], Dataset]] = {
 
 def load(name: str, data_dir: DataDir = None) -> Dataset:
     """The data set called `name`.
-
-    Args:
-        name: A key of `LOADERS`.
-        data_dir: Where TFDS keeps prepared data; None for its default.
 
     Raises:
         ValueError: When there is no such data set.

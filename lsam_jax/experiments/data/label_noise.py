@@ -40,13 +40,7 @@ def drawn_anew(labels: np.ndarray, share: float, num_classes: int, seed: int) ->
 
 
 def given(data: Dataset, share: float, seed: int) -> Split:
-    """The training images with the labels that a run is given, see `drawn_anew`.
-
-    Args:
-        data: With clean labels.
-        share: Of the labels that is drawn anew.
-        seed: Of the run.
-    """
+    """The training images with the labels that a run is given, see `drawn_anew`."""
     if not share:
         return data.train
     labels = drawn_anew(np.asarray(data.train.labels), share, data.num_classes, seed)

@@ -27,14 +27,8 @@ def measure(
 ) -> dict[str, Any]:
     """Takes up a run of each contender in its middle, and times steps of all in turn.
 
-    Contenders that perturb in a window alone cost what SGD and SAM do outside and inside of it.
-
-    Args:
-        regime: Of the runs.
-        ledger: With the radii of the final runs; contenders that have none are left out.
-        data_dir: Where TFDS keeps prepared data; None for its default.
-        blocks: How many times `BLOCK` steps are timed.
-        contenders: Which.
+    Contenders that perturb in a window alone cost what SGD and SAM do outside and inside of it;
+    those without final runs, whose radius is not known, are left out.
 
     Returns:
         For ``costs``, by contender, the median over the blocks of the cost of a step relative to

@@ -27,11 +27,7 @@ NAMED = {
 
 
 def draw(found: Mapping[str, Sequence[Result]]) -> Figure:
-    """The frontier.
-
-    Args:
-        found: By the regime's title.
-    """
+    """The frontier."""
     figure, panels = plotting.panels(len(found), 2, (5.6, 4.2))
     for axes, (title, results) in zip(panels.flat, found.items(), strict=False):
         _panel(axes, title, results)

@@ -34,10 +34,6 @@ def choose(radii: Sequence[float], accuracy: Callable[[float], float]) -> float:
     A grid whose best is at an end goes on beyond it, by the ratio of the last two, as long as that
     gets better and `MOST_STEPS` times at most.
 
-    Args:
-        radii: The grid, rising.
-        accuracy: Of a radius.
-
     Example:
         >>> choose((1.0, 2.0), lambda rho: -abs(rho - 7))
         8.0
@@ -62,12 +58,6 @@ def run(
     contenders: Sequence[Contender] = CONTENDERS,
 ) -> Ledger:
     """Makes the runs of a regime that are not in its ledger, contender by contender.
-
-    Args:
-        regime: What they are of.
-        directory: Of the ledgers, one for each regime, and of ``environments.json``.
-        data_dir: Where TFDS keeps prepared data; None for its default.
-        contenders: Which.
 
     Returns:
         The ledger, with all of them.

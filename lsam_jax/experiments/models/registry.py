@@ -38,10 +38,6 @@ class Architecture:
     def read(self, weights: PathLike, frozen: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that are not trained, from a file.
 
-        Args:
-            weights: The file.
-            frozen: What `split` gave, of `jax.ShapeDtypeStruct`.
-
         Raises:
             OSError, ValueError: When the file cannot serve, naming it and what is wrong with it.
         """

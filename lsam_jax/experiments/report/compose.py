@@ -32,12 +32,7 @@ PAPER = (
 
 
 def compose(study: Study, title: str | None = None) -> Document:
-    """Says everything that was found.
-
-    Args:
-        study: The runs.
-        title: None for one from what was run.
-    """
+    """Says everything that was found."""
     return Document(title or _title(study), _lead(study), tuple(_sections(study)))
 
 

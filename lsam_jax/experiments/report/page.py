@@ -115,12 +115,7 @@ def bullets(items: Sequence[str]) -> str:
 
 
 def to_markdown(document: Document, pictures: str) -> str:
-    """The file.
-
-    Args:
-        document: What to say.
-        pictures: The directory of the pictures as seen from the file.
-    """
+    """The file."""
     blocks = list(document.walk())
     sections = [(depth, x.title) for depth, x in blocks if isinstance(x, Section)]
     anchors = anchors_of([document.title, CONTENTS, *(title for _, title in sections)])[2:]
@@ -200,12 +195,7 @@ def write(document: Document, place: Path, name: str, pictures: str) -> list[Pat
 
 
 def to_html(markdown: str, pictures: Mapping[str, bytes]) -> str:
-    """A Markdown file as a page that needs nothing beside it: no scripts, pictures as data URIs.
-
-    Args:
-        markdown: What `to_markdown` gave.
-        pictures: PNGs by the paths that they are linked by.
-    """
+    """A Markdown file as a page that needs nothing beside it: no scripts, pictures as data URIs."""
     reader = MarkdownIt("commonmark", {"xhtmlOut": False}).enable("table")
     tokens = reader.parse(markdown)
     headings = [tokens[n + 1] for n, token in enumerate(tokens) if token.type == "heading_open"]

@@ -53,10 +53,6 @@ class Cell:
     def configure(self, preset: Preset, shared: Mapping[str, Any]) -> Config:
         """The configuration, with seed 0.
 
-        Args:
-            preset: The recipe.
-            shared: Fields of `Config` that differ from the preset's in all cells.
-
         Raises:
             ValueError: When a value makes no sense.
         """

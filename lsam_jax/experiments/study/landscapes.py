@@ -19,10 +19,6 @@ FILE, UNFINISHED = "landscapes.npz", "landscapes-unfinished.npz"
 def landscapes(measured: Measured, *, again: bool = False) -> None:
     """Writes the file where it is not there yet; after each layer what there is, to go on from.
 
-    Args:
-        measured: A run.
-        again: Whether to replace a file that is there.
-
     Raises:
         ValueError: When there is no such layer, or the file is there and of other settings.
         OSError: When it cannot be read or written.

@@ -22,11 +22,6 @@ SETTINGS: Mapping[str, Settings] = {
 def measure(study: Study, out: PathLike, *, data_dir: PathLike | None = None) -> None:
     """Writes what the tables and figures of a study need beside the runs; what is there stays.
 
-    Args:
-        study: What `reproduce.plan` gave.
-        out: Its directory.
-        data_dir: Where TFDS keeps prepared data; None for its default.
-
     Raises:
         ValueError: At the end, when something could not be measured.
     """

@@ -55,10 +55,6 @@ class Artefact:
 def artefact(name: str, preset: Preset) -> Artefact:
     """What a table or figure needs.
 
-    Args:
-        name: One of `NAMES`.
-        preset: The recipe.
-
     Raises:
         ValueError: When the name is not known, or the paper has no such table for the preset.
     """

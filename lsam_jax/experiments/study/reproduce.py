@@ -95,12 +95,6 @@ def reproduce(
 ) -> dict[str, str]:
     """Runs what is missing.
 
-    Args:
-        study: What `plan` gave.
-        out: The directory of the study.
-        data_dir: Where TFDS keeps prepared data; None for its default.
-        weights: The checkpoint of a pretrained backbone, for a model that has one.
-
     Returns:
         Why what is still missing is missing, in one line, by directory of the run.
 

@@ -14,10 +14,6 @@ FILE = "sharpness.json"
 def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
     """What the file holds; measured and written where it is not there yet.
 
-    Args:
-        measured: A run.
-        again: Whether to replace a file that is there.
-
     Raises:
         ValueError: When the file is there and of other settings.
         OSError: When it cannot be read or written.

@@ -40,12 +40,6 @@ def report(
 ) -> dict[str, Any]:
     """Everything that a comparison found.
 
-    Args:
-        configs: By method.
-        seeds: Of each method's runs.
-        trained: By method, in the order of the seeds.
-        step_seconds: f64[rounds, methods], times of a training step.
-
     Returns:
         Nested dictionaries; the numbers of a run are those of its last epoch, but for the best
         accuracy, and how much was perturbed is the mean over the run.

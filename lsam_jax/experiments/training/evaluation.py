@@ -31,15 +31,6 @@ def evaluate(
 
     Every image counts once; the last batch is filled up with images that do not count, so that
     all batches have one shape.
-
-    Args:
-        model: A Flax module.
-        preprocess: uint8 images to the floats that it takes.
-        split: What to evaluate.
-        params: Trained parameters.
-        batch_stats: Running statistics.
-        frozen: Parameters that are not trained.
-        layout: On which devices.
     """
     count = len(split.labels)
     number = -(-count // EVALUATION_BATCH)

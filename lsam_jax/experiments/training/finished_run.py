@@ -35,10 +35,6 @@ class Finished:
 def load(directory: PathLike, data: Dataset) -> Finished:
     """Reads a run; its directory stays as it is.
 
-    Args:
-        directory: Of `lsam-jax train`.
-        data: The data set that its configuration names.
-
     Raises:
         ValueError: When there is no run, it is not finished, or its network has parts that were
             not trained.

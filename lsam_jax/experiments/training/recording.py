@@ -11,14 +11,7 @@ from lsam_jax.experiments.training.step import Program
 
 
 def record_epoch(program: Program, history: History, state: State, seed: int) -> None:
-    """Evaluates the state, and appends an epoch to the history.
-
-    Args:
-        program: Of the run.
-        history: Of the epochs before.
-        state: After the last step of the epoch.
-        seed: Of the run, which decides its noisy labels.
-    """
+    """Evaluates the state, and appends an epoch to the history."""
     record = {name: np.asarray(x) for name, x in state.record._asdict().items()}
     selected = record.pop("selected")
     means = {name: x.astype(np.float64).mean() for name, x in record.items()}

@@ -211,12 +211,7 @@ def _completed(there: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What differs between two configurations with their origins, each as `a=1 there, a=2 now`.
-
-    Args:
-        there: ``{"config": Config.to_json(), "origin": {...}}``.
-        wanted: Likewise.
-    """
+    """What differs between two configurations with their origins, each as `a=1 there, a=2 now`."""
     before, now = ({**flat(x["config"]), **flat(x["origin"])} for x in (there, wanted))
     return [
         f"{name}={before.get(name, 'unset')} there, {name}={now.get(name, 'unset')} now"

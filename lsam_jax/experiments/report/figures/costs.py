@@ -28,13 +28,7 @@ ASIDE = 0.03
 
 
 def scatter(scales: Sequence[CostScale], entries: Sequence[PlotSeries], name: str) -> Figure:
-    """Accuracy by cost of the whole run, a panel for each way to tell costs.
-
-    Args:
-        scales: At least one, of one baseline.
-        entries: The methods; SGD's runs of all lengths are added.
-        name: Of the figure.
-    """
+    """Accuracy by cost of the whole run, a panel for each way to tell costs."""
     canvas, places = panels(len(scales), len(scales), (4.4, 4.4), (2.2, 0), sharey=True)
     methods = [entry for entry in entries if not entry.group.is_sgd]
     heights = [

@@ -16,13 +16,7 @@ MOST = 12
 
 
 def heat_map(found: Mapping[str, Any], labels: Mapping[str, str], name: str) -> Figure:
-    """Relative distances, as numbers on a map.
-
-    Args:
-        found: See ``distances.json``.
-        labels: Of the groups by name.
-        name: Of the figure.
-    """
+    """Relative distances, as numbers on a map."""
     names, values = list(found["runs"]), np.array(found["relative"], float)
     average = len(names) > MOST
     if average:

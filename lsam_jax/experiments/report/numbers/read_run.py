@@ -110,10 +110,6 @@ def passes_of_epoch(config: Mapping[str, Any]) -> int:
 def read_run(directory: Path, name: str) -> RecordedRun:
     """Reads a run.
 
-    Args:
-        directory: That holds ``config.json``.
-        name: What the report calls it.
-
     Raises:
         UnreadableError: When the configuration or the metrics cannot be understood.
     """
