@@ -76,11 +76,13 @@ def accuracy_table(spec: TableSpec, found: list[ComparedRow]) -> Table:
     """Validation accuracy at the last epoch, the paper's, the difference from the baseline."""
     has_paper = any("accuracy" in line.row.published for line in found)
     has_lengths = len({line.group.passes for line in found if line.group}) > 1
+
+    def passes(line: ComparedRow) -> str:
+        return str(line.group.passes) if line.group else NOTHING
+
     columns: Columns = {
         "method": lambda line: line.row.label,
-        "passes": (lambda line: str(line.group.passes) if line.group else NOTHING)
-        if has_lengths
-        else None,
+        "passes": passes if has_lengths else None,
         "seeds": lambda line: str(len(line.group.runs)) if line.group else "0",
         "validation\naccuracy (%)": lambda line: (
             accuracy_text(line.group) if line.group else "no finished run"
