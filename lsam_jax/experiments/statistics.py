@@ -1,6 +1,7 @@
 """Spread over seeds, and whether a difference is more than that."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -87,6 +88,17 @@ def listed(words: Sequence[str]) -> str:
         'a, b and c'
     """
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def spoken(name: str) -> str:
+    """What headings call a table or figure.
+
+    Example:
+        >>> spoken("table1"), spoken("grid")
+        ('Table 1', 'grid')
+    """
+    found = re.fullmatch(r"(table|figure)(\d+)", name)
+    return f"{found[1].capitalize()} {found[2]}" if found else name
 
 
 def counted(number: int, what: str) -> str:

@@ -22,8 +22,7 @@ from lsam_jax.experiments.report.numbers.accuracy import (
 from lsam_jax.experiments.report.numbers.groups import task
 from lsam_jax.experiments.report.numbers.study import Study, TableSpec
 from lsam_jax.experiments.report.page import Block, Document, Section, Table, bullets, escaped
-from lsam_jax.experiments.statistics import counted, listed
-from lsam_jax.experiments.study.paper_tables import spoken
+from lsam_jax.experiments.statistics import counted, listed, spoken
 
 PAPER = (
     "[Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "

@@ -1,7 +1,6 @@
 """The tables and figures of the layer-wise SAM paper: which cells each is made of."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,17 +60,6 @@ def artefact(name: str, preset: Preset) -> Artefact:
     if name not in NAMES:
         raise ValueError(f"name={name!r} is not known; choose from {', '.join(NAMES)}")
     return _MAKERS[name](preset)
-
-
-def spoken(name: str) -> str:
-    """What headings call a table or figure.
-
-    Example:
-        >>> spoken("table1"), spoken("grid")
-        ('Table 1', 'grid')
-    """
-    found = re.fullmatch(r"(table|figure)(\d+)", name)
-    return f"{found[1].capitalize()} {found[2]}" if found else name
 
 
 def _methods(preset: Preset) -> tuple[Row, ...]:

@@ -17,8 +17,9 @@ from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import LostError
 from lsam_jax.experiments.files import METRICS, PathLike
+from lsam_jax.experiments.statistics import spoken
 from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
-from lsam_jax.experiments.study.paper_tables import NAMES, Artefact, artefact, spoken
+from lsam_jax.experiments.study.paper_tables import NAMES, Artefact, artefact
 from lsam_jax.experiments.training.run_directory import configuration, differences
 from lsam_jax.experiments.training.step import Program, build
 from lsam_jax.experiments.training.train import train

@@ -12,7 +12,7 @@ from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS, read_json
 from lsam_jax.experiments.report.numbers import groups as naming
 from lsam_jax.experiments.report.numbers.groups import Group, SkippedRun, recipe, same_but
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun, UnreadableError, read_run
-from lsam_jax.experiments.study.paper_tables import spoken
+from lsam_jax.experiments.statistics import spoken
 
 STUDY, COSTS, DISTANCES = "study.json", "costs.json", "distances.json"
 COST = ("ratio", "low", "high")
