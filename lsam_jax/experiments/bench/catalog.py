@@ -137,7 +137,9 @@ def family() -> dict[str, BenchedMethod]:
         "sl_sam budget=0.1": ("sl_sam", {"budget": 0.1}),
         "sam stale": ("stale", {}),
     }  # fmt: skip
-    found = {name: _own(name, name) for name in METHODS if name not in ("layerwise_sam", "stale")}
+    first = {"sgd": _own(SGD, "sgd", cost_model.layerwise_sam)}
+    others = (name for name in METHODS if name not in ("sgd", "layerwise_sam", "stale"))
+    found = first | {name: _own(name, name) for name in others}
     found |= {label: _own(label, name, **options) for label, (name, options) in combined.items()}
     stale = lsam.with_parts(lsam.layerwise_sam(4, RADIUS, normalize=True), ascent=lsam.stale())
     name = "layerwise_sam k=4 stale"
