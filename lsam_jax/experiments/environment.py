@@ -58,15 +58,12 @@ def _version(package: str) -> str | None:
 
 
 def _usable_cpus() -> int | None:
-    if hasattr(os, "sched_getaffinity"):  # a container may be given fewer than the machine has
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+    # A container may be given fewer than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        if found:
-            return found.group(1).strip()
-    return platform.processor() or "unknown"
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or "unknown"

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 
-def writable_directory(directory: str | os.PathLike, option: str = "--out") -> Path:
-    """The directory, made where it is missing.
+PathLike = str | os.PathLike[str]
 
-    Args:
-        directory: Where files will be written.
-        option: What says so on the command line.
+
+def writable_directory(directory: PathLike, option: str = "--out") -> Path:
+    """The directory, made where it is missing; `option` names it on the command line.
 
     Returns:
         Its path.
@@ -34,12 +34,8 @@ def writable_directory(directory: str | os.PathLike, option: str = "--out") -> P
     return path
 
 
-def writable_file(file: str | os.PathLike, option: str = "--out") -> Path:
+def writable_file(file: PathLike, option: str = "--out") -> Path:
     """The path of a file that can be written; its directory is made where it is missing.
-
-    Args:
-        file: The file.
-        option: What names it on the command line.
 
     Raises:
         OSError: When it is a directory or cannot be written.
@@ -52,15 +48,18 @@ def writable_file(file: str | os.PathLike, option: str = "--out") -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` in one move, so that a reader never sees half a file.
-
-    Args:
-        path: The file; an old one is replaced.
-        value: Dictionaries, lists, strings and numbers. Numbers that are not finite become
-            null, as JSON has none.
-    """
+    """Writes in one move, so that a reader never sees half a file; JSON has null for NaN."""
     text = json.dumps(finite(value), indent=2, allow_nan=False)
     replace(path, f"{text}\n".encode())
+
+
+def read_json(path: Path) -> Any:
+    """What a file holds; None where there is none.
+
+    Raises:
+        OSError, ValueError: When it cannot be read, or is not JSON.
+    """
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -83,10 +82,7 @@ CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries as one, with dots in its keys."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        is_tree = isinstance(value, dict)
-        found |= flat(value, f"{prefix}{name}.") if is_tree else {prefix + name: value}
+    found: dict[str, Any] = flatten_dict(tree, sep=".")
     return found

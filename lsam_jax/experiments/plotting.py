@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Okabe and Ito's palette, without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def mean_and_reach(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -34,6 +36,35 @@ def short_name(layer: str) -> str:
         'block0/conv1'
     """
     return layer.removesuffix("/kernel")
+
+
+def panels(
+    count: int,
+    columns: int,
+    size: tuple[float, float],
+    margin: tuple[float, float] = (0, 0),
+    **share: Any,
+) -> tuple[Figure, np.ndarray]:
+    """A figure with so many places, in rows.
+
+    Args:
+        count: How many there are.
+        columns: In a row, at most.
+        size: Width and height of a place.
+        margin: What the figure has beside and above them.
+        **share: Of `matplotlib.figure.Figure.subplots`.
+
+    Returns:
+        The figure, and its places, [rows, columns]; those that are too many are hidden.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    height = size[1] * rows + margin[1]
+    figure = Figure(figsize=(size[0] * columns + margin[0], height), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False, **share)
+    for place in places.flat[count:]:
+        place.set_visible(False)
+    return figure, places
 
 
 def curve(
@@ -63,9 +94,23 @@ def logarithmic(axes: Axes) -> None:
     """A log scale with plain numbers."""
     axes.set_yscale("log", nonpositive="mask")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(PLAIN)
     axes.yaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def logarithmic_bar(figure: Figure, drawn: Any, axes: Any, **options: Any) -> None:
+    """A bar of colours on a log scale, with plain numbers."""
+    ticks = LogLocator(subs=(1, 2, 5))
+    bar = figure.colorbar(drawn, ax=axes, ticks=ticks, format=PLAIN, **options)
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def slanted(axes: Axes, names: Sequence[str], rotation: int = 60) -> None:
+    """Names along the horizontal axis, one for each whole number."""
+    axes.set_xticks(
+        range(len(names)), names, rotation=rotation, ha="right", rotation_mode="anchor", fontsize=8
+    )
 
 
 def open_frame(axes: Axes) -> None:

@@ -1,6 +1,7 @@
 """Spread over seeds, and whether a difference is more than that."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,20 +39,17 @@ class Difference(NamedTuple):
     n: int
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(float(np.mean(values)), deviation, len(values))
+def spread(values: Sequence[float | None]) -> Spread:
+    """Of at least one value; None is not a number."""
+    found = np.array(values, float)
+    deviation = float(found.std(ddof=1)) if len(found) > 1 else None
+    return Spread(float(found.mean()), deviation, len(found))
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
     """How much larger values are than a baseline's.
 
     Runs of one seed share their initial weights and the order of their data, so they are pairs.
-
-    Args:
-        values: By seed.
-        baseline: Likewise.
     """
     seeds = sorted(values.keys() & baseline.keys())
     ours = np.array([values[seed] for seed in seeds])
@@ -92,16 +90,37 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def spoken(name: str) -> str:
+    """What headings call a table or figure.
+
+    Example:
+        >>> spoken("table1"), spoken("grid")
+        ('Table 1', 'grid')
+    """
+    found = re.fullmatch(r"(table|figure)(\d+)", name)
+    return f"{found[1].capitalize()} {found[2]}" if found else name
+
+
+def counted(number: int, what: str) -> str:
+    """How many there are of a thing.
+
+    Example:
+        >>> counted(1, "seed"), counted(2, "seed")
+        ('1 seed', '2 seeds')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
 
-def spread_text(found: Spread, digits: int, scale: float = 1.0) -> str:
+def spread_text(found: Spread, digits: int, scale: float = 1.0, between: str = " ± ") -> str:
     """Mean and sample standard deviation."""
     if not math.isfinite(found.mean):
         return "not finite"
     mean = f"{scale * found.mean:.{digits}f}"
-    return mean if found.std is None else f"{mean} ± {scale * found.std:.{digits}f}"
+    return mean if found.std is None else f"{mean}{between}{scale * found.std:.{digits}f}"
 
 
 def difference_text(found: Difference | None, digits: int = 2, scale: float = 1.0) -> str:
@@ -150,7 +169,5 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 def statistics_text(statistics: Mapping[str, Any], digits: int, scale: float = 1.0) -> str:
     """What `over_seeds` found, as text."""
-    mean = f"{scale * statistics['mean']:.{digits}f}"
-    if statistics["std"] is None:
-        return mean
-    return f"{mean} ±{scale * statistics['std']:.{digits}f}"
+    found = Spread(statistics["mean"], statistics["std"], len(statistics["values"]))
+    return spread_text(found, digits, scale, between=" ±")

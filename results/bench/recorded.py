@@ -12,12 +12,13 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import lsam_jax as lsam
 from lsam_jax.experiments import environment, files
-from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, workload
+from lsam_jax.experiments.bench import catalog, cost_model, timed, workload
 from lsam_jax.experiments.bench.baselines import forced
 from lsam_jax.experiments.bench.catalog import SGD, TEXTBOOK
 from lsam_jax.experiments.bench.timed import Timed
@@ -96,14 +97,15 @@ def bench(run, sets=12, rounds=7, data_dir=None):
     ordered = catalog.in_network_order(inspection, work, tx, found.selected)
     kinds, of_step = np.unique(ordered, axis=0, return_inverse=True)
     of_step = of_step.reshape(-1)
-    counted = np.array([cost_model.both_passes(inspection, kind) for kind in kinds])
+    counted = np.array([inspection.cost(catalog.names_of(inspection, kind)) for kind in kinds])
     modelled = np.array([cost_model.layerwise_sam(inspection.profile, kind) for kind in kinds])
     taken, times = np.unique(of_step[spread(counted[of_step], sets)], return_counts=True)
     share = times / times.sum()
 
     names = np.array([layer.name for layer in inspection.layers])
-    layerwise = baselines.layerwise(work.loss, tx)
-    steps = {SGD: Timed(baselines.sgd(work.loss)), TEXTBOOK: catalog.textbook(work)}
+    layerwise = lsam.value_and_grad(work.loss, tx, has_aux=True)
+    steps = {SGD: Timed(jax.value_and_grad(work.loss, has_aux=True))}
+    steps |= {TEXTBOOK: catalog.textbook(work)}
     for n, kind in enumerate(kinds[taken]):
         steps[str(n)] = Timed(layerwise, (forced(tx, work.params, names[kind].tolist()),))
     calls = timed.prepare(steps, work)

@@ -11,12 +11,13 @@ median of the rounds' ratios to SGD. `--plot FILE.png` draws measured (with quar
 import argparse
 import dataclasses
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 import lsam_jax as lsam
 from lsam_jax.experiments import environment, files
-from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, workload
+from lsam_jax.experiments.bench import catalog, cost_model, timed, workload
 from lsam_jax.experiments.bench.baselines import forced
 from lsam_jax.experiments.bench.catalog import RADIUS, SGD, TEXTBOOK
 from lsam_jax.experiments.bench.timed import Timed
@@ -60,10 +61,11 @@ class Settings(workload.Size):
 def row(work, k, rounds):
     """Costs at one value, and the programs behind them."""
     tx = lsam.layerwise_sam(k, RADIUS)
-    network, layerwise = catalog.inspect(work, tx), baselines.layerwise(work.loss, tx)
+    network, layerwise = catalog.inspect(work, tx), lsam.value_and_grad(work.loss, tx, has_aux=True)
     names = [layer.name for layer in network.layers]
     sets = {LAST: names[-k:], FIRST: names[:k]}
-    steps = {SGD: Timed(baselines.sgd(work.loss)), TEXTBOOK: catalog.textbook(work)}
+    steps = {SGD: Timed(jax.value_and_grad(work.loss, has_aux=True))}
+    steps |= {TEXTBOOK: catalog.textbook(work)}
     steps |= {n: Timed(layerwise, (forced(tx, work.params, s),)) for n, s in sets.items()}
     calls = timed.prepare(steps, work)
     found = {
@@ -73,7 +75,7 @@ def row(work, k, rounds):
     for name, chosen in sets.items():
         selected = np.isin(names, chosen)
         found[name] |= {
-            "counted": cost_model.both_passes(network, selected),
+            "counted": network.cost(chosen),
             "modelled": cost_model.layerwise_sam(network.profile, selected),
         }
     programs = {name: calls[name].program for name in (SGD, TEXTBOOK, LAST)}

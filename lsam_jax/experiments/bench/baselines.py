@@ -1,8 +1,8 @@
-"""One gradient step, written in every way that the benchmark compares.
+"""One step of SAM, written in every way that the benchmarks compare with this library's.
 
 Each factory takes a loss ``loss(params, *args) -> (loss, aux)`` and returns a function of the
-parameters, what else it needs at run time, and `args`. All but SGD return the clean loss and aux
-and the gradient at the perturbed weights (alpha is 1).
+parameters, what else it needs at run time, and `args`, to the clean loss and aux and the gradient
+at the perturbed weights (alpha is 1).
 """
 
 from collections.abc import Callable, Collection
@@ -11,21 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 import lsam_jax as lsam
 
 Loss = Callable[..., tuple[jax.Array, Any]]
 Step = Callable[..., Any]
-
-
-def sgd(loss: Loss) -> Step:
-    """``(params, *args)``: `jax.value_and_grad`, the price of 1."""
-    return jax.value_and_grad(loss, has_aux=True)
-
-
-def layerwise(loss: Loss, tx: lsam.SamTransformation) -> Step:
-    """``(params, state, *args)``: this library."""
-    return lsam.value_and_grad(loss, tx, has_aux=True)
 
 
 def textbook(loss: Loss, rho: float) -> Step:
@@ -48,22 +39,15 @@ def static_cut(loss: Loss, rho: float, selected: Collection[str]) -> Step:
     The first gradient is taken with respect to the selected arrays alone, so XLA need not
     propagate errors below the first of them; the second pass is a full one. The forward pass of
     the layers below runs twice, except where XLA itself finds that both are the same.
-
-    Args:
-        loss: The loss.
-        rho: The radius.
-        selected: Paths of the perturbed arrays.
     """
 
     def step(params: Any, *args: Any) -> tuple[Any, Any]:
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        paths = [path_name(path) for path, _ in leaves]
+        arrays = flatten_dict(params, sep="/")
 
         def with_selected(chosen: dict[str, jax.Array]) -> Any:
-            merged = [chosen.get(p, x) for p, (_, x) in zip(paths, leaves, strict=True)]
-            return jax.tree.unflatten(jax.tree.structure(params), merged)
+            return unflatten_dict(arrays | chosen, sep="/")
 
-        chosen = {p: x for p, (_, x) in zip(paths, leaves, strict=True) if p in selected}
+        chosen = {path: x for path, x in arrays.items() if path in selected}
         value, ascent = jax.value_and_grad(
             lambda chosen: loss(with_selected(chosen), *args), has_aux=True
         )(chosen)
@@ -95,19 +79,8 @@ def optax_sam(loss: Loss, rho: float) -> Step:
     return step
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """The name of an array in a parameter tree, such as ``block0/conv1/kernel``."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def forced(tx: lsam.SamTransformation, params: Any, selected: Collection[str]) -> lsam.SamState:
-    """The state in which a method that takes the k largest norms takes these k layers.
-
-    Args:
-        tx: Layer-wise SAM.
-        params: What is trained.
-        selected: Names of k layers.
-    """
+    """The state in which a method that takes the k largest norms takes these k layers."""
     names = lsam.layer_names(params, tx.method.layers)
     norms = jnp.asarray([float(name in selected) for name in names])
     return tx.init(params)._replace(norms=norms)

@@ -1,4 +1,4 @@
-"""The paper's cost model beside this library's count, relative to a plain gradient.
+"""The paper's cost model, relative to a plain gradient.
 
 Lee (KDD 2024, section 4.3) writes the cost of perturbing a model as
 
@@ -16,15 +16,13 @@ that is computed, and C a constant of every backward pass. They are read here as
 4. The descent gradient of every step is added, the 1 that everything is relative to.
 
 Both equations count backward passes alone. But the perturbed weights also ask for a second forward
-pass, of the whole network (this library: of the part behind the cut). `both_passes` counts it, and
-so is SAM's price of 2 where the model says about 5/3.
+pass, of the whole network (this library: of the part behind the cut). `lsam_jax.Inspection.cost`
+counts it, and so is SAM's price of 2 where the model says about 5/3.
 """
 
 import numpy as np
 
 from lsam_jax.engine.costs import Profile
-from lsam_jax.experiments.config import costs
-from lsam_jax.inspection import Inspection
 
 
 def layerwise_sam(profile: Profile, selected: np.ndarray) -> float:
@@ -47,27 +45,3 @@ def look_sam(profile: Profile, every: int) -> float:
     """
     everything = np.ones(profile.serving.shape[1], bool)
     return 1 + (layerwise_sam(profile, everything) - 1) / every
-
-
-def both_passes(network: Inspection, selected: np.ndarray) -> float:
-    """This library's count of a step that descends on one full gradient.
-
-    Args:
-        network: What `lsam_jax.inspect` found.
-        selected: bool[L], the perturbed layers in the order of the network.
-    """
-    return network.cost(_names(network, selected))
-
-
-def half_the_samples(network: Inspection, selected: np.ndarray) -> float:
-    """ESAM's: one pass to `selected`, one forward from there, and a gradient of half the batch."""
-    return costs.some_samples(network, _names(network, selected), 0.5)
-
-
-def drawn_alone(network: Inspection, selected: np.ndarray) -> float:
-    """SL-SAM's: forward, and then twice the pass to `selected`, which alone descends."""
-    return costs.drawn_alone(network, _names(network, selected))
-
-
-def _names(network: Inspection, selected: np.ndarray) -> list[str]:
-    return [layer.name for layer, one in zip(network.layers, selected, strict=True) if one]

@@ -9,9 +9,8 @@ import dataclasses
 from typing import Any
 
 from lsam_jax.experiments.bench import timed, workload
-from lsam_jax.experiments.bench.catalog import CATALOGS, BenchedMethod
-from lsam_jax.experiments.bench.workload import Size, Workload
-from lsam_jax.experiments.config import paper_results
+from lsam_jax.experiments.bench.catalog import CATALOGS, BenchedMethod, published
+from lsam_jax.experiments.bench.workload import Size
 from lsam_jax.experiments.models import registry
 
 
@@ -54,10 +53,10 @@ class Settings(Size):
 
 
 def bench(settings: Settings) -> dict[str, Any]:
-    """Measures every method.
+    """Measured, counted, modelled and published cost of every method.
 
     Returns:
-        For each model a row of steps (see `row`), and ``programs`` (compile time, memory, FLOPs).
+        For each model a row of steps by label, and ``programs`` (compile time, memory, FLOPs).
     """
     rows: dict[str, Any] = {}
     programs: dict[str, Any] = {}
@@ -65,26 +64,15 @@ def bench(settings: Settings) -> dict[str, Any]:
         work = workload.whole_network(model, settings)
         methods = settings.chosen(model)
         calls = timed.prepare({n: m.timed(work) for n, m in methods.items()}, work)
-        rows[model] = {"steps": row(model, methods, calls, work, settings.rounds)}
+        steps = {}
+        for name, measured in timed.measure(calls, settings.rounds).items():
+            steps[methods[name].label] = {
+                **measured._asdict(),
+                "images_per_second": work.batch_size / measured.seconds,
+                **methods[name].costs(work, calls[name].selected(settings.rounds)),
+                "published": published(model, name),
+            }
+        rows[model] = {"steps": steps}
         labelled = {f"{model}: {methods[n].label}": call.program for n, call in calls.items()}
         programs |= timed.described(labelled, calls["sgd"].program)
     return {"rows": rows, "programs": programs}
-
-
-def row(
-    model: str,
-    methods: dict[str, BenchedMethod],
-    calls: dict[str, timed.Call],
-    work: Workload,
-    rounds: int,
-) -> dict[str, Any]:
-    """Measured, counted, modelled and published cost of every method, by its label."""
-    found = {}
-    for name, measured in timed.measure(calls, rounds).items():
-        found[methods[name].label] = {
-            **measured._asdict(),
-            "images_per_second": work.batch_size / measured.seconds,
-            **methods[name].costs(work, calls[name].selected(rounds)),
-            "published": paper_results.of(model, name),
-        }
-    return found

@@ -6,34 +6,26 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from lsam_jax.experiments.plotting import COLOURS, open_frame, short_name
+from lsam_jax.experiments.plotting import COLOURS, open_frame, panels, short_name
 
 MEASURED, COUNTED, MODELLED, PUBLISHED = COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[3]
 COST = "cost of a gradient step (SGD = 1)"
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draws what a benchmark returned: a panel for each model or set of layers, bars for steps.
-
-    Args:
-        report: The report.
-        path: Of the PNG.
-    """
+    """Draws what a benchmark returned: a panel for each model or set of layers, bars for steps."""
     rows, settings = report["rows"], report["settings"]
     of_models = report["bench"] == "methods"
-    below = 1 if of_models else 2
     most = max(len(row["steps"]) for row in rows.values())
-    size = (0.6 + 5.2 * len(rows) + 1.6, 0.36 * most + 2.2) if of_models else (11, 6)
-    figure = Figure(figsize=size, layout="constrained")
-    columns = -(-len(rows) // below)
-    panels = figure.subplots(below, columns, sharex="col", sharey=True, squeeze=False)
-    for axes, (title, row) in zip(panels.flat, rows.items(), strict=False):
+    columns = -(-len(rows) // (1 if of_models else 2))
+    size, margin = ((5.2, 0.36 * most), (2.2, 2.2)) if of_models else ((11 / columns, 3), (0, 0))
+    figure, places = panels(len(rows), columns, size, margin, sharex="col", sharey=True)
+    for axes, (title, row) in zip(places.flat, rows.items(), strict=False):
         _bars(axes, row["steps"], "mean" if of_models else "ratio")
         axes.set_title(title, fontsize=10)
-    panels[0, 0].invert_yaxis()
-    for axes in panels[:-1].flat:
+    places[0, 0].invert_yaxis()
+    for axes in places[:-1].flat:
         axes.set_xlabel("")
     side, model = settings["image_size"], "" if of_models else f"{settings['model']}, "
     figure.suptitle(
@@ -41,7 +33,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         f"{settings['rounds']} interleaved steps of each"
     )
     found: dict[str, Any] = {}
-    for axes in panels.flat:
+    for axes in places.flat:
         handles, labels = axes.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
     legend = {"loc": "outside lower center", "ncols": 2 if len(rows) == 1 else 4}

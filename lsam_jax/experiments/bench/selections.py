@@ -12,15 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 import lsam_jax as lsam
 from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, timing, workload
 from lsam_jax.experiments.bench.baselines import forced
+from lsam_jax.experiments.bench.catalog import OPTAX, RADIUS, SGD, TEXTBOOK
 from lsam_jax.experiments.bench.timed import Call, CompiledStep, Timed
 from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.models import registry
 
-SGD, TEXTBOOK, OPTAX = catalog.SGD, catalog.TEXTBOOK, catalog.OPTAX
 LAYERWISE, STATIC = "layer-wise SAM", "static cut"
 COMPILE_ROUNDS = 3
 FROZEN = "frozen backbone, 2 dense layers"
@@ -35,7 +36,6 @@ class Settings(Size):
         rounds: Interleaved steps of each, for each set.
         gate: Whether weight gradients of unselected layers are skipped at run time; None: by
             platform.
-        rho: The radius; it does not change the cost.
 
     Raises:
         ValueError: When a value makes no sense.
@@ -44,7 +44,6 @@ class Settings(Size):
     model: str = "resnet20"
     rounds: int = 7
     gate: bool | None = None
-    rho: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,85 +83,77 @@ def bench(settings: Settings) -> dict[str, Any]:
         For each set a row of steps, and ``programs`` (compile time, memory, FLOPs).
     """
     rows, programs = _network(settings, workload.whole_network(settings.model, settings))
-    frozen_row, frozen_programs = _frozen(
-        settings, workload.frozen_backbone(settings.model, settings)
-    )
-    return {"rows": {**rows, **frozen_row}, "programs": {**programs, **frozen_programs}}
+    head = workload.frozen_backbone(settings.model, settings)
+    tx = lsam.layerwise_sam(k=None, rho=RADIUS, selection="all", gate=settings.gate)
+
+    def closed_over(params: Any, state: Any, *args: Any) -> Any:
+        """With a loss of the head alone, which closes over backbone and batch."""
+        return lsam.value_and_grad(lambda p: head.loss(p, *args), tx, has_aux=True)(params, state)
+
+    layerwise = Timed(closed_over, (tx.init(head.params),))
+    calls = timed.prepare(_Ways(head).steps(layerwise, lsam.layer_names(head.params)), head)
+    found = {f"{name}: {FROZEN}": call.program for name, call in calls.items()}
+    return {
+        "rows": {**rows, FROZEN: _row(calls, settings.rounds, head, tx)},
+        "programs": programs | timed.described(found, calls[SGD].program, calls[TEXTBOOK].program),
+    }
+
+
+class _Ways:
+    """Ways to write a gradient step; those that do not depend on the layers are made once."""
+
+    def __init__(self, work: Workload):
+        self._work = work
+        self.plain = jax.value_and_grad(work.loss, has_aux=True)
+        self.masked = baselines.textbook(work.loss, RADIUS)
+        self.whole = baselines.optax_sam(work.loss, RADIUS)
+
+    def steps(self, layerwise: Timed, selected: tuple[str, ...]) -> dict[str, Timed]:
+        """By name, for the layers that are perturbed."""
+        return {
+            SGD: Timed(self.plain),
+            LAYERWISE: layerwise,
+            STATIC: Timed(baselines.static_cut(self._work.loss, RADIUS, selected)),
+            TEXTBOOK: Timed(self.masked, (_mask(self._work.params, selected),)),
+            OPTAX: Timed(self.whole),
+        }
 
 
 def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
     """All sets, with the programs that do not depend on the set compiled once."""
-    plain = baselines.sgd(work.loss)
-    masked, whole = (
-        baselines.textbook(work.loss, settings.rho),
-        baselines.optax_sam(work.loss, settings.rho),
-    )
-    names = {plain: SGD, masked: TEXTBOOK, whole: OPTAX}
-    compiled: dict[Any, CompiledStep] = {}
-    layerwise: dict[int, tuple[lsam.SamTransformation, baselines.Step]] = {}
-    rows = {}
-    for title, selected in usual_sets(settings.model).items():
-        k = len(selected)
-        if k not in layerwise:
-            tx = lsam.layerwise_sam(k=k, rho=settings.rho, gate=settings.gate)
-            layerwise[k] = tx, baselines.layerwise(work.loss, tx)
-            names[layerwise[k][1]] = f"{LAYERWISE}, k={k}"
-        tx, step = layerwise[k]
-        static = baselines.static_cut(work.loss, settings.rho, selected)
-        names[static] = f"{STATIC}: {title}"
-        calls = timed.prepare(
-            {
-                SGD: Timed(plain),
-                LAYERWISE: Timed(step, (forced(tx, work.params, selected),)),
-                STATIC: Timed(static),
-                TEXTBOOK: Timed(masked, (_mask(work.params, selected),)),
-                OPTAX: Timed(whole),
-            },
-            work,
-            compiled,
-        )
-        rows[title] = _row(calls, settings.rounds, work, tx)
-    # What is compared is compiled more than once, in turn, as everything else that is timed.
-    own = {masked: _mask(work.params, ())}
-    own |= {step: forced(tx, work.params, ()) for tx, step in layerwise.values()}
-    again = {
-        names[step]: partial(timed.compile_step, step, work.params, first, *work.args)
-        for step, first in own.items()
+    sets, ways = usual_sets(settings.model), _Ways(work)
+    methods = {
+        k: lsam.layerwise_sam(k=k, rho=RADIUS, gate=settings.gate) for k in map(len, sets.values())
     }
-    programs = {names[step]: program for step, program in compiled.items()}
+    layerwise = {k: lsam.value_and_grad(work.loss, tx, has_aux=True) for k, tx in methods.items()}
+    labels = {ways.plain: SGD, ways.masked: TEXTBOOK, ways.whole: OPTAX}
+    labels |= {step: f"{LAYERWISE}, k={k}" for k, step in layerwise.items()}
+    compiled: dict[Any, CompiledStep] = {}
+    rows = {}
+    for title, selected in sets.items():
+        k = len(selected)
+        own = Timed(layerwise[k], (forced(methods[k], work.params, selected),))
+        steps = ways.steps(own, selected)
+        labels[steps[STATIC].step] = f"{STATIC}: {title}"
+        calls = timed.prepare(steps, work, compiled)
+        rows[title] = _row(calls, settings.rounds, work, methods[k])
+    # What is compared is compiled more than once, in turn, as everything else that is timed.
+    first = {ways.masked: _mask(work.params, ())}
+    first |= {layerwise[k]: forced(tx, work.params, ()) for k, tx in methods.items()}
+    again = {
+        labels[step]: partial(timed.compile_step, step, work.params, x, *work.args)
+        for step, x in first.items()
+    }
+    programs = {labels[step]: program for step, program in compiled.items()}
     seconds = timing.interleaved(again, COMPILE_ROUNDS, warmup=0)
-    for name, median in zip(again, np.median(seconds, axis=0), strict=True):
-        programs[name] = programs[name]._replace(compile_seconds=float(median))
+    for label, median in zip(again, np.median(seconds, axis=0), strict=True):
+        programs[label] = programs[label]._replace(compile_seconds=float(median))
     return rows, timed.described(programs, programs[SGD], programs[TEXTBOOK])
 
 
-def _frozen(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The head alone is differentiated, and the whole of it perturbed."""
-    names = lsam.layer_names(work.params)
-    tx = lsam.layerwise_sam(k=None, rho=settings.rho, selection="all", gate=settings.gate)
-
-    def closed_over(params: Any, state: Any, *args: Any) -> Any:
-        """With a loss of the head alone, which closes over backbone and batch."""
-        return lsam.value_and_grad(lambda p: work.loss(p, *args), tx, has_aux=True)(params, state)
-
-    steps = {
-        SGD: Timed(baselines.sgd(work.loss)),
-        LAYERWISE: Timed(closed_over, (tx.init(work.params),)),
-        STATIC: Timed(baselines.static_cut(work.loss, settings.rho, names)),
-        TEXTBOOK: Timed(baselines.textbook(work.loss, settings.rho), (_mask(work.params, names),)),
-        OPTAX: Timed(baselines.optax_sam(work.loss, settings.rho)),
-    }
-    calls = timed.prepare(steps, work)
-    programs = {f"{name}: {FROZEN}": call.program for name, call in calls.items()}
-    row = _row(calls, settings.rounds, work, tx)
-    described = timed.described(programs, calls[SGD].program, calls[TEXTBOOK].program)
-    return {FROZEN: row}, described
-
-
 def _mask(params: Any, selected: tuple[str, ...]) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.asarray(baselines.path_name(path) in selected), params
-    )
+    paths = flatten_dict(params, sep="/")
+    return unflatten_dict({path: jnp.asarray(path in selected) for path in paths}, sep="/")
 
 
 def _row(
@@ -173,7 +164,7 @@ def _row(
     network = catalog.inspect(work, tx)
     (chosen,) = catalog.in_network_order(network, work, tx, calls[LAYERWISE].selected(1))
     found[LAYERWISE] |= {
-        "counted": cost_model.both_passes(network, chosen),
+        "counted": network.cost(catalog.names_of(network, chosen)),
         "modelled": cost_model.layerwise_sam(network.profile, chosen),
     }
     error = _relative_difference(calls[LAYERWISE]()[1], calls[TEXTBOOK]()[1])
@@ -182,9 +173,6 @@ def _row(
 
 def _relative_difference(value: Any, expected: Any) -> float:
     """Of two gradients, as vectors."""
-    difference = jax.tree.map(lambda a, b: np.asarray(a, float) - b, value, expected)
-    norm = [
-        np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(tree)))
-        for tree in (difference, expected)
-    ]
-    return float(norm[0] / norm[1])
+    flat, wanted = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]).astype(float)
+                    for t in (value, expected))  # fmt: skip
+    return float(np.linalg.norm(flat - wanted) / np.linalg.norm(wanted))

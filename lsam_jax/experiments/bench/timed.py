@@ -1,9 +1,7 @@
 """What every benchmark times: a gradient step, compiled once, and run in turn with others.
 
-The first step of a comparison is the one that the others are relative to, SGD. Some methods do
-not cost the same in every step: LookSAM perturbs now and then, layer-wise SAM chooses. Steps that
-perturbed the same layers are one kind; a mean cost is that over the kinds of the median of each,
-weighted by how many steps were of that kind, so that one disturbed step does not move it.
+The first step of a comparison is the one that the others are relative to, SGD. Steps that perturbed
+the same layers are one kind, see `timing`.
 """
 
 import time
@@ -50,26 +48,6 @@ class CompiledStep(NamedTuple):
     temporary_bytes: int | None
     total_bytes: int | None
     flops: float | None
-
-
-class Measured(NamedTuple):
-    """Cost of a step relative to the first of its comparison.
-
-    Attributes:
-        seconds: Mean over the kinds of step, see above.
-        ratio: Median over the rounds of its time by the first step's.
-        low: Lower quartile of those ratios.
-        high: Upper quartile.
-        mean: Of those ratios, over the kinds of step.
-        kinds: How many there were.
-    """
-
-    seconds: float
-    ratio: float
-    low: float
-    high: float
-    mean: float
-    kinds: int
 
 
 class Call:
@@ -149,7 +127,7 @@ def prepare(
 
 def measure(
     calls: Mapping[str, Call], rounds: int, *, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, Measured]:
+) -> dict[str, timing.Cost]:
     """Times compiled steps in turn, after a round that is not timed.
 
     Args:
@@ -158,34 +136,9 @@ def measure(
         clock: Seconds; replaced in tests.
     """
     seconds = timing.interleaved(calls, rounds, clock=clock)
-    costs = timing.costs(tuple(calls), seconds)
-    ratios = seconds / seconds[:, :1]
-    found = {}
-    for column, (name, call) in enumerate(calls.items()):
-        kinds = np.unique(call.selected(rounds), axis=0, return_inverse=True)[1].reshape(-1)
-        found[name] = Measured(
-            seconds=mean_over_kinds(seconds[:, column], kinds),
-            ratio=costs[name].ratio,
-            low=costs[name].low,
-            high=costs[name].high,
-            mean=mean_over_kinds(ratios[:, column], kinds),
-            kinds=int(kinds.max()) + 1,
-        )
-    return found
-
-
-def mean_over_kinds(values: np.ndarray, kinds: np.ndarray) -> float:
-    """The median of each kind, weighted by its share.
-
-    Args:
-        values: f64[N].
-        kinds: i64[N].
-
-    Example:
-        >>> mean_over_kinds(np.array([1.0, 1.0, 9.0, 2.0]), np.array([0, 0, 0, 1]))
-        1.25
-    """
-    return float(sum((kinds == k).mean() * np.median(values[kinds == k]) for k in set(kinds)))
+    chosen = [call.selected(rounds) for call in calls.values()]
+    kinds = [np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1) for rows in chosen]
+    return timing.costs(tuple(calls), seconds, kinds)
 
 
 def described(
@@ -200,14 +153,11 @@ def described(
     """
     found = {}
     for name, program in programs.items():
-        found[name] = {
-            **{key: value for key, value in program._asdict().items() if key != "run"},
-            "flops_relative_to_sgd": relative(program.flops, first.flops),
-        }
-        if textbook is not None:
-            for key in ("compile_seconds", "temporary_bytes"):
-                ratio = relative(getattr(program, key), getattr(textbook, key))
-                found[name][f"{key}_relative_to_textbook"] = ratio
+        said = {key: value for key, value in program._asdict().items() if key != "run"}
+        said["flops_relative_to_sgd"] = relative(program.flops, first.flops)
+        for key in ("compile_seconds", "temporary_bytes") if textbook is not None else ():
+            said[f"{key}_relative_to_textbook"] = relative(said[key], getattr(textbook, key))
+        found[name] = said
     return found
 
 

@@ -1,11 +1,14 @@
 """Wall-clock comparison of compiled functions on a machine that does other things too.
 
 The functions run in turn, A B C A B C ..., so a slow moment meets all of them, and costs are
-compared within a round: the ratio of two functions is the median of the rounds' ratios.
+compared within a round. Some methods do not cost the same in every step: LookSAM perturbs now and
+then, layer-wise SAM chooses. Steps that did the same are one kind; a mean is that over the kinds of
+the median of each, weighted by how many steps were of that kind, so that one disturbed step does
+not move it.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,16 +19,20 @@ class Cost(NamedTuple):
     """Cost of one function relative to the first of its comparison.
 
     Attributes:
-        seconds: Median of its own times.
+        seconds: Mean over the kinds of step of its own times.
         ratio: Median over the rounds of its time by the first function's.
         low: Lower quartile of those ratios.
         high: Upper quartile.
+        mean: Of those ratios, over the kinds of step.
+        kinds: How many there were.
     """
 
     seconds: float
     ratio: float
     low: float
     high: float
+    mean: float
+    kinds: int
 
 
 def interleaved(
@@ -63,12 +70,15 @@ def interleaved(
     return seconds
 
 
-def costs(names: tuple[str, ...], seconds: np.ndarray) -> dict[str, Cost]:
+def costs(
+    names: Sequence[str], seconds: np.ndarray, kinds: Sequence[np.ndarray] | None = None
+) -> dict[str, Cost]:
     """Costs relative to the first function.
 
     Args:
         names: Of the columns of `seconds`.
         seconds: f64[rounds, functions]; rounds of several calls of `interleaved` may be joined.
+        kinds: For each function i64[rounds], of what kind its steps were; None for one kind.
 
     Returns:
         For each name its cost.
@@ -78,9 +88,26 @@ def costs(names: tuple[str, ...], seconds: np.ndarray) -> dict[str, Cost]:
         2.0
     """
     ratios = seconds / seconds[:, :1]
-    low, ratio, high = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0)
-    median = np.median(seconds, axis=0)
+    low, ratio, high = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0).tolist()
+    kinds = [np.zeros(len(seconds), int)] * len(names) if kinds is None else kinds
     return {
-        name: Cost(float(median[i]), float(ratio[i]), float(low[i]), float(high[i]))
+        name: Cost(
+            mean_over_kinds(seconds[:, i], kinds[i]),
+            ratio[i],
+            low[i],
+            high[i],
+            mean_over_kinds(ratios[:, i], kinds[i]),
+            len(set(kinds[i])),
+        )
         for i, name in enumerate(names)
     }
+
+
+def mean_over_kinds(values: np.ndarray, kinds: np.ndarray) -> float:
+    """The median of each kind, weighted by its share.
+
+    Example:
+        >>> mean_over_kinds(np.array([1.0, 1.0, 9.0, 2.0]), np.array([0, 0, 0, 1]))
+        1.25
+    """
+    return float(sum((kinds == k).mean() * np.median(values[kinds == k]) for k in set(kinds)))

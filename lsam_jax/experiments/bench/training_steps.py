@@ -1,22 +1,27 @@
 """What a training step of each of several runs costs, relative to the first."""
 
 import itertools
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
+from rich.table import Table
 
 from lsam_jax.experiments import environment, files, tables
 from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.data.datasets import Split
+from lsam_jax.experiments.data.split import Split
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.training.finished_run import last_state
+from lsam_jax.experiments.training.history import History
+from lsam_jax.experiments.training.loop import Watcher
 from lsam_jax.experiments.training.run_directory import configuration
-from lsam_jax.experiments.training.step import Program, State, build
+from lsam_jax.experiments.training.state import State
+from lsam_jax.experiments.training.step import Program, build
 
 BATCHES = 8
 
@@ -39,6 +44,22 @@ def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int
     return timing.interleaved(calls, rounds, warmup=2)
 
 
+class Snapshots(Watcher):
+    """Copies the states of some epochs of a run, to time steps from there on.
+
+    Attributes:
+        states: What there is so far.
+    """
+
+    def __init__(self, epochs: Collection[int]):
+        self._epochs, self.states = epochs, list[State]()
+
+    def epoch(self, state: State, history: History, timing: dict[str, Any]) -> None:
+        """Copies the state, if it is one of these epochs."""
+        if history.epochs in self._epochs:
+            self.states.append(jax.tree.map(jnp.copy, state))
+
+
 def _going_on(program: Program, state: State, batches: Sequence[Split]) -> Callable[[], State]:
     """Goes on with a run, one step for each call but the first, which has the state as it is."""
 
@@ -49,11 +70,11 @@ def _going_on(program: Program, state: State, batches: Sequence[Split]) -> Calla
 
 
 def costs_of_runs(
-    directories: Sequence[str | os.PathLike[str]],
+    directories: Sequence[PathLike],
     rounds: int = 15,
-    out: str | os.PathLike[str] | None = None,
+    out: PathLike | None = None,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
 ) -> dict[str, Any]:
     """Times real training steps of runs from their last checkpoints on; the runs stay as they are.
 
@@ -111,26 +132,16 @@ def _names(directories: Sequence[Path]) -> tuple[str, ...]:
     return tuple(map(str, directories))
 
 
-def print_costs(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints a report as a table.
-
-    Args:
-        report: What `costs_of_runs` returned.
-        console: Where to; None for standard output.
-    """
-    table = tables.table(
-        *("run", "method", "after step", "ms a step", "cost"),
-        words=2,
-        caption=f"A whole training step from the run's last checkpoint on, {report['rounds']} "
-        "interleaved rounds: median (quartiles) of the ratio to the first run.",
+def costs_table(report: Mapping[str, Any]) -> Table:
+    """What `costs_of_runs` returned as a table."""
+    columns: dict[str, Callable[[Any], str]] = {
+        "method": lambda row: row["config"]["method"],
+        "after step": lambda row: str(row["from_step"]),
+        "ms a step": lambda row: f"{1000 * row['cost']['seconds']:.1f}",
+        "cost": lambda row: "{ratio:.2f} ({low:.2f}-{high:.2f})".format(**row["cost"]),
+    }
+    words = (
+        f"A whole training step from the run's last checkpoint on, {report['rounds']} interleaved "
+        "rounds: median (quartiles) of the ratio to the first run."
     )
-    for name, row in report["runs"].items():
-        cost = row["cost"]
-        table.add_row(
-            name,
-            row["config"]["method"],
-            str(row["from_step"]),
-            f"{1000 * cost['seconds']:.1f}",
-            f"{cost['ratio']:.2f} ({cost['low']:.2f}-{cost['high']:.2f})",
-        )
-    (console or Console()).print(table)
+    return tables.table("run", report["runs"], columns, words=2, caption=words)

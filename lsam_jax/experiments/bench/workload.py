@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lsam_jax.experiments.config.objective import TrainingLoss
-from lsam_jax.experiments.data.datasets import Split
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.models import registry
 
 CLASSES = 10

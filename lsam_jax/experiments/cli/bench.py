@@ -135,7 +135,10 @@ def run(name: str, arguments: argparse.Namespace) -> None:
             to the rows of a report.
         arguments: As they were parsed.
     """
-    files = importlib.import_module("lsam_jax.experiments.files")
+    from lsam_jax.experiments import environment, files, tables
+    from lsam_jax.experiments.bench import pictures
+    from lsam_jax.experiments.bench import tables as bench_tables
+
     module = importlib.import_module(f"{PACKAGE}.{name}")
     fields = {field.name for field in dataclasses.fields(module.Settings)}
     settings = module.Settings(**{k: x for k, x in vars(arguments).items() if k in fields})
@@ -147,13 +150,14 @@ def run(name: str, arguments: argparse.Namespace) -> None:
         "bench": name,
         "settings": dataclasses.asdict(settings),
         **module.bench(settings),
-        "environment": importlib.import_module("lsam_jax.experiments.environment").describe(),
+        "environment": environment.describe(),
     }
     if file is not None:
         files.write_json(file, report)
-    importlib.import_module(f"{PACKAGE}.tables").print_report(report)
+    for table in bench_tables.of(report):
+        tables.show(table, "")
     if file is not None:
         print(f"stored as {arguments.out}")
     if picture is not None:
-        importlib.import_module(f"{PACKAGE}.pictures").draw(report, picture)
+        pictures.draw(report, picture)
         print(f"drawn as {arguments.plot}")

@@ -1,7 +1,6 @@
 """``lsam-jax compare``."""
 
 import argparse
-import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,19 +45,20 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    compare = importlib.import_module("lsam_jax.experiments.study.compare")
-    presets = importlib.import_module("lsam_jax.experiments.presets")
-    summary = importlib.import_module("lsam_jax.experiments.study.summary")
+    from lsam_jax.experiments import tables
+    from lsam_jax.experiments.config.presets import preset
+    from lsam_jax.experiments.report import compared
+    from lsam_jax.experiments.study import compare, summary
+
     if arguments.seeds < 1:
         raise ValueError(f"--seeds={arguments.seeds} must be at least 1")
     if arguments.noise is not None and not 0 <= arguments.noise <= 1:
         raise ValueError(f"--noise={arguments.noise} must be a share of the labels, in [0, 1]")
-    noise = [] if arguments.noise is None else [f"label_noise={arguments.noise}"]
-    epochs = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
+    changed = {"epochs": arguments.epochs, "label_noise": arguments.noise}
     configs = compare.configurations(
-        presets.preset(arguments.preset),
+        preset(arguments.preset),
         arguments.methods.split(","),
-        [*arguments.settings, *epochs, *noise],
+        [*arguments.settings, *(f"{k}={x}" for k, x in changed.items() if x is not None)],
     )
     report = compare.compare(
         configs,
@@ -67,7 +67,6 @@ def run(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         data_dir=arguments.data_dir,
     )
-    summary.print_table(report)
-    pictures = importlib.import_module("lsam_jax.experiments.report.compared")
-    drawn = pictures.draw(report, Path(arguments.out))
+    tables.show(summary.table(report))
+    drawn = compared.draw(report, Path(arguments.out))
     print(f"compare.json and {drawn} pictures are in {arguments.out}")

@@ -1,7 +1,6 @@
 """``lsam-jax cost``."""
 
 import argparse
-import importlib
 from functools import partial
 from typing import Any
 
@@ -28,10 +27,10 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    costs = importlib.import_module("lsam_jax.experiments.bench.training_steps")
-    report = costs.costs_of_runs(
-        arguments.runs, arguments.rounds, arguments.out, data_dir=arguments.data_dir
-    )
-    costs.print_costs(report)
+    from lsam_jax.experiments import tables
+    from lsam_jax.experiments.bench.training_steps import costs_of_runs, costs_table
+
+    given = arguments.runs, arguments.rounds, arguments.out
+    tables.show(costs_table(costs_of_runs(*given, data_dir=arguments.data_dir)))
     if arguments.out is not None:
         print(f"stored as {arguments.out}")

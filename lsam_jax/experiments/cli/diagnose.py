@@ -1,7 +1,6 @@
 """``lsam-jax diagnose``."""
 
 import argparse
-import importlib
 from functools import partial
 from typing import Any
 
@@ -48,12 +47,14 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    diagnose = importlib.import_module("lsam_jax.experiments.study.diagnose")
-    measured = importlib.import_module("lsam_jax.experiments.study.evaluation_loss")
+    from lsam_jax.experiments import tables
+    from lsam_jax.experiments.study.diagnose import diagnose, sharpness_table
+    from lsam_jax.experiments.study.evaluation_loss import Settings
+
     names = () if arguments.layers is None else tuple(arguments.layers.split(","))
     numbers = {n: getattr(arguments, n) for n in ("images", "seed", "rho", "probes", "step")}
-    settings = measured.Settings(**numbers, layers=names)
-    found = diagnose.diagnose(
+    settings = Settings(**numbers, layers=names)
+    found = diagnose(
         arguments.runs,
         settings,
         with_landscapes=arguments.landscapes,
@@ -61,4 +62,4 @@ def run(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         data_dir=arguments.data_dir,
     )
-    diagnose.print_sharpness(found)
+    tables.show(sharpness_table(found))

@@ -13,17 +13,11 @@ from lsam_jax.inspection import Inspection
 
 
 def print_presets(presets: Iterable[Preset], console: Console | None = None) -> None:
-    """Prints one row for each preset.
-
-    Args:
-        presets: In the order to print. A source is shown up to its colon.
-        console: Where to; None for standard output.
-    """
-    table = tables.table()
-    for heading in ("preset", "data", "model"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("epochs", "batch"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    """Prints one row for each preset."""
+    table = tables.empty()
+    for heading in ("preset", "data", "model", "epochs", "batch"):
+        is_number = heading in ("epochs", "batch")
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
     table.add_column("source", overflow="fold")
     for preset in presets:
         config = preset.config
@@ -40,15 +34,7 @@ def print_inspection(
     steps_per_epoch: int,
     console: Console | None = None,
 ) -> None:
-    """Prints what a preset runs, and what perturbing each of its layers would cost.
-
-    Args:
-        preset: What was inspected.
-        inspection: Of its training loss, by `lsam_jax.inspect`.
-        parameters: Of the whole model.
-        steps_per_epoch: Optimizer steps.
-        console: Where to; None for standard output.
-    """
+    """Prints what a preset runs, and what perturbing each of its layers would cost."""
     console = Console() if console is None else console
     console.print(f"[bold]{escape(preset.name)}[/bold]: {escape(preset.source)}", highlight=False)
     for assumption in preset.assumed:
@@ -68,17 +54,13 @@ def print_inspection(
 
 def _config(preset: Preset) -> Table:
     """The configuration, but for what depends on the method."""
-    table = tables.table()
-    table.add_column("configuration", no_wrap=True)
-    table.add_column("", overflow="fold")
-    for name, value in preset.config.to_json().items():
-        if name not in ("method", "options"):
-            table.add_row(name, escape(_text(value)))
-    return table
+    settings = preset.config.to_json().items()
+    rows = {name: x for name, x in settings if name not in ("method", "options")}
+    return tables.table("configuration", rows, {"": _text}, words=2)
 
 
 def _methods(preset: Preset) -> Table:
-    table = tables.table()
+    table = tables.empty()
     table.add_column("method", no_wrap=True)
     table.add_column("its hyper-parameters", overflow="fold")
     if preset.published:

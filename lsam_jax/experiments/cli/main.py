@@ -21,27 +21,12 @@ from lsam_jax.experiments.cli import (
 from lsam_jax.experiments.errors import STATUS as LOST_ONE
 from lsam_jax.experiments.errors import IncompleteError, LostError, Stopped
 
+_TRAIN = """
+    PIL array_record filelock flax importlib_resources markdown_it matplotlib numpy orbax rich
+    safetensors scipy sklearn tensorflow_datasets tqdm
+"""
 EXTRAS = {
-    **dict.fromkeys(
-        (
-            "PIL",
-            "array_record",
-            "filelock",
-            "flax",
-            "importlib_resources",
-            "markdown_it",
-            "matplotlib",
-            "numpy",
-            "orbax",
-            "rich",
-            "safetensors",
-            "scipy",
-            "sklearn",
-            "tensorflow_datasets",
-            "tqdm",
-        ),
-        "train",
-    ),
+    **dict.fromkeys(_TRAIN.split(), "train"),
     "tensorboardX": "tensorboard",
     "wandb": "wandb",
 }

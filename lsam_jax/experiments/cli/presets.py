@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib
 from typing import Any
 
 from lsam_jax.experiments.cli import options
@@ -32,23 +31,24 @@ def add(commands: Any) -> None:
 
 def show_all(arguments: argparse.Namespace) -> None:
     """Lists them."""
-    presets = importlib.import_module("lsam_jax.experiments.presets")
-    listing = importlib.import_module("lsam_jax.experiments.cli.listing")
-    listing.print_presets(presets.PRESETS.values())
+    from lsam_jax.experiments.cli.listing import print_presets
+    from lsam_jax.experiments.config.presets import PRESETS
+
+    print_presets(PRESETS.values())
 
 
 def show_one(arguments: argparse.Namespace) -> None:
     """Shows one."""
-    listing = importlib.import_module("lsam_jax.experiments.cli.listing")
-    presets = importlib.import_module("lsam_jax.experiments.presets")
-    settings = importlib.import_module("lsam_jax.experiments.config.overrides")
-    outline = importlib.import_module("lsam_jax.experiments.training.dry_run")
-    preset = presets.preset(arguments.preset)
-    changed = settings.parse(arguments.settings)
-    config = preset.configure("layerwise_sam", **changed)
-    program = outline.outline(dataclasses.replace(config, random_init=True))
-    listing.print_inspection(
-        dataclasses.replace(preset, config=config),
+    from lsam_jax.experiments.cli.listing import print_inspection
+    from lsam_jax.experiments.config.overrides import parse
+    from lsam_jax.experiments.config.presets import preset
+    from lsam_jax.experiments.training.dry_run import outline
+
+    shown = preset(arguments.preset)
+    config = shown.configure("layerwise_sam", **parse(arguments.settings))
+    program = outline(dataclasses.replace(config, random_init=True))
+    print_inspection(
+        dataclasses.replace(shown, config=config),
         program.inspection,
         parameters=sum(program.sizes.values()) + program.frozen,
         steps_per_epoch=program.steps_per_epoch,

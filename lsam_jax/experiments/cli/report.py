@@ -1,7 +1,6 @@
 """``lsam-jax report``."""
 
 import argparse
-import importlib
 from functools import partial
 from typing import Any
 
@@ -32,6 +31,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
-    report = importlib.import_module("lsam_jax.experiments.report")
-    written = report.report(arguments.directory, arguments.out, title=arguments.title)
+    from lsam_jax.experiments.report import report
+
+    written = report(arguments.directory, arguments.out, title=arguments.title)
     print(f"{written.html} and {written.markdown}, with {len(written.pictures)} pictures")

@@ -1,7 +1,6 @@
 """``lsam-jax reproduce``."""
 
 import argparse
-import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,24 +42,19 @@ def run(arguments: argparse.Namespace) -> None:
     if "frontier" in arguments.names:
         _run_frontier(arguments)
         return
-    presets = importlib.import_module("lsam_jax.experiments.presets")
-    reproduce = importlib.import_module("lsam_jax.experiments.study.reproduce")
-    settings = importlib.import_module("lsam_jax.experiments.config.overrides")
-    study = reproduce.plan(
-        arguments.names,
-        presets.preset(arguments.preset),
-        arguments.scale,
-        arguments.seeds,
-        settings.parse(arguments.settings),
-    )
-    failures = reproduce.reproduce(
-        study, arguments.out, data_dir=arguments.data_dir, weights=arguments.weights
-    )
+    from lsam_jax.experiments.config.overrides import parse
+    from lsam_jax.experiments.config.presets import preset
+    from lsam_jax.experiments.report import report
+    from lsam_jax.experiments.study.measure import measure
+    from lsam_jax.experiments.study.reproduce import plan, reproduce
+
+    out, data_dir = arguments.out, arguments.data_dir
+    settings, recipe = parse(arguments.settings), preset(arguments.preset)
+    study = plan(arguments.names, recipe, arguments.scale, arguments.seeds, settings)
+    failures = reproduce(study, out, data_dir=data_dir, weights=arguments.weights)
     if not arguments.runs_only:
-        measures = importlib.import_module("lsam_jax.experiments.study.measure")
-        report = importlib.import_module("lsam_jax.experiments.report")
-        measures.measure(study, arguments.out, data_dir=arguments.data_dir)
-        print(f"the report is {report.report(arguments.out).html}")
+        measure(study, out, data_dir=data_dir)
+        print(f"the report is {report(out).html}")
     if failures:
         raise IncompleteError(
             f"{len(failures)} of the runs failed: {', '.join(failures)}; the same command tries "
@@ -70,19 +64,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _run_frontier(arguments: argparse.Namespace) -> None:
     """The study of `experiments.frontier`, which has presets, scales and seeds of its own."""
+    from lsam_jax.experiments.frontier import page, regimes, study
+
     if len(arguments.names) > 1:
         raise ValueError("frontier is a study of its own; give the tables and figures apart")
     if arguments.settings:
         raise ValueError("--set does not go with frontier, whose settings were fixed in advance")
-    frontier = importlib.import_module("lsam_jax.experiments.frontier.study")
-    regimes = importlib.import_module("lsam_jax.experiments.frontier.regimes").chosen(
-        arguments.regimes
-    )
     directory = Path(arguments.out)
-    for regime in regimes:
-        frontier.run(regime, directory, arguments.data_dir)
+    for regime in regimes.chosen(arguments.regimes):
+        study.run(regime, directory, arguments.data_dir)
         if not arguments.runs_only:
-            frontier.measure_once(regime, directory, arguments.data_dir)
+            study.measure_once(regime, directory, arguments.data_dir)
     if not arguments.runs_only:
-        page = importlib.import_module("lsam_jax.experiments.frontier.page")
         print(f"the report is {page.write(directory)}")

@@ -1,7 +1,6 @@
 """``lsam-jax train``."""
 
 import argparse
-import importlib
 from functools import partial
 from typing import Any
 
@@ -62,11 +61,13 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Runs it."""
     membership = _join(arguments)  # before anything starts the devices
-    team = importlib.import_module("lsam_jax.experiments.distributed.process_group").Team()
-    train = importlib.import_module("lsam_jax.experiments.training.train")
+    from lsam_jax.experiments.distributed.process_group import Team
+    from lsam_jax.experiments.training.train import train
+
+    team = Team()
     config = team.each(partial(_configure, arguments))
     out = arguments.out or f"runs/{arguments.preset}/{config.method}-seed{config.seed}"
-    result = train.train(
+    result = train(
         config,
         out,
         resume=arguments.resume,
@@ -75,26 +76,28 @@ def run(arguments: argparse.Namespace) -> None:
         weights=arguments.weights,
         log=None if arguments.log is None else arguments.log.split(","),
         devices=arguments.devices,
-        terminal=None if membership is None else membership.terminal,
+        terminal=membership and membership.terminal,
     )
-    if not team.is_first:
-        return
-    accuracy = result.history.validation_accuracy[-1]
-    print(f"validation accuracy {accuracy:.2%} after epoch {config.epochs}; everything is in {out}")
+    if team.is_first:
+        accuracy = f"{result.history.validation_accuracy[-1]:.2%}"
+        print(f"validation accuracy {accuracy} after epoch {config.epochs}; everything is in {out}")
 
 
 def _configure(arguments: argparse.Namespace) -> Any:
     """What is to be trained."""
-    presets = importlib.import_module("lsam_jax.experiments.presets")
-    settings = importlib.import_module("lsam_jax.experiments.config.overrides")
-    changed = settings.parse(arguments.settings)
+    from lsam_jax.experiments.config.overrides import parse
+    from lsam_jax.experiments.config.presets import preset
+
+    changed = parse(arguments.settings)
     changed |= {"seed": arguments.seed} | ({"random_init": True} if arguments.random_init else {})
     changed |= {"epochs": arguments.epochs} if arguments.epochs is not None else {}
-    return presets.preset(arguments.preset).configure(arguments.method, **changed)
+    return preset(arguments.preset).configure(arguments.method, **changed)
 
 
 def _join(arguments: argparse.Namespace) -> Any:
     """Starts the devices: emulated ones, and those of other processes; None for a process alone."""
+    from lsam_jax.experiments.distributed import devices, processes
+
     several = arguments.coordinator is not None or arguments.distributed
     if not several and not (arguments.processes is None is arguments.process):
         raise ValueError("--processes and --process need --coordinator HOST:PORT")
@@ -102,10 +105,8 @@ def _join(arguments: argparse.Namespace) -> Any:
         raise ValueError("--distributed finds the coordinator; give it or --coordinator")
     membership = None
     if arguments.devices is not None:
-        devices = importlib.import_module("lsam_jax.experiments.distributed.devices")
         devices.emulate(arguments.devices, arguments.processes or 1)
     if several:
-        processes = importlib.import_module("lsam_jax.experiments.distributed.processes")
         membership = processes.join(
             arguments.coordinator,
             arguments.processes,

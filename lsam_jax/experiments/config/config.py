@@ -13,6 +13,8 @@ from lsam_jax.experiments.config.methods import complete
 
 Options = Mapping[str, Any] | tuple[tuple[str, Any], ...]
 DTYPES = ("float32", "bfloat16")
+COUNTS = ("images", "validation_images", "image_size", "epochs", "passes", "accumulate", "width")
+LEAST = {**dict.fromkeys(COUNTS, 1), "batch_size": 2, "seed": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,21 +96,10 @@ class Config:
             raise ValueError(
                 f"dtype={self.dtype!r} is not known; choose one of {', '.join(DTYPES)}"
             )
-        least = {
-            "images": 1,
-            "validation_images": 1,
-            "image_size": 1,
-            "epochs": 1,
-            "passes": 1,
-            "batch_size": 2,
-            "accumulate": 1,
-            "seed": 0,
-            "width": 1,
-        }
-        for name, bound in least.items():
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ValueError(f"{name}={value} must be at least {bound}")
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} must be at least {least}")
         for name in ("learning_rate", "weight_decay", "decay"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):

@@ -11,10 +11,7 @@ import lsam_jax as lsam
 def inspect(tx: lsam.SamTransformation, loss_fn: Any, *args: Any) -> lsam.Inspection:
     """The network as a method sees it: its layers, its cuts, what it chooses among.
 
-    Args:
-        tx: The method.
-        loss_fn: ``(*args) -> (loss, aux)``.
-        *args: Parameters first; shapes are enough.
+    The loss is ``(*args) -> (loss, aux)``, parameters first; shapes are enough.
     """
     return lsam.inspect(
         loss_fn,
@@ -28,23 +25,12 @@ def inspect(tx: lsam.SamTransformation, loss_fn: Any, *args: Any) -> lsam.Inspec
 
 
 def some_samples(inspection: lsam.Inspection, names: Sequence[str], share: float) -> float:
-    """ESAM's: one pass to the selected layers, a forward pass from there, a gradient of a share.
-
-    Args:
-        inspection: Of the network.
-        names: Of the selected layers.
-        share: Of the samples that the second gradient is of.
-    """
+    """ESAM's: one pass to the selected layers, a forward pass from there, a gradient of a share."""
     return forward(inspection) + inspection.cost(names) - 1 + share
 
 
 def drawn_alone(inspection: lsam.Inspection, names: Sequence[str]) -> float:
-    """SL-SAM's: forward, and then twice the pass to the drawn layers, which alone descend.
-
-    Args:
-        inspection: Of the network.
-        names: Of the drawn layers.
-    """
+    """SL-SAM's: forward, and then twice the pass to the drawn layers, which alone descend."""
     again = 0.0
     if names:
         order = [layer.name for layer in inspection.layers]
@@ -52,6 +38,11 @@ def drawn_alone(inspection: lsam.Inspection, names: Sequence[str]) -> float:
         cut = max((p for p in map(order.index, inspection.cuts) if p <= first), default=first)
         again = float(inspection.profile.again[cut])
     return forward(inspection) + 2 * (inspection.cost(names) - 1) - again
+
+
+def differences(inspection: lsam.Inspection, names: Sequence[str], probes: int) -> float:
+    """AdaZo-SAM's: a gradient, and for the ascent a forward pass and two for each probe."""
+    return 1 + (1 + 2 * probes) * forward(inspection) * bool(names)
 
 
 def behind(inspection: lsam.Inspection, layer: str) -> float:

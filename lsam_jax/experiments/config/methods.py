@@ -42,8 +42,9 @@ class Family(NamedTuple):
     def options(self) -> tuple[str, ...]:
         """Names of what can be set; a run has no named axes, see `step.build`."""
         names = inspect.signature(self.make).parameters
-        own = tuple(name for name in names if name not in ("axis_name", "perturbation_sync"))
-        return own if self.make is _no_ascent else (*own, *SharedOptions._fields)
+        shared = () if self.make is _no_ascent else SharedOptions._fields
+        other = ("axis_name", "perturbation_sync", *shared)
+        return (*(name for name in names if name not in other), *shared)
 
     def transformation(
         self, options: Mapping[str, Any], steps: int = LONG
@@ -52,16 +53,32 @@ class Family(NamedTuple):
         own = {name: x for name, x in options.items() if name not in SharedOptions._fields}
         return SharedOptions.of(options).complete(self.make, own, steps)
 
+    def configured(self, options: Mapping[str, Any], steps: int = LONG) -> "ConfiguredMethod":
+        """What differentiates a loss, for a run of so many steps.
+
+        SGD is `jax.value_and_grad` itself with a state that stays as it is, so the baseline of
+        every cost ratio holds nothing of this library.
+        """
+        tx, shared = self.transformation(options, steps), SharedOptions.of(options)
+
+        def differentiate(loss_fn: TrainingLoss) -> Callable[..., Any]:
+            if self.make is _no_ascent:
+                return _plain_value_and_grad(loss_fn)
+            return shared.value_and_grad(self.loss(loss_fn), tx)
+
+        def price(inspection: lsam.Inspection, names: Sequence[str]) -> float:
+            if shared.ascent_batch is not None:  # the passes share nothing, and all is climbed
+                return 1 + shared.ascent_batch * bool(names)
+            if shared.m is not None:  # likewise
+                return 1 + 1.0 * bool(names)
+            return self.price(inspection, names, options)
+
+        survival = jax.jit(partial(lsam.perturbation_survival, tx))
+        return ConfiguredMethod(tx, differentiate, price, survival, self.freezes)
+
 
 def _no_ascent() -> lsam.SamTransformation:
     return lsam.layerwise_sam(None, 0.0, selection="none")
-
-
-def _one_gradient(
-    inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
-) -> float:
-    """Momentum-SAM takes its ascent from the momentum."""
-    return 1.0
 
 
 def _stale(rho: Any, decay: Any = 0.0, fresh: str | None = None) -> lsam.SamTransformation:
@@ -74,19 +91,6 @@ def _from_fresh_on(
     """Stale SAM takes its ascent from the step before, but behind the layer that is named."""
     fresh = options.get("fresh")
     return 1.0 if fresh is None or not names else costs.behind(inspection, fresh)
-
-
-def _some_samples(
-    inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
-) -> float:
-    return costs.some_samples(inspection, names, options["gamma"])
-
-
-def _differences(
-    inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
-) -> float:
-    """AdaZo-SAM's: a gradient, and for the ascent a forward pass and two for each probe."""
-    return 1 + (1 + 2 * options["probes"]) * costs.forward(inspection) * bool(names)
 
 
 METHODS: Mapping[str, Family] = {
@@ -109,17 +113,26 @@ METHODS: Mapping[str, Family] = {
     ),
     "sparse_sam": Family("Sparse SAM", lsam.sparse_sam, {"rho": 0.05}),
     "ae_sam": Family("AE-SAM", lsam.ae_sam, {"rho": 0.05}),
-    "momentum_sam": Family("Momentum-SAM", lsam.momentum_sam, {"rho": 0.3}, price=_one_gradient),
+    "momentum_sam": Family(
+        "Momentum-SAM", lsam.momentum_sam, {"rho": 0.3}, price=lambda *given: 1.0
+    ),
     "stale": Family("stale SAM", _stale, {"rho": 0.8}, price=_from_fresh_on),
     "adazo_sam": Family(
-        "AdaZo-SAM", lsam.adazo_sam, {"rho": 0.05, "probes": 1}, price=_differences
+        "AdaZo-SAM",
+        lsam.adazo_sam,
+        {"rho": 0.05, "probes": 1},
+        price=lambda inspection, names, options: costs.differences(
+            inspection, names, options["probes"]
+        ),
     ),
     "esam": Family(
         "ESAM",
         lsam.esam,
         {"rho": 0.05, "beta": 0.6, "gamma": 0.5},
         loss=lambda loss: lsam.per_sample(loss.each, argnums=BATCH),
-        price=_some_samples,
+        price=lambda inspection, names, options: costs.some_samples(
+            inspection, names, options["gamma"]
+        ),
     ),
     "f_sam": Family("F-SAM", lsam.f_sam, {"rho": 0.1}),
     "fisher_sam": Family("Fisher SAM", lsam.fisher_sam, {"rho": 0.1}),
@@ -170,10 +183,6 @@ class ConfiguredMethod(NamedTuple):
 def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a method with its defaults filled in.
 
-    Args:
-        name: One of `METHODS`.
-        options: Arguments of its function in `lsam_jax`.
-
     Raises:
         ValueError, TypeError: When there is no such method or option, or a value makes no sense.
     """
@@ -200,31 +209,8 @@ def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method(name: str, options: Mapping[str, Any], steps: int = LONG) -> ConfiguredMethod:
-    """A method with its options, see `complete`, for a run of so many steps.
-
-    Returns:
-        The method. SGD is `jax.value_and_grad` itself with a state that stays as it is, so the
-        baseline of every cost ratio holds nothing of this library.
-    """
-    family = METHODS[name]
-    tx, shared = family.transformation(options, steps), SharedOptions.of(options)
-
-    def differentiate(loss_fn: TrainingLoss) -> Callable[..., Any]:
-        if name == "sgd":
-            return _plain_value_and_grad(loss_fn)
-        return shared.value_and_grad(family.loss(loss_fn), tx)
-
-    def price(inspection: lsam.Inspection, names: Sequence[str]) -> float:
-        if shared.ascent_batch is not None:  # the passes share nothing, and all is climbed
-            return 1 + shared.ascent_batch * bool(names)
-        if shared.m is not None:  # likewise
-            return 1 + 1.0 * bool(names)
-        return family.price(inspection, names, options)
-
-    survival = jax.jit(partial(lsam.perturbation_survival, tx))
-    return ConfiguredMethod(
-        tx=tx, value_and_grad=differentiate, price=price, survival=survival, freezes=family.freezes
-    )
+    """A method with its options, see `complete`, for a run of so many steps."""
+    return METHODS[name].configured(options, steps)
 
 
 def _plain_value_and_grad(loss_fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lsam_jax.experiments.data.datasets import Split, normalise
+from lsam_jax.experiments.data.split import Split
 
 
 class Aux(NamedTuple):
@@ -144,15 +144,3 @@ def _drawn(model: Any, image_shape: tuple[int, ...], key: jax.Array) -> Any:
 _compiled_quickly = jax.jit(
     _drawn, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 1}
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Normalise:
-    """Preprocessing by a data set's own statistics; see `datasets.normalise`."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, images: Any) -> jax.Array:
-        """Float32 images of uint8 ones."""
-        return normalise(images, self.mean, self.std)

@@ -55,11 +55,6 @@ class SharedOptions(NamedTuple):
     ) -> lsam.SamTransformation:
         """The method, given these.
 
-        Args:
-            make: Its own options to a transformation.
-            own: Those.
-            steps: The length of the run.
-
         Raises:
             ValueError, TypeError: When options exclude each other, or a value makes no sense.
         """
@@ -72,7 +67,7 @@ class SharedOptions(NamedTuple):
             radius = lsam.rise(self.rise, share=self.rise_share, cap=self.rise_cap)
             own = {**own, "rho": radius}
         if self.budget is not None:
-            own = {**own, "selection": self._within_budget(make, own)}
+            own = {**own, **self._within_budget(make, own)}
         tx: lsam.SamTransformation = make(**own)
         if self.perturb_every is not None and self.perturb_from is not None:
             raise ValueError(
@@ -85,16 +80,19 @@ class SharedOptions(NamedTuple):
             return lsam.with_parts(tx, when=lsam.between(self.perturb_from, steps=steps))
         return tx
 
-    def _within_budget(self, make: Any, own: Mapping[str, Any]) -> Any:
-        if "selection" not in inspect.signature(make).parameters:
+    def _within_budget(self, make: Any, own: Mapping[str, Any]) -> dict[str, Any]:
+        assert self.budget is not None
+        known = inspect.signature(make).parameters
+        if "budget" in known:
+            return {"budget": self.budget}
+        if "selection" not in known:
             raise ValueError(f"budget={self.budget} is for methods that select layers")
         if "selection" in own:
             raise ValueError(
                 f"budget={self.budget} and selection={own['selection']!r} both say which layers to "
                 "perturb: give one or the other"
             )
-        assert self.budget is not None
-        return lsam.budget(self.budget)
+        return {"selection": lsam.budget(self.budget)}
 
     def value_and_grad(self, loss_fn: Any, tx: lsam.SamTransformation) -> Any:
         """A method's gradient of a loss that takes a batch in place `BATCH`."""

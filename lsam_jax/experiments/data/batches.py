@@ -11,7 +11,7 @@ import operator
 import numpy as np
 from numpy.random import Generator, Philox, SeedSequence
 
-from lsam_jax.experiments.data.datasets import Split
+from lsam_jax.experiments.data.split import Split
 
 
 class Batches:

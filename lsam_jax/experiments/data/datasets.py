@@ -5,7 +5,9 @@ the device, where `normalise` makes them float. A new data set is one more funct
 a `Dataset`, and its entry in `LOADERS`.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,21 +16,8 @@ import numpy as np
 
 from lsam_jax.experiments.data import tfds
 from lsam_jax.experiments.data.augmentation import crop_and_flip, standardise
+from lsam_jax.experiments.data.split import Array, Split
 from lsam_jax.experiments.data.tfds import DataDir
-
-Array = np.ndarray | jax.Array
-
-
-class Split(NamedTuple):
-    """Images and their labels.
-
-    Attributes:
-        images: uint8 [N, H, W, C].
-        labels: int32 [N].
-    """
-
-    images: Array
-    labels: Array
 
 
 class Dataset(NamedTuple):
@@ -60,9 +49,6 @@ def digits(data_dir: DataDir = None) -> Dataset:
 
     1200 to train on, 597 held out, a third of each class: on this easy set a small validation
     split could not tell methods apart. All runs see one split.
-
-    Args:
-        data_dir: Not used.
     """
     # Here, because they are slow to import.
     from sklearn.datasets import load_digits  # noqa: PLC0415
@@ -73,31 +59,9 @@ def digits(data_dir: DataDir = None) -> Dataset:
     fitted, held_out, its_labels, held_out_labels = train_test_split(
         images, labels, test_size=597, random_state=0, stratify=labels
     )
-    return Dataset(
-        name="digits",
-        train=Split(fitted, its_labels),
-        validation=Split(held_out, held_out_labels),
-        num_classes=10,
-        mean=(float(fitted.mean(dtype=np.float64)),),
-        std=(float(fitted.std(dtype=np.float64)),),
-    )
-
-
-def cifar10(data_dir: DataDir = None) -> Dataset:
-    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels, 10 classes.
-
-    Args:
-        data_dir: Where TFDS keeps prepared data; None for its default.
-
-    Raises:
-        FileNotFoundError: When the data set is not there; the message says how to prepare it.
-    """
-    return _prepared("cifar10", ("train",), ("test",), 32, data_dir)
-
-
-def cifar100(data_dir: DataDir = None) -> Dataset:
-    """CIFAR-100, as `cifar10` with 100 classes."""
-    return _prepared("cifar100", ("train",), ("test",), 32, data_dir)
+    train, validation = Split(fitted, its_labels), Split(held_out, held_out_labels)
+    mean, std = (float(of(fitted, dtype=np.float64)) for of in (np.mean, np.std))
+    return Dataset("digits", train, validation, 10, (mean,), (std,))
 
 
 def oxford_flowers102(data_dir: DataDir = None, size: int = 32) -> Dataset:
@@ -114,29 +78,22 @@ def oxford_flowers102(data_dir: DataDir = None, size: int = 32) -> Dataset:
     Raises:
         FileNotFoundError: When the data set is not there; the message says how to prepare it.
     """
-    return _prepared("oxford_flowers102", ("test",), ("train", "validation"), size, data_dir)
+    return _prepared("oxford_flowers102", ("test",), ("train", "validation"), data_dir, size)
 
 
 def _prepared(
-    name: str, train: tuple[str, ...], test: tuple[str, ...], size: int, data_dir: DataDir
+    name: str, train: tuple[str, ...], test: tuple[str, ...], data_dir: DataDir, size: int = 32
 ) -> Dataset:
     """A data set that TFDS has prepared, with the paper's preprocessing."""
     fitted, held_out = (tfds.read(name, splits, size, data_dir) for splits in (train, test))
-    return Dataset(
-        name=name,
-        train=Split(fitted.images, fitted.labels),
-        validation=Split(held_out.images, held_out.labels),
-        num_classes=fitted.num_classes,
-        mean=(),
-        std=(),
-        augment=crop_and_flip,
-    )
+    first, second = (Split(x.images, x.labels) for x in (fitted, held_out))
+    return Dataset(name, first, second, fitted.num_classes, (), (), crop_and_flip)
 
 
 LOADERS: Mapping[str, Callable[[DataDir], Dataset]] = {
     "digits": digits,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
+    "cifar10": partial(_prepared, "cifar10", ("train",), ("test",)),
+    "cifar100": partial(_prepared, "cifar100", ("train",), ("test",)),
     "oxford_flowers102": oxford_flowers102,
 }
 """What `load` knows."""
@@ -144,10 +101,6 @@ LOADERS: Mapping[str, Callable[[DataDir], Dataset]] = {
 
 def load(name: str, data_dir: DataDir = None) -> Dataset:
     """The data set called `name`.
-
-    Args:
-        name: A key of `LOADERS`.
-        data_dir: Where TFDS keeps prepared data; None for its default.
 
     Raises:
         ValueError: When there is no such data set.
@@ -242,3 +195,15 @@ def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) ->
     if not mean:
         return standardise(images)
     return (jnp.asarray(images, jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalise:
+    """Preprocessing by a data set's own statistics; see `normalise`."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Array) -> jax.Array:
+        """Float32 images of uint8 ones."""
+        return normalise(images, self.mean, self.std)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from lsam_jax.experiments.data.datasets import Dataset, Split
+from lsam_jax.experiments.data.datasets import Dataset
+from lsam_jax.experiments.data.split import Split
 
 STREAM = 0x6C6162656C
 """Keeps what is drawn here apart from what else a run draws from its seed."""
@@ -39,13 +40,7 @@ def drawn_anew(labels: np.ndarray, share: float, num_classes: int, seed: int) ->
 
 
 def given(data: Dataset, share: float, seed: int) -> Split:
-    """The training images with the labels that a run is given, see `drawn_anew`.
-
-    Args:
-        data: With clean labels.
-        share: Of the labels that is drawn anew.
-        seed: Of the run.
-    """
+    """The training images with the labels that a run is given, see `drawn_anew`."""
     if not share:
         return data.train
     labels = drawn_anew(np.asarray(data.train.labels), share, data.num_classes, seed)

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-DataDir = str | os.PathLike[str] | None
+from lsam_jax.experiments.files import PathLike
+
+DataDir = PathLike | None
 CHUNK = 100
 
 
@@ -69,13 +71,7 @@ def read(name: str, splits: Sequence[str], size: int, data_dir: DataDir = None) 
 
 
 def sources(name: str, splits: Sequence[str], data_dir: DataDir) -> list[Any]:
-    """A TFDS data source for each split; what it gives as the image is encoded or an array.
-
-    Args:
-        name: As in `read`.
-        splits: As in `read`.
-        data_dir: As in `read`.
-    """
+    """A TFDS data source for each split; what it gives as the image is encoded or an array."""
     directory = prepared_directory(name, splits, data_dir)
     import tensorflow_datasets as tfds  # noqa: PLC0415 (slow to import)
 
@@ -117,11 +113,7 @@ def _materialise(opened: Sequence[Any], size: int) -> tuple[np.ndarray, np.ndarr
 
 
 def data_root(data_dir: DataDir = None) -> Path:
-    """The directory that holds prepared data sets.
-
-    Args:
-        data_dir: As in `read`.
-    """
+    """The directory that holds prepared data sets."""
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR") or Path("~/tensorflow_datasets")
     return Path(data_dir).expanduser()

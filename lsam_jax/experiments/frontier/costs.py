@@ -1,21 +1,18 @@
 """What a training step of each contender costs, measured in the middle of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.experiments import environment
-from lsam_jax.experiments.bench.training_steps import time_steps
+from lsam_jax.experiments.bench.training_steps import Snapshots, time_steps
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import Regime
-from lsam_jax.experiments.training.history import History
-from lsam_jax.experiments.training.loop import Watcher, fit
-from lsam_jax.experiments.training.step import Program, State, build
+from lsam_jax.experiments.training.loop import fit
+from lsam_jax.experiments.training.step import build
 
 BLOCK = 30
 """Steps whose mean is one measurement: a multiple of all the periods among the contenders."""
@@ -30,14 +27,8 @@ def measure(
 ) -> dict[str, Any]:
     """Takes up a run of each contender in its middle, and times steps of all in turn.
 
-    Contenders that perturb in a window alone cost what SGD and SAM do outside and inside of it.
-
-    Args:
-        regime: Of the runs.
-        ledger: With the radii of the final runs; contenders that have none are left out.
-        data_dir: Where TFDS keeps prepared data; None for its default.
-        blocks: How many times `BLOCK` steps are timed.
-        contenders: Which.
+    Contenders that perturb in a window alone cost what SGD and SAM do outside and inside of it;
+    those without final runs, whose radius is not known, are left out.
 
     Returns:
         For ``costs``, by contender, the median over the blocks of the cost of a step relative to
@@ -52,35 +43,24 @@ def measure(
     programs, states = [], []
     for one in timed:
         rho = next(iter(ledger.finals(one.name, "rho").values()))
-        config, middle = regime.configure(one, rho, seed=0), _Middle()
+        config = regime.configure(one, rho, seed=0)
+        middle = Snapshots([max(1, config.epochs // 2)])
         programs.append(build(config, data))
         fit(config, program=programs[-1], watcher=middle)
-        states.append(middle.state)
+        states += middle.states
     seconds = time_steps(programs, states, BLOCK * blocks)
     means = seconds.reshape(blocks, BLOCK, len(timed)).mean(axis=1)
     relative = means / means[:, [[one.name for one in timed].index(SGD)]]
+    of_column: dict[str, Callable[..., Any]] = {
+        "median": np.median,
+        "least": np.min,
+        "most": np.max,
+    }
     costs = {
-        one.name: {
-            "median": round(float(np.median(column)), 3),
-            "least": round(float(column.min()), 3),
-            "most": round(float(column.max()), 3),
-        }
+        one.name: {name: round(float(of(column)), 3) for name, of in of_column.items()}
         for one, column in zip(timed, relative.T, strict=True)
     }
     return {"costs": costs, "steps": BLOCK * blocks, "environment": environment.describe()}
-
-
-class _Middle(Watcher):
-    """Copies the state of the epoch in the middle of a run."""
-
-    state: State
-
-    def start(self, program: Program, step: int, history: History) -> None:
-        self._epoch = max(1, program.config.epochs // 2)
-
-    def epoch(self, state: State, history: History, timing: Any) -> None:
-        if history.epochs == self._epoch:
-            self.state = jax.tree.map(jnp.copy, state)
 
 
 def of_steps(measured: Mapping[str, Any], contenders: Sequence[Contender]) -> dict[str, float]:

@@ -34,11 +34,6 @@ def kept(method: Mapping[int, float], sgd: Mapping[int, float], sam: Mapping[int
     for which a t-test does not tell the mean of a - s b from zero (Fieller, `Some problems in
     interval estimation <https://doi.org/10.1111/j.2517-6161.1954.tb00159.x>`_, 1954).
 
-    Args:
-        method: Accuracy by seed.
-        sgd: Likewise.
-        sam: Likewise.
-
     Example:
         >>> sgd, sam = dict.fromkeys(range(4), 0.70), {0: 0.90, 1: 0.91, 2: 0.89, 3: 0.90}
         >>> half = kept({0: 0.80, 1: 0.81, 2: 0.80, 3: 0.79}, sgd, sam)

@@ -1,6 +1,5 @@
 """What was found, as a page."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,16 +10,9 @@ from lsam_jax.experiments.frontier.costs import of_steps
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS, Regime
 from lsam_jax.experiments.frontier.results import Result, results
+from lsam_jax.experiments.report import page
 from lsam_jax.experiments.report.figures.drawing import png
-from lsam_jax.experiments.report.page import (
-    Document,
-    Figure,
-    Section,
-    Table,
-    escaped,
-    to_html,
-    to_markdown,
-)
+from lsam_jax.experiments.report.page import Columns, Document, Figure, Section, Table, escaped
 from lsam_jax.experiments.statistics import (
     NOTHING,
     difference_text,
@@ -51,13 +43,8 @@ def write(directory: Path) -> Path:
     found = {name: rows for name, rows in found.items() if rows}
     if not found:
         raise ValueError(f"{str(directory)!r} has no regime with runs of both SGD and SAM")
-    document = compose(found, ledgers)
-    (figure,) = document.figures()
-    text, page = to_markdown(document, "."), directory / "frontier.html"
-    files.replace(directory / "frontier.png", figure.png)
-    files.replace(directory / "frontier.md", text.encode())
-    files.replace(page, to_html(text, {"./frontier.png": figure.png}).encode())
-    return page
+    html, *_ = page.write(compose(found, ledgers), directory, "frontier", ".")
+    return html
 
 
 def compose(found: Mapping[str, Sequence[Result]], ledgers: Mapping[str, Ledger]) -> Document:
@@ -117,26 +104,23 @@ def _accuracies(regime: Regime, rows: Sequence[Result]) -> Table:
         "interval and the t-test's p after Holm. Cost of the run: counted in plain gradients, and "
         "measured. Fitted: of the training labels as given (%)."
     )
-    columns = (
-        "method", "last", "best", "kept", "over SGD", "95 % interval", "p (Holm)",
-        "cost,\ncounted", "cost,\nmeasured", "fitted",
-    )  # fmt: skip
-    cells = tuple(
-        (
-            row.contender.label,
-            spread_text(row.last, 1, 100),
-            spread_text(row.best, 1, 100),
-            _kept_text(row),
-            difference_text(row.over_sgd, 1, 100),
-            interval_text(row.over_sgd, 1, 100) if row.contender.name != SGD else NOTHING,
-            p_text(row.p),
-            f"{row.counted:.2f}",
-            NOTHING if row.measured is None else f"{row.measured * row.contender.length:.2f}",
-            spread_text(row.fitted, 1, 100),
-        )
-        for row in rows
-    )
-    return Table(words, columns, cells)
+    columns: Columns = {
+        "method": lambda row: row.contender.label,
+        "last": lambda row: spread_text(row.last, 1, 100),
+        "best": lambda row: spread_text(row.best, 1, 100),
+        "kept": _kept_text,
+        "over SGD": lambda row: difference_text(row.over_sgd, 1, 100),
+        "95 % interval": lambda row: (
+            interval_text(row.over_sgd, 1, 100) if row.contender.name != SGD else NOTHING
+        ),
+        "p (Holm)": lambda row: p_text(row.p),
+        "cost,\ncounted": lambda row: f"{row.counted:.2f}",
+        "cost,\nmeasured": lambda row: (
+            NOTHING if row.measured is None else f"{row.measured * row.contender.length:.2f}"
+        ),
+        "fitted": lambda row: spread_text(row.fitted, 1, 100),
+    }
+    return Table.of(words, rows, columns)
 
 
 def _radii(rows: Sequence[Result], ledger: Ledger) -> Table:
@@ -145,13 +129,18 @@ def _radii(rows: Sequence[Result], ledger: Ledger) -> Table:
         "Radii that were tried on held-out training images: accuracy (%) on their clean labels, "
         "and on noisy ones, mean of two seeds; in the order of the radius. The first decides."
     )
-    cells = []
-    for row in rows:
-        tried = ledger.tuned_radii(row.contender.name)
-        if tried:
-            grid = ", ".join(_tried(ledger, row.contender.name, rho) for rho in tried)
-            cells.append((row.contender.label, f"{row.rho:g}", grid))
-    return Table(words, ("method", "chosen", "radius: clean / noisy"), tuple(cells), is_prose=True)
+
+    def tried(row: Result) -> str:
+        name = row.contender.name
+        return ", ".join(_tried(ledger, name, rho) for rho in ledger.tuned_radii(name))
+
+    columns: Columns = {
+        "method": lambda row: row.contender.label,
+        "chosen": lambda row: f"{row.rho:g}",
+        "radius: clean / noisy": tried,
+    }
+    tuned = [row for row in rows if ledger.tuned_radii(row.contender.name)]
+    return Table.of(words, tuned, columns, is_prose=True)
 
 
 def _tried(ledger: Ledger, name: str, rho: float) -> str:
@@ -163,7 +152,5 @@ def _tried(ledger: Ledger, name: str, rho: float) -> str:
 
 
 def _costs(directory: Path, name: str) -> dict[str, float]:
-    file = directory / f"{name}-costs.json"
-    if not file.exists():
-        return {}
-    return of_steps(json.loads(file.read_text(encoding="utf-8")), CONTENDERS)
+    measured = files.read_json(directory / f"{name}-costs.json")
+    return {} if measured is None else of_steps(measured, CONTENDERS)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lsam_jax.experiments import plotting
 from lsam_jax.experiments.frontier.contenders import SAM, SGD
 from lsam_jax.experiments.frontier.results import Result
 from lsam_jax.experiments.plotting import COLOURS
@@ -26,19 +27,10 @@ NAMED = {
 
 
 def draw(found: Mapping[str, Sequence[Result]]) -> Figure:
-    """The frontier.
-
-    Args:
-        found: By the regime's title.
-    """
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
-    figure = Figure(figsize=(5.6 * columns, 4.2 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (title, results) in zip(panels, found.items(), strict=False):
+    """The frontier."""
+    figure, panels = plotting.panels(len(found), 2, (5.6, 4.2))
+    for axes, (title, results) in zip(panels.flat, found.items(), strict=False):
         _panel(axes, title, results)
-    for axes in panels[len(found) :]:
-        axes.set_visible(False)
     return figure
 
 
@@ -58,7 +50,7 @@ def _panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
             zorder=3 if name in NAMED else 2,
         )
     _name_points(axes, [r for r in results if r.contender.name in NAMED])
-    axes.set_title("\n".join(_wrapped(title)), fontsize=9)
+    axes.set_title("\n".join(map(str.strip, title.split(";"))), fontsize=9)
     axes.set(xlabel="cost of training, SGD = 1", ylabel="right of the clean test images (%)")
     axes.grid(alpha=0.25)
 
@@ -85,7 +77,3 @@ def _name_points(axes: Axes, results: Sequence[Result]) -> None:
         )
     axes.set_xlim(0.93, right + 0.75)
     axes.set_ylim(low, max(high, floor))
-
-
-def _wrapped(title: str) -> list[str]:
-    return [part.strip() for part in title.split(";")]

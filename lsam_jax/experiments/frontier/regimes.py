@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import PRESETS
@@ -38,44 +38,24 @@ class Regime(NamedTuple):
         )
 
 
-def _digits(noise: int) -> Regime:
-    passes = 3  # over the images between two evaluations
-    preset = PRESETS["noisy-digits-resnet8"].config
-    return Regime(
-        f"digits-{noise}",
-        f"digits, 1,200 images, {noise} % of their labels drawn anew; ResNet-8, 30 passes",
-        dataclasses.replace(
-            preset,
-            label_noise=noise / 100,
-            batch_size=64,
-            epochs=preset.epochs // passes,
-            passes=passes,
-        ),
-        held_out=300,
-        seeds=tuple(range(5)),
+def _regime(name: str, noise: int, title: str, held_out: int, seeds: int, **task: Any) -> Regime:
+    """Thirty passes, with an evaluation after every third."""
+    config = dataclasses.replace(
+        PRESETS["noisy-digits-resnet8"].config,
+        **{"label_noise": noise / 100, "epochs": 10, "passes": 3, **task},
     )
+    says = f"{title}, {noise} % of their labels drawn anew; ResNet-8, 30 passes"
+    return Regime(f"{name}-{noise}", says, config, held_out, tuple(range(seeds)))
+
+
+def _digits(noise: int) -> Regime:
+    return _regime("digits", noise, "digits, 1,200 images", 300, 5, batch_size=64)
 
 
 def _cifar(noise: int) -> Regime:
-    return Regime(
-        f"cifar-{noise}",
-        f"CIFAR-10, 5,000 images of 16x16 pixels, {noise} % of their labels drawn anew; "
-        "ResNet-8, 30 passes",
-        dataclasses.replace(
-            PRESETS["noisy-digits-resnet8"].config,
-            data="cifar10",
-            images=5000,
-            validation_images=5000,
-            image_size=16,
-            augment=False,
-            label_noise=noise / 100,
-            batch_size=64,
-            epochs=10,
-            passes=3,
-        ),
-        held_out=1000,
-        seeds=tuple(range(3)),
-    )
+    title = "CIFAR-10, 5,000 images of 16x16 pixels"
+    size = {"images": 5000, "validation_images": 5000, "image_size": 16, "augment": False}
+    return _regime("cifar", noise, title, 1000, 3, data="cifar10", batch_size=64, **size)
 
 
 REGIMES: Mapping[str, Regime] = {

@@ -50,13 +50,7 @@ def results(
     costs: Mapping[str, float] | None = None,
     contenders: Sequence[Contender] = CONTENDERS,
 ) -> list[Result]:
-    """Of the contenders that have final runs; none without SGD's and SAM's.
-
-    Args:
-        ledger: Of a regime.
-        costs: Measured, of a step, by contender.
-        contenders: In the order in which they are told of.
-    """
+    """Of the contenders that have final runs; none without SGD's and SAM's."""
     last = {one.name: _last(ledger, one.name) for one in contenders}
     if not (last.get(SGD) and last.get(SAM)):
         return []

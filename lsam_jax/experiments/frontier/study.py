@@ -21,7 +21,6 @@ from lsam_jax.experiments.frontier import costs
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, Contender
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import TUNING_SEEDS, Regime
-from lsam_jax.experiments.training.evaluation import evaluate
 from lsam_jax.experiments.training.loop import NonFiniteLossError, fit
 from lsam_jax.experiments.training.step import Program, build
 
@@ -34,10 +33,6 @@ def choose(radii: Sequence[float], accuracy: Callable[[float], float]) -> float:
 
     A grid whose best is at an end goes on beyond it, by the ratio of the last two, as long as that
     gets better and `MOST_STEPS` times at most.
-
-    Args:
-        radii: The grid, rising.
-        accuracy: Of a radius.
 
     Example:
         >>> choose((1.0, 2.0), lambda rho: -abs(rho - 7))
@@ -63,12 +58,6 @@ def run(
     contenders: Sequence[Contender] = CONTENDERS,
 ) -> Ledger:
     """Makes the runs of a regime that are not in its ledger, contender by contender.
-
-    Args:
-        regime: What they are of.
-        directory: Of the ledgers, one for each regime, and of ``environments.json``.
-        data_dir: Where TFDS keeps prepared data; None for its default.
-        contenders: Which.
 
     Returns:
         The ledger, with all of them.
@@ -135,8 +124,7 @@ class _Runner:
             "seconds": round(time.perf_counter() - began, 2),
             "processor_seconds": round(time.process_time() - processor, 2),
             "config": _digest(config),
-            "jax": self._environment["jax"],
-            "date": self._environment["date"],
+            **{name: self._environment[name] for name in ("jax", "date")},
         }
         self.ledger.add(key, files.finite(result))
         last = result["accuracy"][-1]
@@ -156,15 +144,15 @@ class _Runner:
         of = state.params, state.batch_stats
         held_out = data._replace(train=program.data.validation)
         labels = given(held_out, config.label_noise, config.seed)
-        loss = program.loss_fn
         return {
             "accuracy": [round(x, 5) for x in history.validation_accuracy],
-            "noisy_accuracy": evaluate(loss.model, loss.preprocess, labels, *of, {})[1],
+            "noisy_accuracy": program.judge(labels, *of)[1],
             "fitted": program.fitted(*of, config.seed),
             "cost": float(np.mean(history.cost)),
             "radius": _quarters(history.rho),
             "rise": _quarters(history.rise),
-            "chosen": _shares(history.perturbations[-1], history.step[-1]),
+            # How often each kernel was perturbed, in network order.
+            "chosen": [round(n / history.step[-1], 3) for n in history.perturbations[-1]],
         }
 
 
@@ -178,11 +166,6 @@ def _digest(config: Config) -> str:
 
 def _quarters(values: Sequence[float]) -> list[float]:
     return [round(float(np.mean(part)), 4) for part in np.array_split(values, min(4, len(values)))]
-
-
-def _shares(counts: Sequence[int], steps: int) -> list[float]:
-    """How often each kernel was perturbed, in network order."""
-    return [round(count / steps, 3) for count in counts]
 
 
 def _rounded(rho: float) -> float:

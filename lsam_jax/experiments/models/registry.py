@@ -1,16 +1,14 @@
 """The networks by name, and what training must know of each beside the module itself."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.models import resnet, vit, vit_weights
-
-PathLike = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +37,6 @@ class Architecture:
 
     def read(self, weights: PathLike, frozen: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that are not trained, from a file.
-
-        Args:
-            weights: The file.
-            frozen: What `split` gave, of `jax.ShapeDtypeStruct`.
 
         Raises:
             OSError, ValueError: When the file cannot serve, naming it and what is wrong with it.

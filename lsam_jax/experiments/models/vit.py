@@ -33,9 +33,6 @@ NORM_EPSILON = 1e-6
 def to_signed(images: jax.typing.ArrayLike) -> jax.Array:
     """Pixels 0 ... 255 as -1 ... 1, which the published weights were trained on.
 
-    Args:
-        images: uint8, of any shape.
-
     Returns:
         float32 of the same shape.
 

@@ -13,7 +13,6 @@ Classifier, pooler and mask token of a file are left where they are. Nothing is 
 """
 
 import math
-import os
 import re
 import zipfile
 import zlib
@@ -21,9 +20,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lsam_jax.experiments.files import PathLike
 
 Shape = tuple[int, ...]
 
@@ -77,48 +78,30 @@ def _hugging_face_source(path: list[str], name: str, shape: Shape) -> Source:
     return Source(f"{name}.weight", (math.prod(shape) // inputs, inputs), (1, 0))
 
 
-NPZ = Layout(
-    names={
-        "patches": "embedding",
-        "class_token": "cls",
-        "positions": "Transformer/posembed_input/pos_embedding",
-        "norm1": "/LayerNorm_0",
-        "attention/query": "/MultiHeadDotProductAttention_1/query",
-        "attention/key": "/MultiHeadDotProductAttention_1/key",
-        "attention/value": "/MultiHeadDotProductAttention_1/value",
-        "attention/out": "/MultiHeadDotProductAttention_1/out",
-        "norm2": "/LayerNorm_2",
-        "mlp1": "/MlpBlock_3/Dense_0",
-        "mlp2": "/MlpBlock_3/Dense_1",
-        "norm": "Transformer/encoder_norm",
-    },
-    block="Transformer/encoderblock_",
-    prefix="",
-    source=_npz_source,
+_NAMES = """
+patches          embedding                                embeddings.patch_embeddings.projection
+class_token      cls                                      embeddings.cls_token
+positions        Transformer/posembed_input/pos_embedding embeddings.position_embeddings
+norm1            /LayerNorm_0                             .layernorm_before
+attention/query  /MultiHeadDotProductAttention_1/query    .attention.attention.query
+attention/key    /MultiHeadDotProductAttention_1/key      .attention.attention.key
+attention/value  /MultiHeadDotProductAttention_1/value    .attention.attention.value
+attention/out    /MultiHeadDotProductAttention_1/out      .attention.output.dense
+norm2            /LayerNorm_2                             .layernorm_after
+mlp1             /MlpBlock_3/Dense_0                      .intermediate.dense
+mlp2             /MlpBlock_3/Dense_1                      .output.dense
+norm             Transformer/encoder_norm                 layernorm
+"""
+_OURS, _NPZ, _HUGGING_FACE = zip(
+    *(line.split() for line in _NAMES.split("\n") if line), strict=True
 )
-
+NPZ = Layout(dict(zip(_OURS, _NPZ)), "Transformer/encoderblock_", "", _npz_source)
 HUGGING_FACE = Layout(
-    names={
-        "patches": "embeddings.patch_embeddings.projection",
-        "class_token": "embeddings.cls_token",
-        "positions": "embeddings.position_embeddings",
-        "norm1": ".layernorm_before",
-        "attention/query": ".attention.attention.query",
-        "attention/key": ".attention.attention.key",
-        "attention/value": ".attention.attention.value",
-        "attention/out": ".attention.output.dense",
-        "norm2": ".layernorm_after",
-        "mlp1": ".intermediate.dense",
-        "mlp2": ".output.dense",
-        "norm": "layernorm",
-    },
-    block="encoder.layer.",
-    prefix="vit.",
-    source=_hugging_face_source,
+    dict(zip(_OURS, _HUGGING_FACE)), "encoder.layer.", "vit.", _hugging_face_source
 )
 
 
-def load_vit(path: str | os.PathLike[str], backbone_shapes: Any) -> Any:
+def load_vit(path: PathLike, backbone_shapes: Any) -> Any:
     """The weights of a file as the parameters called ``backbone`` of a `vit.ViT`.
 
     Args:
@@ -149,22 +132,15 @@ def load_vit(path: str | os.PathLike[str], backbone_shapes: Any) -> Any:
         )
     read, layout = KINDS[path.suffix]
     arrays = read(path)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(backbone_shapes)
-    targets = {_name(where): tuple(leaf.shape) for where, leaf in leaves}
+    targets = {path: x.shape for path, x in flatten_dict(backbone_shapes, sep="/").items()}
     prefix = layout.prefix if any(key.startswith(layout.prefix) for key in arrays) else ""
     sources = [_source(layout, prefix, name, shape) for name, shape in targets.items()]
     _check(path, arrays, sources, re.escape(prefix + layout.block) + r"\d+")
-    return jax.tree.unflatten(
-        structure,
-        [
-            arrays[source.key].astype(np.float32).transpose(source.transposed).reshape(shape)
-            for source, shape in zip(sources, targets.values(), strict=True)
-        ],
-    )
-
-
-def _name(where: Any) -> str:
-    return jax.tree_util.keystr(where, simple=True, separator="/")
+    found = {
+        path: arrays[source.key].astype(np.float32).transpose(source.transposed).reshape(shape)
+        for source, (path, shape) in zip(sources, targets.items(), strict=True)
+    }
+    return unflatten_dict(found, sep="/")
 
 
 def _source(layout: Layout, prefix: str, name: str, shape: Shape) -> Source:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from lsam_jax.experiments import files
-from lsam_jax.experiments.plotting import COLOURS, MARKERS, mean_and_reach, open_frame
+from lsam_jax.experiments.plotting import COLOURS, MARKERS, mean_and_reach, open_frame, panels
 from lsam_jax.experiments.report.figures import curves, layers
 from lsam_jax.experiments.report.figures.drawing import PlotSeries, png
 from lsam_jax.experiments.report.numbers.groups import Group
@@ -58,8 +58,7 @@ def _group(name: str, row: Mapping[str, Any]) -> Group:
 
 def _accuracy_and_cost(report: Mapping[str, Any]) -> Canvas:
     """Against the measured cost of a step, a point for each method; the first one's level."""
-    figure = Canvas(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, ((axes,),) = panels(1, 1, (6.4, 4.2))
     for i, (name, row) in enumerate(report["methods"].items()):
         colour = COLOURS[i % len(COLOURS)]
         values = 100 * np.array(row["validation_accuracy"]["values"])

@@ -12,16 +12,17 @@ from lsam_jax.experiments.report.figures import (
 )
 from lsam_jax.experiments.report.figures.drawing import PlotSeries
 from lsam_jax.experiments.report.numbers import equal_time, settings
+from lsam_jax.experiments.report.numbers import groups as grouping
 from lsam_jax.experiments.report.numbers.accuracy import (
     ComparedRow,
     accuracy_table,
     lines,
     measures_table,
 )
-from lsam_jax.experiments.report.numbers.groups import short_title, task
+from lsam_jax.experiments.report.numbers.groups import task
 from lsam_jax.experiments.report.numbers.study import Study, TableSpec
 from lsam_jax.experiments.report.page import Block, Document, Section, Table, bullets, escaped
-from lsam_jax.experiments.statistics import listed
+from lsam_jax.experiments.statistics import counted, listed, spoken
 
 PAPER = (
     "[Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "
@@ -30,12 +31,7 @@ PAPER = (
 
 
 def compose(study: Study, title: str | None = None) -> Document:
-    """Says everything that was found.
-
-    Args:
-        study: The runs.
-        title: None for one from what was run.
-    """
+    """Says everything that was found."""
     return Document(title or _title(study), _lead(study), tuple(_sections(study)))
 
 
@@ -70,7 +66,7 @@ def _sections(study: Study) -> Iterator[Section]:
 
 
 def _title(study: Study) -> str:
-    what = listed([short_title(name) for name in study.names])
+    what = listed([spoken(name) for name in study.names])
     tasks = listed(list(dict.fromkeys(task(g.config) for g in study.groups.values())))
     return ": ".join(part for part in (what, tasks) if part) or "Runs of lsam-jax"
 
@@ -79,10 +75,13 @@ def _lead(study: Study) -> tuple[Block, ...]:
     groups = list(study.groups.values())
     runs = [run for group in groups for run in group.runs]
     seeds = sorted({run.seed for run in runs})
-    configurations = f"{len(groups)} configuration{'' if len(groups) == 1 else 's'}"
-    count = f"{len(runs)} finished run{'' if len(runs) == 1 else 's'}"
+    count = counted(len(runs), "finished run")
     tasks = dict.fromkeys(task(group.config) for group in groups)
-    words = f"{listed(list(tasks))}: {count} of {configurations}" if groups else count
+    words = (
+        f"{listed(list(tasks))}: {count} of {counted(len(groups), 'configuration')}"
+        if groups
+        else count
+    )
     if seeds:
         words += f", seed{'' if len(seeds) == 1 else 's'} {listed([str(seed) for seed in seeds])}"
     out = [trouble for trouble in study.troubles if trouble.kind != "partly unreadable"]
@@ -111,46 +110,38 @@ def _of_table(study: Study, spec: TableSpec) -> Section:
     accuracy = accuracy_table(spec, found)
     entries = [PlotSeries(line.row.label, line.group) for line in found if line.group is not None]
     if not entries:
-        return Section(spec.title, (accuracy,))
-    return Section(
+        return Section.of(spec.title, accuracy)
+    name, short = spec.name, spec.short
+    return Section.of(
         spec.title,
-        (
-            accuracy,
-            measures_table(study, found),
-            _curves(spec, entries),
-            *_equal_time(study, spec, found, entries),
-            _layers(spec, entries),
+        accuracy,
+        measures_table(study, found),
+        Section.of(
+            f"{short}: curves",
+            curves.learning(entries, f"{name}-curves"),
+            curves.gradient_norms(entries, f"{name}-gradient-norm"),
+            curves.radii(entries, f"{name}-radius"),
+        ),
+        _equal_time(study, spec, found, entries),
+        Section.of(
+            f"{short}: layers",
+            layers.heat_maps(entries, f"{name}-layer-norms"),
+            layers.perturbations(entries, f"{name}-perturbations"),
         ),
     )
 
 
-def _curves(spec: TableSpec, entries: list[PlotSeries]) -> Section:
-    pictures = (
-        curves.learning(entries, f"{spec.name}-curves"),
-        curves.gradient_norms(entries, f"{spec.name}-gradient-norm"),
-        curves.radii(entries, f"{spec.name}-radius"),
-    )
-    return Section(f"{spec.short}: curves", tuple(p for p in pictures if p is not None))
-
-
 def _equal_time(
     study: Study, spec: TableSpec, found: list[ComparedRow], entries: list[PlotSeries]
-) -> tuple[Section, ...]:
-    contests = equal_time.contests(study, found)
-    if not contests:
-        return ()
-    shown = [entry for entry in entries if contests[0].includes(entry.group)]
-    blocks: list[Block] = [
-        costs.scatter(contests, shown, f"{spec.name}-cost"),
-        *(equal_time.table(contest, found) for contest in contests),
-    ]
-    for contest in contests:
-        picture = costs.at_equal_time(contest, shown, f"{spec.name}-equal-time-{contest.kind}")
-        blocks += [] if picture is None else [picture]
-    return (Section(f"{spec.short}: cost and accuracy at equal time", tuple(blocks)),)
-
-
-def _layers(spec: TableSpec, entries: list[PlotSeries]) -> Section:
-    bars = layers.perturbations(entries, f"{spec.name}-perturbations")
-    maps = layers.heat_maps(entries, f"{spec.name}-layer-norms")
-    return Section(f"{spec.short}: layers", (maps,) if bars is None else (maps, bars))
+) -> Section | None:
+    scales = equal_time.scales(study, found)
+    if not scales:
+        return None
+    recipe = grouping.recipe(scales[0].base.config)
+    shown = [entry for entry in entries if grouping.recipe(entry.group.config) == recipe]
+    return Section.of(
+        f"{spec.short}: cost and accuracy at equal time",
+        costs.scatter(scales, shown, f"{spec.name}-cost"),
+        *(equal_time.table(scale, found) for scale in scales),
+        *(costs.at_equal_time(x, shown, f"{spec.name}-equal-time-{x.kind}") for x in scales),
+    )

@@ -1,15 +1,13 @@
 """The command's work: read, compose, write."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from lsam_jax.experiments import files
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.report.compose import compose
 from lsam_jax.experiments.report.numbers.study import read_study
-from lsam_jax.experiments.report.page import to_html, to_markdown
-
-PICTURES = "report"
+from lsam_jax.experiments.report.page import write
 
 
 class Written(NamedTuple):
@@ -27,10 +25,7 @@ class Written(NamedTuple):
 
 
 def report(
-    directory: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    *,
-    title: str | None = None,
+    directory: PathLike, out: PathLike | None = None, *, title: str | None = None
 ) -> Written:
     """Turns the runs below a directory into ``report.html`` and ``report.md``.
 
@@ -53,12 +48,5 @@ def report(
     """
     study = read_study(Path(directory))
     place = files.writable_directory(directory if out is None else out)
-    document = compose(study, title)
-    files.writable_directory(place / PICTURES)
-    drawn = {f"{PICTURES}/{figure.name}.png": figure.png for figure in document.figures()}
-    for path, png in drawn.items():
-        files.replace(place / path, png)
-    page, file, text = place / "report.html", place / "report.md", to_markdown(document, PICTURES)
-    files.replace(page, to_html(text, drawn).encode())
-    files.replace(file, text.encode())
-    return Written(page, file, tuple(place / path for path in drawn))
+    html, markdown, *pictures = write(compose(study, title), place, "report", "report")
+    return Written(html, markdown, tuple(pictures))

@@ -2,46 +2,23 @@
 
 import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape as escape_html
-from typing import NamedTuple, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from lsam_jax.experiments import files
+
 CONTENTS = "Contents"
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0 auto; max-width: 64rem; padding: 1rem; background: #fff; color: #1a1a1a;
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; }
-h2 { margin-top: 2.5rem; padding-top: .5rem; border-top: 1px solid #ccc; font-size: 1.4rem; }
-h3 { margin-top: 2rem; font-size: 1.1rem; }
-a { color: #00568a; }
-nav ul { padding-left: 1.2rem; }
-.wide { overflow-x: auto; margin: 1.2rem 0 .5rem; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-p:has(> em:only-child) { color: #444; font-size: .88rem; }
-p > em:only-child { font-style: normal; }
-th, td { padding: .3rem .6rem; vertical-align: top; border-bottom: 1px solid #ddd;
-  white-space: nowrap; }
-thead th { border-bottom: 2px solid #666; vertical-align: bottom; }
-td[style*="left"] { white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
-tbody th { font-weight: 600; }
-p:has(> img) { overflow-x: auto; }
-img { display: block; max-width: 100%; height: auto; }
-pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; }
-@media (max-width: 40rem) { img { max-width: none; width: 42rem; } }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  .wide { overflow: visible; }
-  table { font-size: 7.5pt; }
-  th, td { padding: .15rem .3rem; white-space: normal; }
-  img, tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
-}
-""".strip()
+STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8").strip()
+
+
+Columns: TypeAlias = Mapping[str, Callable[[Any], str] | None]
+"""Headings to cells of what a row is about, None for a column that is left out."""
 
 
 class Table(NamedTuple):
@@ -58,6 +35,19 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     is_prose: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        items: Iterable[Any],
+        columns: Columns,
+        is_prose: bool = False,
+    ) -> "Table":
+        """A row for each item."""
+        shown = {heading: cell for heading, cell in columns.items() if cell is not None}
+        rows = tuple(tuple(cell(item) for cell in shown.values()) for item in items)
+        return cls(caption, tuple(shown), rows, is_prose)
 
 
 class Figure(NamedTuple):
@@ -81,6 +71,11 @@ class Section(NamedTuple):
 
     title: str
     blocks: tuple["Block | Section", ...]
+
+    @classmethod
+    def of(cls, title: str, *blocks: "Block | Section | None") -> "Section":
+        """Of the blocks that there are."""
+        return cls(title, tuple(block for block in blocks if block is not None))
 
 
 Block: TypeAlias = str | Table | Figure
@@ -120,12 +115,7 @@ def bullets(items: Sequence[str]) -> str:
 
 
 def to_markdown(document: Document, pictures: str) -> str:
-    """The file.
-
-    Args:
-        document: What to say.
-        pictures: The directory of the pictures as seen from the file.
-    """
+    """The file."""
     blocks = list(document.walk())
     sections = [(depth, x.title) for depth, x in blocks if isinstance(x, Section)]
     anchors = anchors_of([document.title, CONTENTS, *(title for _, title in sections)])[2:]
@@ -183,13 +173,29 @@ def _html(content: str) -> Token | None:
     return Token("html_block", "", 0, content=content) if content else None
 
 
-def to_html(markdown: str, pictures: Mapping[str, bytes]) -> str:
-    """A Markdown file as a page that needs nothing beside it: no scripts, pictures as data URIs.
+def write(document: Document, place: Path, name: str, pictures: str) -> list[Path]:
+    """Writes a document as NAME.html, all in one file, and as NAME.md, with pictures beside it.
 
     Args:
-        markdown: What `to_markdown` gave.
-        pictures: PNGs by the paths that they are linked by.
+        document: What to say.
+        place: The directory of both.
+        name: Of both, without the ending.
+        pictures: The directory of the pictures, from there.
+
+    Returns:
+        The HTML file, the other one, and the pictures in reading order.
     """
+    files.writable_directory(place / pictures)
+    drawn = {f"{pictures}/{figure.name}.png": figure.png for figure in document.figures()}
+    text = to_markdown(document, pictures)
+    contents = {f"{name}.html": to_html(text, drawn).encode(), f"{name}.md": text.encode(), **drawn}
+    for path, content in contents.items():
+        files.replace(place / path, content)
+    return [place / path for path in contents]
+
+
+def to_html(markdown: str, pictures: Mapping[str, bytes]) -> str:
+    """A Markdown file as a page that needs nothing beside it: no scripts, pictures as data URIs."""
     reader = MarkdownIt("commonmark", {"xhtmlOut": False}).enable("table")
     tokens = reader.parse(markdown)
     headings = [tokens[n + 1] for n, token in enumerate(tokens) if token.type == "heading_open"]

@@ -53,10 +53,6 @@ class Cell:
     def configure(self, preset: Preset, shared: Mapping[str, Any]) -> Config:
         """The configuration, with seed 0.
 
-        Args:
-            preset: The recipe.
-            shared: Fields of `Config` that differ from the preset's in all cells.
-
         Raises:
             ValueError: When a value makes no sense.
         """
@@ -85,22 +81,18 @@ VARIANTS: Mapping[str, Cell] = {
 }
 """Of Tables 3 and 4."""
 
+_AROUND = {
+    False: ((0.05, 0.8), (0.2, 0.8), (0.5, 0.8), (0.1, 1.0)),
+    True: ((0.05, 0.8), (0.1, 0.8), (0.2, 0.8), (0.1, 1.0)),
+}
 GRID: Mapping[str, Cell] = {
     f"lsam-{'normalised' if normalize else 'plain'}-rho{rho:g}-alpha{alpha:g}": Cell(
         f"rho={rho:g}, alpha={alpha:g}{', normalised' if normalize else ''}",
         "layerwise_sam",
         {"rho": rho, "alpha": alpha, "normalize": normalize},
     )
-    for normalize, rho, alpha in (
-        (False, 0.05, 0.8),
-        (False, 0.2, 0.8),
-        (False, 0.5, 0.8),
-        (False, 0.1, 1.0),
-        (True, 0.05, 0.8),
-        (True, 0.1, 0.8),
-        (True, 0.2, 0.8),
-        (True, 0.1, 1.0),
-    )
+    for normalize, pairs in _AROUND.items()
+    for rho, alpha in pairs
 }
 """Layer-wise SAM's own hyper-parameters around the paper's."""
 
@@ -129,19 +121,11 @@ def changes(preset: Preset, config: Config) -> list[str]:
         "batch_size": "images in a batch",
         "image_size": "height and width of an image",
     }
-    told = {
-        "images",
-        "validation_images",
-        "label_noise",
-        "augment",
-        "epochs",
-        "passes",
-        "method",
-        "options",
-    }
+    apart = ("images", "validation_images", "label_noise", "augment", "epochs", "passes")
+    told = {*apart, "method", "options", "seed"}
     for field in dataclasses.fields(Config):
         new, old = getattr(config, field.name), getattr(whole, field.name)
-        if field.name not in told | {"seed"} and new != old:
+        if field.name not in told and new != old:
             was = "its own" if old is None else old
             said.append(f"{names.get(field.name, field.name)}: {new} instead of {was}")
     return said

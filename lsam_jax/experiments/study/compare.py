@@ -6,7 +6,6 @@ epoch stands beside it for what it is: chosen by the test split.
 """
 
 import dataclasses
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,21 +16,21 @@ import numpy as np
 from tqdm import tqdm
 
 from lsam_jax.experiments import files
-from lsam_jax.experiments.bench.training_steps import time_steps
+from lsam_jax.experiments.bench.training_steps import Snapshots, time_steps
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import METHODS
 from lsam_jax.experiments.config.overrides import parse
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.study import summary
 from lsam_jax.experiments.study.summary import Trained
 from lsam_jax.experiments.training import loop
 from lsam_jax.experiments.training.history import History
-from lsam_jax.experiments.training.step import Program, State, build
+from lsam_jax.experiments.training.state import State
+from lsam_jax.experiments.training.step import Program, build
 
 SNAPSHOTS = 4
-
-
 DEFAULT = ("sgd", "sam", "layerwise_sam", "stale")
 
 
@@ -53,20 +52,18 @@ def configurations(
     """
     if len(set(methods)) != len(methods):
         raise ValueError(f"methods={','.join(methods)} must name each method once")
-    shared = [text for text in settings if "." not in text.partition("=")[0]]
-    common = parse(shared)
-    configs = {}
-    for method in methods:
-        prefix = f"{method}."
-        own = parse([text.removeprefix(prefix) for text in settings if text.startswith(prefix)])
-        label = METHODS[method].label if method in METHODS else method
-        configs[label] = preset.configure(method, **{**common, **own})
-    stray = [
-        text for text in settings if text not in shared and text.partition(".")[0] not in methods
-    ]
-    if stray:
-        raise ValueError(f"--set {stray[0]} is for a method that is not compared")
-    return configs
+    own: dict[str, list[str]] = {"": [], **{method: [] for method in methods}}
+    for text in settings:
+        method = text.partition("=")[0].rpartition(".")[0]
+        if method not in own:
+            raise ValueError(f"--set {text} is for a method that is not compared")
+        own[method].append(text.removeprefix(f"{method}."))
+    return {
+        METHODS[method].label if method in METHODS else method: preset.configure(
+            method, **{**parse(own[""]), **parse(own[method])}
+        )
+        for method in methods
+    }
 
 
 def compare(
@@ -75,7 +72,7 @@ def compare(
     out: str | Path,
     *,
     rounds: int = 100,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
 ) -> dict[str, Any]:
     """Trains every configuration with every seed, and writes what came of it into `out`.
 
@@ -115,21 +112,17 @@ def _check(configs: Mapping[str, Config], seeds: Sequence[int], rounds: int) -> 
         raise ValueError(f"seeds={list(seeds)} must be at least one seed, and each only once")
     if rounds < SNAPSHOTS:
         raise ValueError(f"rounds={rounds} must be at least {SNAPSHOTS}")
-    recipes = [dataclasses.asdict(config) for config in configs.values()]
-    if any(
-        recipe[name] != recipes[0][name]
-        for recipe in recipes
-        for name in recipe.keys() - {"method", "options", "seed"}
-    ):
+    recipes = {dataclasses.replace(c, method="sgd", options=(), seed=0) for c in configs.values()}
+    if len(recipes) > 1:
         raise ValueError("configs differ in more than the method and its own options")
 
 
 def _train(
     programs: Mapping[str, Program], seeds: Sequence[int]
 ) -> tuple[dict[str, list[Trained]], dict[str, list[State]]]:
-    """All runs under one progress bar, and states from all over each first run."""
+    """All runs under one progress bar, and states from all over each method's first run."""
     runs: dict[str, list[Trained]] = {name: [] for name in programs}
-    snapshots: dict[str, list[State]] = {name: [] for name in programs}
+    snapshots: dict[str, list[State]] = {}
     epochs = next(iter(programs.values())).config.epochs
     with tqdm(
         total=len(programs) * len(seeds) * epochs, unit="epoch", dynamic_ncols=True, mininterval=0.5
@@ -141,30 +134,25 @@ def _train(
         for seed in seeds:
             for name, program in programs.items():
                 bar.set_description(f"{name}, seed {seed}")
-                watcher = _Snapshots(bar, epochs, snapshots[name] if seed == seeds[0] else None)
+                watcher = _Watcher(bar, epochs)
                 config = dataclasses.replace(program.config, seed=seed)
                 result = loop.fit(config, program=program, watcher=watcher)
+                snapshots.setdefault(name, watcher.states)
                 of = result.state.params, result.state.batch_stats, seed
                 runs[name].append(Trained(result.history, watcher.seconds, program.fitted(*of)))
     return runs, snapshots
 
 
-class _Snapshots(loop.Watcher):
-    """Moves the bar, and copies states from all over a run into a list, if there is one.
+class _Watcher(Snapshots):
+    """Moves the bar, and counts the seconds of training, evaluations left out."""
 
-    Attributes:
-        seconds: Of training so far, evaluations left out.
-    """
+    def __init__(self, bar: Any, epochs: int):
+        super().__init__({round(epochs * (i + 1) / SNAPSHOTS) for i in range(SNAPSHOTS)} - {0})
+        self._bar, self.seconds = bar, 0.0
 
-    def __init__(self, bar: Any, epochs: int, states: list[State] | None):
-        self._bar, self._states = bar, states
-        self.seconds = 0.0
-        self._moments = {round(epochs * (i + 1) / SNAPSHOTS) for i in range(SNAPSHOTS)} - {0}
-
-    def epoch(self, state: State, history: History, timing: Any) -> None:
+    def epoch(self, state: State, history: History, timing: dict[str, Any]) -> None:
+        super().epoch(state, history, timing)
         self.seconds += timing["seconds"]
-        if self._states is not None and history.epochs in self._moments:
-            self._states.append(jax.tree.map(lambda x: x.copy(), state))
         self._bar.set_postfix(accuracy=f"{history.validation_accuracy[-1]:.3f}", refresh=False)
         self._bar.update()
 

@@ -3,18 +3,19 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
+from rich.table import Table
 
 from lsam_jax import diagnostics
 from lsam_jax.experiments import files, tables
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Dataset
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.study.evaluation_loss import Measured, Settings
 from lsam_jax.experiments.study.landscapes import landscapes
 from lsam_jax.experiments.study.sharpness import sharpness
@@ -25,13 +26,13 @@ DISTANCES = "distances.json"
 
 
 def diagnose(
-    directories: Sequence[str | os.PathLike[str]],
+    directories: Sequence[PathLike],
     settings: Settings,
     *,
     with_landscapes: bool = False,
     again: bool = False,
-    out: str | os.PathLike[str] | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    out: PathLike | None = None,
+    data_dir: PathLike | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Writes ``sharpness.json`` into each run, ``landscapes.npz`` if asked, and the distances.
 
@@ -60,15 +61,7 @@ def diagnose(
     file = files.writable_file(place / DISTANCES) if len(paths) > 1 else None
     names = [_name(path, place) if file else path.name for path in paths]
     failures: dict[str, str] = {}
-    data: dict[str, Dataset] = {}
-    runs: dict[str, Finished] = {}
-    for name, path in zip(names, paths, strict=True):
-        with _leaving_others(name, failures):
-            of = configuration(path).data
-            data[of] = data.get(of) or datasets.load(of, data_dir)
-            run = load(path, data[of])
-            settings.chosen(run.program.layers)  # complains before anything is computed
-            runs[name] = run
+    runs = _load(dict(zip(names, paths, strict=True)), settings, data_dir, failures)
     if file is not None and len(runs) > 1:
         with _leaving_others(DISTANCES, failures):
             files.write_json(file, distances(runs))
@@ -85,6 +78,22 @@ def diagnose(
             f"{'; '.join(f'{name}: {why}' for name, why in failures.items())} (all else is done)"
         )
     return found
+
+
+def _load(
+    paths: Mapping[str, Path], settings: Settings, data_dir: Any, failures: dict[str, str]
+) -> dict[str, Finished]:
+    """The runs that can be measured."""
+    data: dict[str, Dataset] = {}
+    runs: dict[str, Finished] = {}
+    for name, path in paths.items():
+        with _leaving_others(name, failures):
+            of = configuration(path).data
+            data[of] = data.get(of) or datasets.load(of, data_dir)
+            run = load(path, data[of])
+            settings.chosen(run.program.layers)  # complains before anything is computed
+            runs[name] = run
+    return runs
 
 
 @contextlib.contextmanager
@@ -116,31 +125,20 @@ def distances(runs: Mapping[str, Finished]) -> dict[str, Any]:
     }
 
 
-def print_sharpness(found: Mapping[str, Mapping[str, Any]], console: Console | None = None) -> None:
-    """Prints what `diagnose` returned as a table.
-
-    Args:
-        found: What ``sharpness.json`` holds, by run.
-        console: Where to; None for standard output.
-    """
-    if not found:
-        return
+def sharpness_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What `diagnose` returned as a table."""
     any_one = next(iter(found.values()))
-    table = tables.table(
-        *("run", "loss", "rise", "top eigenvalue", "trace"),
-        caption=f"Of the {any_one['loss']}, {any_one['images']} images. Rise: at the distance "
-        f"{any_one['rho']} along the gradient. Trace: with the standard error of its probes.",
+    columns: dict[str, Callable[[Any], str]] = {
+        "loss": lambda row: f"{row['train_loss']:.4f}",
+        "rise": lambda row: f"{row['ball']['rise']:.4f}",
+        "top eigenvalue": lambda row: f"{row['top_eigenvalue']:.4g}",
+        "trace": lambda row: "{mean:.4g} \u00b1 {standard_error:.2g}".format(**row["trace"]),
+    }
+    words = (
+        f"Of the {any_one['loss']}, {any_one['images']} images. Rise: at the distance "
+        f"{any_one['rho']} along the gradient. Trace: with the standard error of its probes."
     )
-    for name, row in found.items():
-        trace = row["trace"]
-        table.add_row(
-            name,
-            f"{row['train_loss']:.4f}",
-            f"{row['ball']['rise']:.4f}",
-            f"{row['top_eigenvalue']:.4g}",
-            f"{trace['mean']:.4g} \u00b1 {trace['standard_error']:.2g}",
-        )
-    (console or Console()).print(table)
+    return tables.table("run", found, columns, caption=words)
 
 
 def _name(path: Path, place: Path) -> str:

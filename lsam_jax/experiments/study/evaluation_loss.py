@@ -12,7 +12,7 @@ import optax
 from tqdm import tqdm
 
 from lsam_jax.experiments.config.objective import TrainingLoss, variables
-from lsam_jax.experiments.data.datasets import Split
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.training.finished_run import Finished
 
 BATCH = 256
@@ -78,9 +78,9 @@ class Settings:
             return [layers[round(i)] for i in np.linspace(0, len(layers) - 1, count)]
         for name in self.layers:
             if name not in layers:
+                known = ", ".join(layers)
                 raise ValueError(
-                    f"--layers names {name!r}, which does not exist. The layers are: "
-                    f"{', '.join(layers)}"
+                    f"--layers names {name!r}, which does not exist. The layers are: {known}"
                 )
         return [name for name in layers if name in self.layers]
 

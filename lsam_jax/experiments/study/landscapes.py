@@ -19,21 +19,14 @@ FILE, UNFINISHED = "landscapes.npz", "landscapes-unfinished.npz"
 def landscapes(measured: Measured, *, again: bool = False) -> None:
     """Writes the file where it is not there yet; after each layer what there is, to go on from.
 
-    Args:
-        measured: A run.
-        again: Whether to replace a file that is there.
-
     Raises:
         ValueError: When there is no such layer, or the file is there and of other settings.
         OSError: When it cannot be read or written.
     """
     settings, run = measured.settings, measured.run
     file, unfinished = run.directory / FILE, run.directory / UNFINISHED
-    layers, steps, model_steps = (
-        settings.chosen(run.program.layers),
-        settings.steps,
-        settings.model_steps,
-    )
+    layers = settings.chosen(run.program.layers)
+    steps, model_steps = settings.steps, settings.model_steps
     made_of = {**measured.made_of(), "layers": layers, "steps": steps, "model_steps": model_steps}
     if file.exists() and not again:
         check_same(file, _read(file), made_of)

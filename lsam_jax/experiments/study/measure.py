@@ -1,11 +1,11 @@
 """What is measured of a study's runs once they are there: costs, sharpness, landscapes."""
 
-import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lsam_jax.experiments import files
 from lsam_jax.experiments.bench.training_steps import costs_of_runs
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.study.diagnose import diagnose
 from lsam_jax.experiments.study.evaluation_loss import Settings
 from lsam_jax.experiments.study.reproduce import Study, finished
@@ -19,15 +19,8 @@ SETTINGS: Mapping[str, Settings] = {
 """Of sharpness and landscapes, by scale."""
 
 
-def measure(
-    study: Study, out: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None
-) -> None:
+def measure(study: Study, out: PathLike, *, data_dir: PathLike | None = None) -> None:
     """Writes what the tables and figures of a study need beside the runs; what is there stays.
-
-    Args:
-        study: What `reproduce.plan` gave.
-        out: Its directory.
-        data_dir: Where TFDS keeps prepared data; None for its default.
 
     Raises:
         ValueError: At the end, when something could not be measured.
@@ -60,9 +53,5 @@ def measure(
 
 def _timed(file: Path) -> dict[str, Path]:
     """The runs whose steps a file of costs has, by cell."""
-    if not file.exists():
-        return {}
-    found = json.loads(file.read_text(encoding="utf-8"))["runs"]
-    return {
-        cell: file.parent / cell / f"seed{one['config']['seed']}" for cell, one in found.items()
-    }
+    runs = (files.read_json(file) or {"runs": {}})["runs"]
+    return {cell: file.parent / cell / f"seed{x['config']['seed']}" for cell, x in runs.items()}

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lsam_jax.experiments.config.paper_results import TABLE1, TABLE3, TABLE4, Published
+from lsam_jax.experiments.config.paper_results import TABLE1, TABLE3, TABLE4, Numbers, Published
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.study.cells import CELLS, GRID, METHODS
 
@@ -54,10 +54,6 @@ class Artefact:
 def artefact(name: str, preset: Preset) -> Artefact:
     """What a table or figure needs.
 
-    Args:
-        name: One of `NAMES`.
-        preset: The recipe.
-
     Raises:
         ValueError: When the name is not known, or the paper has no such table for the preset.
     """
@@ -76,10 +72,9 @@ def _methods(preset: Preset) -> tuple[Row, ...]:
 
 
 def _table1(preset: Preset) -> Artefact:
-    caption = "The paper's four methods, and others at hand."
-    rows = _methods(preset)
-    plain = {name for name, cell in METHODS.items() if cell.is_plain}
-    named = tuple(r for r in rows if r.cell in plain and METHODS[r.cell].method in preset.methods)
+    caption, rows = "The paper's four methods, and others at hand.", _methods(preset)
+    cells = [(row, METHODS[row.cell]) for row in rows]
+    named = tuple(row for row, cell in cells if cell.is_plain and cell.method in preset.methods)
     return Artefact("Methods", caption, rows, sharpness=named, costs=True)
 
 
@@ -103,7 +98,7 @@ def _table4(preset: Preset) -> Artefact:
     fourth = _published(TABLE4, preset, "table4")
     own = preset.methods["layerwise_sam"]["k"]
     some = [
-        Row("lsam" if k == own else f"lsam-k{k}", f"k={k}", number)
+        Row("lsam" if int(k) == own else f"lsam-k{k}", f"k={k}", number)
         for k, number in fourth.items()
         if k != "all"
     ]
@@ -131,9 +126,7 @@ def _figure(title: str, *cells: str, landscapes: bool = False) -> Callable[[Pres
     return make
 
 
-def _published(
-    tables: Mapping[str, Mapping[Any, Published]], preset: Preset, name: str
-) -> Mapping[Any, Published]:
+def _published(tables: Numbers, preset: Preset, name: str) -> Mapping[str, Published]:
     if preset.name not in tables:
         raise ValueError(
             f"the paper has no {name} for preset {preset.name!r}; choose one of {', '.join(tables)}"

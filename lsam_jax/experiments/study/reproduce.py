@@ -6,8 +6,6 @@ stopped goes on, and a run that fails leaves the others.
 """
 
 import dataclasses
-import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +16,8 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import LostError
-from lsam_jax.experiments.files import METRICS
+from lsam_jax.experiments.files import METRICS, PathLike
+from lsam_jax.experiments.statistics import spoken
 from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.study.paper_tables import NAMES, Artefact, artefact
 from lsam_jax.experiments.training.run_directory import configuration, differences
@@ -90,18 +89,12 @@ def plan(
 
 def reproduce(
     study: Study,
-    out: str | os.PathLike[str],
+    out: PathLike,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
+    weights: PathLike | None = None,
 ) -> dict[str, str]:
     """Runs what is missing.
-
-    Args:
-        study: What `plan` gave.
-        out: The directory of the study.
-        data_dir: Where TFDS keeps prepared data; None for its default.
-        weights: The checkpoint of a pretrained backbone, for a model that has one.
 
     Returns:
         Why what is still missing is missing, in one line, by directory of the run.
@@ -138,14 +131,14 @@ def reproduce(
 def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> None:
     """Adds what is planned, and what failed, to what ``study.json`` has."""
     file = directory / STUDY
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    before = files.read_json(file) or {}
     tables = {one["name"]: one for one in before.get("tables", [])}
     tables |= {
         name: {
             "name": name,
             "title": one.title,
             "caption": one.caption,
-            "paper": "" if name == "grid" else f"Lee, KDD 2024, {_spoken(name)}",
+            "paper": "" if name == "grid" else f"Lee, KDD 2024, {spoken(name)}",
             "rows": [row.to_json() for row in one.rows],
         }
         for name, one in study.artefacts.items()
@@ -199,21 +192,7 @@ def finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
 
 
 def _command(study: Study, names: Sequence[str]) -> str:
-    extra = [
-        f"--set {name}={value}"
-        for name, value in study.settings.items()
-        if SCALES[study.scale].get(name, study) != value
-    ]
-    return " ".join(
-        [
-            "lsam-jax reproduce",
-            *names,
-            f"--preset {study.preset.name} --scale {study.scale} --seeds {len(study.seeds)}",
-            *extra,
-        ]
-    )
-
-
-def _spoken(name: str) -> str:
-    kind, number = name[:-1], name[-1]
-    return f"{kind.capitalize()} {number}"
+    usual = SCALES[study.scale]
+    given = f"--preset {study.preset.name} --scale {study.scale} --seeds {len(study.seeds)}"
+    extra = [f"--set {k}={x}" for k, x in study.settings.items() if usual.get(k, study) != x]
+    return " ".join(["lsam-jax reproduce", *names, given, *extra])

@@ -1,6 +1,5 @@
 """How sharp the minimum of a finished run is, as ``sharpness.json``."""
 
-import json
 from typing import Any
 
 import jax
@@ -15,10 +14,6 @@ FILE = "sharpness.json"
 def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
     """What the file holds; measured and written where it is not there yet.
 
-    Args:
-        measured: A run.
-        again: Whether to replace a file that is there.
-
     Raises:
         ValueError: When the file is there and of other settings.
         OSError: When it cannot be read or written.
@@ -26,13 +21,10 @@ def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
     file = measured.run.directory / FILE
     rho, probes = measured.settings.rho, measured.settings.probes
     made_of = {**measured.made_of(), "rho": rho}
-    if file.exists() and not again:
-        there: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        check_same(
-            file,
-            {**there, "probes": there.get("trace", {}).get("probes")},
-            {**made_of, "probes": probes},
-        )
+    there: dict[str, Any] | None = None if again else files.read_json(file)
+    if there is not None:
+        known = {**there, "probes": there.get("trace", {}).get("probes")}
+        check_same(file, known, {**made_of, "probes": probes})
         return there
     files.writable_directory(file.parent)
     of, batches = measured.arguments, measured.batches

@@ -1,17 +1,21 @@
 """The result of a comparison, as JSON can hold it and as a table."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
+from rich.table import Table
 
 from lsam_jax.experiments import environment, tables
 from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.statistics import over_seeds, statistics_text
 from lsam_jax.experiments.training.history import History
+
+RECIPE = ("data", "model", "epochs", "batch_size", "label_noise")
+LAST = ("validation_accuracy", "validation_loss", "train_loss", "gradient_norm")
+"""Of which the last epoch's value counts."""
 
 
 class Trained(NamedTuple):
@@ -36,62 +40,61 @@ def report(
 ) -> dict[str, Any]:
     """Everything that a comparison found.
 
-    Args:
-        configs: By method.
-        seeds: Of each method's runs.
-        trained: By method, in the order of the seeds.
-        step_seconds: f64[rounds, methods], times of a training step.
-
     Returns:
         Nested dictionaries; the numbers of a run are those of its last epoch, but for the best
         accuracy, and how much was perturbed is the mean over the run.
     """
     first = next(iter(configs.values()))
     costs = timing.costs(tuple(configs), step_seconds)
-    histories = {name: [run.history for run in runs] for name, runs in trained.items()}
-    methods = {
-        name: {
+
+    def found(name: str) -> dict[str, Any]:
+        runs = trained[name]
+        histories = [run.history for run in runs]
+
+        def mean(key: str) -> float:
+            return float(np.mean([getattr(history, key) for history in histories]))
+
+        return {
             "config": dataclasses.replace(configs[name], seed=0).to_json(),
-            "validation_accuracy": over_seeds([h.validation_accuracy[-1] for h in runs]),
-            "best_accuracy": over_seeds([max(h.validation_accuracy) for h in runs]),
-            "labels_fitted": over_seeds([run.labels_fitted for run in trained[name]]),
-            "run_seconds": over_seeds([run.seconds for run in trained[name]]),
-            "validation_loss": over_seeds([h.validation_loss[-1] for h in runs]),
-            "train_loss": over_seeds([h.train_loss[-1] for h in runs]),
-            "gradient_norm": over_seeds([h.gradient_norm[-1] for h in runs]),
-            "perturbed_parameters": float(np.mean([h.perturbed_parameters for h in runs])),
-            "perturbed_layers": float(np.mean([h.perturbed_layers for h in runs])),
+            **{key: over_seeds([getattr(h, key)[-1] for h in histories]) for key in LAST},
+            "best_accuracy": over_seeds([max(h.validation_accuracy) for h in histories]),
+            "labels_fitted": over_seeds([run.labels_fitted for run in runs]),
+            "run_seconds": over_seeds([run.seconds for run in runs]),
+            "perturbed_parameters": mean("perturbed_parameters"),
+            "perturbed_layers": mean("perturbed_layers"),
             "step_cost": costs[name]._asdict(),
-            "histories": [h.to_json() for h in runs],
+            "histories": [history.to_json() for history in histories],
         }
-        for name, runs in histories.items()
-    }
+
     return {
-        "data": first.data,
-        "model": first.model,
-        "epochs": first.epochs,
-        "batch_size": first.batch_size,
-        "label_noise": first.label_noise,
+        **{key: getattr(first, key) for key in RECIPE},
         "seeds": list(seeds),
         "timing_rounds": len(step_seconds),
-        "methods": methods,
+        "methods": {name: found(name) for name in configs},
         "environment": environment.describe(),
     }
 
 
-def print_table(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints a report as one table.
-
-    Args:
-        report: What `report` returned.
-        console: Where to; None for standard output.
-    """
+def table(report: Mapping[str, Any]) -> Table:
+    """What `report` returned as a table."""
     seeds = len(report["seeds"])
     noise = f", {100 * report['label_noise']:g} % of the training labels drawn anew"
     of_seeds = f"Mean ± sample standard deviation of {seeds} seeds" if seeds > 1 else "One seed"
-    accuracy = "accuracy\n(last, %)", "accuracy\n(best, %)", "labels\nfitted (%)"
-    table = tables.table(
-        *("method", *accuracy, "cost of\na step", "time of\na run (s)"),
+
+    def percent(name: str) -> Callable[[Any], str]:
+        return lambda row: statistics_text(row[name], 1, scale=100)
+
+    columns: dict[str, Callable[[Any], str]] = {
+        "accuracy\n(last, %)": percent("validation_accuracy"),
+        "accuracy\n(best, %)": percent("best_accuracy"),
+        "labels\nfitted (%)": percent("labels_fitted"),
+        "cost of\na step": lambda row: f"{row['step_cost']['ratio']:.2f}",
+        "time of\na run (s)": lambda row: f"{row['run_seconds']['mean']:.1f}",
+    }
+    return tables.table(
+        "method",
+        report["methods"],
+        columns,
         title=f"{report['model']} on {report['data']}{noise if report['label_noise'] else ''}, "
         f"{report['epochs']} epochs of batches of {report['batch_size']}",
         caption=(
@@ -101,13 +104,3 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
             "training, without compilation and evaluation."
         ),
     )
-    for name, row in report["methods"].items():
-        table.add_row(
-            name,
-            statistics_text(row["validation_accuracy"], 1, scale=100),
-            statistics_text(row["best_accuracy"], 1, scale=100),
-            statistics_text(row["labels_fitted"], 1, scale=100),
-            f"{row['step_cost']['ratio']:.2f}",
-            f"{row['run_seconds']['mean']:.1f}",
-        )
-    (console or Console()).print(table)

@@ -7,7 +7,8 @@ import numpy as np
 
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data.augmentation import crop_and_flip
-from lsam_jax.experiments.data.datasets import Dataset, Split
+from lsam_jax.experiments.data.datasets import Dataset
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.training.step import Program, build
 
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 
 from lsam_jax.experiments.config.objective import TrainingLoss, augmented, variables
-from lsam_jax.experiments.data.datasets import Split
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.distributed.devices import ONE_DEVICE, Layout
 
 EVALUATION_BATCH = 512
@@ -30,15 +31,6 @@ def evaluate(
 
     Every image counts once; the last batch is filled up with images that do not count, so that
     all batches have one shape.
-
-    Args:
-        model: A Flax module.
-        preprocess: uint8 images to the floats that it takes.
-        split: What to evaluate.
-        params: Trained parameters.
-        batch_stats: Running statistics.
-        frozen: Parameters that are not trained.
-        layout: On which devices.
     """
     count = len(split.labels)
     number = -(-count // EVALUATION_BATCH)
@@ -80,10 +72,7 @@ def probe(
     """The gradient on the first images of the training split, the same in every call."""
     batch = layout.rows(Split(train.images[:PROBE_IMAGES], train.labels[:PROBE_IMAGES]))
     gradient, norms = _gradient(loss_fn, augment, params, batch_stats, frozen, batch)
-    by_path = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): float(norm)
-        for path, norm in jax.tree_util.tree_leaves_with_path(norms)
-    }
+    by_path = {path: float(norm) for path, norm in flatten_dict(norms, sep="/").items()}
     return Probe(gradient, float(np.linalg.norm(list(by_path.values()))), by_path)
 
 

@@ -1,15 +1,16 @@
 """A finished run, taken up from its directory."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments.data.datasets import Dataset, Split
-from lsam_jax.experiments.files import CHECKPOINTS
+from lsam_jax.experiments.data.datasets import Dataset
+from lsam_jax.experiments.data.split import Split
+from lsam_jax.experiments.files import CHECKPOINTS, PathLike
 from lsam_jax.experiments.training.checkpoints import Checkpoints
 from lsam_jax.experiments.training.run_directory import configuration
-from lsam_jax.experiments.training.step import Program, State, build
+from lsam_jax.experiments.training.state import State
+from lsam_jax.experiments.training.step import Program, build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +32,8 @@ class Finished:
     train: Split
 
 
-def load(directory: str | os.PathLike[str], data: Dataset) -> Finished:
+def load(directory: PathLike, data: Dataset) -> Finished:
     """Reads a run; its directory stays as it is.
-
-    Args:
-        directory: Of `lsam-jax train`.
-        data: The data set that its configuration names.
 
     Raises:
         ValueError: When there is no run, it is not finished, or its network has parts that were
@@ -57,16 +54,11 @@ def load(directory: str | os.PathLike[str], data: Dataset) -> Finished:
             f"the run in {str(directory)!r} has taken {taken} of its {steps} steps; finish it with "
             "lsam-jax train --resume"
         )
-    return Finished(
-        Path(directory),
-        program,
-        program.init(config.seed).params,
-        state,
-        program.train(config.seed),
-    )
+    start = program.init(config.seed).params
+    return Finished(Path(directory), program, start, state, program.train(config.seed))
 
 
-def last_state(directory: str | os.PathLike[str], program: Program) -> State:
+def last_state(directory: PathLike, program: Program) -> State:
     """The state that a run saved last.
 
     Raises:

@@ -81,11 +81,7 @@ class History:
         return len(self.step)
 
     def record(self, epoch: int) -> dict[str, Any]:
-        """One epoch as a dictionary; what has an entry for each layer is one by its name.
-
-        Args:
-            epoch: From 1.
-        """
+        """An epoch, from 1, as a dictionary; what each layer has is one by its name."""
         entry: dict[str, Any] = {"epoch": epoch}
         for name in _per_epoch():
             value = getattr(self, name)[epoch - 1]

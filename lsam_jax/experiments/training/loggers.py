@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lsam_jax.experiments import files
+from lsam_jax.experiments.files import PathLike
 
 Record = Mapping[str, Any]
 
@@ -70,9 +71,7 @@ class TensorBoard:
 
     def __init__(self, directory: Path):
         self._directory = directory
-        self._writer_of = importlib.import_module("tensorboardX").RecordWriter
-        self._event = importlib.import_module("tensorboardX.proto.event_pb2")
-        self._summary = importlib.import_module("tensorboardX.proto.summary_pb2")
+        self._tensorboard = importlib.import_module("tensorboardX")
         self._path = directory
         self._writer: Any = None
 
@@ -81,22 +80,21 @@ class TensorBoard:
         resumed = any(self._directory.glob("events.out.tfevents.*"))
         self._path = self._directory / f"events.out.tfevents.{time.time_ns()}"
         with _naming(self._path):
-            self._writer = self._writer_of(str(self._path))
+            self._writer = self._tensorboard.RecordWriter(str(self._path))
         after = records[-1]["step"] + 1 if records else 0
         self._add(step=after if resumed else 0, file_version="brain.Event:2")
         if resumed:
-            start = self._event.SessionLog(status=self._event.SessionLog.START)
-            self._add(step=after, session_log=start)
+            log = self._tensorboard.proto.event_pb2.SessionLog
+            self._add(step=after, session_log=log(status=log.START))
         for record in () if resumed else records:
             self.epoch(record, {})
 
     def epoch(self, record: Record, timing: Record) -> None:
         """Adds an epoch's scalars; they are on the disk when this returns."""
-        values = [
-            self._summary.Summary.Value(tag=name, simple_value=value)
-            for name, value in scalars(record, timing).items()
-        ]
-        self._add(step=record["step"], summary=self._summary.Summary(value=values))
+        summary = self._tensorboard.proto.summary_pb2.Summary
+        numbers = scalars(record, timing).items()
+        values = [summary.Value(tag=name, simple_value=value) for name, value in numbers]
+        self._add(step=record["step"], summary=summary(value=values))
 
     def close(self) -> None:
         """Closes the file."""
@@ -105,7 +103,7 @@ class TensorBoard:
                 self._writer.close()
 
     def _add(self, **content: Any) -> None:
-        event = self._event.Event(wall_time=time.time(), **content)
+        event = self._tensorboard.proto.event_pb2.Event(wall_time=time.time(), **content)
         with _naming(self._path):
             self._writer.write(event.SerializeToString())
             self._writer.flush()
@@ -224,7 +222,7 @@ class Sink(Protocol):
 
 
 def open_sinks(
-    names: Sequence[str] | None, directory: str | os.PathLike, config: Record, run_name: str
+    names: Sequence[str] | None, directory: PathLike, config: Record, run_name: str
 ) -> list[Sink]:
     """Makes the sinks of a run; nothing is written before their start.
 

@@ -18,8 +18,8 @@ from lsam_jax.experiments.training.epoch_timer import EpochClock
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.recording import record_epoch
 from lsam_jax.experiments.training.run_directory import Run
-from lsam_jax.experiments.training.shared_run_directory import SharedRun
-from lsam_jax.experiments.training.step import Program, State, StepMetrics, build
+from lsam_jax.experiments.training.state import State, StepMetrics
+from lsam_jax.experiments.training.step import Program, build
 
 AHEAD = 2
 """Steps that are handed to the device before the first of them is waited for."""
@@ -73,7 +73,7 @@ def fit(
     data: Dataset | None = None,
     *,
     program: Program | None = None,
-    run: Run | SharedRun | None = None,
+    run: Run | None = None,
     watcher: Watcher | None = None,
     devices: int | None = None,
 ) -> Result:
@@ -118,47 +118,45 @@ def fit(
     return Result(config, history, state)
 
 
+@dataclasses.dataclass
 class _Loop:
     """Epochs of one run."""
 
-    def __init__(
-        self,
-        config: Config,
-        program: Program,
-        run: Run | SharedRun | None,
-        watcher: Watcher,
-        team: Team,
-    ):
-        self._config, self._program, self._run, self._watcher = config, program, run, watcher
-        self._team = team
-        self._batches = program.batches(config.seed)
-        self._clock = EpochClock()
-        self._pending: deque[tuple[int, StepMetrics]] = deque()
+    config: Config
+    program: Program
+    run: Run | None
+    watcher: Watcher
+    team: Team
+
+    def __post_init__(self) -> None:
+        self.batches = self.program.batches(self.config.seed)
+        self.clock = EpochClock()
+        self.pending: deque[tuple[int, StepMetrics]] = deque()
 
     def epoch(self, state: State, history: History) -> State:
         """What is left of an epoch, and its record."""
-        program, clock = self._program, self._clock
+        program, clock = self.program, self.clock
         first, last = int(state.step), (history.epochs + 1) * program.steps_per_epoch
         with clock.training():
             for step in range(first, last):
-                batch = self._batches[step]
+                batch = self.batches[step]
                 with clock.waiting():
                     state, metrics = program.step(state, batch)
-                    self._pending.append((step, metrics))
+                    self.pending.append((step, metrics))
                     self._catch_up(AHEAD)
-                if self._team.is_first:
-                    self._watcher.step(metrics)
+                if self.team.is_first:
+                    self.watcher.step(metrics)
                 self._between_steps(state, history, step + 1, last)
             with clock.waiting():
                 self._catch_up(0)
-        with clock.evaluation(), self._watcher.evaluating():
-            record_epoch(program, history, state, self._config.seed)
-        timing = clock.read(history.epochs, (last - first) * self._config.batch_size)
-        self._team.first(partial(self._watcher.epoch, state, history, timing))
-        if self._run is not None:
-            with self._watcher.evaluating():
-                self._run.save(state, history)
-        if history.epochs < self._config.epochs:
+        with clock.evaluation(), self.watcher.evaluating():
+            record_epoch(program, history, state, self.config.seed)
+        timing = clock.read(history.epochs, (last - first) * self.config.batch_size)
+        self.team.first(partial(self.watcher.epoch, state, history, timing))
+        if self.run is not None:
+            with self.watcher.evaluating():
+                self.run.save(state, history)
+        if history.epochs < self.config.epochs:
             self._stop_if(self._asked(), last)
         return state
 
@@ -167,28 +165,28 @@ class _Loop:
         if step == last:
             return
         asked = self._asked()
-        if self._run is not None and (asked is not None or self._run.due(step)):
+        if self.run is not None and (asked is not None or self.run.due(step)):
             self._catch_up(0)
-            self._run.save(state, history)
+            self.run.save(state, history)
         self._stop_if(asked, step)
 
     def _asked(self) -> signal.Signals | None:
         """The signal that any process was sent, of which all learn after the same step."""
-        number = self._team.agree(self._watcher.stop() or 0, AHEAD)
+        number = self.team.agree(self.watcher.stop() or 0, AHEAD)
         return signal.Signals(number) if number else None
 
     def _stop_if(self, asked: signal.Signals | None, step: int) -> None:
         if asked is not None:
-            saved = "nothing was saved" if self._run is None else "everything is saved"
+            saved = "nothing was saved" if self.run is None else "everything is saved"
             raise Stopped(f"stopped by {asked.name} after step {step}; {saved}", asked)
 
     def _catch_up(self, ahead: int) -> None:
         """Waits until so many steps are under way at most, and looks at their losses."""
-        while len(self._pending) > ahead:
-            step, metrics = self._pending.popleft()
+        while len(self.pending) > ahead:
+            step, metrics = self.pending.popleft()
             loss = np.asarray(metrics.loss)
             if not np.isfinite(loss):
-                config, run = self._config, self._run
+                config, run = self.config, self.run
                 rho = dict(config.options).get("rho")
                 radius = "" if rho is None else f" or rho={rho}"
                 good = "" if run is None else f"; {run.last_good()}"

@@ -12,6 +12,7 @@ from tqdm.std import EMA
 
 INTERVAL = 0.5  # seconds between two redraws
 SMOOTHING = 0.1  # at each redraw: the shown means are over about the last ten
+SHOWN = {"train_loss": ".4f", "validation_loss": ".4f", "validation_accuracy": ".2%"}
 BAR = "{desc} {percentage:3.0f}%|{bar}| {postfix[0]}"
 
 
@@ -147,45 +148,38 @@ class Progress:
     def _draw(self, now: float) -> None:
         self._drawn = now
         if self._bar is not None:
+            parts = self._left(now)
+            if self._loss.calls:
+                parts.append(f"loss {self._loss():.3f}")
+            if self._validated is not None:
+                parts.append(f"val acc {self._validated:.1%}")
+            elif self._accuracy.calls:
+                parts.append(f"train acc {self._accuracy():.1%}")
             self._bar.n = self._finished
             self._bar.set_description_str(self._describe(), refresh=False)
-            self._bar.postfix[0] = ", ".join(self._recent(now))
+            self._bar.postfix[0] = ", ".join(parts + self._images_per_second())
             self._bar.refresh()
 
     def _describe(self) -> str:
         return f"epoch {self._epoch}/{self._epochs}"
 
-    def _recent(self, now: float) -> Iterator[str]:
-        yield from self._left(now)
-        if self._loss.calls:
-            yield f"loss {self._loss():.3f}"
-        if self._validated is not None:
-            yield f"val acc {self._validated:.1%}"
-        elif self._accuracy.calls:
-            yield f"train acc {self._accuracy():.1%}"
-        yield from self._images_per_second()
+    def _images_per_second(self) -> list[str]:
+        return [f"{self._images() / self._seconds():,.0f} images/s"] if self._seconds() else []
 
-    def _images_per_second(self) -> Iterator[str]:
-        if self._seconds():
-            yield f"{self._images() / self._seconds():,.0f} images/s"
-
-    def _left(self, now: float) -> Iterator[str]:
+    def _left(self, now: float) -> list[str]:
         done = self._finished - self._first
-        if self._began is not None and done > 0:
-            left = self._epochs * self._steps_per_epoch - self._finished
-            yield f"{tqdm.format_interval(left * (now - self._began) / done)} left"
+        if self._began is None or done <= 0:
+            return []
+        left = self._epochs * self._steps_per_epoch - self._finished
+        return [f"{tqdm.format_interval(left * (now - self._began) / done)} left"]
 
     def _line(self, record: Mapping[str, Any], now: float) -> str:
         parts = [
             f"{name.replace('_', ' ')} {record[name]:{form}}"
-            for name, form in (
-                ("train_loss", ".4f"),
-                ("validation_loss", ".4f"),
-                ("validation_accuracy", ".2%"),
-            )
+            for name, form in SHOWN.items()
             if record.get(name) is not None
         ]
-        parts += [*self._images_per_second(), *self._left(now)]
+        parts += self._images_per_second() + self._left(now)
         return f"epoch {record['epoch']}/{self._epochs}: {', '.join(parts)}"
 
 

@@ -6,19 +6,15 @@ import numpy as np
 
 import lsam_jax as lsam
 from lsam_jax.experiments.training.history import History
-from lsam_jax.experiments.training.step import Program, State
+from lsam_jax.experiments.training.state import State
+from lsam_jax.experiments.training.step import Program
 
 
 def record_epoch(program: Program, history: History, state: State, seed: int) -> None:
-    """Evaluates the state, and appends an epoch to the history.
-
-    Args:
-        program: Of the run.
-        history: Of the epochs before.
-        state: After the last step of the epoch.
-        seed: Of the run, which decides its noisy labels.
-    """
-    loss, accuracy, sharpness, rho, rise, selected = (np.asarray(x) for x in state.record)
+    """Evaluates the state, and appends an epoch to the history."""
+    record = {name: np.asarray(x) for name, x in state.record._asdict().items()}
+    selected = record.pop("selected")
+    means = {name: x.astype(np.float64).mean() for name, x in record.items()}
     names = lsam.layer_names(state.params, program.method.layers)
     chosen = dict(zip(names, selected.T, strict=True))
     total = dict(zip(names, np.asarray(state.sam.perturbations).tolist(), strict=True))
@@ -30,20 +26,18 @@ def record_epoch(program: Program, history: History, state: State, seed: int) ->
     survival = program.method.survival(state.params, probe.gradient, state.sam)
     history.append(
         step=int(state.step),
-        train_loss=loss.astype(np.float64).mean(),
-        train_accuracy=accuracy.astype(np.float64).mean(),
+        train_loss=means.pop("loss"),
+        train_accuracy=means.pop("accuracy"),
         validation_loss=validation_loss,
         validation_accuracy=validation_accuracy,
         gradient_norm=probe.norm,
         layer_norms=[probe.norms[name] for name in program.layers],
         perturbations=[total.get(name, 0) for name in program.layers],
-        sharpness=sharpness.astype(np.float64).mean(),
-        rho=rho.astype(np.float64).mean(),
-        rise=rise.astype(np.float64).mean(),
         perturbation_survival=float(survival),
         cost=_mean_cost(program, names, selected),
         perturbed_parameters=selected.mean(axis=0) @ sizes / sum(program.sizes.values()),
         perturbed_layers=np.mean([chosen.get(name, never) for name in program.layers]),
+        **means,
     )
 
 

@@ -1,7 +1,5 @@
 """The directory of a run: one writer, one configuration, and what was saved last."""
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -12,10 +10,19 @@ from filelock import FileLock, Timeout
 
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
-from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS, flat
+from lsam_jax.experiments.distributed.process_group import Team
+from lsam_jax.experiments.files import (
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    LOCK,
+    METRICS,
+    PathLike,
+    flat,
+)
 from lsam_jax.experiments.training.checkpoints import Checkpoints
 from lsam_jax.experiments.training.history import History
-from lsam_jax.experiments.training.step import State
+from lsam_jax.experiments.training.state import State
 
 COMPARED = (*environment.PACKAGES, "device_kind", "cpu_model", "xla_flags", "devices")
 """What of the environment decides rounding."""
@@ -25,7 +32,9 @@ class Run:
     """An opened run directory; a context manager that holds its lock.
 
     It has ``config.json`` (the exact configuration), ``environment.json``, ``checkpoints/``,
-    and what sinks write.
+    and what sinks write. In a run of several processes the first alone opens, reads and writes it,
+    so that no file system has to be shared; all must call `restore`, `save` and `last_good`, and an
+    error of the first is raised in each of them.
 
     Args:
         directory: Made where it is missing.
@@ -44,7 +53,7 @@ class Run:
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: PathLike,
         config: Config,
         *,
         resume: bool = False,
@@ -52,12 +61,16 @@ class Run:
         origin: Mapping[str, str] | None = None,
         devices: int = 1,
     ):
-        if every is not None and every < 1:
-            raise ValueError(f"--checkpoint-every={every} must be at least 1")
-        self.directory = files.writable_directory(directory)
-        self.config = config
-        self._every = every
+        self.directory, self.config = Path(directory), config
+        self._team, self._every = Team(), every
         self._environment = {**environment.describe(), "devices": devices}
+        wanted = {"config": config.to_json(), "origin": dict(origin or {})}
+        self._team.first(lambda: self._open(resume, wanted))
+
+    def _open(self, resume: bool, wanted: dict[str, Any]) -> None:
+        if self._every is not None and self._every < 1:
+            raise ValueError(f"--checkpoint-every={self._every} must be at least 1")
+        files.writable_directory(self.directory)
         self._lock = FileLock(self.directory / LOCK)
         try:
             self._lock.acquire(timeout=0)
@@ -67,7 +80,7 @@ class Run:
                 "another --out"
             ) from error
         try:
-            self._claim(resume, {"config": config.to_json(), "origin": dict(origin or {})})
+            self._claim(resume, wanted)
             self.checkpoints = Checkpoints(self.directory / CHECKPOINTS)
         except BaseException:
             self._lock.release()
@@ -76,26 +89,23 @@ class Run:
     def restore(self, state: State, history: History) -> tuple[State, History]:
         """What was saved last; `state` and `history`, a fresh run's, where nothing was.
 
+        The state is that of the first process in it alone, see `Team.spread`.
+
         Raises:
             CheckpointError: When the last checkpoint cannot be read.
         """
-        found = self.checkpoints.restore(state)
-        if found is None:
-            return state, history
-        restored, meta = found
-        return restored, History.from_json(meta["history"])
+        found = self._team.first(lambda: self.checkpoints.restore(state))
+        restored, meta = found or (state, {"history": history.to_json()})
+        return restored, History.from_json(self._team.tell(meta["history"]))
 
     def environment_changes(self) -> dict[str, tuple[Any, Any]]:
         """What decides rounding and differs from when the run began: before and now, by name."""
-        file = self.directory / ENVIRONMENT
-        began = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        began = {"devices": 1, **began} if began else {}  # earlier versions knew no others
-        now = self._environment
-        return {
-            name: (began.get(name), now[name])
-            for name in COMPARED
-            if began and began.get(name) != now[name]
-        }
+        began, now = files.read_json(self.directory / ENVIRONMENT), self._environment
+        if not began:
+            return {}
+        before = {"devices": 1, **began}  # earlier versions knew no others
+        pairs = {name: (before.get(name), now[name]) for name in COMPARED}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be saved after so many steps within an epoch."""
@@ -108,26 +118,34 @@ class Run:
             CheckpointError: When it cannot be written; the last good checkpoint stays.
             FloatingPointError: When a number of the state is not finite.
         """
+        own = jax.tree.map(_on_one_device, state)
+        self._team.first(lambda: self._save(own, history))
+
+    def _save(self, state: State, history: History) -> None:
         step = int(state.step)
         if step in self.checkpoints.steps:
             return
         if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.params)):
             raise FloatingPointError(
-                f"the parameters are not finite after step {step}; {self.last_good()}"
+                f"the parameters are not finite after step {step}; {self._last_good()}"
             )
         self.checkpoints.save(step, state, {"history": history.to_json()})
 
     def last_good(self) -> str:
         """What can be gone back to, as the end of a sentence."""
+        return str(self._team.tell(self._last_good() if self._team.is_first else None))
+
+    def _last_good(self) -> str:
         steps = self.checkpoints.steps
         if not steps:
             return "there is no checkpoint yet"
         return f"the last good checkpoint is that of step {steps[-1]} in {str(self.directory)!r}"
 
     def close(self) -> None:
-        """Lets go of the directory."""
-        self.checkpoints.close()
-        self._lock.release()
+        """Lets go of the directory, without a word to other processes, which may be gone."""
+        if self._team.is_first:
+            self.checkpoints.close()
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +178,12 @@ class Run:
             )
 
 
-def configuration(directory: str | os.PathLike[str]) -> Config:
+def _on_one_device(x: Any) -> Any:
+    """A replicated array as this process has it: nothing is copied."""
+    return x.addressable_data(0) if isinstance(x, jax.Array) else x
+
+
+def configuration(directory: PathLike) -> Config:
     """The configuration of the run in a directory.
 
     Raises:
@@ -174,7 +197,7 @@ def configuration(directory: str | os.PathLike[str]) -> Config:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = files.read_json(file)
         return {"config": dict(found["config"]), "origin": dict(found["origin"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -188,16 +211,10 @@ def _completed(there: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What differs between two configurations with their origins, each as `a=1 there, a=2 now`.
-
-    Args:
-        there: ``{"config": Config.to_json(), "origin": {...}}``.
-        wanted: Likewise.
-    """
-    found = []
+    """What differs between two configurations with their origins, each as `a=1 there, a=2 now`."""
     before, now = ({**flat(x["config"]), **flat(x["origin"])} for x in (there, wanted))
-    for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name, "unset"), now.get(name, "unset")
-        if old != new:
-            found.append(f"{name}={old} there, {name}={new} now")
-    return found
+    return [
+        f"{name}={before.get(name, 'unset')} there, {name}={now.get(name, 'unset')} now"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, "unset") != now.get(name, "unset")
+    ]

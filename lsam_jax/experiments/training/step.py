@@ -5,87 +5,33 @@ convolution inside a loop to scalar code, 50 to 100 times slower.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict
 
 import lsam_jax as lsam
 from lsam_jax.experiments.config import costs
 from lsam_jax.experiments.config.config import Config, base_optimizer
 from lsam_jax.experiments.config.methods import ConfiguredMethod, method
-from lsam_jax.experiments.config.objective import (
-    Normalise,
-    TrainingLoss,
-    augmented,
-    initial_variables,
-)
+from lsam_jax.experiments.config.objective import TrainingLoss, augmented, initial_variables
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.batches import Batches
-from lsam_jax.experiments.data.datasets import Dataset, Split
+from lsam_jax.experiments.data.datasets import Dataset, Normalise
 from lsam_jax.experiments.data.label_noise import given
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.distributed.devices import Layout, layout
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.training.evaluation import Probe, evaluate, probe
+from lsam_jax.experiments.training.state import Record, State, StepMetrics
 
 
-class Record(NamedTuple):
-    """What every step of an epoch reported; step i of an epoch writes entry i.
-
-    Attributes:
-        loss: f32[steps], see `History.train_loss`.
-        accuracy: f32[steps], of the training batch, likewise.
-        sharpness, rho, rise: f32[steps], see `lsam.SamState`.
-        selected: bool[steps, L], the layers that the method perturbed.
-    """
-
-    loss: jax.Array
-    accuracy: jax.Array
-    sharpness: jax.Array
-    rho: jax.Array
-    rise: jax.Array
-    selected: jax.Array
-
-
-class State(NamedTuple):
-    """Everything that a step reads and writes, and so everything that a run must keep.
-
-    Attributes:
-        step: i32[], steps taken; the position in the data and in every random sequence.
-        params: The parameters that are trained.
-        batch_stats: Running statistics of batch normalisation, of the passes that gave the loss.
-        optimizer: The base optimizer's state.
-        sam: The method's state.
-        key: From which every random draw of the run is derived.
-        record: Of the epoch under way.
-    """
-
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    optimizer: Any
-    sam: lsam.SamState
-    key: jax.Array
-    record: Record
-
-
-class StepMetrics(NamedTuple):
-    """What a step reports, as arrays that the host need not wait for.
-
-    Attributes:
-        loss: f32[], see `History.train_loss`.
-        accuracy: f32[], of the training batch.
-    """
-
-    loss: jax.Array
-    accuracy: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """The functions of a configuration, compiled at first use; its seed is free.
 
@@ -93,51 +39,139 @@ class Program:
         config: What it was built from.
         data: The data set, limited as the configuration says, with clean labels.
         layout: On which devices.
-        steps_per_epoch: Full batches in the training images, times the passes over them.
-        layers: Names of the trained kernels in network order.
-        sizes: Number of parameters of every trained array, by path.
+        architecture: What knows which parameters are trained.
         loss_fn: What is trained.
         method: How gradients are taken.
         inspection: The method's layers, in network order, and what perturbing them costs.
+        layers: Names of the trained kernels in network order.
+        sizes: Number of parameters of every trained array, by path.
         frozen: Number of parameters that are not trained.
-        train: Seed to the training images with the labels that a run is given.
-        init: Seed to a fresh state.
-        step: ``(state, batch) -> (state, metrics)`` with this process's rows of the batch; the old
-            state is donated.
-        evaluate: ``(params, batch_stats) -> (loss, accuracy)`` on the validation split.
-        fitted: ``(params, batch_stats, seed) -> share`` of the training labels, as `train` gives
-            them, that the network predicts for the images as they are.
-        probe: ``(params, batch_stats, seed) -> Probe`` of the training loss's gradient.
+        pretrained: Those parameters, where they were read; None to draw them.
     """
 
     config: Config
     data: Dataset
     layout: Layout
-    steps_per_epoch: int
-    layers: tuple[str, ...]
-    sizes: dict[str, int]
+    architecture: registry.Architecture
     loss_fn: TrainingLoss
     method: ConfiguredMethod
     inspection: lsam.Inspection
+    layers: tuple[str, ...]
+    sizes: dict[str, int]
     frozen: int
-    train: Callable[[int], Split]
-    init: Callable[[int], State]
-    step: Callable[[State, Split], tuple[State, StepMetrics]]
-    evaluate: Callable[[Any, Any], tuple[float, float]]
-    fitted: Callable[[Any, Any, int], float]
-    probe: Callable[[Any, Any, int], Probe]
+    pretrained: dict[str, Any] | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training images, times the passes over them."""
+        return _steps_per_epoch(self.config, self.data)
+
+    def train(self, seed: int) -> Split:
+        """The training images with the labels that a run of this seed is given."""
+        return given(self.data, self.config.label_noise, seed)
 
     def batches(self, seed: int) -> Batches:
         """The training batches of a run, by step; in several processes, the rows of this one."""
         return Batches(self.train(seed), self.config.batch_size, seed, self.layout.shard)
+
+    def init(self, seed: int) -> State:
+        """A fresh state."""
+        weights_key, draws = jax.random.split(jax.random.key(seed))
+        new = initial_variables(self.loss_fn.model, self._image_shape, weights_key)
+        trained, _ = self.architecture.split(new["params"])
+        return self._fresh(trained, new.get("batch_stats", {}), draws)
+
+    def step(self, state: State, batch: Split) -> tuple[State, StepMetrics]:
+        """The next state, of this process's rows of a batch; the old one is donated."""
+        found: tuple[State, StepMetrics] = self.compiled(state, self._backbone, batch)
+        return found
+
+    def judge(self, split: Split, params: Any, batch_stats: Any) -> tuple[float, float]:
+        """Loss and accuracy on images, see `evaluation.evaluate`."""
+        loss, variables = self.loss_fn, (params, batch_stats, self._backbone)
+        return evaluate(loss.model, loss.preprocess, split, *variables, self.layout)
+
+    def evaluate(self, params: Any, batch_stats: Any) -> tuple[float, float]:
+        """Loss and accuracy on the validation split."""
+        return self.judge(self.data.validation, params, batch_stats)
+
+    def fitted(self, params: Any, batch_stats: Any, seed: int) -> float:
+        """Share of the labels that `train` gives which are predicted for the images as they are."""
+        return self.judge(self.train(seed), params, batch_stats)[1]
+
+    def probe(self, params: Any, batch_stats: Any, seed: int) -> Probe:
+        """The training loss's gradient, see `evaluation.probe`."""
+        loss_fn = dataclasses.replace(self.loss_fn, accumulate=1)
+        variables = params, batch_stats, self._backbone
+        return probe(loss_fn, self.train(seed), self.data.augment, *variables, self.layout)
+
+    @cached_property
+    def compiled(self) -> Callable[..., tuple[State, StepMetrics]]:
+        """``(state, frozen, batch) -> (state, metrics)`` on the devices of the layout."""
+        return self.layout.compile(self._step)
+
+    def _step(self, state: State, frozen: Any, batch: Split) -> tuple[State, StepMetrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        batch, key = augmented(self.data.augment, batch, key)
+        (loss, aux), grads, sam = self.method.value_and_grad(self.loss_fn)(
+            state.params, state.sam, state.batch_stats, frozen, batch, key
+        )
+        updates, optimizer = self._optimizer.update(grads, state.optimizer, state.params)
+        entries = Record(loss, aux.accuracy, sam.sharpness, sam.rho, sam.rise, sam.selected)
+        now = state.step % self.steps_per_epoch
+        new = State(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=aux.batch_stats,
+            optimizer=optimizer,
+            sam=sam,
+            key=state.key,
+            record=jax.tree.map(lambda all, one: all.at[now].set(one), state.record, entries),
+        )
+        return new, StepMetrics(loss, aux.accuracy)
+
+    @property
+    def _image_shape(self) -> tuple[int, ...]:
+        return self.data.train.images.shape[1:]
+
+    @cached_property
+    def _optimizer(self) -> optax.GradientTransformation:
+        steps = self.config.epochs * self.steps_per_epoch
+        return base_optimizer(self.config, steps, self.method.freezes)
+
+    @cached_property
+    def _fresh(self) -> Callable[..., State]:
+        return jax.jit(self._start)
+
+    def _start(self, params: Any, batch_stats: Any, key: jax.Array) -> State:
+        sam, steps = self.method.init(params), self.steps_per_epoch
+        numbers = {name: jnp.zeros(steps, jnp.float32) for name in Record._fields[:-1]}
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            optimizer=self._optimizer.init(params),
+            sam=sam,
+            key=key,
+            record=Record(**numbers, selected=jnp.zeros((steps, *sam.selected.shape), bool)),
+        )
+
+    @cached_property
+    def _backbone(self) -> Any:
+        """The parameters that are not trained."""
+        if self.pretrained is not None or not self.frozen:
+            return self.layout.everywhere(self.pretrained or {})
+        with jax.ensure_compile_time_eval():  # kept, so it must not be a tracer
+            drawn = initial_variables(self.loss_fn.model, self._image_shape, jax.random.key(0))
+            return self.layout.everywhere(self.architecture.split(drawn["params"])[1])
 
 
 def build(
     config: Config,
     data: Dataset | None = None,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
+    weights: PathLike | None = None,
     devices: int | None = None,
 ) -> Program:
     """Makes the functions of a run; nothing is compiled or trained yet.
@@ -166,111 +200,46 @@ def build(
     data = datasets.limited(
         data, config.images, config.validation_images, config.image_size, augment=config.augment
     )
-    steps_per_epoch = len(data.train.labels) // config.batch_size * config.passes
-    if steps_per_epoch == 0:
-        raise ValueError(
-            f"batch_size={config.batch_size} is more than the {len(data.train.labels)} training "
-            f"images of {data.name}; make it smaller"
-        )
-    options: dict[str, Any] = {} if config.width is None else {"width": config.width}
-    model = architecture(
-        num_classes=data.num_classes, dtype=jnp.dtype(config.dtype).type, **options
-    )
-    image_shape = data.train.images.shape[1:]
-    preprocess = architecture.preprocess or Normalise(data.mean, data.std)
-    loss_fn = TrainingLoss(model, preprocess, config.label_smoothing, config.accumulate)
-    steps = config.epochs * steps_per_epoch
-    gradient = method(config.method, dict(config.options), steps)
-    optimizer = base_optimizer(config, steps, gradient.freezes)
-    value_and_grad = gradient.value_and_grad(loss_fn)
-
-    shapes = jax.eval_shape(partial(initial_variables, model, image_shape), jax.random.key(0))
+    steps = config.epochs * _steps_per_epoch(config, data)
+    loss_fn, key = _loss(config, architecture, data), jax.random.key(0)
+    differentiated = method(config.method, dict(config.options), steps)
+    shape = data.train.images.shape[1:]
+    shapes = jax.eval_shape(partial(initial_variables, loss_fn.model, shape), key)
     params, frozen = architecture.split(shapes["params"])
-    batch_stats = shapes.get("batch_stats", {})
-    sam = jax.eval_shape(gradient.init, params)  # complains about what does not fit the model
-    some = Split(*(part[: config.batch_size] for part in data.train))
-    arguments = (loss_fn, params, batch_stats, frozen, some, jax.random.key(0))
-    inspection = costs.inspect(gradient.tx, *arguments)
-    kernels = inspection
-    if gradient.layers != "kernel":
+    jax.eval_shape(differentiated.init, params)  # complains about what does not fit the model
+    batch = Split(*(part[: config.batch_size] for part in data.train))
+    arguments = (loss_fn, params, shapes.get("batch_stats", {}), frozen, batch, key)
+    inspection = kernels = costs.inspect(differentiated.tx, *arguments)
+    if differentiated.layers != "kernel":
         kernels = lsam.inspect(*arguments, has_aux=True)
-    loaded = None if weights is None else architecture.read(weights, frozen)
-
-    @cache
-    def backbone() -> Any:
-        if loaded is not None or not frozen:
-            return placed.everywhere(loaded or {})
-        with jax.ensure_compile_time_eval():  # kept, so it must not be a tracer
-            drawn = initial_variables(model, image_shape, jax.random.key(0))["params"]
-            return placed.everywhere(architecture.split(drawn)[1])
-
-    @jax.jit
-    def fresh(params: Any, batch_stats: Any, key: jax.Array) -> State:
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=batch_stats,
-            optimizer=optimizer.init(params),
-            sam=gradient.init(params),
-            key=key,
-            record=Record(
-                **{name: jnp.zeros(steps_per_epoch, jnp.float32) for name in Record._fields[:-1]},
-                selected=jnp.zeros((steps_per_epoch, *sam.selected.shape), bool),
-            ),
-        )
-
-    def init(seed: int) -> State:
-        weights_key, draws = jax.random.split(jax.random.key(seed))
-        new = initial_variables(model, image_shape, weights_key)
-        trained, _ = architecture.split(new["params"])
-        return fresh(trained, new.get("batch_stats", {}), draws)
-
-    def step(state: State, frozen: Any, batch: Split) -> tuple[State, StepMetrics]:
-        batch, key = augmented(data.augment, batch, jax.random.fold_in(state.key, state.step))
-        (loss, aux), grads, sam = value_and_grad(
-            state.params, state.sam, state.batch_stats, frozen, batch, key
-        )
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        entries = Record(loss, aux.accuracy, sam.sharpness, sam.rho, sam.rise, sam.selected)
-        now = state.step % steps_per_epoch
-        new = State(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=aux.batch_stats,
-            optimizer=optimizer_state,
-            sam=sam,
-            key=state.key,
-            record=jax.tree.map(lambda all, one: all.at[now].set(one), state.record, entries),
-        )
-        return new, StepMetrics(loss, aux.accuracy)
-
-    compiled = placed.compile(step)
-    train = partial(given, data, config.label_noise)
-    probed = dataclasses.replace(loss_fn, accumulate=1)
     return Program(
-        config=config,
-        data=data,
-        layout=placed,
-        steps_per_epoch=steps_per_epoch,
+        config,
+        data,
+        placed,
+        architecture,
+        loss_fn,
+        differentiated,
+        inspection,
         layers=tuple(row.name for row in kernels.layers),
-        sizes={
-            jax.tree_util.keystr(path, simple=True, separator="/"): x.size
-            for path, x in jax.tree_util.tree_leaves_with_path(params)
-        },
-        loss_fn=loss_fn,
-        method=gradient,
-        inspection=inspection,
+        sizes={path: x.size for path, x in flatten_dict(params, sep="/").items()},
         frozen=sum(x.size for x in jax.tree.leaves(frozen)),
-        train=train,
-        init=init,
-        step=lambda state, batch: compiled(state, backbone(), batch),
-        evaluate=lambda params, batch_stats: evaluate(
-            model, preprocess, data.validation, params, batch_stats, backbone(), placed
-        ),
-        fitted=lambda params, batch_stats, seed: evaluate(
-            model, preprocess, train(seed), params, batch_stats, backbone(), placed
-        )[1],
-        probe=lambda params, batch_stats, seed: probe(
-            probed, train(seed), data.augment, params, batch_stats, backbone(), placed
-        ),
+        pretrained=None if weights is None else architecture.read(weights, frozen),
     )
+
+
+def _loss(config: Config, architecture: registry.Architecture, data: Dataset) -> TrainingLoss:
+    options: dict[str, Any] = {} if config.width is None else {"width": config.width}
+    dtype = jnp.dtype(config.dtype).type
+    model = architecture(num_classes=data.num_classes, dtype=dtype, **options)
+    preprocess = architecture.preprocess or Normalise(data.mean, data.std)
+    return TrainingLoss(model, preprocess, config.label_smoothing, config.accumulate)
+
+
+def _steps_per_epoch(config: Config, data: Dataset) -> int:
+    count = len(data.train.labels)
+    if count < config.batch_size:
+        raise ValueError(
+            f"batch_size={config.batch_size} is more than the {count} training images of "
+            f"{data.name}; make it smaller"
+        )
+    return count // config.batch_size * config.passes

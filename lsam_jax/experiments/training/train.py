@@ -1,13 +1,12 @@
 """A run in a directory: opened, watched, and left in order whatever happens."""
 
 import contextlib
+import dataclasses
 import hashlib
-import os
 import signal
 import sys
 import zlib
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,15 +19,15 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.distributed.devices import layout
 from lsam_jax.experiments.distributed.process_group import Team
-from lsam_jax.experiments.files import flat
+from lsam_jax.experiments.files import PathLike, flat
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.loggers import Sink, open_sinks
 from lsam_jax.experiments.training.loop import Result, Watcher, fit
 from lsam_jax.experiments.training.progress import Progress
 from lsam_jax.experiments.training.run_directory import Run
-from lsam_jax.experiments.training.shared_run_directory import SharedRun
 from lsam_jax.experiments.training.signals import Stop, stop_requests
-from lsam_jax.experiments.training.step import Program, State, StepMetrics, build
+from lsam_jax.experiments.training.state import State, StepMetrics
+from lsam_jax.experiments.training.step import Program, build
 
 SURVIVAL = 0.9
 """Share of the perturbation below which a run warns."""
@@ -39,12 +38,12 @@ NOTHING = 0.01
 
 def train(
     config: Config,
-    out: str | os.PathLike[str],
+    out: PathLike,
     *,
     resume: bool = False,
     checkpoint_every: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
+    weights: PathLike | None = None,
     log: Sequence[str] | None = None,
     devices: int | None = None,
     program: Program | None = None,
@@ -84,12 +83,10 @@ def train(
             | {"checkpoint_every": checkpoint_every, "devices": count}
             | environment.packages()
         )
-        open_run = partial(
-            Run, out, config, resume=resume, every=checkpoint_every, origin=origin, devices=count
-        )
-        run = stack.enter_context(SharedRun(team, open_run, checkpoint_every))
+        options: dict[str, Any] = {"resume": resume, "every": checkpoint_every, "origin": origin}
+        run = stack.enter_context(Run(out, config, devices=count, **options))
         name = f"{config.model} on {config.data}, {config.method}, seed {config.seed}"
-        sinks = team.first(lambda: _prepare(run.run, log, name, stack)) or []
+        sinks = team.first(lambda: _prepare(run, log, name, stack)) or []
         built = program or team.each(
             lambda: build(config, data_dir=data_dir, weights=weights, devices=devices)
         )
@@ -100,11 +97,9 @@ def train(
 
 
 def _prepare(
-    run: Run | None, log: Sequence[str] | None, name: str, stack: contextlib.ExitStack
+    run: Run, log: Sequence[str] | None, name: str, stack: contextlib.ExitStack
 ) -> Sequence[Sink]:
     """Says what has changed since a run began, and opens the sinks, which `stack` closes."""
-    if run is None:
-        return []
     for what, (before, now) in run.environment_changes().items():
         print(
             f"note: this run began with {what} {before}, now it is {now}; its last digits may "
@@ -117,91 +112,79 @@ def _prepare(
     return sinks
 
 
+@dataclasses.dataclass
 class _Reporter(Watcher):
     """Shows a run, hands its metrics to the sinks, and passes on that it should stop."""
 
-    def __init__(
-        self,
-        name: str,
-        sinks: Sequence[Sink],
-        stop: Stop,
-        stack: contextlib.ExitStack,
-        terminal: TextIO | None,
-    ):
-        self._name, self._sinks, self._stop, self._stack = name, sinks, stop, stack
-        self._terminal = terminal
-        self._progress: Progress | None = None
-        self._warned: set[str] = set()
-        self._steps = self._epochs = 0
+    name: str
+    sinks: Sequence[Sink]
+    asked: Stop
+    stack: contextlib.ExitStack
+    terminal: TextIO | None
+    progress: Progress | None = None
+    warned: set[str] = dataclasses.field(default_factory=set)
 
     def start(self, program: Program, step: int, history: History) -> None:
         config = program.config
         self._steps, self._epochs = program.steps_per_epoch, config.epochs
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.start([history.record(epoch) for epoch in range(1, history.epochs + 1)])
-        self._progress = self._stack.enter_context(
-            Progress(
-                config.epochs,
-                program.steps_per_epoch,
-                config.batch_size,
-                start_step=step,
-                description=self._name,
-                file=self._terminal,
-            )
+        shown = Progress(
+            self._epochs, self._steps, config.batch_size, step, self.name, self.terminal
         )
+        self.progress = self.stack.enter_context(shown)
 
     def step(self, metrics: StepMetrics) -> None:
-        if self._progress is not None:
-            self._progress.step(metrics)
+        if self.progress is not None:
+            self.progress.step(metrics)
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._progress is None else self._progress.paused()
+        return contextlib.nullcontext() if self.progress is None else self.progress.paused()
 
     def epoch(self, state: State, history: History, timing: dict[str, Any]) -> None:
         record = history.record(history.epochs)
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.epoch(record, timing)
-        if self._progress is not None:
-            self._progress.epoch(record)
-        survival = record["perturbation_survival"]
+        if self.progress is not None:
+            self.progress.epoch(record)
+        for kind, text in self._warnings(state, history):
+            if kind not in self.warned:
+                self.warned.add(kind)
+                tqdm.write(f"warning: {text}", file=sys.stderr)
+
+    def _warnings(self, state: State, history: History) -> Iterator[tuple[str, str]]:
+        """What a perturbation may lack, each with its kind."""
+        survival = history.perturbation_survival[-1]
         if survival < SURVIVAL:
-            self._warn(
+            yield (
                 "survival",
                 f"{survival:.0%} of the perturbation survives rounding; a larger rho is needed for "
                 "it to have its effect",
             )
         radius = state.sam.memory.radius
-        if isinstance(radius, Following) and int(radius.at_bound) > self._steps:
-            self._warn(
-                "bound",
-                f"the radius has been at its bound of {float(radius.rho):g} for more than an "
-                "epoch: the loss does not rise by as much as it should; see lsam.rise",
-            )
-        if history.epochs == self._epochs and not isinstance(radius, Following):
-            self._warn_of_nothing(history)
-
-    def _warn_of_nothing(self, history: History) -> None:
-        """At the end of a run whose radius was too small to matter."""
-        rise, loss = np.array(history.rise), np.abs(history.train_loss)
-        if np.any(history.rho) and np.all(np.abs(rise) < NOTHING * loss):
-            most = np.max(np.abs(rise) / loss)
-            self._warn(
+        if isinstance(radius, Following):
+            if int(radius.at_bound) > self._steps:
+                yield (
+                    "bound",
+                    f"the radius has been at its bound of {float(radius.rho):g} for more than an "
+                    "epoch: the loss does not rise by as much as it should; see lsam.rise",
+                )
+            return
+        rise, loss = np.abs(history.rise), np.abs(history.train_loss)
+        is_over = history.epochs == self._epochs
+        if is_over and np.any(history.rho) and np.all(rise < NOTHING * loss):
+            yield (
                 "nothing",
                 f"the radius was too small to matter: along the perturbation the loss rose by "
-                f"{most:.2%} at most. Try rise=0.1 in place of rho (0.3 where many labels are "
-                "wrong), or a larger rho",
+                f"{np.max(rise / loss):.2%} at most. Try rise=0.1 in place of rho (0.3 where many "
+                "labels are wrong), or a larger rho",
             )
 
-    def _warn(self, kind: str, text: str) -> None:
-        if kind not in self._warned:
-            self._warned.add(kind)
-            tqdm.write(f"warning: {text}", file=sys.stderr)
-
     def stop(self) -> signal.Signals | None:
-        return self._stop.signal
+        return self.asked.signal
 
 
-def _digest(weights: str | os.PathLike[str]) -> str:
+def _digest(weights: PathLike) -> str:
     """Of the bytes of a file, so that a run is not resumed with another one."""
     file = Path(weights)
     if not file.is_file():

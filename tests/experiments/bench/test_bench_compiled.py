@@ -8,6 +8,7 @@ import pytest
 
 from lsam_jax.experiments.bench import compile_one, compiled, hlo, tables, targets
 from lsam_jax.experiments.bench.compiled import Settings
+from lsam_jax.experiments.tables import show
 
 SMALL = {"networks": ("resnet8",), "methods": ("layer-wise",), "batch_size": 4, "image_size": 8}
 
@@ -121,14 +122,15 @@ def test_a_dump_of_a_step(target, capsys):
     assert all(row["memory_bytes"] > 0 < row["compile_seconds"] for row in rows.values())
     assert rows["plain"]["conditionals"] == rows["textbook"]["conditionals"] == 0
     assert (rows["layer-wise"]["conditionals"] > 0) == (target == "cpu")
-    tables.print_report(report)
+    show(*tables.of(report))
     assert "layer-wise" in capsys.readouterr().out
 
 
-def test_a_compiler_that_fails_costs_its_own_row_alone(monkeypatch):
+def test_a_compiler_that_fails_costs_its_own_row_alone(monkeypatch, capsys):
     monkeypatch.setattr(compiled.compile_one, "__name__", "lsam_jax.no_such_module")
     settings = Settings(**SMALL)
     found = compiled.bench(settings)["rows"]["resnet8"]
     assert all("no_such_module" in row["error"] for row in found.values())
     report = {"bench": "compiled", "settings": dataclasses.asdict(settings)}
-    tables.print_report(report | {"rows": {"resnet8": found}})
+    show(*tables.of(report | {"rows": {"resnet8": found}}))
+    assert "failed" in capsys.readouterr().out

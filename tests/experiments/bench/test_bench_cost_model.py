@@ -8,6 +8,7 @@ import pytest
 
 import lsam_jax as lsam
 from lsam_jax.experiments.bench import cost_model
+from lsam_jax.experiments.config.methods import complete, method
 
 N = 64  # samples; their mean is nothing beside the products
 WIDTHS = (32, 48, 80, 56)
@@ -27,6 +28,11 @@ FORWARD = sum(PRODUCT)
 PLAIN = 2 * FORWARD + PRODUCT[1] + PRODUCT[2]
 PASSED = {0: PRODUCT[1] + PRODUCT[2], 1: PRODUCT[2], 2: 0}  # by an error on its way to layer i
 SETS = [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)]
+
+
+def price(name):
+    """What a run counts of a method."""
+    return method(name, complete(name, {})).price
 
 
 def mask(layers, length=3):
@@ -49,21 +55,21 @@ def test_equation_9(every):
 @pytest.mark.parametrize("layers", SETS)
 def test_both_passes_count_the_second_forward_pass_from_the_cut_on(layers):
     again, ascent = sum(PRODUCT[layers[0] :]), PASSED[layers[0]] + sum(PRODUCT[i] for i in layers)
-    network, chosen = chain(), mask(layers)
+    network, chosen = chain(), [f"w{i}" for i in layers]
     assert network.cuts == ("w0", "w1", "w2")
-    for count, want in (
-        (cost_model.both_passes, PLAIN + again + ascent),
-        (cost_model.half_the_samples, FORWARD + ascent + again + PLAIN / 2),
-        (cost_model.drawn_alone, FORWARD + ascent + again + ascent),
+    for name, want in (
+        ("sam", PLAIN + again + ascent),
+        ("esam", FORWARD + ascent + again + PLAIN / 2),
+        ("sl_sam", FORWARD + ascent + again + ascent),
     ):
-        assert count(network, chosen) == pytest.approx(want / PLAIN, abs=WITHIN)
+        assert price(name)(network, chosen) == pytest.approx(want / PLAIN, abs=WITHIN)
 
 
 def test_a_step_that_perturbs_nothing():
     network, none = chain(), mask(())
     assert cost_model.layerwise_sam(network.profile, none) == 1
-    assert cost_model.both_passes(network, none) == 1
-    assert cost_model.drawn_alone(network, none) == pytest.approx(FORWARD / PLAIN, abs=WITHIN)
+    assert price("sam")(network, []) == 1
+    assert price("sl_sam")(network, []) == pytest.approx(FORWARD / PLAIN, abs=WITHIN)
 
 
 def test_errors_are_propagated_along_every_branch_that_needs_them():

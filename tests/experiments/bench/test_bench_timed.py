@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, workload
+from lsam_jax.experiments.bench import catalog, cost_model, timed, timing, workload
 from lsam_jax.experiments.bench.baselines import forced
 from lsam_jax.experiments.bench.timed import Timed
 from lsam_jax.experiments.bench.workload import Size, Workload
-from lsam_jax.experiments.config import paper_results
+from lsam_jax.experiments.config.methods import METHODS, method
 from lsam_jax.experiments.models import registry
 
 PARAMS = {name: jnp.full((2, 2), x) for name, x in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
@@ -46,7 +46,7 @@ def test_the_mean_is_over_the_kinds_of_step():
     # Every third step perturbs, and costs three times as much; one of the others was disturbed.
     look = Stub(now, [6, 2, 2, 6, 2, 90, 12], [[True], [False], [False]] * 2 + [[True]])
     found = timed.measure({"SGD": plain, "look": look}, 6, clock=lambda: now[0])
-    assert found["SGD"] == timed.Measured(2.0, 1.0, 1.0, 1.0, 1.0, 1)
+    assert found["SGD"] == timing.Cost(2.0, 1.0, 1.0, 1.0, 1.0, 1)
     look, ratios = found["look"], [1, 1, 3, 1, 22.5, 3]
     assert look.kinds == 2
     assert look.mean == pytest.approx(2 / 6 * 3 + 4 / 6 * 1)
@@ -57,7 +57,7 @@ def test_the_mean_is_over_the_kinds_of_step():
 
 def test_states_go_on_or_stand_still():
     tx = lsam.look_sam(0.1, every=2, layers="array")
-    step = baselines.layerwise(loss, tx)
+    step = lsam.value_and_grad(loss, tx, has_aux=True)
     start = (tx.init(PARAMS),)
     calls = timed.prepare(
         {"on": Timed(step, start, carries=True), "still": Timed(step, start)}, WORK
@@ -75,7 +75,7 @@ def test_states_go_on_or_stand_still():
 def test_layers_are_forced(selected):
     tx = lsam.layerwise_sam(2, 0.1)
     state = forced(tx, PARAMS, selected)
-    step = baselines.layerwise(loss, tx)
+    step = lsam.value_and_grad(loss, tx, has_aux=True)
     (call,) = timed.prepare({"x": Timed(step, (state,))}, WORK).values()
     gradient = call()[1]
     for name, w in PARAMS.items():  # of w^2 / 2 at 1.1 w, or at w
@@ -108,27 +108,28 @@ def test_costs_are_means_over_the_steps_in_network_order():
         return jnp.mean(x @ params["b_stem"] @ params["a_head"]), None
 
     work = Workload(chain, params, (jnp.ones((16, 32)),), 16)
-    tx = lsam.layerwise_sam(1, 0.1)
-    method = catalog.BenchedMethod("x", None, tx, modelled=catalog.by_equation_8)
+    configured = method("layerwise_sam", {"k": 1, "rho": 0.1})
+    benched = catalog.BenchedMethod("x", configured, cost_model.layerwise_sam)
     stem, head = 2 * 16 * 32 * 8, 2 * 16 * 8 * 4
     plain = 2 * stem + 3 * head
     selected = np.array([[True, False]] * 3 + [[False, True]])  # the head in three steps of four
-    found = method.costs(work, selected)
+    found = benched.costs(work, selected)
     want = 1 + (3 * head + (head + stem)) / 4 / plain  # gradients, and the error to the stem
     assert found["modelled"] == pytest.approx(want, abs=0.02)
     again = (3 * head + (stem + head)) / 4 / plain
     assert found["counted"] == pytest.approx(want + again, abs=0.02)
 
 
+MODELS = ("resnet20", "wrn28_10", "wrn16_2", "vit_b16")  # the paper's
+
+
 def test_the_papers_throughput():
-    known = {
-        model: paper_results.of(model, "layerwise_sam")["ratio"] for model in paper_results.INTERVAL
-    }
+    known = {model: catalog.published(model, "layerwise_sam")["ratio"] for model in MODELS}
     # Section 4.3 says how much slower than SGD, in % of its throughput, for three of them.
     slower = {"resnet20": 8.5, "wrn28_10": 16.8}
     for model, percent in slower.items():
         assert 100 * (1 - 1 / known[model]) == pytest.approx(percent, abs=0.3)
-    assert paper_results.of("resnet8", "sgd") is paper_results.of("resnet20", "esam") is None
+    assert catalog.published("resnet8", "sgd") is catalog.published("resnet20", "esam") is None
 
 
 METHOD_NAMES = ("sam", "gam", "sam_on", "vasso", "zsharp")
@@ -143,24 +144,19 @@ def test_the_catalogs_know_every_method():
     wanted = f"{own} {parts} esam sl_sam optax textbook"
     table = catalog.table2("resnet20")
     assert list(table) == wanted.split()
-    assert [table[name].counted(None, None) for name in parts.split()] == [1.125, 1.25, 1.125, 1]
+    counted = [table[name].method.price(None, ["a"]) for name in parts.split()]
+    assert counted == [1.125, 1.25, 1.125, 1]
     assert next(iter(family)) == "sgd"
     wide, small = catalog.table2("wrn28_10"), catalog.table2("resnet8")
     assert (wide["look_sam"].label, small["look_sam"].label) == (
         "LookSAM, every 4",
         "LookSAM, every 3",
     )
-    assert [catalog.table2(m)["layerwise_sam"].tx.method.k for m in paper_results.LAYERS] == [
-        4,
-        4,
-        2,
-        1,
-    ]
-    for esam, sl_sam in ((wide["esam"], wide["sl_sam"]), (family["esam"], family["sl_sam"])):
-        assert esam.counted is cost_model.half_the_samples
-        assert sl_sam.counted is cost_model.drawn_alone
+    ks = [catalog.table2(model)["layerwise_sam"].method.tx.method.k for model in MODELS]
+    assert ks == [4, 4, 2, 1]
     one_gradient = ("momentum_sam", "sam stale", "layerwise_sam k=4 stale")
-    assert [family[name].counted(None, None) for name in one_gradient] == [1, 1, 1]
+    assert [family[name].method.price(None, ["a"]) for name in one_gradient] == [1, 1, 1]
+    assert METHODS.keys() - {"layerwise_sam", "stale"} <= family.keys()
 
 
 @pytest.mark.slow
@@ -184,9 +180,9 @@ def test_networks_are_differentiated_as_they_are_trained(name, monkeypatch):
 @pytest.mark.slow
 def test_a_budget_is_counted_at_its_own_cut():
     work = workload.whole_network("resnet8", workload.Size(4, 8))
-    budgeted = catalog.family()["layerwise_sam budget=0.1"].tx
+    budgeted = catalog.family()["layerwise_sam budget=0.1"].method.tx
     cuts = catalog.inspect(work, budgeted).cuts
     assert len(cuts) == 1
-    network = catalog.inspect(work, None)
+    network = catalog.inspect(work, lsam.sam())
     full = dict(zip([layer.name for layer in network.layers], network.profile.full, strict=True))
     assert full[cuts[0]] <= 0.1

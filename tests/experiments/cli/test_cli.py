@@ -1,7 +1,6 @@
 """The command line, for real but small: tables, files, errors."""
 
 import dataclasses
-import importlib
 import json
 import math
 import re
@@ -288,7 +287,7 @@ def test_a_missing_extra_is_one_line(tmp_path, capsys, monkeypatch):
 
 def test_a_bug_is_not_taken_for_a_missing_extra(monkeypatch):
     bug = ModuleNotFoundError("no", name="lsam_jax.oops")
-    monkeypatch.setattr(importlib, "import_module", failing(bug))
+    monkeypatch.setattr("lsam_jax.experiments.cli.compare.run", failing(bug))
     with pytest.raises(ModuleNotFoundError):
         main(["compare"])
 

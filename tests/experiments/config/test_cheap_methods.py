@@ -9,7 +9,7 @@ import pytest
 from tiny import TINY
 
 from lsam_jax.experiments.config.config import Config
-from lsam_jax.experiments.config.methods import method
+from lsam_jax.experiments.config.methods import METHODS, method
 from lsam_jax.experiments.config.presets import preset
 from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.training.loop import fit
@@ -155,6 +155,13 @@ def test_a_share_is_recorded_at_its_price(small, name, cost):
     config = dataclasses.replace(TINY, method=name, options=options, epochs=1)
     history = fit(config, small).history
     np.testing.assert_allclose(history.cost, cost)  # LookSAM: two of four steps perturb
+
+
+def test_a_budget_reaches_a_method_with_one_of_its_own():
+    config = Config(method="sl_sam", options={"budget": 0.1})
+    within, free = (method("sl_sam", options).tx.method for options in (dict(config.options), {}))
+    assert (within.selector.one_cut, free.selector.one_cut) == (True, False)
+    assert METHODS["sl_sam"].options.count("budget") == 1
 
 
 @pytest.mark.parametrize("name", ["sgd", "sam", "layerwise_sam", "stale"])

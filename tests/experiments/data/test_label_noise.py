@@ -10,9 +10,10 @@ import pytest
 from tiny import TINY
 
 from lsam_jax.experiments.config.config import Config
-from lsam_jax.experiments.config.objective import Normalise, TrainingLoss
+from lsam_jax.experiments.config.objective import TrainingLoss
 from lsam_jax.experiments.config.presets import preset
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.data.datasets import Normalise
 from lsam_jax.experiments.data.label_noise import drawn_anew
 from lsam_jax.experiments.files import CONFIG
 from lsam_jax.experiments.models import resnet

@@ -54,10 +54,9 @@ def test_several_devices_train_as_one(runs):
 
 def test_each_device_has_its_rows(programs):
     """The compiled step takes the batch in parts, one for each device, and does not gather it."""
-    inside = [cell.cell_contents for cell in programs[4].step.__closure__]
-    (compiled,) = [x for x in inside if isinstance(x, DataParallel)]
+    assert isinstance(programs[4].compiled, DataParallel)
     batch = programs[4].batches(0)[0]
-    lowered = compiled.lower(programs[4].init(0), {}, batch)
+    lowered = programs[4].compiled.lower(programs[4].init(0), {}, batch)
     _, _, places = lowered.compile().input_shardings[0]
     assert [p.shard_shape(x.shape)[0] for p, x in zip(places, batch)] == [mini.BATCH // 4] * 2
 

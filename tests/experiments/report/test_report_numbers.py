@@ -7,7 +7,7 @@ import pytest
 from studies import STEPS, config, record, write_run, write_simple
 
 from lsam_jax.experiments.report.numbers import accuracy, equal_time, groups
-from lsam_jax.experiments.report.numbers.run_cost import CostScale, pair
+from lsam_jax.experiments.report.numbers.run_cost import CostScale
 from lsam_jax.experiments.report.numbers.study import Row, TableSpec, read_study
 from lsam_jax.experiments.statistics import holm, paired, spread
 
@@ -147,7 +147,7 @@ def test_sgd_is_given_at_least_the_methods_cost(cost, passes, enough, tmp_path):
     (lsam,) = named(study, "layerwise_sam")
     sgd = groups.baselines(study.groups.values(), lsam.config)
     assert [group.passes for group in sgd] == [4, 6, 8]
-    found = pair(lsam, sgd, CostScale(sgd[0]))
+    found = CostScale(sgd[0], sgd=sgd).pair(lsam)
     assert (found.sgd.passes, found.is_enough) == (passes, enough)
     np.testing.assert_allclose([found.cost, found.sgd_cost], [cost, passes / 4])
 
@@ -155,8 +155,8 @@ def test_sgd_is_given_at_least_the_methods_cost(cost, passes, enough, tmp_path):
 def test_equal_time_compares_with_the_longer_run(plain):
     names = [group.name for group in named(plain, "sgd", "sam", "layerwise_sam")]
     lines = accuracy.lines(plain, spec(*names))
-    (contest,) = equal_time.contests(plain, lines)
-    table = equal_time.table(contest, lines)
+    (scale,) = equal_time.scales(plain, lines)
+    table = equal_time.table(scale, lines)
     sam, lsam = table.rows
     assert sam[1:6] == ("2.00", "74.00 ± 1.00", "8 passes", "2.00", "73.83 ± 0.76")
     assert sam[6] == "+0.17"
@@ -169,10 +169,10 @@ def test_equal_time_compares_with_the_longer_run(plain):
 def test_measured_costs_choose_the_run_too(plain):
     sgd, lsam = named(plain, "sgd", "layerwise_sam")
     longer = groups.baselines(plain.groups.values(), sgd.config)
-    clock = CostScale(sgd, {lsam.name: {"ratio": 1.7}})
-    found = pair(lsam, longer, clock)
+    scale = CostScale(sgd, {lsam.name: {"ratio": 1.7}}, longer)
+    found = scale.pair(lsam)
     assert (found.sgd.passes, found.sgd_cost) == (8, 2.0)  # SGD's own ratio is 1
-    assert not clock.knows(named(plain, "sam")[0])
+    assert not scale.knows(named(plain, "sam")[0])
 
 
 def test_passes_count_not_evaluations(tmp_path):

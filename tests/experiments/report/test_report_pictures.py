@@ -17,7 +17,7 @@ from lsam_jax.experiments.report.figures import (
     sharpness,
 )
 from lsam_jax.experiments.report.figures import layers as layer_pictures
-from lsam_jax.experiments.report.figures.drawing import PlotSeries, panels
+from lsam_jax.experiments.report.figures.drawing import PlotSeries, by_panel
 from lsam_jax.experiments.report.numbers import accuracy as tables
 from lsam_jax.experiments.report.numbers import equal_time
 from lsam_jax.experiments.report.numbers.study import read_study
@@ -103,11 +103,11 @@ def test_a_panel_has_few_methods_and_sgd_in_all_of_them(plain):
     sgd, *_ = entries(plain)
     other = next(e for e in entries(plain) if e.group.config["method"] == "layerwise_sam")
     many = [sgd, *(PlotSeries(f"method {i}", other.group) for i in range(8))]
-    found = panels(many)
+    found = by_panel(many)
     assert [len(panel) for panel in found] == [6, 4]
     for panel in found:
         assert panel[0][0] is sgd
-        for attribute in ("color", "linestyle", "marker"):
+        for attribute in ("color", "linestyle"):
             styles = [getattr(style, attribute) for _, style in panel[1:]]
             assert len(set(styles)) == len(styles)
     assert [entry.label for panel in found for entry, _ in panel[1:]] == [e[0] for e in many[1:]]
@@ -116,8 +116,7 @@ def test_a_panel_has_few_methods_and_sgd_in_all_of_them(plain):
 def test_accuracy_is_drawn_at_the_cost_of_the_run(plain, drawn):
     (spec,) = plain.tables
     found = tables.lines(plain, spec)
-    contests = equal_time.contests(plain, found)
-    costs.scatter(contests, entries(plain), "cost")
+    costs.scatter(equal_time.scales(plain, found), entries(plain), "cost")
     (axes,) = drawn[0].axes
     sgd, lsam = axes.containers
     np.testing.assert_allclose(sgd.lines[0].get_xydata(), [[1, 71], [2, 100 * 2.17 / 3]])
@@ -130,8 +129,8 @@ def test_accuracy_is_drawn_at_the_cost_of_the_run(plain, drawn):
 
 def test_curves_at_equal_time_are_by_cost(plain, drawn):
     (spec,) = plain.tables
-    (contest,) = equal_time.contests(plain, tables.lines(plain, spec))
-    costs.at_equal_time(contest, entries(plain), "time")
+    (scale,) = equal_time.scales(plain, tables.lines(plain, spec))
+    costs.at_equal_time(scale, entries(plain), "time")
     (axes,) = drawn[0].axes
     np.testing.assert_allclose(line(axes, "layer-wise SAM").get_xdata(), 1.3 * np.arange(1, 5) / 4)
     np.testing.assert_allclose(line(axes, "SGD, 8 passes").get_xdata(), np.arange(1, 9) / 4)

@@ -15,6 +15,7 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.training.loop import NonFiniteLossError, Watcher, fit
 from lsam_jax.experiments.training.run_directory import Run, configuration
+from lsam_jax.experiments.training.step import Program
 
 
 @pytest.mark.slow
@@ -146,12 +147,14 @@ except OSError as error:
 
 
 def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(layerwise, tmp_path):
-    def step(state, batch):
-        after, metrics = layerwise.step(state, batch)
-        late = after.step > 4
-        return after, metrics._replace(loss=jnp.where(late, jnp.nan, metrics.loss))
+    class Broken(Program):
+        def step(self, state, batch):
+            after, metrics = layerwise.step(state, batch)
+            late = after.step > 4
+            return after, metrics._replace(loss=jnp.where(late, jnp.nan, metrics.loss))
 
-    broken = dataclasses.replace(layerwise, step=step)
+    fields = dataclasses.fields(Program)
+    broken = Broken(**{field.name: getattr(layerwise, field.name) for field in fields})
     with Run(tmp_path, TINY) as run:
         words = r"is nan at step 4; lower .*; the last good checkpoint is that of step 4 in '"
         with pytest.raises(NonFiniteLossError, match=words):

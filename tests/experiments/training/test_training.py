@@ -15,9 +15,10 @@ from tiny import STEPS, TINY, K
 import lsam_jax as lsam
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import METHODS, method
-from lsam_jax.experiments.config.objective import Normalise, TrainingLoss, initial_variables
+from lsam_jax.experiments.config.objective import TrainingLoss, initial_variables
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.batches import Batches
+from lsam_jax.experiments.data.datasets import Normalise
 from lsam_jax.experiments.models import resnet
 from lsam_jax.experiments.training import evaluation
 from lsam_jax.experiments.training.loop import NonFiniteLossError, fit

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
-from lsam_jax.experiments.plotting import curve, logarithmic, open_frame
-from lsam_jax.experiments.report.figures.drawing import PlotSeries, panels, png, seeds_text
+from lsam_jax.experiments.plotting import curve, logarithmic, open_frame, panels
+from lsam_jax.experiments.report.figures.drawing import PlotSeries, by_panel, png, seeds_text
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun
 from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
@@ -31,11 +30,8 @@ def learning(entries: Sequence[PlotSeries], name: str) -> Figure:
     drawn = _Curves(entries, numbers, (11, 3.5, 0.3), sharey="col")
     for place in drawn.places[:, 2]:
         _zoom(place, drawn.axis, entries)
-    for place, title in zip(
-        drawn.places[0],
-        ("Training loss", "Validation accuracy", "The same, end of the run"),
-        strict=True,
-    ):
+    titles = "Training loss", "Validation accuracy", "The same, end of the run"
+    for place, title in zip(drawn.places[0], titles, strict=True):
         place.set_title(title, fontsize=11)
     return drawn.figure(
         name,
@@ -98,29 +94,21 @@ class _Curves:
         across: bool = False,
         **share: Any,
     ):
-        rows, (width, height, more) = panels(entries), size
+        rows, (width, height, more) = by_panel(entries), size
         self.axis, self._entries = _axis(entries), entries
         self.repeats = " SGD is repeated in every panel." if len(rows) > 1 else ""
-        shape = (1, len(rows)) if across else (len(rows), len(numbers))
-        self._canvas = Canvas(
-            figsize=(width * len(rows), height) if across else (width, height * len(rows) + more),
-            layout="constrained",
-        )
-        found = self._canvas.subplots(*shape, squeeze=False, **share)
+        columns = len(rows) if across else len(numbers)
+        each = (width, height) if across else (width / columns, height)
+        count = len(rows) * len(numbers)
+        self._canvas, found = panels(count, columns, each, (0, more), **share)
         self.places = found.reshape(len(rows), len(numbers))
         for places, row in zip(self.places, rows, strict=True):
             for place, (number, label) in zip(places, numbers, strict=True):
                 for entry, style in row:
-                    runs = entry.group.runs
-                    curve(
-                        place,
-                        self.axis.of(runs[0]),
-                        np.array([_values(run, number) for run in runs]),
-                        color=style.color,
-                        linestyle=style.linestyle,
-                        label=entry.label,
-                        lw=1.5,
-                    )
+                    runs, dashes = entry.group.runs, {"linestyle": style.linestyle, "lw": 1.5}
+                    values = np.array([_values(run, number) for run in runs])
+                    x = self.axis.of(runs[0])
+                    curve(place, x, values, color=style.color, label=entry.label, **dashes)
                 if number != ACCURACY[0]:
                     logarithmic(place)
                 place.set(xlabel=self.axis.label, ylabel=label)
@@ -149,15 +137,13 @@ def _values(run: RecordedRun, number: str) -> np.ndarray:
 def _zoom(axes: Axes, axis: _Axis, entries: Sequence[PlotSeries]) -> None:
     """Shows the end of the runs, at the height that it needs."""
     values = []
-    start = end = 0.0
-    for entry in entries:
-        for run in entry.group.runs:
-            x = axis.of(run)
-            first = min(int((x < ZOOM * x[-1]).sum()), max(0, len(x) - LEAST))
-            start, end = x[first], x[-1]
-            kept = _values(run, ACCURACY[0])[first:]
-            values.append(kept[np.isfinite(kept)])
+    for run in (run for entry in entries for run in entry.group.runs):
+        x = axis.of(run)
+        first = min(int((x < ZOOM * x[-1]).sum()), max(0, len(x) - LEAST))
+        start, end = x[first], x[-1]
+        values.append(_values(run, ACCURACY[0])[first:])
     found = np.concatenate(values)
+    found = found[np.isfinite(found)]
     if len(found) and end > start:
         room = 0.05 * (found.max() - found.min()) + 0.05
         axes.set_ylim(found.min() - room, found.max() + room)

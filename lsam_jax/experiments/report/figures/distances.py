@@ -1,13 +1,14 @@
 """How far apart the trained networks are."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 
+from lsam_jax.experiments.plotting import panels, slanted
 from lsam_jax.experiments.report.figures.drawing import png
-from lsam_jax.experiments.report.page import Figure, Table
+from lsam_jax.experiments.report.page import Columns, Figure, Table
 from lsam_jax.experiments.statistics import NOTHING, spread, spread_text
 
 MOST = 12
@@ -15,27 +16,15 @@ MOST = 12
 
 
 def heat_map(found: Mapping[str, Any], labels: Mapping[str, str], name: str) -> Figure:
-    """Relative distances, as numbers on a map.
-
-    Args:
-        found: See ``distances.json``.
-        labels: Of the groups by name.
-        name: Of the figure.
-    """
-    runs, relative = found["runs"], _array(found["relative"])
-    average = len(runs) > MOST
+    """Relative distances, as numbers on a map."""
+    names, values = list(found["runs"]), np.array(found["relative"], float)
+    average = len(names) > MOST
     if average:
-        names, values = _by_group(runs, relative)
-    else:
-        names, values = list(runs), relative
-    shown = [
-        labels.get(x.partition("/")[0], x.partition("/")[0])
-        + (f", {x.partition('/')[2]}" if "/" in x else "")
-        for x in names
-    ]
+        names, values = _by_group(names, values)
+    parts = [one.partition("/") for one in names]
+    shown = [labels.get(x, x) + (f", {seed}" if seed else "") for x, _, seed in parts]
     size = 0.55 * len(names) + 2.6
-    canvas = Canvas(figsize=(size + 1, size), layout="constrained")
-    place = canvas.subplots()
+    canvas, ((place,),) = panels(1, 1, (size + 1, size))
     apart = values[np.isfinite(values) & (values > 0)]
     low, high = (apart.min(), apart.max()) if len(apart) else (0.0, 1.0)
     drawn = place.imshow(values, cmap="cividis", vmin=low, vmax=high)
@@ -44,8 +33,7 @@ def heat_map(found: Mapping[str, Any], labels: Mapping[str, str], name: str) -> 
         words = f"{value:.2f}" if np.isfinite(value) else NOTHING
         colour = "white" if value < middle else "black"
         place.text(j, i, words, ha="center", va="center", fontsize=7, color=colour)
-    place.set_xticks(range(len(shown)), shown, rotation=50, ha="right", rotation_mode="anchor",
-                     fontsize=8)  # fmt: skip
+    slanted(place, shown, 50)
     place.set_yticks(range(len(shown)), shown, fontsize=8)
     canvas.colorbar(drawn, ax=place, label="relative distance", shrink=0.8)
     words = (
@@ -63,39 +51,30 @@ def heat_map(found: Mapping[str, Any], labels: Mapping[str, str], name: str) -> 
 
 def from_start(found: Mapping[str, Any], labels: Mapping[str, str]) -> Table:
     """Distance of each method's runs from their own initial weights."""
-    members: dict[str, list[float]] = {}
+    members: dict[str, list[float | None]] = {}
     for run, distance in zip(found["runs"], found["from_start"], strict=True):
-        value = float("nan") if distance is None else float(distance)
-        members.setdefault(run.partition("/")[0], []).append(value)
-    rows = tuple(
-        (labels.get(group, group), str(len(values)), spread_text(spread(values), 2))
-        for group, values in members.items()
-    )
-    return Table(
+        members.setdefault(run.partition("/")[0], []).append(distance)
+    columns: Columns = {
+        "method": lambda name: labels.get(name, name),
+        "seeds": lambda name: str(len(members[name])),
+        "distance": lambda name: spread_text(spread(members[name]), 2),
+    }
+    words = (
         "Euclidean distance of the trained parameters from the run's own initial weights, mean ± "
-        "sample standard deviation over the seeds.",
-        ("method", "seeds", "distance"),
-        rows,
+        "sample standard deviation over the seeds."
     )
+    return Table.of(words, members, columns)
 
 
 def _by_group(runs: list[str], relative: np.ndarray) -> tuple[list[str], np.ndarray]:
     """[G, G], means over pairs of one seed; on the diagonal over pairs of different seeds."""
     pairs = [run.partition("/")[::2] for run in runs]
     groups = list(dict.fromkeys(group for group, _ in pairs))
+    of, seeds = map(np.array, zip(*pairs, strict=True))
+    same_seed = seeds[:, None] == seeds
     means = np.full((len(groups), len(groups)), np.nan)
-    for a, first in enumerate(groups):
-        for b, second in enumerate(groups):
-            cells = [
-                relative[i, j]
-                for i, (group, seed) in enumerate(pairs)
-                for j, (other, other_seed) in enumerate(pairs)
-                if group == first and other == second and (seed == other_seed) == (a != b)
-            ]
-            if cells:
-                means[a, b] = np.mean(cells)
+    for (a, first), (b, second) in itertools.product(enumerate(groups), repeat=2):
+        counts = (of[:, None] == first) & (of == second) & (same_seed == (a != b))
+        if counts.any():
+            means[a, b] = relative[counts].mean()
     return groups, means
-
-
-def _array(rows: list[list[float | None]]) -> np.ndarray:
-    return np.array([[np.nan if x is None else x for x in row] for row in rows], float)

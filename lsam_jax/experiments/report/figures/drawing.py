@@ -1,7 +1,7 @@
 """What all pictures share: colours of methods, panels of a few lines, files in memory."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -24,27 +24,24 @@ class PlotSeries(NamedTuple):
 
 
 class Style(NamedTuple):
-    """How a group is drawn; colour, line and marker each tell methods apart."""
+    """How a group is drawn; colour and line each tell methods apart."""
 
     color: str
     linestyle: Any
-    marker: str
 
 
-def panels(
+STYLES = [Style(colour, LINES[(i + 1) % len(LINES)]) for i, colour in enumerate(COLOURS)]
+
+
+def by_panel(
     entries: Sequence[PlotSeries], size: int = OTHERS
 ) -> list[list[tuple[PlotSeries, Style]]]:
     """A few methods each, with the first run of SGD, if there is one, in all of them."""
-    first = next((entry for entry in entries if entry.group.config["method"] == "sgd"), None)
+    first = next((entry for entry in entries if entry.group.is_sgd), None)
     rest = [entry for entry in entries if entry is not first]
-    base = [] if first is None else [(first, Style(BASELINE, "-", "o"))]
+    base = [] if first is None else [(first, Style(BASELINE, "-"))]
     chunks = [rest[i : i + size] for i in range(0, len(rest), size)] or [[]]
-    return [[*base, *zip(chunk, _styles(), strict=False)] for chunk in chunks]
-
-
-def _styles() -> Iterator[Style]:
-    for i, colour in enumerate(COLOURS):
-        yield Style(colour, LINES[(i + 1) % len(LINES)], MARKERS[(i + 1) % len(MARKERS)])
+    return [[*base, *zip(chunk, STYLES, strict=False)] for chunk in chunks]
 
 
 def png(figure: Figure) -> bytes:

@@ -1,13 +1,14 @@
 """The loss around trained networks, in space and as contours: the paper's Figures 2 and 6."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from lsam_jax.experiments.plotting import short_name
+from lsam_jax.experiments.plotting import panels, short_name
 from lsam_jax.experiments.report.figures.drawing import PlotSeries, png
 from lsam_jax.experiments.report.numbers.read_run import Landscapes, RecordedRun
 from lsam_jax.experiments.report.page import Figure
@@ -19,7 +20,8 @@ TOP = 4.5
 LEVELS = np.linspace(0, TOP, 19)
 LAYERS = 4
 """In space, for each method; as contours all are shown."""
-COLUMNS = 4
+METHODS = 4
+"""In a picture."""
 
 
 class View(NamedTuple):
@@ -43,89 +45,62 @@ def views(entries: Sequence[PlotSeries]) -> list[View]:
 
 def whole_model(shown: Sequence[View], name: str) -> list[Figure]:
     """Of all parameters together, a column for each method."""
-    found = [
-        (view, view.around.model_steps, view.around.model_loss)
-        for view in shown
-        if view.around.model_steps is not None and view.around.model_loss is not None
-    ]
     figures = []
-    for start in range(0, len(found), COLUMNS):
-        part = found[start : start + COLUMNS]
+    for title, part, labels in _parts([v for v in shown if v.around.model_loss is not None], name):
         canvas = Canvas(figsize=(2.9 * len(part) + 1.2, 5.6), layout="constrained")
-        drawn = None
-        for column, (view, steps, loss) in enumerate(part, start=1):
+        for column, view in enumerate(part, start=1):
+            steps, loss = view.around.model_steps, view.around.model_loss
             space = canvas.add_subplot(2, len(part), column, projection="3d")
             _surface(space, steps, loss)
             space.set_title(view.label, fontsize=9)
             flat = canvas.add_subplot(2, len(part), len(part) + column)
             drawn = _contour(flat, steps, loss)
-            flat.tick_params(labelsize=7)
             flat.set_xlabel("second direction", fontsize=8)
             if column == 1:
                 flat.set_ylabel("first direction", fontsize=8)
         _bar(canvas, drawn)
-        labels = listed([view.label for view, *_ in part])
-        again = f"-{start // COLUMNS + 1}" if start else ""
-        figures.append(
-            Figure(
-                f"{name}{again}",
-                png(canvas),
-                f"Surfaces and contours of the loss around the whole network, for {labels}.",
-                "Loss when all parameters move along two random directions that are scaled filter "
-                "by filter (Li et al., 2018), in lengths of these directions. "
-                + _shared(part[0][0].run),
-            )
+        alt = f"Surfaces and contours of the loss around the whole network, for {labels}."
+        words = (
+            "Loss when all parameters move along two random directions that are scaled filter by "
+            f"filter (Li et al., 2018), in lengths of these directions. {_shared(part[0].run)}"
         )
+        figures.append(Figure(title, png(canvas), alt, words))
     return figures
 
 
 def surfaces(shown: Sequence[View], name: str) -> list[Figure]:
     """Of a few layers in space, a row for each method."""
     figures = []
-    for start in range(0, len(shown), COLUMNS):
-        part = shown[start : start + COLUMNS]
-        names = picked(part[0].around.layers)
+    for title, part, labels in _parts(shown, name):
+        every = part[0].around.layers
+        names = picked(every)
         size = (2.5 * len(names) + 1, 2.4 * len(part) + 0.3)
         canvas = Canvas(figsize=size, layout="constrained")
         for row, view in enumerate(part):
             for column, layer in enumerate(names, start=1):
-                if layer not in view.around.layers:
-                    continue
-                place = canvas.add_subplot(
-                    len(part), len(names), row * len(names) + column, projection="3d"
-                )
-                loss = view.around.loss[view.around.layers.index(layer)]
-                _surface(place, view.around.steps, loss)
-                place.set_title(f"{view.label}\n{short_name(layer)}", fontsize=8)
-        labels = listed([view.label for view in part])
-        again = f"-{start // COLUMNS + 1}" if start else ""
-        figures.append(
-            Figure(
-                f"{name}{again}",
-                png(canvas),
-                f"Surfaces of the loss around single layers, for {labels}.",
-                f"Loss when one layer alone moves along two random orthogonal directions of length "
-                f"1; {len(names)} of {len(part[0].around.layers)} layers, evenly spaced from the "
-                "input to the output. As the paper's Figures 2 and 6. " + _shared(part[0].run),
-            )
+                if layer in view.around.layers:
+                    place = row * len(names) + column
+                    space = canvas.add_subplot(len(part), len(names), place, projection="3d")
+                    loss = view.around.loss[view.around.layers.index(layer)]
+                    _surface(space, view.around.steps, loss)
+                    space.set_title(f"{view.label}\n{short_name(layer)}", fontsize=8)
+        words = (
+            "Loss when one layer alone moves along two random orthogonal directions of length 1; "
+            f"{len(names)} of {len(every)} layers, evenly spaced from the input to the output. As "
+            f"the paper's Figures 2 and 6. {_shared(part[0].run)}"
         )
+        alt = f"Surfaces of the loss around single layers, for {labels}."
+        figures.append(Figure(title, png(canvas), alt, words))
     return figures
 
 
 def contours(view: View, name: str) -> Figure:
     """Of all layers of one method."""
     layers, steps = view.around.layers, view.around.steps
-    columns = min(6, len(layers))
-    rows = -(-len(layers) // columns)
-    canvas = Canvas(figsize=(1.7 * columns + 1.2, 1.75 * rows + 0.7), layout="constrained")
-    places = canvas.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    drawn = None
+    canvas, places = panels(len(layers), 6, (1.7, 1.75), (1.2, 0.7), sharex=True, sharey=True)
     for place, layer, loss in zip(places.flat, layers, view.around.loss, strict=False):
         drawn = _contour(place, steps, loss)
         place.set_title(short_name(layer), fontsize=8)
-        place.tick_params(labelsize=7)
-    for place in places.flat[len(layers) :]:
-        place.set_visible(False)
     canvas.supxlabel("steps along the second direction", fontsize=9)
     canvas.supylabel("steps along the first direction", fontsize=9)
     _bar(canvas, drawn)
@@ -149,26 +124,34 @@ def picked(layers: Sequence[str]) -> list[str]:
     return [layers[place] for place in places]
 
 
-def _surface(place: Any, steps: np.ndarray, loss: np.ndarray) -> None:
+def _parts(shown: Sequence[View], name: str) -> Iterator[tuple[str, Sequence[View], str]]:
+    """A few methods each, with the name of their picture and their labels."""
+    for start in range(0, len(shown), METHODS):
+        part = shown[start : start + METHODS]
+        again = f"-{start // METHODS + 1}" if start else ""
+        yield name + again, part, listed([view.label for view in part])
+
+
+def _surface(place: Any, steps: Any, loss: Any) -> None:
     first, second = np.meshgrid(steps, steps, indexing="ij")
     place.plot_surface(
         second, first, _clipped(loss), cmap=MAP, vmin=0, vmax=TOP, linewidth=0, antialiased=False,
         rcount=50, ccount=50,
     )  # fmt: skip
     place.set_zlim(0, TOP)
-    place.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    place.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    for axis in (place.xaxis, place.yaxis):
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     place.set_zticks([0, 1.5, 3, 4.5])
     place.tick_params(labelsize=6, pad=-2)
     place.view_init(elev=28, azim=-55)
 
 
-def _contour(place: Any, steps: np.ndarray, loss: np.ndarray) -> Any:
-    filled = place.contourf(steps, steps, _clipped(loss), LEVELS, cmap=MAP)
-    place.contour(
-        steps, steps, _clipped(loss), LEVELS[::2], colors="white", linewidths=0.4, alpha=0.6
-    )
+def _contour(place: Axes, steps: Any, loss: Any) -> Any:
+    height = _clipped(loss)
+    filled = place.contourf(steps, steps, height, LEVELS, cmap=MAP)
+    place.contour(steps, steps, height, LEVELS[::2], colors="white", linewidths=0.4, alpha=0.6)
     place.set_aspect("equal")
+    place.tick_params(labelsize=7)
     return filled
 
 
@@ -178,9 +161,7 @@ def _clipped(loss: np.ndarray) -> np.ndarray:
 
 def _bar(canvas: Canvas, drawn: Any) -> None:
     flat = [place for place in canvas.axes if place.name != "3d" and place.get_visible()]
-    bar = canvas.colorbar(
-        drawn, ax=flat, shrink=0.9, ticks=[0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5]
-    )
+    bar = canvas.colorbar(drawn, ax=flat, shrink=0.9, ticks=np.linspace(0, TOP, 10))
     bar.set_label(f"loss ({TOP} and above)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
 

@@ -5,10 +5,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
-from lsam_jax.experiments.plotting import COLOURS, mean_and_reach, open_frame, short_name
+from lsam_jax.experiments.plotting import (
+    COLOURS,
+    logarithmic_bar,
+    mean_and_reach,
+    open_frame,
+    panels,
+    short_name,
+    slanted,
+)
 from lsam_jax.experiments.report.figures.drawing import PlotSeries, png, seeds_text
 from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
@@ -22,38 +29,22 @@ def heat_maps(entries: Sequence[PlotSeries], name: str) -> Figure:
     """Gradient norm of each layer by passes, a map for each method: the paper's Figure 1."""
     shown = alike(entries)
     layers = shown[0].group.layers
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
     norms = [np.mean([run.by_layer["layer_norms"] for run in e.group.runs], axis=0) for e in shown]
-    positive = np.concatenate([x[np.isfinite(x) & (x > 0)] for x in norms] or [np.ones(1)])
+    positive = np.concatenate([x[np.isfinite(x) & (x > 0)] for x in norms])
     scale = LogNorm(*(np.quantile(positive, (0.005, 1)) if len(positive) else (0.1, 1)))
-    height = rows * (0.15 * len(layers) + 1.2)
-    canvas = Canvas(figsize=(2.5 * columns + 2.3, height), layout="constrained")
-    places = canvas.subplots(rows, columns, squeeze=False, sharey=True)
+    size = 2.5, 0.15 * len(layers) + 1.2
+    canvas, places = panels(len(shown), 4, size, (2.3, 0), sharey=True)
     drawn: Any = None
     for place, entry, values in zip(places.flat, shown, norms, strict=False):
-        passes = entry.group.runs[0].passes
-        edges = np.concatenate([[0], passes])
-        drawn = place.pcolormesh(
-            edges, np.arange(len(layers) + 1) - 0.5, values.T, norm=scale, cmap=MAP, rasterized=True
-        )
+        edges = np.concatenate([[0], entry.group.runs[0].passes])
+        rows = np.arange(len(layers) + 1) - 0.5
+        drawn = place.pcolormesh(edges, rows, values.T, norm=scale, cmap=MAP, rasterized=True)
         place.set_title(entry.label, fontsize=9)
         place.set_yticks(range(len(layers)), [short_name(x) for x in layers], fontsize=7)
     places[0, 0].invert_yaxis()
-    for place in places.flat[len(shown) :]:
-        place.set_visible(False)
     canvas.supxlabel("passes over the training images", fontsize=9)
-    bar = canvas.colorbar(
-        drawn,
-        ax=places,
-        label="gradient norm of the layer",
-        extend="min",
-        shrink=0.7,
-        aspect=30,
-        ticks=LogLocator(subs=(1, 2, 5)),
-        format=FuncFormatter(lambda value, _: f"{value:g}"),
-    )
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    bar = {"label": "gradient norm of the layer", "extend": "min", "shrink": 0.7, "aspect": 30}
+    logarithmic_bar(canvas, drawn, places, **bar)
     return Figure(
         name,
         png(canvas),
@@ -67,19 +58,16 @@ def heat_maps(entries: Sequence[PlotSeries], name: str) -> Figure:
 
 def perturbations(entries: Sequence[PlotSeries], name: str) -> Figure | None:
     """How often each layer was perturbed, bars for each method: the paper's Figure 5."""
-    choosing = [e for e in entries if _least_and_most(e)[1] > 0 and _least_and_most(e)[0] < 1]
+    choosing = [e for e in entries if _shares(e).max() > 0 and _shares(e).min() < 1]
     if not choosing:
         return None
-    every = [entry.label for entry in entries if _least_and_most(entry)[0] == 1]
+    every = [entry.label for entry in entries if _shares(entry).min() == 1]
     shown = alike(choosing)
     layers = shown[0].group.layers
-    canvas = Canvas(
-        figsize=(max(6.4, 0.32 * len(layers) + 2.2), 1.15 * len(shown) + 1.5), layout="constrained"
-    )
-    places = canvas.subplots(len(shown), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
-    for i, (place, entry) in enumerate(zip(places, shown, strict=True)):
-        shares = _shares(entry)
-        mean, reach = mean_and_reach(shares)
+    size = max(6.4, 0.32 * len(layers) + 2.2), 1.15
+    canvas, places = panels(len(shown), 1, size, (0, 1.5), sharex=True, sharey=True)
+    for i, (place, entry) in enumerate(zip(places[:, 0], shown, strict=True)):
+        mean, reach = mean_and_reach(_shares(entry))
         place.bar(
             range(len(layers)),
             mean,
@@ -89,19 +77,14 @@ def perturbations(entries: Sequence[PlotSeries], name: str) -> Figure | None:
             error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"},
         )
         place.set_title(entry.label, fontsize=9, loc="left", pad=3)
-        place.set_ylim(0, 1.05)
-        place.set_xlim(-0.6, len(layers) - 0.4)
-        place.set_yticks([0, 0.5, 1])
+        place.set(ylim=(0, 1.05), xlim=(-0.6, len(layers) - 0.4), yticks=[0, 0.5, 1])
         place.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         place.tick_params(axis="x", length=0)
         place.tick_params(axis="y", labelsize=8)
         place.grid(axis="y", alpha=0.25)
         place.set_axisbelow(True)
         open_frame(place)
-    places[-1].set_xticks(
-        range(len(layers)), [short_name(x) for x in layers], rotation=60, ha="right", fontsize=8,
-        rotation_mode="anchor",
-    )  # fmt: skip
+    slanted(places[-1, 0], [short_name(x) for x in layers])
     canvas.supylabel("share of the steps", fontsize=9)
     return Figure(
         name,
@@ -119,11 +102,6 @@ def _shares(entry: PlotSeries) -> np.ndarray:
     """[S, L], of the steps in which a layer was perturbed."""
     steps = np.array([[run.last("step")] for run in entry.group.runs])
     return np.array([run.by_layer["perturbations"][-1] for run in entry.group.runs]) / steps
-
-
-def _least_and_most(entry: PlotSeries) -> tuple[float, float]:
-    shares = _shares(entry)
-    return float(shares.min()), float(shares.max())
 
 
 def alike(entries: Sequence[PlotSeries]) -> list[PlotSeries]:

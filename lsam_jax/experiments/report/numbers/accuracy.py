@@ -1,28 +1,33 @@
 """The numbers of a table's runs, beside the paper's and against the baseline's."""
 
-from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 from lsam_jax.experiments.report.numbers import groups as grouping
 from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.run_cost import CostScale
 from lsam_jax.experiments.report.numbers.study import Row, Study, TableSpec
-from lsam_jax.experiments.report.page import Table
+from lsam_jax.experiments.report.page import Columns, Table
 from lsam_jax.experiments.statistics import (
     ENOUGH,
     NOTHING,
     Difference,
-    Spread,
     difference_text,
     holm,
     interval_text,
     p_text,
     paired,
-    spread,
     spread_text,
 )
 
 ACCURACY = "validation_accuracy"
+ENDS = {
+    "training\naccuracy (%)": ("train_accuracy", 2, 100.0),
+    "training\nloss": ("train_loss", 3, 1.0),
+    "validation\nloss": ("validation_loss", 3, 1.0),
+    "gradient\nnorm": ("gradient_norm", 3, 1.0),
+}
+"""What else runs end with: heading to name, digits and scale."""
 
 
 class ComparedRow(NamedTuple):
@@ -43,6 +48,16 @@ class ComparedRow(NamedTuple):
     p: float | None
 
 
+def compare(group: Group, base: Group) -> Difference:
+    """The difference in the last accuracies of two groups."""
+    return paired(group.last(ACCURACY), base.last(ACCURACY))
+
+
+def accuracy_text(group: Group) -> str:
+    """The last accuracy in %."""
+    return spread_text(group.spread(ACCURACY), 2, 100)
+
+
 def lines(study: Study, spec: TableSpec) -> list[ComparedRow]:
     """A table's rows with their comparisons."""
     found = []
@@ -52,8 +67,7 @@ def lines(study: Study, spec: TableSpec) -> list[ComparedRow]:
         if group is None or base is None or base is group:
             found.append(ComparedRow(row, group, None, None, None))
         else:
-            difference = paired(group.last(ACCURACY), base.last(ACCURACY))
-            found.append(ComparedRow(row, group, base, difference, None))
+            found.append(ComparedRow(row, group, base, compare(group, base), None))
     adjusted = holm([line.difference.p if line.difference else None for line in found])
     return [line._replace(p=p) for line, p in zip(found, adjusted, strict=True)]
 
@@ -61,79 +75,40 @@ def lines(study: Study, spec: TableSpec) -> list[ComparedRow]:
 def accuracy_table(spec: TableSpec, found: list[ComparedRow]) -> Table:
     """Validation accuracy at the last epoch, the paper's, the difference from the baseline."""
     has_paper = any("accuracy" in line.row.published for line in found)
-    lengths = {line.group.passes for line in found if line.group}
-    columns = [
-        "method",
-        *(["passes"] if len(lengths) > 1 else []),
-        "seeds",
-        "validation\naccuracy (%)",
-        *(["paper (%)"] if has_paper else []),
-        "difference\nfrom SGD",
-        "95 % interval",
-        "p",
-        "p (Holm)",
-    ]
-    rows = []
-    for line in found:
-        group, difference = line.group, line.difference
-        is_base = group is not None and line.base is None and group.config["method"] == "sgd"
-        rows.append(
-            (
-                line.row.label,
-                *([str(group.passes) if group else NOTHING] if len(lengths) > 1 else []),
-                str(len(group.runs)) if group else "0",
-                spread_text(spread(list(group.last(ACCURACY).values())), 2, 100)
-                if group
-                else "no finished run",
-                *([_published(line.row)] if has_paper else []),
-                "baseline" if is_base else difference_text(difference, 2, 100),
-                interval_text(difference, 2, 100),
-                p_text(difference.p if difference else None),
-                p_text(line.p),
-            )
-        )
-    return Table(_caption(spec, found, has_paper), tuple(columns), tuple(rows))
+    has_lengths = len({line.group.passes for line in found if line.group}) > 1
+
+    def passes(line: ComparedRow) -> str:
+        return str(line.group.passes) if line.group else NOTHING
+
+    columns: Columns = {
+        "method": lambda line: line.row.label,
+        "passes": passes if has_lengths else None,
+        "seeds": lambda line: str(len(line.group.runs)) if line.group else "0",
+        "validation\naccuracy (%)": lambda line: (
+            accuracy_text(line.group) if line.group else "no finished run"
+        ),
+        "paper (%)": _published if has_paper else None,
+        "difference\nfrom SGD": _difference,
+        "95 % interval": lambda line: interval_text(line.difference, 2, 100),
+        "p": lambda line: p_text(line.difference.p if line.difference else None),
+        "p (Holm)": lambda line: p_text(line.p),
+    }
+    return Table.of(_caption(spec, found, has_lengths, has_paper), found, columns)
 
 
 def measures_table(study: Study, found: list[ComparedRow]) -> Table:
     """What else the last epoch found, and what the method costs."""
-    speeds = {
-        line.row.published["throughput"]: line.row
-        for line in found
-        if "throughput" in line.row.published
-        and line.group is not None
-        and line.group.config["method"] == "sgd"
-    }
-    paper_speed = next(iter(speeds), None)
-    columns = [
-        "method",
-        "training\naccuracy (%)",
-        "training\nloss",
-        "validation\nloss",
-        "gradient\nnorm",
-        "cost of a step,\ncounted",
-        "cost of a step,\nmeasured",
-        *(["cost of a step,\npaper"] if paper_speed else []),
-    ]
-    rows = []
-    for line in found:
-        group = line.group
-        if group is None:
-            rows.append((line.row.label, *[NOTHING] * (len(columns) - 1)))
-            continue
-        base = line.base or group
-        rows.append(
-            (
-                line.row.label,
-                _last(group, "train_accuracy", 2, 100),
-                _last(group, "train_loss", 3),
-                _last(group, "validation_loss", 3),
-                _last(group, "gradient_norm", 3),
-                f"{CostScale(base).step(group):.2f}",
-                _measured(study.costs.get(group.name)),
-                *([_paper_cost(line.row, paper_speed)] if paper_speed else []),
-            )
-        )
+    speeds = (x.row.published.get("throughput") for x in found if x.group and x.group.is_sgd)
+    paper_speed = next(filter(None, speeds), None)
+
+    def measured(line: ComparedRow) -> str:
+        cost = study.costs.get(line.group.name) if line.group else None
+        return f"{cost['ratio']:.2f} ({cost['low']:.2f} to {cost['high']:.2f})" if cost else NOTHING
+
+    def in_paper(line: ComparedRow) -> str:
+        speed = line.row.published.get("throughput") if line.group else None
+        return f"{paper_speed / speed:.2f}" if speed and paper_speed else NOTHING
+
     words = (
         "Last epoch, mean ± sample standard deviation over the seeds. Training loss and accuracy "
         "are means over the last epoch's batches as they were trained on, with augmentation and "
@@ -146,10 +121,19 @@ def measures_table(study: Study, found: list[ComparedRow]) -> Table:
     )
     if paper_speed:
         words += " The paper's cost is the ratio of its images per second to its SGD's."
-    return Table(words, tuple(columns), tuple(rows))
+    columns: Columns = {
+        "method": lambda line: line.row.label,
+        **{heading: partial(_last, *number) for heading, number in ENDS.items()},
+        "cost of a step,\ncounted": lambda line: (
+            f"{CostScale(line.base or line.group).step(line.group):.2f}" if line.group else NOTHING
+        ),
+        "cost of a step,\nmeasured": measured,
+        "cost of a step,\npaper": in_paper if paper_speed else None,
+    }
+    return Table.of(words, found, columns)
 
 
-def _caption(spec: TableSpec, found: list[ComparedRow], has_paper: bool) -> str:
+def _caption(spec: TableSpec, found: list[ComparedRow], has_lengths: bool, has_paper: bool) -> str:
     compared = [line for line in found if line.difference is not None]
     tested = sum(line.difference.p is not None for line in compared if line.difference)
     words = [spec.caption] if spec.caption else []
@@ -158,8 +142,7 @@ def _caption(spec: TableSpec, found: list[ComparedRow], has_paper: bool) -> str:
         "deviation over the seeds. Differences are in percentage points, paired: runs of one seed "
         "share their initial weights and the order of their batches."
     )
-    lengths = {line.group.passes for line in found if line.group}
-    if len(lengths) > 1:
+    if has_lengths:
         words.append(
             "Passes: over the training images, in which these runs differ; a method is compared "
             "with SGD of as many, or else with its shortest run."
@@ -182,28 +165,17 @@ def _caption(spec: TableSpec, found: list[ComparedRow], has_paper: bool) -> str:
     return " ".join(words)
 
 
-def _last(group: Group, name: str, digits: int, scale: float = 1.0) -> str:
-    return spread_text(spread(list(group.last(name).values())), digits, scale)
+def _last(name: str, digits: int, scale: float, line: ComparedRow) -> str:
+    return spread_text(line.group.spread(name), digits, scale) if line.group else NOTHING
 
 
-def spread_of(group: Group, name: str) -> Spread:
-    """A number of the last epoch over a group's seeds."""
-    return spread(list(group.last(name).values()))
+def _difference(line: ComparedRow) -> str:
+    is_base = line.group is not None and line.base is None and line.group.is_sgd
+    return "baseline" if is_base else difference_text(line.difference, 2, 100)
 
 
-def _published(row: Row) -> str:
-    accuracy, deviation = row.published.get("accuracy"), row.published.get("std")
+def _published(line: ComparedRow) -> str:
+    accuracy, deviation = line.row.published.get("accuracy"), line.row.published.get("std")
     if accuracy is None:
         return NOTHING
     return f"{accuracy:.2f}" + (f" ± {deviation:.1f}" if deviation is not None else "")
-
-
-def _measured(cost: Mapping[str, float] | None) -> str:
-    if cost is None:
-        return NOTHING
-    return f"{cost['ratio']:.2f} ({cost['low']:.2f} to {cost['high']:.2f})"
-
-
-def _paper_cost(row: Row, of_sgd: float | None) -> str:
-    speed = row.published.get("throughput")
-    return f"{of_sgd / speed:.2f}" if speed and of_sgd else NOTHING

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from lsam_jax.experiments.config.methods import METHODS
 from lsam_jax.experiments.files import flat
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun, passes_of_epoch
+from lsam_jax.experiments.statistics import Spread, spread
 
 LENGTH = ("epochs", "passes")
 METHOD = ("method", "options", "k", "rho", "alpha", "normalize")
@@ -51,9 +52,18 @@ class Group:
         """Of the network, from the input to the output."""
         return self.runs[0].layers
 
+    @property
+    def is_sgd(self) -> bool:
+        """Whether nothing is perturbed."""
+        return bool(self.config["method"] == "sgd")
+
     def last(self, name: str) -> dict[int, float]:
         """A number of the last epoch, by seed."""
         return {run.seed: run.last(name) for run in self.runs}
+
+    def spread(self, name: str) -> Spread:
+        """The same over all seeds."""
+        return spread(list(self.last(name).values()))
 
 
 def recipe(config: Mapping[str, Any]) -> str:
@@ -62,16 +72,9 @@ def recipe(config: Mapping[str, Any]) -> str:
     return json.dumps({k: v for k, v in config.items() if k not in left_out}, sort_keys=True)
 
 
-def method(config: Mapping[str, Any]) -> str:
-    """How a configuration differentiates."""
-    return json.dumps([config.get(name) for name in METHOD], sort_keys=True)
-
-
 def baselines(groups: Iterable[Group], config: Mapping[str, Any]) -> list[Group]:
     """Runs of SGD under a configuration's recipe, the shortest first."""
-    found = [
-        g for g in groups if g.config["method"] == "sgd" and recipe(g.config) == recipe(config)
-    ]
+    found = [g for g in groups if g.is_sgd and recipe(g.config) == recipe(config)]
     return sorted(found, key=lambda group: group.passes)
 
 
@@ -118,15 +121,14 @@ def grouped(
     groups: dict[str, Group] = {}
     firsts = [next(iter(seeds.values())) for seeds in members.values()]
     for seeds, first in zip(members.values(), firsts, strict=True):
-        alike = [run for run in firsts if run.config["method"] == first.config["method"]]
-        label = _label(first.config, [run.config for run in alike])
+        alike = [run.config for run in firsts if run.config["method"] == first.config["method"]]
+        label = _label(first.config, alike)
         name = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
         while name in groups or name in taken:
             name += "-"
-        ordered = tuple(seeds[seed] for seed in sorted(seeds))
-        groups[name] = Group(name, label, ordered)
+        groups[name] = Group(name, label, tuple(seeds[seed] for seed in sorted(seeds)))
     # SGD first and the shortest of it, then as found.
-    order = sorted(groups.values(), key=lambda g: (g.config["method"] != "sgd", g.passes))
+    order = sorted(groups.values(), key=lambda g: (not g.is_sgd, g.passes))
     return {group.name: group for group in order}
 
 
@@ -149,17 +151,6 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 def task(config: Mapping[str, Any]) -> str:
     """What was trained on what."""
     return f"{config.get('model', 'a model')} on {config.get('data', 'data')}"
-
-
-def short_title(name: str) -> str:
-    """What headings call a table.
-
-    Example:
-        >>> short_title("table1")
-        'Table 1'
-    """
-    found = re.fullmatch(r"(table|figure)(\d+)", name)
-    return f"{found[1].capitalize()} {found[2]}" if found else name
 
 
 def setting_names(configs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:

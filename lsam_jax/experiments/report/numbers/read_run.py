@@ -14,15 +14,8 @@ from lsam_jax.experiments.config.former_names import in_todays_names
 from lsam_jax.experiments.files import CONFIG, ENVIRONMENT, METRICS
 
 SHARPNESS, LANDSCAPES = "sharpness.json", "landscapes.npz"
-NUMBERS = (
-    "step",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "gradient_norm",
-    "cost",
-)
+_JUDGED = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+NUMBERS = ("step", *_JUDGED, "gradient_norm", "cost")
 SINCE = ("rho", "rise")
 """Numbers that older runs do not have."""
 BY_LAYER = ("layer_norms", "perturbations")
@@ -117,10 +110,6 @@ def passes_of_epoch(config: Mapping[str, Any]) -> int:
 def read_run(directory: Path, name: str) -> RecordedRun:
     """Reads a run.
 
-    Args:
-        directory: That holds ``config.json``.
-        name: What the report calls it.
-
     Raises:
         UnreadableError: When the configuration or the metrics cannot be understood.
     """
@@ -160,29 +149,28 @@ def _config(file: Path) -> dict[str, Any]:
 
 def _records(file: Path) -> list[dict[str, Any]]:
     """Each with numbers alone, NaN where JSON has none."""
-    if not file.exists():
-        return []
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    for number, line in enumerate(lines, start=1):
         where = f"line {number} of {file.name}"
         try:
-            record = json.loads(line)
-            missing = [key for key in (*NUMBERS, *BY_LAYER) if key not in dict(record)]
-            if missing:
-                raise UnreadableError(f"{where} lacks {', '.join(missing)}")
-            found: dict[str, Any] = {key: _number(record[key]) for key in NUMBERS}
-            found |= {key: _number(record.get(key)) for key in SINCE}
-            found |= {key: {x: _number(y) for x, y in record[key].items()} for key in BY_LAYER}
-        except UnreadableError:
-            raise
+            record = dict(json.loads(line))
+            missing = [key for key in (*NUMBERS, *BY_LAYER) if key not in record]
+            found: dict[str, Any] = {key: _number(record.get(key)) for key in (*NUMBERS, *SINCE)}
+            found |= {
+                key: {layer: _number(x) for layer, x in record[key].items()}
+                for key in BY_LAYER
+                if key in record
+            }
         except (ValueError, TypeError, AttributeError) as error:
             raise UnreadableError(f"{where} is not a record") from error
+        if missing:
+            raise UnreadableError(f"{where} lacks {', '.join(missing)}")
         if record.get("epoch") != number:
             raise UnreadableError(f"{where} is not of epoch {number}")
-        layers = (records or [found])[0]["layer_norms"].keys()
-        if any(found[key].keys() != layers for key in BY_LAYER):
-            raise UnreadableError(f"{where} has other layers than the first")
         records.append(found)
+        if any(found[key].keys() != records[0]["layer_norms"].keys() for key in BY_LAYER):
+            raise UnreadableError(f"{where} has other layers than the first")
     return records
 
 

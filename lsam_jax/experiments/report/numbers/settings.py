@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lsam_jax.experiments.files import flat
 from lsam_jax.experiments.report.numbers.groups import LENGTH, Group, setting_names
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun
-from lsam_jax.experiments.report.page import Table
+from lsam_jax.experiments.report.page import Columns, Table
 from lsam_jax.experiments.statistics import NOTHING, listed
 
 DATE = "date"
@@ -19,47 +20,49 @@ def shared_settings(groups: Sequence[Group]) -> Table:
     """What all configurations have in common."""
     names, _ = setting_names([group.config for group in groups])
     first = groups[0].config
-    rows = tuple((name, _text(first.get(name))) for name in names)
-    return Table(
-        "Settings that all of these runs share.", ("setting", "value"), rows, is_prose=True
-    )
+    columns: Columns = {"setting": str, "value": lambda name: _text(first.get(name))}
+    return Table.of("Settings that all of these runs share.", names, columns, is_prose=True)
 
 
 def own_settings(groups: Sequence[Group]) -> Table:
     """What each configuration has for itself."""
     _, apart = setting_names([group.config for group in groups])
-    columns = (*LENGTH, *(name for name in apart if name not in LENGTH))
-    rows = tuple(
-        (
-            group.label,
-            listed([str(run.seed) for run in group.runs]),
-            str(group.config["method"]),
-            ", ".join(f"{k}={_text(v)}" for k, v in dict(group.config.get("options", {})).items())
-            or NOTHING,
-            *(_text(flat(group.config).get(name, 1 if name == "passes" else None))
-              for name in columns),
-        )
-        for group in groups
-    )  # fmt: skip
-    return Table(
+    usual = {"passes": 1}
+
+    def value(name: str, group: Group) -> str:
+        return _text(flat(group.config).get(name, usual.get(name)))
+
+    def options(group: Group) -> str:
+        found = dict(group.config.get("options", {}))
+        return ", ".join(f"{name}={_text(x)}" for name, x in found.items()) or NOTHING
+
+    columns: Columns = {
+        "runs": lambda group: group.label,
+        "seeds": lambda group: listed([str(run.seed) for run in group.runs]),
+        "method": lambda group: str(group.config["method"]),
+        "options": options,
+        **{name: partial(value, name) for name in dict.fromkeys((*LENGTH, *apart))},
+    }
+    words = (
         "Settings of each configuration. Epochs: evaluations in a run; passes: over the training "
-        "images in an epoch.",
-        ("runs", "seeds", "method", "options", *columns),
-        rows,
-        is_prose=True,
+        "images in an epoch."
     )
+    return Table.of(words, groups, columns, is_prose=True)
 
 
 def environments(runs: Sequence[RecordedRun]) -> Table:
     """What the runs were made on; where they differ, each value with its runs."""
     known = [run for run in runs if run.environment]
-    names = list(dict.fromkeys(name for run in known for name in run.environment))
-    rows = tuple((name, _values(name, known)) for name in names)
+    names = dict.fromkeys(name for run in known for name in run.environment)
     words = "Of the processes that began the runs."
     if len(known) < len(runs):
         without = listed([run.name for run in runs if not run.environment][:NAMED])
         words += f" Not recorded for {len(runs) - len(known)} of the runs: {without}."
-    return Table(words, ("of the machine and its software", "value"), rows, is_prose=True)
+    columns: Columns = {
+        "of the machine and its software": str,
+        "value": lambda name: _values(name, known),
+    }
+    return Table.of(words, names, columns, is_prose=True)
 
 
 def _values(name: str, runs: Sequence[RecordedRun]) -> str:

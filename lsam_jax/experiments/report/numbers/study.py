@@ -1,17 +1,18 @@
 """All runs below a directory: groups of seeds, tables to fill, and what is not there."""
 
 import dataclasses
-import json
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsam_jax.experiments.config.former_names import in_todays_names
-from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS
+from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS, read_json
 from lsam_jax.experiments.report.numbers import groups as naming
 from lsam_jax.experiments.report.numbers.groups import Group, SkippedRun, recipe, same_but
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun, UnreadableError, read_run
+from lsam_jax.experiments.statistics import spoken
 
 STUDY, COSTS, DISTANCES = "study.json", "costs.json", "distances.json"
 COST = ("ratio", "low", "high")
@@ -44,7 +45,6 @@ class Study:
     """What was found below a directory.
 
     Attributes:
-        directory: Where.
         names: Of the study; empty without study.json.
         says: What the scale is, in words.
         command: That made the study, if it is recorded.
@@ -55,7 +55,6 @@ class Study:
         distances: See ``distances.json``; None where it is not there.
     """
 
-    directory: Path
     names: tuple[str, ...]
     says: tuple[str, ...]
     command: str | None
@@ -66,6 +65,18 @@ class Study:
     distances: Mapping[str, Any] | None
 
 
+class _Plan(NamedTuple):
+    """What ``study.json`` says; empty without it."""
+
+    names: tuple[str, ...]
+    says: tuple[str, ...]
+    command: str | None
+    wanted: Mapping[str, tuple[str, Mapping[str, Any]]]
+    seeds: tuple[int, ...]
+    tables: tuple[TableSpec, ...]
+    failures: Mapping[str, str]
+
+
 def read_study(directory: Path) -> Study:
     """Reads everything.
 
@@ -74,43 +85,50 @@ def read_study(directory: Path) -> Study:
     """
     if not directory.is_dir():
         raise ValueError(f"{str(directory)!r} is not a directory; give one that holds runs")
-    plan = _json(directory / STUDY) or {}
+    plan = _plan(directory / STUDY)
     runs, troubles = _runs(directory)
-    if not runs and not troubles and not plan:
+    if not runs and not troubles and plan is None:
         raise ValueError(
             f"{str(directory)!r} holds no run of lsam-jax; give a directory with runs below it, "
             "such as the --out of lsam-jax train"
         )
-    try:
-        wanted = {
-            name: (entry["label"], in_todays_names(entry["config"]))
-            for name, entry in plan.get("runs", {}).items()
-        }
-        tables = [_table(entry) for entry in plan.get("tables", [])]
-        seeds = [int(seed) for seed in plan.get("seeds", [])]
-        says = tuple(plan.get("scale", {}).get("says", []))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{str(directory / STUDY)!r} is not the plan of a study ({error!r}); make it again, or "
-            "move it away to have the runs grouped by their configurations"
-        ) from error
-    failures = dict(plan.get("failures", {}))
-    planned, others = _planned(runs, wanted, troubles, failures)
-    planned |= naming.grouped(others, troubles, taken=planned)
-    _missing(planned, runs, wanted, seeds, failures, troubles)
-    groups = {name: group for name, group in planned.items() if group.runs}
-    names = plan.get("name", [])
+    plan = plan or _Plan((), (), None, {}, (), (), {})
+    groups = _planned(runs, plan, troubles)
     return Study(
-        directory,
-        (names,) if isinstance(names, str) else tuple(names),
-        says,
-        _command(plan.get("command")),
+        plan.names,
+        plan.says,
+        plan.command,
         groups,
-        (*tables, *_rest(groups, tables)),
+        (*plan.tables, *_rest(groups, plan.tables)),
         tuple(sorted(troubles)),
         _costs(directory / COSTS, groups),
         _distances(directory / DISTANCES),
     )
+
+
+def _plan(file: Path) -> _Plan | None:
+    found = _json(file)
+    if not found:
+        return None
+    names, command = found.get("name", []), found.get("command")
+    try:
+        return _Plan(
+            (names,) if isinstance(names, str) else tuple(names),
+            tuple(found.get("scale", {}).get("says", [])),
+            " ".join(map(str, command)) if isinstance(command, list) else command,
+            {
+                name: (entry["label"], in_todays_names(entry["config"]))
+                for name, entry in found.get("runs", {}).items()
+            },
+            tuple(map(int, found.get("seeds", []))),
+            tuple(map(_table, found.get("tables", []))),
+            dict(found.get("failures", {})),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{str(file)!r} is not the plan of a study ({error!r}); make it again, or move it away "
+            "to have the runs grouped by their configurations"
+        ) from error
 
 
 def _runs(directory: Path) -> tuple[list[RecordedRun], list[SkippedRun]]:
@@ -137,55 +155,39 @@ def _directories(directory: Path) -> Iterator[Path]:
         below.sort()
 
 
-def _planned(
-    runs: list[RecordedRun],
-    wanted: Mapping[str, tuple[str, Any]],
-    troubles: list[SkippedRun],
-    failures: Mapping[str, str],
-) -> tuple[dict[str, Group], list[RecordedRun]]:
-    """The runs of the plan by their group, and all other finished ones."""
-    found: dict[str, list[RecordedRun]] = {name: [] for name in wanted}
-    others = []
+def _planned(runs: list[RecordedRun], plan: _Plan, troubles: list[SkippedRun]) -> dict[str, Group]:
+    """Finished runs by their group: those of the plan, and then all others.
+
+    What is left out, and what of the plan is not there, goes to the troubles.
+    """
+    found: dict[str, list[RecordedRun]] = {name: [] for name in plan.wanted}
+    others: list[RecordedRun] = []
     for run in runs:
         group = run.name.rpartition("/")[0]
-        differences = same_but(run.config, wanted[group][1]) if group in wanted else []
+        differences = same_but(run.config, plan.wanted[group][1]) if group in found else []
         if not run.is_finished:
-            state = f"at epoch {run.epochs} of {run.config['epochs']}"
-            kind = "failed" if run.name in failures else "unfinished"
-            why = f"; {failures[run.name]}" if run.name in failures else ""
-            troubles.append(SkippedRun(run.name, kind, f"unfinished {state}{why}"))
+            kind, why = "unfinished", f"unfinished at epoch {run.epochs} of {run.config['epochs']}"
+            if run.name in plan.failures:
+                kind, why = "failed", f"{why}; {plan.failures[run.name]}"
+            troubles.append(SkippedRun(run.name, kind, why))
         elif differences:
             why = f"another configuration than {STUDY} has: {'; '.join(differences)}"
             troubles.append(SkippedRun(run.name, "left out", why))
-        elif group in wanted:
-            found[group].append(run)
         else:
-            others.append(run)
+            found.get(group, others).append(run)
     groups = {
-        name: Group(name, label, tuple(sorted(found[name], key=lambda run: run.seed)))
-        for name, (label, _) in wanted.items()
+        name: Group(name, plan.wanted[name][0], tuple(sorted(some, key=lambda run: run.seed)))
+        for name, some in found.items()
     }
-    return groups, others
-
-
-def _missing(
-    planned: Mapping[str, Group],
-    runs: list[RecordedRun],
-    wanted: Mapping[str, Any],
-    seeds: list[int],
-    failures: Mapping[str, str],
-    troubles: list[SkippedRun],
-) -> None:
-    """Adds the runs of the plan that are not on disk."""
+    groups |= naming.grouped(others, troubles, taken=groups)
     there = {run.name for run in runs} | {trouble.run for trouble in troubles}
-    for name in wanted:
-        have = {run.seed for run in planned[name].runs}
-        for seed in seeds:
-            run = f"{name}/seed{seed}"
-            if seed in have or run in there:
-                continue
-            kind = "failed" if run in failures else "missing"
-            troubles.append(SkippedRun(run, kind, failures.get(run, "there is no such run")))
+    for name, seed in itertools.product(plan.wanted, plan.seeds):
+        run_name = f"{name}/seed{seed}"
+        if run_name not in there and seed not in {run.seed for run in groups[name].runs}:
+            kind = "failed" if run_name in plan.failures else "missing"
+            why = plan.failures.get(run_name, "there is no such run")
+            troubles.append(SkippedRun(run_name, kind, why))
+    return {name: group for name, group in groups.items() if group.runs}
 
 
 def _table(entry: Mapping[str, Any]) -> TableSpec:
@@ -194,11 +196,11 @@ def _table(entry: Mapping[str, Any]) -> TableSpec:
         for row in entry["rows"]
     )
     title, caption = entry.get("title", entry["name"]), entry.get("caption", "")
-    short = naming.short_title(entry["name"])
+    short = spoken(entry["name"])
     return TableSpec(entry["name"], short, title, caption, entry.get("paper", ""), rows)
 
 
-def _rest(groups: Mapping[str, Group], tables: list[TableSpec]) -> Iterator[TableSpec]:
+def _rest(groups: Mapping[str, Group], tables: Sequence[TableSpec]) -> Iterator[TableSpec]:
     """Tables of the groups that none has, one for each recipe."""
     shown = {row.run for table in tables for row in table.rows}
     recipes: dict[Any, list[Group]] = {}
@@ -220,13 +222,14 @@ def _costs(file: Path, groups: Mapping[str, Group]) -> dict[str, dict[str, float
     for name, group in groups.items():
         names = (name, *(part for run in group.runs for part in (run.name, Path(run.name).name)))
         key = next((key for key in names if key in runs), None)
-        if key is not None:
-            try:
-                costs[name] = {part: float(runs[key]["cost"][part]) for part in COST}
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{str(file)!r} has no cost of {key!r}; make it again, or move it away"
-                ) from error
+        if key is None:
+            continue
+        try:
+            costs[name] = {part: float(runs[key]["cost"][part]) for part in COST}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{str(file)!r} has no cost of {key!r}; make it again, or move it away"
+            ) from error
     return costs
 
 
@@ -242,18 +245,13 @@ def _distances(file: Path) -> dict[str, Any] | None:
     return found
 
 
-def _command(recorded: Any) -> str | None:
-    return " ".join(map(str, recorded)) if isinstance(recorded, list) else recorded
-
-
 def _json(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-        problem = "it is not a dictionary"
+        found = read_json(file)
     except (ValueError, OSError) as error:
         problem = str(error)
+    else:
+        if found is None or isinstance(found, dict):
+            return found
+        problem = "it is not a dictionary"
     raise ValueError(f"{str(file)!r} cannot be read ({problem}); make it again, or move it away")
