@@ -27,11 +27,14 @@ class Conditionals(NamedTuple):
       skips: bool[], whether segments in which nothing differs between the passes are left out.
       gates: bool[], whether the weight gradients of layers that are not selected are; there are no
         conditionals around them if it is not traced, but False.
+      nested: whether gates stand inside the conditional of their segment, which then leaves them
+        out where there are no gates; a little slower where there are.
     """
 
     inside: Transformation
     skips: Any
     gates: Any
+    nested: bool
 
     def visits(self, differs: Any) -> Any:
         """Whether a segment is run, bool[], of whether anything in it differs."""
@@ -63,6 +66,7 @@ def conditionals_of(
         inside=inside,
         skips=_except_on(WITHOUT_SEGMENTS) if skip is None else jnp.asarray(skip),
         gates=_except_on(without_gates) if gate is None else gate and jnp.asarray(gate),
+        nested=not captured,
     )
 
 

@@ -63,36 +63,55 @@ class Gates:
           at_all: whether anything is wanted; if it is not True, but bool[], all of it is inside
             conditionals.
         """
-        jaxpr, operands = self._closed.jaxpr, [*self._closed.consts, *args]
-        inputs = [*jaxpr.constvars, *jaxpr.invars]
-        in_gate = conditionals.inside if at_all is True else jaxprs.as_it_is  # once is enough
-
-        def compute(*operands: Any) -> list[Any]:
-            env = dict(zip(inputs, operands))
-            env.update(zip(self._boundary, self._common(*operands)))
-
-            def read(atoms: Sequence[Any]) -> list[Any]:
-                return [env[v] if jaxprs.is_variable(v) else jnp.asarray(v.val) for v in atoms]
-
-            found = read(self._always)
-            for i, outvars in self._groups.items():
-                if i in self._own:
-                    own = jaxprs.as_function(self._own[i], self._reads[i], outvars, jaxpr)
-                    zeros = partial(_zeros, outvars)
-                    reads = read(self._reads[i])
-                    found += conditionals.gated(wanted[i], in_gate(own), zeros, reads)
-                else:
-                    found += [jnp.where(wanted[i], x, jnp.zeros_like(x)) for x in read(outvars)]
-            return found
-
+        operands = [*self._closed.consts, *args]
         results = [*self._always, *(v for vs in self._groups.values() for v in vs)]
-        if at_all is True or not results:
-            out = iter(compute(*operands))
-        else:
+        nested = conditionals.nested and at_all is not True
+
+        def finish(operands: Sequence[Any], boundary: Sequence[Any]) -> list[Any]:
+            return self._finish(operands, boundary, wanted, conditionals, nested)
+
+        def everything(*operands: Any) -> list[Any]:
+            return finish(operands, self._common(*operands))
+
+        if nested and results:
             zeros = partial(_zeros, results)
-            out = iter(jax.lax.cond(at_all, conditionals.inside(compute), zeros, *operands))
-        always = [next(out) for _ in self._always]
-        return always, {i: [next(out) for _ in vs] for i, vs in self._groups.items()}
+            out = jax.lax.cond(at_all, conditionals.inside(everything), zeros, *operands)
+        elif at_all is True or not self._boundary:
+            out = everything(*operands)
+        else:
+            zeros = partial(_zeros, self._boundary)
+            common = conditionals.inside(self._common)
+            out = finish(operands, jax.lax.cond(at_all, common, zeros, *operands))
+        rest = iter(out)
+        always = [next(rest) for _ in self._always]
+        return always, {i: [next(rest) for _ in vs] for i, vs in self._groups.items()}
+
+    def _finish(
+        self,
+        operands: Sequence[Any],
+        boundary: Sequence[Any],
+        wanted: Mapping[Any, Any],
+        conditionals: Conditionals,
+        nested: bool,
+    ) -> list[Any]:
+        """The results, of what the equations that are run anyway have given."""
+        jaxpr = self._closed.jaxpr
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], operands))
+        env.update(zip(self._boundary, boundary))
+        inside = jaxprs.as_it_is if nested else conditionals.inside  # once is enough
+
+        def read(atoms: Sequence[Any]) -> list[Any]:
+            return [env[v] if jaxprs.is_variable(v) else jnp.asarray(v.val) for v in atoms]
+
+        found = read(self._always)
+        for i, outvars in self._groups.items():
+            if i in self._own:
+                own = jaxprs.as_function(self._own[i], self._reads[i], outvars, jaxpr)
+                zeros, reads = partial(_zeros, outvars), read(self._reads[i])
+                found += conditionals.gated(wanted[i], inside(own), zeros, reads)
+            else:
+                found += [jnp.where(wanted[i], x, jnp.zeros_like(x)) for x in read(outvars)]
+        return found
 
 
 def gated_value_and_grad(
