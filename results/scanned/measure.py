@@ -15,11 +15,10 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import lsam_jax as lsam
 from lsam_jax.experiments import environment
-from lsam_jax.experiments.bench import scanned_gpt, timing
+from lsam_jax.experiments.bench import baselines, scanned_gpt, timing
 
 SHAPE = scanned_gpt.Shape()
 ROUNDS = 15
@@ -40,14 +39,6 @@ def loop(body, x, blocks):
     for p in blocks:
         x, _ = body(x, p)
     return x, None
-
-
-def textbook(loss_fn, params, mask, *batch):
-    """SAM with a mask for each array of each block, normalised."""
-    g = jax.tree.map(jnp.multiply, mask, jax.grad(loss_fn)(params, *batch))
-    scale = 0.1 / optax.tree.norm(g)
-    moved = jax.tree.map(lambda w, d: w + scale * d, params, g)
-    return jax.value_and_grad(loss_fn)(moved, *batch)
 
 
 def methods(layers):
@@ -73,9 +64,10 @@ def measure(run, params, layers):
     size = SHAPE.batch, SHAPE.tokens
     batch = [jnp.asarray(rng.integers(0, SHAPE.words, size)) for _ in range(2)]
     mask = jax.tree.map(jnp.ones_like, params)
+    textbook = baselines.normalized_textbook(lambda *args: (loss_fn(*args), None), 0.1)
     steps = {
         "plain gradient": (jax.value_and_grad(loss_fn), (params, *batch)),
-        "textbook mask": (functools.partial(textbook, loss_fn), (params, mask, *batch)),
+        "textbook mask": (textbook, (params, mask, *batch)),
     }
     for name, (tx, names) in methods(layers).items():
         state = selecting(tx, params, layers, names)

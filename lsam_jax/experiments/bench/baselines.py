@@ -33,6 +33,23 @@ def textbook(loss: Loss, rho: float) -> Step:
     return step
 
 
+def normalized_textbook(loss: Loss, rho: float) -> Step:
+    """``(params, mask, *args)``: the same, by the norm of the masked gradient.
+
+    The mask has the parameters' structure and shapes, with a number for each weight.
+    """
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def step(params: Any, mask: Any, *args: Any) -> tuple[Any, Any]:
+        value, ascent = gradient(params, *args)
+        ascent = jax.tree.map(jnp.multiply, mask, ascent)
+        scale = rho / optax.tree.norm(ascent)
+        perturbed = jax.tree.map(lambda w, g: w + scale * g, params, ascent)
+        return value, gradient(perturbed, *args)[1]
+
+    return step
+
+
 def static_cut(loss: Loss, rho: float, selected: Collection[str]) -> Step:
     """``(params, *args)``: what one would write by hand for layers that never change.
 

@@ -1,7 +1,7 @@
 """Compiles one program for a target, in a process of its own.
 
 ``python -m lsam_jax.experiments.bench.compile_one SETTINGS FOLDER`` writes what XLA dumps, and
-``traced.json`` and ``compiled.json``, each once it has got there. The settings are JSON.
+``traced.json`` before it compiles, ``compiled.txt`` at the end. The settings are JSON.
 """
 
 import json
@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import lsam_jax as lsam
-from lsam_jax.experiments.bench import scanned_gpt, targets, workload
+from lsam_jax.experiments.bench import baselines, scanned_gpt, targets, workload
 from lsam_jax.experiments.models import registry
 
 GPT = "gpt-scanned"
@@ -95,17 +94,9 @@ def step_of(name: str, loss: Loss) -> tuple[Callable[..., Any], tuple[Any, ...]]
         tx = make(loss)
         step = lsam.value_and_grad(loss.loss_fn, tx, has_aux=True)
         return step, (loss.params, jax.eval_shape(tx.init, loss.params), *loss.args)
-    gradient = jax.value_and_grad(loss.loss_fn, has_aux=True)
     if name == "plain":
-        return gradient, (loss.params, *loss.args)
-
-    def textbook(params: Any, mask: Any, *args: Any) -> Any:
-        value, uphill = gradient(params, *args)
-        uphill = jax.tree.map(jnp.multiply, mask, uphill)
-        scale = RHO / optax.tree.norm(uphill)
-        there = jax.tree.map(lambda w, g: w + scale * g, params, uphill)
-        return value, gradient(there, *args)[1]
-
+        return jax.value_and_grad(loss.loss_fn, has_aux=True), (loss.params, *loss.args)
+    textbook = baselines.normalized_textbook(loss.loss_fn, RHO)
     return textbook, (loss.params, loss.params, *loss.args)
 
 
@@ -123,22 +114,16 @@ def main(settings: dict[str, Any], folder: Path) -> None:
     began = time.process_time()
     traced = jax.jit(step, in_shardings=(*others, *of_args), out_shardings=whole).lower(*args)
     done = time.process_time()
-    _write(folder / "traced.json", {"trace_seconds": done - began, "processor": done})
+    seconds = {"trace_seconds": done - began, "processor": done}
+    (folder / "traced.json").write_text(json.dumps(seconds))
     compiled = traced.compile(
         compiler_options={"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
     )
     (folder / "compiled.txt").write_text(compiled.as_text() or "")
-    _write(folder / "compiled.json", {"compile_seconds": time.process_time() - done})
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-
-def _write(file: Path, found: dict[str, float]) -> None:
-    partial_file = file.with_suffix(".part")
-    partial_file.write_text(json.dumps(found))
-    partial_file.rename(file)
 
 
 if __name__ == "__main__":

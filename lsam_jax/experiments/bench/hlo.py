@@ -2,11 +2,10 @@
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-OPTIMISED = ("*after_optimizations.txt", "*after_optimizations_after_buffer_assignment.txt")
+OPTIMISED = "*after_optimizations.txt"
 MEMORY = "*after_optimizations-memory-usage-report.txt"
 THUNKS = "*thunk_sequence_after_thunk_passes.txt"
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
@@ -36,7 +35,7 @@ class Compiled(NamedTuple):
 
 def is_there(dump: Path) -> bool:
     """Whether a compiler has written what `read` wants, though it may not have finished."""
-    return any(dump.glob(MEMORY)) and any(dump.glob(OPTIMISED[0]))
+    return any(dump.glob(MEMORY)) and any(dump.glob(OPTIMISED))
 
 
 def read(dump: Path, whole: str | None = None) -> Compiled:
@@ -46,17 +45,16 @@ def read(dump: Path, whole: str | None = None) -> Compiled:
         dump: The folder, of one program.
         whole: The text of the compiled program, with estimates of cycles.
     """
-    text = _largest(dump, OPTIMISED[0])
+    text = _largest(dump, OPTIMISED)
     found = re.search(r"Total bytes: (\d+)", _largest(dump, MEMORY))
     thunks = _largest(dump, THUNKS)
-    computations = dict(_computations(text))
+    computations = _computations(text)
     results = re.findall(r"= (\(.*?\)|\S+) conditional\(", text)
-    inside = {c for body in computations.values() for c in _branches(body)}
     return Compiled(
         memory_bytes=int(found[1]) if found else 0,
         conditionals=len(results),
         handed_bytes=sum(map(_bytes, results)),
-        collectives=sum(_collectives(name, computations) for name in inside),
+        collectives=_collectives_inside(computations),
         by_host=_by_host(thunks) if thunks else None,
         cycles=None if whole is None else _cycles(whole),
     )
@@ -77,9 +75,9 @@ def _bytes(shape: str) -> int:
     return int(total)
 
 
-def _computations(text: str) -> Iterator[tuple[str, str]]:
+def _computations(text: str) -> dict[str, str]:
     """The computations of a program by name."""
-    yield from re.findall(r"^(?:ENTRY )?%?(\S+) \(.*?\{\n(.*?)^\}", text, re.M | re.S)
+    return dict(re.findall(r"^(?:ENTRY )?%?(\S+) \(.*?\{\n(.*?)^\}", text, re.M | re.S))
 
 
 def _branches(body: str) -> list[str]:
@@ -88,12 +86,17 @@ def _branches(body: str) -> list[str]:
     return [*found, *(name.strip().lstrip("%") for names in several for name in names.split(","))]
 
 
-def _collectives(name: str, computations: dict[str, str]) -> int:
-    """In a computation, and in those that it calls."""
-    body = computations.get(name, "")
-    called = re.findall(r"(?:calls|to_apply|body|condition)=%?([^\s,]+)", body) + _branches(body)
-    own = len(re.findall(rf" (?:{COLLECTIVES})(?:-start)?\(", body))
-    return own + sum(_collectives(other, computations) for other in called)
+def _collectives_inside(computations: dict[str, str]) -> int:
+    """Those in branches, and in what these call; each once, however deep it stands."""
+    todo = [name for body in computations.values() for name in _branches(body)]
+    inside: dict[str, str] = {}
+    while todo:
+        name = todo.pop()
+        if name not in inside:
+            inside[name] = body = computations.get(name, "")
+            todo += re.findall(r"(?:calls|to_apply|body|condition)=%?([^\s,]+)", body)
+    found = (re.findall(rf" (?:{COLLECTIVES})(?:-start)?\(", body) for body in inside.values())
+    return sum(map(len, found))
 
 
 def _by_host(thunks: str) -> int:
@@ -110,7 +113,7 @@ def _by_host(thunks: str) -> int:
 
 def _cycles(text: str) -> int | None:
     """Of a run that takes the dearest branches; None with a loop whose length is not known."""
-    computations = dict(_computations(text))
+    computations = _computations(text)
     entry = re.search(r"^ENTRY %?(\S+) ", text, re.M)
     if entry is None or "estimated_cycles" not in text:
         return None

@@ -75,6 +75,15 @@ def test_what_is_read_of_a_dump(dump):
     assert hlo.read(dump, endless).cycles is None
 
 
+def test_a_collective_in_a_conditional_in_another_is_one(dump):
+    inner = "%i = f32[8]{0} conditional(%p, %c), true_computation=%taken, false_computation=%sums"
+    nested = PROGRAM.replace("  %c = f32[8]{0} copy(%p)", f"  {inner}\n  %c = f32[8]{{0}} copy(%p)")
+    assert nested != PROGRAM
+    (dump / "m.after_optimizations.txt").write_text(nested)
+    assert hlo.read(dump).conditionals == 3
+    assert hlo.read(dump).collectives == 1
+
+
 def test_a_conditional_in_a_command_buffer_is_not_run_by_the_host(dump):
     (dump / "m.thunk_sequence_after_thunk_passes.txt").write_text(THUNKS)
     assert hlo.read(dump).by_host == 2
