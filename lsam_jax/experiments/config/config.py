@@ -12,7 +12,7 @@ from lsam_jax.experiments.config.former_names import FORMAT, in_todays_names
 from lsam_jax.experiments.config.methods import complete
 
 Options = Mapping[str, Any] | tuple[tuple[str, Any], ...]
-DTYPES = ("float32", "bfloat16")
+DTYPES, OPTIMIZERS = ("float32", "bfloat16"), ("sgd", "adamw")
 COUNTS = ("images", "validation_images", "image_size", "epochs", "passes", "accumulate", "width")
 LEAST = {**dict.fromkeys(COUNTS, 1), "batch_size": 2, "seed": 0}
 
@@ -21,9 +21,8 @@ LEAST = {**dict.fromkeys(COUNTS, 1), "batch_size": 2, "seed": 0}
 class Config:
     """One training run: all that decides its result, and nothing else.
 
-    The optimizer is SGD with momentum 0.9 (not Nesterov); the learning rate falls by `decay`
-    at each point of `decay_at`. The defaults are those of the layer-wise SAM paper's CIFAR-10
-    recipe.
+    The learning rate falls by `decay` at each point of `decay_at`. The defaults are those of the
+    layer-wise SAM paper's CIFAR-10 recipe.
 
     Args:
         method: One of `methods.METHODS`.
@@ -51,11 +50,13 @@ class Config:
             so that evaluation does not take longer than training.
         batch_size: Images in a batch; the last, partial batch of a pass is left out.
         accumulate: In how many parts, one after the other, the loss of a batch is computed.
+        optimizer: "sgd", with momentum (not Nesterov), or "adamw".
         learning_rate: At the start.
         decay: What the learning rate is multiplied by.
         decay_at: When, as shares of the run.
-        momentum: Of SGD.
-        weight_decay: Coefficient on the weights, added to the gradient before momentum.
+        momentum: Of SGD; AdamW has Optax's own decays.
+        weight_decay: Coefficient on the weights, added to the gradient before momentum; AdamW's is
+            its own.
         clip_norm: What the norm of the direction of descent is clipped to; None for no clipping.
         label_smoothing: Of the training loss; the validation loss is not smoothed.
 
@@ -81,6 +82,7 @@ class Config:
     passes: int = 1
     batch_size: int = 64
     accumulate: int = 1
+    optimizer: str = "sgd"
     learning_rate: float = 0.1
     decay: float = 0.1
     decay_at: tuple[float, ...] = (2 / 3, 13 / 15)
@@ -92,10 +94,10 @@ class Config:
     def __post_init__(self) -> None:
         full = complete(self.method, dict(self.options))
         object.__setattr__(self, "options", tuple(sorted(full.items())))
-        if self.dtype not in DTYPES:
-            raise ValueError(
-                f"dtype={self.dtype!r} is not known; choose one of {', '.join(DTYPES)}"
-            )
+        for name, known in (("dtype", DTYPES), ("optimizer", OPTIMIZERS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -147,7 +149,7 @@ class Config:
 def base_optimizer(
     config: Config, steps: int, freezes: bool = False
 ) -> optax.GradientTransformation:
-    """SGD with momentum, coupled weight decay and a learning rate that falls in steps.
+    """SGD or AdamW, with a learning rate that falls in steps.
 
     Args:
         config: Of the run.
@@ -159,6 +161,9 @@ def base_optimizer(
     )
     clip = () if config.clip_norm is None else (optax.clip_by_global_norm(config.clip_norm),)
     decay = optax.add_decayed_weights(config.weight_decay)
+    if config.optimizer == "adamw":
+        adamw = optax.adamw(schedule, weight_decay=config.weight_decay)
+        return optax.chain(*clip, lsam.freeze_inactive(adamw) if freezes else adamw)
     if not freezes:
         return optax.chain(*clip, decay, optax.sgd(schedule, momentum=config.momentum))
     own = lsam.freeze_inactive(optax.chain(decay, optax.trace(config.momentum)))

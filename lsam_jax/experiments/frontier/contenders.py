@@ -1,5 +1,6 @@
 """What is compared: methods with their options, and the radii that each may choose from."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +11,16 @@ PLACES = {
     "last third": (*BLOCKS[4:], "block2/shortcut/kernel", "head/kernel"),
 }
 """The kernels of `resnet.resnet8` by where they stand."""
+
+
+def rounded(rho: float) -> float:
+    """To two digits, as a grid is written.
+
+    Example:
+        >>> rounded(0.1049)
+        0.1
+    """
+    return round(rho, 1 - math.floor(math.log10(rho)))
 
 
 class Contender(NamedTuple):
@@ -106,8 +117,22 @@ CONTENDERS: tuple[Contender, ...] = (
     _sam("sam-1/2", "SAM on 1/2", _MORE, **_part(1 / 2)),
     Contender("sgd-x2", "SGD, twice as long", "sgd", {}, length=2),
     *(_place(name, layers) for name, layers in PLACES.items()),
-    _place("all but the last", PLACES["first third"] + PLACES["middle third"]),
+    _place("all but the last", PLACES["first third"] + PLACES["middle third"])._replace(
+        label="all but the last third"
+    ),
     _layers("4-random", ", 4 at random", selection="random"),
     _layers("4-low", ", 4 of low norm", selection="low"),
 )
 """In the order in which they are run."""
+
+QUOTED = (
+    *(SGD, SAM, "sam-1/8", "layers-4-1/8", "stale", "momentum", "layers-4-paper", "last-fifth"),
+    *("sam-1/8-rise", "layers-4-1/8-rise", "only-first-third", "only-last-third"),
+)
+"""Those whose numbers the README says, which more seeds run."""
+
+FEW = (
+    *QUOTED,
+    *("layers-4", "sam-rise", "stale-rise", "every-2", "every-5", "look", "esam", "budget-25"),
+)
+"""Those of the regimes whose runs take minutes; by name."""

@@ -8,7 +8,7 @@ import numpy as np
 from lsam_jax.experiments import environment
 from lsam_jax.experiments.bench.training_steps import Snapshots, time_steps
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
+from lsam_jax.experiments.frontier.contenders import SAM, SGD, Contender
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import Regime
 from lsam_jax.experiments.training.loop import fit
@@ -23,7 +23,7 @@ def measure(
     ledger: Ledger,
     data_dir: Any = None,
     blocks: int = 4,
-    contenders: Sequence[Contender] = CONTENDERS,
+    contenders: Sequence[Contender] | None = None,
 ) -> dict[str, Any]:
     """Takes up a run of each contender in its middle, and times steps of all in turn.
 
@@ -37,7 +37,7 @@ def measure(
     data = datasets.load(regime.config.data, data_dir)
     timed = [
         one
-        for one in contenders
+        for one in (regime.contenders if contenders is None else contenders)
         if ledger.finals(one.name) and "perturb_from" not in one.options and one.length == 1
     ]
     programs, states = [], []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lsam_jax.experiments import files
 from lsam_jax.experiments.frontier import picture
-from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD
+from lsam_jax.experiments.frontier.contenders import SAM, SGD
 from lsam_jax.experiments.frontier.costs import of_steps
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS, Regime
@@ -36,7 +36,7 @@ def write(directory: Path) -> Path:
     """
     ledgers = {name: Ledger(directory / f"{name}.jsonl") for name in REGIMES}
     found = {
-        name: results(ledger, _costs(directory, name))
+        name: results(ledger, _costs(directory, REGIMES[name]), REGIMES[name].contenders)
         for name, ledger in ledgers.items()
         if len(ledger)
     }
@@ -55,8 +55,8 @@ def compose(found: Mapping[str, Sequence[Result]], ledgers: Mapping[str, Ledger]
         "frontier",
         png(drawn),
         "Accuracy against the cost of training, a point for each method",
-        "Mean and standard deviation over seeds; dotted: the levels of SGD and of SAM. Grey: the "
-        "methods of the tables below that the picture does not name.",
+        "Mean and standard deviation over seeds; dotted: the levels of plain training and of SAM. "
+        "Grey: the methods of the tables below that the picture does not name.",
     )
     said = tuple(escaped(_finding(titles[name], rows)) for name, rows in found.items())
     sections = tuple(
@@ -71,7 +71,8 @@ def _finding(title: str, rows: Sequence[Result]) -> str:
     """In three sentences."""
     by_name = {row.contender.name: row for row in rows}
     sgd, sam = by_name[SGD], by_name[SAM]
-    gain = f"SGD {spread_text(sgd.last, 1, 100)} %, SAM {spread_text(sam.last, 1, 100)} %"
+    plain, most = (f"{one.contender.label} {spread_text(one.last, 1, 100)} %" for one in (sgd, sam))
+    gain = f"{plain}, {most}"
     there = [r for r in rows if r.contender.name not in (SGD, SAM) and r.cost <= PRICE]
     if sam.over_sgd.low is None or sam.over_sgd.low <= 0:
         return f"{title}: {gain}. So SAM's gain is not told from nothing, and no share of it is."
@@ -99,17 +100,17 @@ def _accuracies(regime: Regime, rows: Sequence[Result]) -> Table:
     words = (
         f"Accuracy (%) on clean test images, mean ± sample standard deviation of "
         f"{' or '.join(map(str, seeds))} seeds; best: of {regime.config.epochs} evaluations, "
-        "chosen by the test images. Kept: the share (%) of SAM's gain over SGD, with Fieller's "
-        "95 % interval. Difference from SGD in percentage points, paired by seed, with its 95 % "
-        "interval and the t-test's p after Holm. Cost of the run: counted in plain gradients, and "
-        "measured. Fitted: of the training labels as given (%)."
+        f"chosen by the test images. Kept: the share (%) of SAM's gain over {regime.plain}, with "
+        f"Fieller's 95 % interval. Difference from {regime.plain} in percentage points, paired by "
+        "seed, with its 95 % interval and the t-test's p after Holm. Cost of the run: counted in "
+        "plain gradients, and measured. Fitted: of the training labels as given (%)."
     )
     columns: Columns = {
         "method": lambda row: row.contender.label,
         "last": lambda row: spread_text(row.last, 1, 100),
         "best": lambda row: spread_text(row.best, 1, 100),
         "kept": _kept_text,
-        "over SGD": lambda row: difference_text(row.over_sgd, 1, 100),
+        f"over {regime.plain}": lambda row: difference_text(row.over_sgd, 1, 100),
         "95 % interval": lambda row: (
             interval_text(row.over_sgd, 1, 100) if row.contender.name != SGD else NOTHING
         ),
@@ -151,6 +152,6 @@ def _tried(ledger: Ledger, name: str, rho: float) -> str:
     return f"{rho:g}: {clean:.1f} / {noisy:.1f}"
 
 
-def _costs(directory: Path, name: str) -> dict[str, float]:
-    measured = files.read_json(directory / f"{name}-costs.json")
-    return {} if measured is None else of_steps(measured, CONTENDERS)
+def _costs(directory: Path, regime: Regime) -> dict[str, float]:
+    measured = files.read_json(directory / f"{regime.name}-costs.json")
+    return {} if measured is None else of_steps(measured, regime.contenders)

@@ -51,7 +51,7 @@ def _panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
         )
     _name_points(axes, [r for r in results if r.contender.name in NAMED])
     axes.set_title("\n".join(map(str.strip, title.split(";"))), fontsize=9)
-    axes.set(xlabel="cost of training, SGD = 1", ylabel="right of the clean test images (%)")
+    axes.set(xlabel="cost of training, plain = 1", ylabel="right of the clean test images (%)")
     axes.grid(alpha=0.25)
 
 

@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import PRESETS
-from lsam_jax.experiments.frontier.contenders import Contender
+from lsam_jax.experiments.frontier.contenders import (
+    CONTENDERS,
+    FEW,
+    QUOTED,
+    SGD,
+    Contender,
+    rounded,
+)
 
 TUNING_SEEDS = (100, 101)
 """Of the runs that choose the radius, on images held out of the training images."""
@@ -21,6 +28,8 @@ class Regime(NamedTuple):
         config: Of all contenders, but for the method.
         held_out: How many of the training images choose the radius.
         seeds: Of the final runs.
+        contenders: Who takes part, in the order in which they are run.
+        more_seeds: Beside `seeds`, of the contenders that the README quotes.
     """
 
     name: str
@@ -28,6 +37,17 @@ class Regime(NamedTuple):
     config: Config
     held_out: int
     seeds: tuple[int, ...]
+    contenders: tuple[Contender, ...] = CONTENDERS
+    more_seeds: tuple[int, ...] = ()
+
+    @property
+    def plain(self) -> str:
+        """What the optimizer alone is called."""
+        return next(one.label for one in self.contenders if one.name == SGD)
+
+    def seeds_of(self, contender: Contender) -> tuple[int, ...]:
+        """Of a contender's final runs."""
+        return self.seeds + (self.more_seeds if contender.name in QUOTED else ())
 
     def configure(self, contender: Contender, rho: float | None, seed: int) -> Config:
         """A contender's run; the radius is None where it has none to choose."""
@@ -55,12 +75,40 @@ def _digits(noise: int) -> Regime:
 def _cifar(noise: int) -> Regime:
     title = "CIFAR-10, 5,000 images of 16x16 pixels"
     size = {"images": 5000, "validation_images": 5000, "image_size": 16, "augment": False}
-    return _regime("cifar", noise, title, 1000, 3, data="cifar10", batch_size=64, **size)
+    whole = _regime("cifar", noise, title, 1000, 3, data="cifar10", batch_size=64, **size)
+    return whole._replace(contenders=tuple(one for one in CONTENDERS if one.name in FEW))
+
+
+def _transformer(noise: int) -> Regime:
+    """With AdamW, whose fitting radii are about a seventh of those of SGD."""
+    task = {"model": "vit_tiny", "optimizer": "adamw", "learning_rate": 1e-3, "batch_size": 64}
+    whole = _regime("vit", noise, "digits, 1,200 images", 300, 5, **task)
+    title = whole.title.replace("ResNet-8", "a transformer of 3 blocks, width 64, AdamW")
+    some = (one for one in CONTENDERS if not _by_place(one))
+    return whole._replace(title=title, contenders=tuple(map(_of_adamw, some)))
+
+
+def _by_place(contender: Contender) -> bool:
+    """Whether it names layers of the ResNet."""
+    return "fresh" in contender.options or isinstance(contender.options.get("selection"), tuple)
+
+
+def _of_adamw(contender: Contender) -> Contender:
+    radii = tuple(rounded(rho * 0.15) for rho in contender.radii)
+    return contender._replace(
+        label=contender.label.replace("SGD", "AdamW"),
+        radii=radii if len(radii) > 1 else contender.radii,
+    )
 
 
 REGIMES: Mapping[str, Regime] = {
     regime.name: regime
-    for regime in (*(_digits(noise) for noise in (40, 0, 20, 60)), *(_cifar(n) for n in (40, 0)))
+    for regime in (
+        _digits(40)._replace(more_seeds=tuple(range(5, 10))),
+        *(_digits(noise) for noise in (0, 20, 60)),
+        *(_cifar(noise) for noise in (40, 0)),
+        _transformer(40),
+    )
 }
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.data.label_noise import given
 from lsam_jax.experiments.frontier import costs
-from lsam_jax.experiments.frontier.contenders import CONTENDERS, Contender
+from lsam_jax.experiments.frontier.contenders import Contender, rounded
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import TUNING_SEEDS, Regime
 from lsam_jax.experiments.training.loop import NonFiniteLossError, fit
@@ -42,9 +41,9 @@ def choose(radii: Sequence[float], accuracy: Callable[[float], float]) -> float:
     best = max(grid, key=accuracy)
     for _ in range(MOST_STEPS if len(grid) > 1 else 0):
         if best == grid[-1]:
-            grid.append(_rounded(grid[-1] ** 2 / grid[-2]))
+            grid.append(rounded(grid[-1] ** 2 / grid[-2]))
         elif best == grid[0]:
-            grid.insert(0, _rounded(grid[0] ** 2 / grid[1]))
+            grid.insert(0, rounded(grid[0] ** 2 / grid[1]))
         else:
             break
         best = max(grid, key=accuracy)
@@ -55,7 +54,7 @@ def run(
     regime: Regime,
     directory: Path,
     data_dir: Any = None,
-    contenders: Sequence[Contender] = CONTENDERS,
+    contenders: Sequence[Contender] | None = None,
 ) -> Ledger:
     """Makes the runs of a regime that are not in its ledger, contender by contender.
 
@@ -66,9 +65,9 @@ def run(
         OSError, ValueError: When the data are not there, or the ledger cannot be read or written.
     """
     runner = _Runner(regime, Ledger(directory / f"{regime.name}.jsonl"), data_dir)
-    for contender in contenders:
+    for contender in regime.contenders if contenders is None else contenders:
         rho = runner.radius(contender)
-        for seed in regime.seeds:
+        for seed in regime.seeds_of(contender):
             runner.ensure(contender, rho, seed, tuning=False)
     return runner.ledger
 
@@ -166,8 +165,3 @@ def _digest(config: Config) -> str:
 
 def _quarters(values: Sequence[float]) -> list[float]:
     return [round(float(np.mean(part)), 4) for part in np.array_split(values, min(4, len(values)))]
-
-
-def _rounded(rho: float) -> float:
-    """To two digits, as a grid is written."""
-    return round(rho, 1 - math.floor(math.log10(rho)))

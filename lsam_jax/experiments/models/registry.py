@@ -69,6 +69,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "wrn28_10": Architecture(resnet.wrn28_10),
     "wrn16_2": Architecture(resnet.wrn16_2),
     "wrn16_8": Architecture(resnet.wrn16_8),
+    "vit_tiny": Architecture(vit.vit_tiny),
     "vit_b16": Architecture(
         vit.vit_b16, preprocess=vit.to_signed, frozen=(*vit.FROZEN, vit_weights.load_vit)
     ),

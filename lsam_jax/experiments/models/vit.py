@@ -1,6 +1,6 @@
-"""Vision transformers with two new dense layers, as Flax Linen modules.
+"""Vision transformers as Flax Linen modules: with two new dense layers, and small ones.
 
-One family, `ViT`, of Dosovitskiy et al., `An Image is Worth 16x16 Words
+The first, `ViT`, are those of Dosovitskiy et al., `An Image is Worth 16x16 Words
 <https://arxiv.org/abs/2010.11929>`_: patches become tokens, a class token stands before them,
 pre-normalisation encoder blocks follow, and the class token of the last layer normalisation is
 the image's feature. The layer-wise SAM paper freezes all of that and trains two dense layers on
@@ -178,6 +178,36 @@ class ViT(nn.Module):
         if self.width % self.heads:
             raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")
 
+
+class SmallViT(nn.Module):
+    """A vision transformer that is trained whole, for small images.
+
+    Args:
+        patch_size: As in `Backbone`.
+        width: As in `Backbone`; the dense layer in each block is four times as wide.
+        depth: As in `Backbone`.
+        heads: As in `Backbone`.
+        num_classes: Outputs.
+        dtype: Of the computation; parameters and logits are float32.
+    """
+
+    patch_size: int = 2
+    width: int = 64
+    depth: int = 3
+    heads: int = 4
+    num_classes: int = 10
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Logits [N, num_classes] of images [N, S, S, C]; both modes are the same."""
+        sizes = self.width, self.depth, self.heads, 4 * self.width
+        features = Backbone(self.patch_size, *sizes, self.dtype, name="backbone")(images)
+        return nn.Dense(self.num_classes, name="head")(features.astype(jnp.float32))
+
+
+vit_tiny: Callable[..., SmallViT] = partial(SmallViT)
+"""Three blocks of width 64 on patches of 2x2."""
 
 vit_b16: Callable[..., ViT] = partial(ViT)
 """The paper's ViT-B/16: 85.8 million parameters in the backbone, 0.67 million in two new kernels

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from mocks import mocked
 from tiny import TINY
@@ -124,6 +125,22 @@ def test_the_optimizer_clips_decays_and_steps():
     free = base_optimizer(dataclasses.replace(config, clip_norm=None), steps=3 * config.epochs)
     updates, _ = free.update(gradient, free.init(params), params)
     np.testing.assert_allclose(updates["w"], -0.5 * np.array([6.2, 7.9]), rtol=1e-6)
+
+
+def test_adamw_is_optax_s_with_the_steps_of_the_learning_rate():
+    config = Config(optimizer="adamw", learning_rate=0.5, weight_decay=0.1, decay_at=(0.5,))
+    params, gradient = {"w": jnp.array([2.0, -1.0])}, {"w": jnp.array([6.0, 8.0])}
+    optimizer, alone = base_optimizer(config, steps=2), optax.adamw(0.5, weight_decay=0.1)
+    state, of_alone = optimizer.init(params), alone.init(params)
+    for rate in (1.0, config.decay):
+        updates, state = optimizer.update(gradient, state, params)
+        expected, of_alone = alone.update(gradient, of_alone, params)
+        np.testing.assert_allclose(updates["w"], rate * expected["w"], rtol=1e-6)
+    frozen = base_optimizer(config, steps=2, freezes=True)
+    updates, _ = frozen.update({"w": jnp.zeros(2)}, frozen.init(params), params)
+    assert not updates["w"].any()
+    with pytest.raises(ValueError, match="optimizer='adam' is not known; choose one of sgd, adamw"):
+        Config(optimizer="adam")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from lsam_jax.experiments.cli.main import main
-from lsam_jax.experiments.frontier import costs, page, study
+from lsam_jax.experiments.frontier import contenders, costs, page, study
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.kept import kept
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
@@ -126,10 +126,31 @@ def test_a_window_s_cost_is_that_of_its_two_parts():
 def test_names_are_unique_and_all_configurations_make_sense():
     assert len({one.name for one in CONTENDERS}) == len(CONTENDERS)
     for regime in REGIMES.values():
-        for one in CONTENDERS:
+        for one in regime.contenders:
             config = regime.configure(one, one.radii[0] if one.radii else None, seed=3)
             assert (config.seed, config.label_noise) == (3, regime.config.label_noise)
             assert config.epochs == one.length * regime.config.epochs
+
+
+def test_who_takes_part_by_which_radii_and_seeds():
+    assert REGIMES["digits-0"].contenders == CONTENDERS
+    cifar = [one.name for one in REGIMES["cifar-40"].contenders]
+    assert cifar[:2] == [SGD, SAM] and sorted(cifar) == sorted(contenders.FEW)
+    vit = {one.name: one for one in REGIMES["vit-40"].contenders}
+    assert REGIMES["vit-40"].plain == vit[SGD].label == "AdamW"
+    assert vit[SAM].radii == (0.03, 0.06, 0.1) and vit["layers-4-paper"].radii == (0.1,)
+    assert "only-last-third" not in vit and "stale-fresh" not in vit and "layers-4-low" in vit
+    more = REGIMES["digits-40"]
+    assert more.seeds_of(vit["momentum"]) == tuple(range(10))
+    assert more.seeds_of(vit["asam"]) == more.seeds == tuple(range(5))
+
+
+def test_the_transformer_s_table_says_adamw(tmp_path):
+    _fill(tmp_path, "vit-40")
+    page.write(tmp_path)
+    text = (tmp_path / "frontier.md").read_text()
+    assert "30 passes: AdamW 7" in text and "| over AdamW |" in text
+    assert "SGD" not in text
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from vit_files import SMALL, features, npz_arrays
 
 import lsam_jax as lsam
-from lsam_jax.experiments.models import vit
+from lsam_jax.experiments.models import registry, vit
 from lsam_jax.experiments.models.vit_weights import load_vit
 
 IMAGES = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
@@ -110,6 +110,16 @@ def test_pixels_become_signed():
     np.testing.assert_allclose(signed, [-1.0, -0.6, 0.6, 1.0], rtol=0, atol=2e-7)
     with pytest.raises(TypeError, match=r"images have dtype float32; pass uint8"):
         vit.to_signed(np.zeros(3, np.float32))
+
+
+def test_the_small_one_is_trained_whole_on_images_of_any_channels():
+    model, images = vit.vit_tiny(num_classes=4, width=8, depth=2, heads=2), jnp.ones((3, 8, 8, 1))
+    params = model.init(jax.random.key(0), images)["params"]
+    assert model.apply({"params": params}, images).shape == (3, 4)
+    assert params["backbone"]["positions"].shape == (1, 1 + 16, 8)
+    assert params["backbone"]["block1"]["mlp1"]["kernel"].shape == (8, 32)
+    trained, frozen = registry.preset("vit_tiny").split(params)
+    assert trained == params and not frozen
 
 
 @pytest.mark.parametrize(
