@@ -6,6 +6,7 @@ there for nothing: `r = <grad L(w + eps), eps>`, of the descent gradient and the
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,10 @@ from lsam_jax.layers.partition import Layers
 
 AT_FIRST = 4.0
 """How many steps the average of the loss starts with."""
+
+FEWEST, EARLY = 10, 100
+"""Of the steps that move the weights, the first that say which radius goes with which rise; as many
+as the first at least."""
 
 FLAT, SEEN = 0.1, 0.01
 """A larger radius no longer raises the loss where the slope of log r against log rho is below the
@@ -39,6 +44,7 @@ class Following(NamedTuple):
       log_rho, log_rho_variance, covariance, slow_rise: float[], running means by which is told
         whether a larger radius still raises the loss: of log rho, of its variance, of its
         covariance with r, and of r.
+      early_rho, early_rise: float[], sums of the radius and of r over the first `EARLY` moves.
     """
 
     rho: Any
@@ -52,6 +58,8 @@ class Following(NamedTuple):
     log_rho_variance: Any
     covariance: Any
     slow_rise: Any
+    early_rho: Any
+    early_rise: Any
 
 
 def rise(
@@ -64,6 +72,7 @@ def rise(
     bounds: tuple[float, float] = (1e-3, 10.0),
     speed: float = 0.2,
     averages: tuple[float, float] = (0.95, 0.8),
+    reach: float = 2.0,
 ) -> Radii:
     r"""A radius that sets itself, to be given as `rho` to any method.
 
@@ -84,8 +93,11 @@ def rise(
     and far less on method, part of the batch, network and optimizer than a radius does. What is
     measured of that, and where it does not hold, is in docs/radius.md.
 
-    Where a larger radius no longer raises the loss, it falls. A step that moves nothing leaves it
-    as it is, and one whose loss or gradient is not finite halves it.
+    SAM flattens what it looks at, so that the same radius raises the loss less and less. To follow
+    that on and on would keep the network from learning. So the radius stays below `reach` times the
+    one that the target needs by what the first steps say of radius and rise. Where a larger radius
+    no longer raises the loss, it falls. A step that moves nothing leaves it as it is, and one whose
+    loss or gradient is not finite halves it.
 
     Args:
       target: above 0; a number, a schedule, or a function of the first loss, the mean loss and the
@@ -98,6 +110,8 @@ def rise(
         many steps it has been at one of them.
       speed: the largest change of log rho in a step; 0 keeps the first radius.
       averages: decays of the running means of the loss and of r, in [0, 1).
+      reach: how far the radius may go beyond what the first 100 moves say, above 0; inf for
+        anywhere within the bounds.
 
     Raises:
       ValueError, TypeError: if an argument is out of its range. When first used: if only a
@@ -121,9 +135,11 @@ def rise(
         raise TypeError(f"averages must be two decays, (0.95, 0.8), say; got {averages!r}.")
     for decay in averages:
         arguments.check_real("averages", decay, low=0.0, below=1.0)
+    if reach != math.inf:
+        arguments.check_real("reach", reach, above=0.0)
     if ratios is not None and not isinstance(ratios, Radii):
         raise TypeError(f"ratios must be what per_layer(...) returns; got {ratios!r}.")
-    rule = _Rule(aim, by_loss, ratios, first, (low, high), speed, averages)
+    rule = _Rule(aim, by_loss, ratios, first, (low, high), speed, averages, reach)
     radii = Radii(
         rule.of, init=rule.init, update=rule.update, recover=rule.recover, needs_loss=by_loss
     )
@@ -140,6 +156,7 @@ class _Rule(NamedTuple):
     bounds: tuple[float, float]
     speed: Any
     averages: tuple[float, float]
+    reach: float
 
     def of(self, g: Arrays, at: Targets, now: StepContext, memory: Following) -> Any:
         rho = jnp.where(memory.steps == 0, 0.0, memory.rho) if self.by_loss else memory.rho
@@ -151,15 +168,17 @@ class _Rule(NamedTuple):
         moved = r != 0
         seen = _with_loss(memory, effect.loss, moved, self.averages[0])
         new = _with_rise(seen, r, self.averages)
-        step = arguments.resolve(self.speed, now.count) * _error(self.aim(new, now.count), new)
-        rho = jnp.clip(memory.rho * jnp.exp(step), low, high)
+        target = self.aim(new, now.count)
+        step = arguments.resolve(self.speed, now.count) * _error(target, new)
+        far = self.reach * _radius_for(target, new)
+        rho = jnp.clip(jnp.minimum(memory.rho * jnp.exp(step), far), low, high)
         pinned = (rho <= low) | (rho >= high)
         new = new._replace(rho=rho, at_bound=jnp.where(pinned, memory.at_bound + 1, 0))
         return jax.tree.map(lambda old, new: jnp.where(moved, new, old), seen, new)
 
     def init(self, layers: Layers, leaves: Any) -> Following:
         zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
-        start = Following(zero + self.first, *[zero] * 3, *[none] * 3, *[zero] * 4)
+        start = Following(zero + self.first, *[zero] * 3, *[none] * 3, *[zero] * 6)
         return jax.tree.map(jnp.copy, start)  # none is the other: a step may donate its state
 
     def recover(self, memory: Following) -> Following:
@@ -212,6 +231,7 @@ def _with_rise(memory: Following, r: Any, averages: tuple[float, float]) -> Foll
     of_x = (1 - slow) * (x - memory.log_rho)
     log_rho = memory.log_rho + of_x
     slow_rise = slow * memory.slow_rise + (1 - slow) * r
+    early = memory.moves < EARLY
     return memory._replace(
         rise=quick * memory.rise + (1 - quick) * r,
         moves=memory.moves + 1,
@@ -219,7 +239,23 @@ def _with_rise(memory: Following, r: Any, averages: tuple[float, float]) -> Foll
         log_rho_variance=slow * memory.log_rho_variance + of_x * (x - log_rho),
         covariance=slow * memory.covariance + of_x * (r - slow_rise),
         slow_rise=slow_rise,
+        early_rho=memory.early_rho + jnp.where(early, memory.rho, 0),
+        early_rise=memory.early_rise + jnp.where(early, r, 0),
     )
+
+
+def _radius_for(target: Any, memory: Following) -> Any:
+    """The radius of this rise, after the first steps; infinite where they do not say.
+
+    There r grows in proportion to rho, or to its square where the curvature makes it: the larger of
+    the radii by both.
+    """
+    known = (memory.moves >= FEWEST) & (memory.early_rise > 0) & (target > 0)
+    rises = jnp.where(known, memory.early_rise, 1)
+    count = jnp.minimum(memory.moves, EARLY)
+    times = jnp.where(known, target, 1) * count / rises
+    rho = memory.early_rho / count * jnp.maximum(times, jnp.sqrt(times))
+    return jnp.where(known, rho, jnp.inf)
 
 
 def _error(target: Any, memory: Following) -> Any:

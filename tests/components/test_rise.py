@@ -45,6 +45,13 @@ class Radius:
         covariance = weights @ (x * r) - mean_x * mean_r
         return variance > 0.01 and mean_r > 0 and covariance < 0.1 * mean_r * variance
 
+    def far(self, target):
+        """Twice the radius of this rise, by the first hundred moves."""
+        rho, r = np.mean([(np.exp(x), r) for x, r in self.pairs[:100]], axis=0)
+        if len(self.pairs) < 10 or r <= 0 or target <= 0:
+            return np.inf
+        return 2 * rho * max(target / r, np.sqrt(target / r))
+
     def after(self, loss, r):
         """A step at whose perturbed weights the loss is `loss`."""
         self.losses.append(loss if r else loss + self.rise)
@@ -60,7 +67,8 @@ class Radius:
         if target > 0:
             error = 1.0 if self.rise <= 0 else min(max(np.log(target / self.rise), -1.0), 1.0)
         error = -abs(error) if self.flat() else error
-        self.rho = min(max(self.rho * np.exp(self.speed * error), self.bounds[0]), self.bounds[1])
+        rho = min(self.rho * np.exp(self.speed * error), self.far(target))
+        self.rho = min(max(rho, self.bounds[0]), self.bounds[1])
 
 
 def largest(norms):
