@@ -72,3 +72,24 @@ def test_differences_are_the_studys():
             row = next(row for row in rows(STUDY) if row[0] == names.get(name, name))
             low, high = row[6].replace("\N{MINUS SIGN}", "-").replace("+", "").split(" to ")
             assert shown == f"{row[5]} ({low} to {high})"
+
+
+def test_sharpness_over_a_run_is_that_of_the_runs():
+    lines = (ROOT / "results/frontier/sharpness.jsonl").read_text().splitlines()
+    runs = [json.loads(line) for line in lines]
+    table = rows((ROOT / "results/frontier/sharpness.md").read_text())
+    found = [run["seen"] for run in runs if run["contender"] == "sam"]
+    top = [[run[at]["wrong"]["top_eigenvalue"] for run in found] for at in (2, -1)]
+    want = [f"{statistics.mean(x):.2f} ± {statistics.stdev(x):.2f}" for x in top]
+    (sam,) = (row for row in table if row[0] == "SAM")
+    assert len(found) == 3 and sam[5] == " → ".join(want)
+    page = (ROOT / "docs/experiments.md").read_text()
+    _, said = page.split("**Why some do not help.**")
+    said = said.partition("**The paper's own questions")[0].replace("\n", " ")
+    stored = [x.split(" ± ") for row in table[1:] for cell in row[1:] for x in cell.split(" → ")]
+    quoted = re.findall(r"(\d+\.\d+) ± (\d+\.\d+)", said)
+    assert len(quoted) > 5
+    for mean, deviation in quoted:
+        digits = len(mean.partition(".")[2])
+        near = [(f"{float(m):.{digits}f}", f"{float(d):.{digits}f}") for m, d in stored]
+        assert (mean, deviation) in near

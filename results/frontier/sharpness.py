@@ -20,7 +20,7 @@ from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.frontier.contenders import CONTENDERS
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES
-from lsam_jax.experiments.plotting import COLOURS, LINES, open_frame, panels
+from lsam_jax.experiments.plotting import COLOURS, LINES, logarithmic, open_frame, panels
 from lsam_jax.experiments.study.evaluation_loss import EvaluationLoss
 from lsam_jax.experiments.training.loop import Watcher, fit
 from lsam_jax.experiments.training.step import build
@@ -126,7 +126,7 @@ def draw(rows):
             axes.plot(passes, of.mean(0), color=colour, ls=line, label=BY_NAME[name].label)
             axes.fill_between(passes, of.min(0), of.max(0), color=colour, alpha=0.15, lw=0)
         axes.set(title=f"{group} labels", xlabel="passes", ylabel=MEASURES[measure])
-        axes.set_yscale("log")
+        logarithmic(axes)
         open_frame(axes)
     places.flat[0].legend(fontsize=7)
     figure.savefig(HERE / "sharpness.png", dpi=150)
