@@ -3,12 +3,9 @@
 Tests compile much and compute little, so XLA leaves out most optimizations (of code: what it counts
 as operations stays the same), except where a test asks for what users get. Its older emitters of
 code, and one module for a program, compile twice as fast as what users get, in every test: by
-flags, of which a release that does not know one aborts. Programs say of each operation where it
-comes from in one frame, not in the hundred that stand above a test. And Python looks for garbage
-less often, and never among what stands when the first test begins.
+flags, of which a release that does not know one aborts.
 """
 
-import gc
 import os
 
 import jax
@@ -21,13 +18,6 @@ QUICK += ["--xla_cpu_use_fusion_emitters=false"] if VERSION < (0, 11) else []
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK])  # of commands too
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_traceback_in_locations_limit", 1)
-
-
-def pytest_collection_finish():
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
