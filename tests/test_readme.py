@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 PAGES = {page.stem: page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))}
 OPTIONAL = ("equinox", "haiku")
-LONG = ("sharpness", "experiments")
+LONG = ("sharpness", "experiments", "migrating")
 """Pages whose blocks take a while."""
 
 

@@ -1,5 +1,6 @@
 """A radius that follows the rise of the loss: its limits, and what is refused."""
 
+import functools
 import math
 
 import contract
@@ -48,7 +49,8 @@ def test_speed_0_is_the_fixed_radius_to_the_bit(name, dtype):
 def test_a_share_starts_with_a_plain_step():
     params, (batch, *_) = network()
     tx = lsam.sam(lsam.rise(share=0.4))
-    value, direction, state = lsam.value_and_grad(loss, tx, True)(params, tx.init(params), batch)
+    step = jax.jit(lsam.value_and_grad(loss, tx, True))
+    value, direction, state = step(params, tx.init(params), batch)
     assert_same(direction, GRADIENT(params, batch)[1])
     assert float(state.memory.radius.first_loss) == pytest.approx(float(value[0]), rel=1e-12)
     assert float(state.rho) == float(state.rise) == 0 and float(state.memory.radius.rho) == 0.1
@@ -157,12 +159,13 @@ def test_loss_scaling_does_not_change_a_share():
 def test_seeds_side_by_side_have_a_radius_each():
     tx = lsam.sam(lsam.rise(1.0))
     step = lsam.value_and_grad(quadratic, tx)
+    on_one, on_both = jax.jit(step), jax.jit(jax.vmap(step))
     both = jax.tree.map(lambda w: jnp.stack([w, 3 * w]), WEIGHTS)
     together, apart = jax.vmap(tx.init)(both), [tx.init(WEIGHTS)] * 2
     for _ in range(10):
-        _, _, together = jax.jit(jax.vmap(step))(both, together)
+        _, _, together = on_both(both, together)
         for n in range(2):
-            apart[n] = step(jax.tree.map(lambda w, n=n: w[n], both), apart[n])[2]
+            apart[n] = on_one(jax.tree.map(lambda w, n=n: w[n], both), apart[n])[2]
     assert_same(together.memory.radius.rho, jnp.stack([s.memory.radius.rho for s in apart]))
     assert len(set(together.memory.radius.rho.tolist())) == 2
 
@@ -252,10 +255,12 @@ def test_a_share_needs_the_loss():
             tx.update(WEIGHTS, tx.init(WEIGHTS), WEIGHTS, grad_fn=jax.grad(quadratic))
     tx = lsam.sam(lsam.rise(1.0))
     by_gradient, by_loss = tx.init(WEIGHTS), tx.init(WEIGHTS)
+    step_by_gradient = jax.jit(functools.partial(tx.update, grad_fn=jax.grad(quadratic)))
+    step_by_loss = jax.jit(functools.partial(tx.update, value_fn=quadratic))
+    g = jax.grad(quadratic)(WEIGHTS)
     for _ in range(5):
-        g = jax.grad(quadratic)(WEIGHTS)
-        _, by_gradient = tx.update(g, by_gradient, WEIGHTS, grad_fn=jax.grad(quadratic))
-        _, by_loss = tx.update(g, by_loss, WEIGHTS, value_fn=quadratic)
+        _, by_gradient = step_by_gradient(g, by_gradient, WEIGHTS)
+        _, by_loss = step_by_loss(g, by_loss, WEIGHTS)
     assert float(by_gradient.rho) == float(by_loss.rho) > 0.1
 
 

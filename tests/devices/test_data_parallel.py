@@ -58,7 +58,7 @@ def problem(tx):
         new = optax.apply_updates(params, updates), stats, sam, momentum
         return new, {"loss": value, "grads": grads}
 
-    variables = model.init(jax.random.key(0), batch(0)["x"])
+    variables = jax.jit(model.init)(jax.random.key(0), batch(0)["x"])
     variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
     params = variables["params"]
     return step, (params, variables["batch_stats"], tx.init(params), optimizer.init(params))
@@ -90,7 +90,11 @@ def method(request):
     return step, carry, list(train(jax.jit(step), carry))
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("method", "devices"),
+    [*((name, 8) for name in METHODS), *(("layerwise_sam", n) for n in (1, 2, 4))],
+    indirect=["method"],
+)
 def test_devices_do_what_one_does(method, devices):
     """Loss, gradients, parameters, statistics, and the whole state, norms and selection too."""
     step, carry, want = method

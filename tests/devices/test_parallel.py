@@ -35,16 +35,13 @@ METHODS = {
     "ascent": functools.partial(lsam.layerwise_sam, 2, 0.3, 0.0),
 }
 LAYERWISE = METHODS["layerwise_sam"]
+KINDS = ["jit", *MAPPED]
+# Each method on four devices, and layer-wise SAM, of which the others are cases, on any number.
 GRID = [
-    pytest.param(
-        *row,
-        marks=[pytest.mark.core]
-        if row[0] == "layerwise_sam" and row[2] == 4
-        else [pytest.mark.slow] * (row[2] in (1, 2)),
-    )
-    for row in itertools.product(
-        ["sam", "generalized_sam", "layerwise_sam"], ["jit", *MAPPED], [1, 2, 4, 8]
-    )
+    *itertools.product(["sam", "generalized_sam"], KINDS, [4]),
+    *(pytest.param("layerwise_sam", kind, 4, marks=pytest.mark.core) for kind in KINDS),
+    *itertools.product(["layerwise_sam"], KINDS, [8]),
+    *(pytest.param("layerwise_sam", k, n, marks=pytest.mark.slow) for k in KINDS for n in (1, 2)),
 ]
 
 

@@ -107,7 +107,7 @@ def test_closed_form_on_a_quadratic(normalize, chosen):
         return sum(0.5 * jnp.sum(w[n] * (A[n] @ w[n])) for n in w)
 
     tx = lsam.layerwise_sam(None, RHO, 0.8, selection=list(chosen), normalize=normalize)
-    value, grads, state = lsam.value_and_grad(loss, tx)(w, tx.init(w))
+    value, grads, state = jax.jit(lsam.value_and_grad(loss, tx))(w, tx.init(w))
 
     g = {n: A[n] @ w[n] for n in w}
     total = np.sqrt(sum(np.sum(g[n] ** 2) for n in chosen))

@@ -79,11 +79,13 @@ def test_functional_sam_on_a_network(face):
     loss_fn = lsam.split_loss(outputs, lambda out, batch: cross_entropy(out, batch["y"])[0])
 
     @jax.jit
-    def jacobian(w, batch):
-        return jax.jacobian(lambda w: outputs(unravel(w), batch))(jnp.asarray(w))
+    def logits_of(w, batch):
+        return outputs(unravel(jnp.asarray(w)), batch)
+
+    jacobian = jax.jit(jax.jacobian(logits_of))
 
     def want(w, batch, state):
-        logits = np.asarray(outputs(unravel(jnp.asarray(w)), batch))
+        logits = np.asarray(logits_of(w, batch))
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         cotangent = (p - np.eye(3)[np.asarray(batch["y"])]) / len(p)
         g = np.einsum("bk,bkn->n", cotangent, np.asarray(jacobian(w, batch)))

@@ -15,13 +15,16 @@ import lsam_jax as lsam
 pytestmark = pytest.mark.usefixtures("x64")
 
 
+GRADIENT = jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
 def textbook_step(params, part, batch, chosen, alpha=1.0, scaled=False):
     """Loss of the second pass and the direction, by two gradients; all in `chosen` normalised."""
-    (clean, _), g = jax.value_and_grad(loss, has_aux=True)(params, part)
+    (clean, _), g = GRADIENT(params, part)
     t = {n: jnp.abs(w) + 0.01 if scaled and w.ndim > 1 else 1.0 for n, w in params.items()}
     size = np.sqrt(sum(float(jnp.sum((t[n] * g[n]) ** 2)) for n in chosen))
     there = {n: w + RHO * t[n] ** 2 * g[n] / size if n in chosen else w for n, w in params.items()}
-    (value, aux), h = jax.value_and_grad(loss, has_aux=True)(there, batch)
+    (value, aux), h = GRADIENT(there, batch)
     mixed = {n: (1 - alpha) * g[n] + alpha * h[n] if n in chosen else h[n] for n in h}
     return (value, aux), mixed, h, value - clean
 
@@ -108,22 +111,24 @@ def test_which_samples():
     def with_ids(params, batch):
         return loss(params, batch)[0], batch["id"]
 
-    def samples(count, part=1 / 4, **options):
+    def samples(*counts, part=1 / 4, **options):
         tx = lsam.sam(RHO)
-        state = tx.init(params)._replace(count=jnp.asarray(count, jnp.int32))
         step = lsam.value_and_grad(with_ids, tx, True, ascent_batch=part, clean_aux=True, **options)
-        return jax.jit(step)(params, state, batch)[0][1].tolist()
+        step, state = jax.jit(step), tx.init(params)
+        for count in counts:
+            at = state._replace(count=jnp.asarray(count, jnp.int32))
+            yield step(params, at, batch)[0][1].tolist()
 
-    assert samples(3) == [0, 4, 8, 12]
-    assert samples(3, 3 / 8) == samples(3, 6) == [0, 1, 2, 8, 9, 10]
-    assert samples(5, ascent_samples="rotating") == [1, 5, 9, 13]
-    assert samples(3, 3 / 8, ascent_samples="rotating") == [1, 2, 3, 9, 10, 11]
-    assert samples(3, ascent_samples="first") == [0, 1, 2, 3]
-    drawn = [samples(n, ascent_samples=jax.random.key(1)) for n in range(20)]
+    assert [*samples(3)] == [[0, 4, 8, 12]]
+    assert [*samples(3, part=3 / 8)] == [*samples(3, part=6)] == [[0, 1, 2, 8, 9, 10]]
+    assert [*samples(5, ascent_samples="rotating")] == [[1, 5, 9, 13]]
+    assert [*samples(3, part=3 / 8, ascent_samples="rotating")] == [[1, 2, 3, 9, 10, 11]]
+    assert [*samples(3, ascent_samples="first")] == [[0, 1, 2, 3]]
+    drawn = [*samples(*range(20), ascent_samples=jax.random.key(1))]
     assert all([i // 4 for i in ids] == [0, 1, 2, 3] for ids in drawn)
     assert {ids[0] for ids in drawn} == {0, 1, 2, 3}
-    assert drawn[3] == samples(3, ascent_samples=jax.random.key(1))
-    twice = samples(3, 1 / 2, ascent_samples=jax.random.key(1))
+    assert [drawn[3]] == [*samples(3, ascent_samples=jax.random.key(1))]
+    (twice,) = samples(3, part=1 / 2, ascent_samples=jax.random.key(1))
     assert len(set(twice)) == 8  # none is taken twice
 
 
@@ -211,10 +216,11 @@ def test_weights_of_samples_count_within_the_part():
 
     step = lsam.value_and_grad(weighted, tx, ascent_batch=1 / 4, batch_argnums=(1, 2))
     got = jax.jit(step)(params, tx.init(params), batch, weight)[1]
-    g = jax.grad(weighted)(params, every(batch, 4), weight[::4])
+    gradient = jax.jit(jax.grad(weighted))
+    g = gradient(params, every(batch, 4), weight[::4])
     size = jnp.sqrt(sum(jnp.sum(x**2) for x in g.values()))
     there = {n: w + RHO * g[n] / size for n, w in params.items()}
-    assert_same(got, jax.grad(weighted)(there, batch, weight))
+    assert_same(got, gradient(there, batch, weight))
 
 
 def test_what_it_costs():

@@ -55,6 +55,7 @@ def loss_of(name, kind):
 
 
 ONE = {"scale": 1.0}
+GRADIENT = jax.jit(jax.grad(contract.loss))
 
 
 def steps(tx, loss_fn, params):
@@ -92,9 +93,9 @@ def test_a_rebuilt_method_steps_the_same(name):
 @pytest.mark.parametrize("how", REBUILT)
 def test_a_rebuilt_method_is_sam_by_hand(how):
     tx, params, batch = REBUILT[how](lsam.sam(0.3)), contract.parameters(), contract.batch()
-    g = jax.grad(contract.loss)(params, *batch)
+    g = GRADIENT(params, *batch)
     scale = 0.3 / optax.tree.norm(g)
-    h = jax.grad(contract.loss)(jax.tree.map(lambda w, d: w + scale * d, params, g), *batch)
+    h = GRADIENT(jax.tree.map(lambda w, d: w + scale * d, params, g), *batch)
     step = jax.jit(lsam.value_and_grad(contract.loss, tx))
     _, direction, _ = step(params, tx.init(params), *batch)
     for a, b in zip(named(direction).values(), named(h).values()):
@@ -166,13 +167,12 @@ def test_held_by_a_flax_dataclass():
     tx = lsam.sam(0.1)
     holder = Holder(params, tx.init(params), tx)
     step = jax.jit(lambda h, *b: lsam.value_and_grad(contract.loss, h.tx)(h.params, h.state, *b))
-    want = jax.grad(contract.loss)
-    g = want(params, *batch)
+    g = GRADIENT(params, *batch)
     scale = 0.1 / optax.tree.norm(g)
     there = jax.tree.map(lambda w, d: w + scale * d, params, g)
     for h in (holder, copy.deepcopy(holder), holder.replace(params=params)):
         _, direction, _ = step(h, *batch)
-        for a, b in zip(jax.tree.leaves(direction), jax.tree.leaves(want(there, *batch))):
+        for a, b in zip(jax.tree.leaves(direction), jax.tree.leaves(GRADIENT(there, *batch))):
             assert relative_error(np.asarray(a), np.asarray(b)) <= 1e-12
 
 

@@ -42,7 +42,8 @@ def resnet():
     data = batches(rng, 8, 8, 3)
     model = ResNet()
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = jax.tree.map(lambda a: a.astype(jnp.float64), model.init(keys, data[0]["x"]))
+    variables = jax.jit(model.init)(keys, data[0]["x"])
+    variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)
 
     def loss(params, batch):
         logits, state = model.apply(

@@ -1,5 +1,7 @@
 """The networks: their sizes, their blocks, their types."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,14 +47,13 @@ def test_the_details_of_the_recipe_reach_the_layers(name, momentum, epsilon, zer
     variables["params"]["block0"]["norm2"]["scale"] = np.ones(2, np.float32)
     # Small activations, so that epsilon counts.
     variables["params"]["block0"]["conv2"]["kernel"] *= 1e-3
-    results, updated = model.apply(
-        variables,
-        images,
+    run = functools.partial(
+        model.apply,
         train=True,
         mutable=["batch_stats", "intermediates"],
         capture_intermediates=True,
-        rngs={"dropout": jax.random.key(2)},
     )
+    results, updated = jax.jit(run)(variables, images, rngs={"dropout": jax.random.key(2)})
     block = updated["intermediates"]["block0"]
     before, after = (np.asarray(block[layer]["__call__"][0]) for layer in ("conv2", "norm2"))
     mean, variance = before.mean(axis=(0, 1, 2)), before.var(axis=(0, 1, 2))

@@ -105,6 +105,7 @@ def test_ids_are_unique_and_every_anchor_leads_somewhere(page):
     assert [page.tags.count(tag) for tag in ("h1", "main", "nav")] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_missing_and_how_to_repeat(page):
     words = " ".join(page.words)
     assert "A <b> & c" in words  # escaped, so it is text
@@ -121,6 +122,7 @@ def test_the_page_says_what_is_missing_and_how_to_repeat(page):
     assert ["lsam-low/seed2", "unfinished", "unfinished at epoch 1 of 8"] in page.rows
 
 
+@pytest.mark.slow
 def test_both_files_hold_the_same_tables_and_pictures(written, page):
     source = (written / "report.md").read_text(encoding="utf-8")
     lines = [line for line in source.splitlines() if line.startswith("| ")]
@@ -137,6 +139,7 @@ def test_both_files_hold_the_same_tables_and_pictures(written, page):
     assert {f"report/{path.name}" for path in (written / "report").iterdir()} == set(linked)
 
 
+@pytest.mark.slow
 def test_markdown_anchors_are_those_of_its_headings(written):
     source = (written / "report.md").read_text(encoding="utf-8")
     titles = re.findall(r"^##+ (.*)$", source, re.MULTILINE)

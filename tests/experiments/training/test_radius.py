@@ -47,6 +47,7 @@ def test_options_that_make_no_sense_are_named(options, words):
         Config(method="sgd", options={"rise": 0.1})
 
 
+@pytest.mark.slow
 def test_records_radius_and_rise_of_every_step(small):
     config = dataclasses.replace(TINY, method="sam", options={"rise": 0.05}, epochs=2)
     result = fit(config, small)
