@@ -10,6 +10,7 @@ runs of ResNet-8 with 40 % noise were made before `convolve`, which changes roun
 """
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -190,6 +191,7 @@ def main(names):
     for name in names:
         *_, shares, seeds, tuned = REGIMES[name]
         stored = Stored(name, REGIMES[name][:4])
+        reach = math.inf if name.endswith("sweep") else 2.0  # the sweeps are older than `reach`
         runs = {"plain": (lsam.layerwise_sam(None, 0.0, selection="none"), None)}
         if tuned:
             rho = best_radius(stored)
@@ -198,7 +200,8 @@ def main(names):
             a, cap = of_rise if isinstance(of_rise, tuple) else (of_rise, CAP)
             label = f"share {a}" if cap == CAP else f"share {a}, cap {cap}"
             for key, (make, part) in methods(2 if name.startswith("mlp") else 4).items():
-                runs[f"{key}, {label}"] = make(lsam.rise(share=a, cap=cap)), part
+                radius = lsam.rise(share=a, cap=cap, reach=reach)
+                runs[f"{key}, {label}"] = make(radius), part
         for seed in seeds:
             for key, (tx, part) in runs.items():
                 stored.run(key, tx, part, seed)
