@@ -1,10 +1,10 @@
 """Splits a `scan` over layers, so that a program can be cut inside it.
 
-A scan reads the weights of its layers from arrays that are joined, along their first axis, from
-the arrays of single layers (by `Layers.tree`, or by the loss itself). Seen as one equation it
-depends on all of them. Here it becomes several scans over parts of the layers, the carry handed
-from one to the next, each part reading its own layers only. Nothing is computed otherwise than
-before; a scan over anything else stays as it is.
+A scan reads the weights of its layers from arrays whose rows are layers, or that are joined, along
+their first axis, from the arrays of some (by `Layers.arrays`, or by the loss itself). Seen as one
+equation it depends on all of them. Here it becomes several scans over parts of the layers, the
+carry handed from one to the next, each part reading its own layers only. Nothing is computed
+otherwise than before; a scan over anything else stays as it is.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,20 +21,25 @@ from lsam_jax.engine.scan_plans import JOINS, KEEP_ROWS, Entries, Entry, Plan, S
 
 
 def split(
-    closed: jex.ClosedJaxpr, args: Sequence[Any], plan: Plan, sources: Iterable[Any] = ()
+    closed: jex.ClosedJaxpr,
+    args: Sequence[Any],
+    plan: Plan,
+    sources: Iterable[Any] = (),
+    stacks: Sequence[Any] = (),
 ) -> jex.ClosedJaxpr:
     """The program with each scan over layers split as `plan` says.
 
     Args:
-      closed: a program whose inputs are the arrays of single layers.
+      closed: a program whose inputs are the leaves of the parameters.
       args: arguments like its inputs.
       plan: how to split.
       sources: those inputs on which something is to depend as late as possible.
+      stacks: those whose rows are layers.
     """
     names = {eqn.primitive.name for eqn in closed.jaxpr.eqns}
-    if not names & JOINS or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
+    if not (stacks or names & JOINS) or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
         return closed
-    splitter = _Splitter(plan, made=closed.jaxpr.invars, late=sources)
+    splitter = _Splitter(plan, made=closed.jaxpr.invars, late=sources, whole=stacks)
     found = jaxprs.rewrite(closed, args, splitter)
     if not splitter.changed:
         return closed
@@ -93,10 +98,13 @@ class _Row(NamedTuple):
 class _Splitter:
     """A rule for `jaxprs.evaluate`; it is asked equation by equation, in order."""
 
-    def __init__(self, plan: Plan, made: Iterable[Any], late: Iterable[Any]) -> None:
+    def __init__(
+        self, plan: Plan, made: Iterable[Any], late: Iterable[Any], whole: Iterable[Any]
+    ) -> None:
         self.plan = plan
         self.made = set(made)  # variables made of parameters alone
         self.late = set(late)  # variables that depend on the sources
+        self.whole = set(whole)  # stacks in one piece
         self.rows: dict[Any, _Row] = {}
         self.changed = False
 
@@ -107,10 +115,15 @@ class _Splitter:
             self.late.update(eqn.outvars)
         if variables and all(v in self.made for v in variables):
             self.made.update(eqn.outvars)
+        if eqn.primitive.name in KEEP_ROWS and len(variables) == 1 and variables[0] in self.whole:
+            self.whole.update(eqn.outvars)
         return stand_in
 
     def _is_late(self, atoms: Iterable[Any]) -> bool:
         return any(jaxprs.is_variable(v) and v in self.late for v in atoms)
+
+    def _is_whole(self, atom: Any) -> bool:
+        return jaxprs.is_variable(atom) and atom in self.whole
 
     def _row(self, atom: Any) -> _Row | None:
         return self.rows.get(atom) if jaxprs.is_variable(atom) else None
@@ -119,12 +132,12 @@ class _Splitter:
         name = eqn.primitive.name
         if name in JOINS and 0 in (eqn.params.get("dimension"), eqn.params.get("axis")):
             return self._join(eqn)
-        if not any(self._row(v) for v in eqn.invars):
+        if name == "scan":
+            return self._scan(eqn)
+        if not any(self._row(v) or self._is_whole(v) for v in eqn.invars):
             return None
         if name in KEEP_ROWS:
             return self._keep(eqn)
-        if name == "scan":
-            return self._scan(eqn)
         if name in jaxprs.CHECKPOINT_NAMES:
             return self._checkpoint(eqn)
         return None
@@ -154,9 +167,12 @@ class _Splitter:
         return join
 
     def _keep(self, eqn: Any) -> Callable[..., list[Any]] | None:
-        (place, *more) = [n for n, v in enumerate(eqn.invars) if self._row(v)]
+        places = [n for n, v in enumerate(eqn.invars) if self._row(v)]
+        if len(places) != 1:
+            return None
+        place = places[0]
         others = [v for n, v in enumerate(eqn.invars) if n != place]
-        if more or any(v.aval.shape for v in others) or self._is_late(others):
+        if any(v.aval.shape for v in others) or self._is_late(others):
             return None
 
         def keep(*values: Any) -> list[Any]:
@@ -177,16 +193,19 @@ class _Splitter:
 
     def _scan(self, eqn: Any) -> Callable[..., list[Any]] | None:
         scan = jaxprs.scan_of(eqn)
-        if not any(self._row(eqn.invars[n]) for n in scan.over):
-            return None
         length, reverse, body = scan.length, scan.reverse, scan.body
         consts = getattr(eqn.params["jaxpr"], "consts", [])
         fixed, carries, scanned = scan.fixed, scan.carried, scan.over
         collected = range(carries, len(eqn.outvars))
         rows = {n: row for n in scanned if (row := self._row(eqn.invars[n]))}
-        begun = self._is_late(v for n, v in enumerate(eqn.invars) if n not in rows)
+        whole = [n for n in scanned if self._is_whole(eqn.invars[n])]
+        if not rows and not whole:
+            return None
+        begun = self._is_late(v for n, v in enumerate(eqn.invars) if n not in (*rows, *whole))
+        reads = [row.entries() for row in rows.values()]
+        reads += [[Entry(0, self._is_late([eqn.invars[n]]))] * length for n in whole]
         # From here on, iterations are in the order in which they run.
-        entries: Entries = list(zip(*(row.entries() for row in rows.values())))
+        entries: Entries = list(zip(*reads))
         entries = entries[::-1] if reverse else entries
         segments = self.plan(entries, begun)
         if len(segments) == 1 and not segments[0].inline:
@@ -244,13 +263,15 @@ class _Splitter:
             def fun(*flat: Any) -> list[Any]:
                 left = iter(flat)
                 groups = [tuple(next(left) for _ in range(count)) for count in counts]
-                nested = _Splitter(self.plan, (), ())
+                nested = _Splitter(self.plan, (), (), ())
                 args = []
                 for v, outer, row, group in zip(inner.invars, eqn.invars, rows, groups):
                     if row:
                         nested.rows[v] = row._replace(pieces=group)
                     if self._is_late([outer]):
                         nested.late.add(v)
+                    if self._is_whole(outer):
+                        nested.whole.add(v)
                     if jaxprs.is_variable(outer) and outer in self.made:
                         nested.made.add(v)
                     args.append(

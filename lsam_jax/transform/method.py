@@ -135,7 +135,7 @@ def initial_memory(method: Method, layers: Layers, params: Any) -> Memory:
         )
 
     # Pieces of stacked arrays would take as much memory as the parameters; compiled, they do not.
-    return jax.jit(memory)(params) if any(map(len, layers.pieces)) else memory(params)
+    return jax.jit(memory)(params) if any(len(of) > 1 for of in layers.pieces) else memory(params)
 
 
 def state_of(method: Method, layers: Layers, params: Any, state: Any) -> SamState:
