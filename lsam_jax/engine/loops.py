@@ -93,12 +93,10 @@ def _rows(eqn: Any, made_of: dict[Any, frozenset[int]], rows: dict[Any, Rows]) -
             return None
         if not all(map(symbolic.is_known, shape[:1])):
             return None
-        each = 1 if name == "stack" else None
-        return [
-            layers
-            for v in eqn.invars
-            for layers in rows.get(v, [made_of[v]] * (each or v.aval.shape[0]))
-        ]
+        if name == "stack":
+            return [made_of[v] for v in eqn.invars]
+        joined = (rows.get(v, [made_of[v]] * v.aval.shape[0]) for v in eqn.invars)
+        return [layers for of_rows in joined for layers in of_rows]
     known = [v for v in eqn.invars if jaxprs.is_variable(v) and v in rows]
     others = [v for v in eqn.invars if not (jaxprs.is_variable(v) and v in rows)]
     if name not in KEEP_ROWS or len(known) != 1 or any(map(jaxprs.is_variable, others)):

@@ -21,11 +21,7 @@ from lsam_jax.engine.scan_plans import JOINS, KEEP_ROWS, Entries, Entry, Plan, S
 
 
 def split(
-    closed: jex.ClosedJaxpr,
-    args: Sequence[Any],
-    plan: Plan,
-    sources: Iterable[Any] = (),
-    stacks: Sequence[Any] = (),
+    closed: jex.ClosedJaxpr, args: Sequence[Any], plan: Plan, sources: Iterable[Any] = ()
 ) -> jex.ClosedJaxpr:
     """The program with each scan over layers split as `plan` says.
 
@@ -34,12 +30,12 @@ def split(
       args: arguments like its inputs.
       plan: how to split.
       sources: those inputs on which something is to depend as late as possible.
-      stacks: those whose rows are layers.
     """
     names = {eqn.primitive.name for eqn in closed.jaxpr.eqns}
-    if not (stacks or names & JOINS) or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
+    runs_over_layers = names & JOINS or over_inputs(closed.jaxpr)
+    if not runs_over_layers or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
         return closed
-    splitter = _Splitter(plan, made=closed.jaxpr.invars, late=sources, whole=stacks)
+    splitter = _Splitter(plan, made=closed.jaxpr.invars, late=sources)
     found = jaxprs.rewrite(closed, args, splitter)
     if not splitter.changed:
         return closed
@@ -98,13 +94,10 @@ class _Row(NamedTuple):
 class _Splitter:
     """A rule for `jaxprs.evaluate`; it is asked equation by equation, in order."""
 
-    def __init__(
-        self, plan: Plan, made: Iterable[Any], late: Iterable[Any], whole: Iterable[Any]
-    ) -> None:
+    def __init__(self, plan: Plan, made: Iterable[Any], late: Iterable[Any]) -> None:
         self.plan = plan
         self.made = set(made)  # variables made of parameters alone
         self.late = set(late)  # variables that depend on the sources
-        self.whole = set(whole)  # stacks in one piece
         self.rows: dict[Any, _Row] = {}
         self.changed = False
 
@@ -115,15 +108,10 @@ class _Splitter:
             self.late.update(eqn.outvars)
         if variables and all(v in self.made for v in variables):
             self.made.update(eqn.outvars)
-        if eqn.primitive.name in KEEP_ROWS and len(variables) == 1 and variables[0] in self.whole:
-            self.whole.update(eqn.outvars)
         return stand_in
 
     def _is_late(self, atoms: Iterable[Any]) -> bool:
         return any(jaxprs.is_variable(v) and v in self.late for v in atoms)
-
-    def _is_whole(self, atom: Any) -> bool:
-        return jaxprs.is_variable(atom) and atom in self.whole
 
     def _row(self, atom: Any) -> _Row | None:
         return self.rows.get(atom) if jaxprs.is_variable(atom) else None
@@ -134,7 +122,7 @@ class _Splitter:
             return self._join(eqn)
         if name == "scan":
             return self._scan(eqn)
-        if not any(self._row(v) or self._is_whole(v) for v in eqn.invars):
+        if not any(self._row(v) for v in eqn.invars):
             return None
         if name in KEEP_ROWS:
             return self._keep(eqn)
@@ -151,11 +139,12 @@ class _Splitter:
             return None
 
         def join(*values: Any) -> list[Any]:
+            known = self.rows
             if eqn.primitive.name == "stack":
-                values = tuple(jnp.expand_dims(x, 0) for x in values)
+                values, known = tuple(jnp.expand_dims(x, 0) for x in values), {}
             # A stack of many is joined from stacks of some.
             rows = [
-                row if (row := self.rows.get(v)) and not row.then else _Row((x,), (v in self.late,))
+                row if (row := known.get(v)) and not row.then else _Row((x,), (v in self.late,))
                 for v, x in zip(eqn.invars, values)
             ]
             self.rows[eqn.outvars[0]] = _Row(
@@ -167,12 +156,9 @@ class _Splitter:
         return join
 
     def _keep(self, eqn: Any) -> Callable[..., list[Any]] | None:
-        places = [n for n, v in enumerate(eqn.invars) if self._row(v)]
-        if len(places) != 1:
-            return None
-        place = places[0]
+        (place, *more) = [n for n, v in enumerate(eqn.invars) if self._row(v)]
         others = [v for n, v in enumerate(eqn.invars) if n != place]
-        if any(v.aval.shape for v in others) or self._is_late(others):
+        if more or any(v.aval.shape for v in others) or self._is_late(others):
             return None
 
         def keep(*values: Any) -> list[Any]:
@@ -198,10 +184,12 @@ class _Splitter:
         fixed, carries, scanned = scan.fixed, scan.carried, scan.over
         collected = range(carries, len(eqn.outvars))
         rows = {n: row for n in scanned if (row := self._row(eqn.invars[n]))}
-        whole = [n for n in scanned if self._is_whole(eqn.invars[n])]
-        if not rows and not whole:
+        variables = [n for n in scanned if n not in rows and jaxprs.is_variable(eqn.invars[n])]
+        whole = [n for n in variables if eqn.invars[n] in self.made]
+        if not (rows or whole) or not symbolic.is_known(length):
             return None
-        begun = self._is_late(v for n, v in enumerate(eqn.invars) if n not in (*rows, *whole))
+        others = [v for n, v in enumerate(eqn.invars) if n not in rows and n not in whole]
+        begun = self._is_late(others)
         reads = [row.entries() for row in rows.values()]
         reads += [[Entry(0, self._is_late([eqn.invars[n]]))] * length for n in whole]
         # From here on, iterations are in the order in which they run.
@@ -263,15 +251,13 @@ class _Splitter:
             def fun(*flat: Any) -> list[Any]:
                 left = iter(flat)
                 groups = [tuple(next(left) for _ in range(count)) for count in counts]
-                nested = _Splitter(self.plan, (), (), ())
+                nested = _Splitter(self.plan, (), ())
                 args = []
                 for v, outer, row, group in zip(inner.invars, eqn.invars, rows, groups):
                     if row:
                         nested.rows[v] = row._replace(pieces=group)
                     if self._is_late([outer]):
                         nested.late.add(v)
-                    if self._is_whole(outer):
-                        nested.whole.add(v)
                     if jaxprs.is_variable(outer) and outer in self.made:
                         nested.made.add(v)
                     args.append(

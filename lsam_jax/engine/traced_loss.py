@@ -24,13 +24,11 @@ class TracedLoss(NamedTuple):
       aux: the pytree structure of aux; see `auxiliary` for what is no array.
       references: those of the caller that the loss reads or writes; what they are to hold stands
         behind the leaves of aux, and counts among them.
-      stacked: the places of the leaves whose rows are layers.
     """
 
     closed: jex.ClosedJaxpr
     aux: Any
     references: Sequence[Any] = ()
-    stacked: Sequence[int] = ()
 
     def run(self, leaves: Sequence[Any]) -> tuple[Any, list[Any]]:
         """The loss and the leaves of aux."""
@@ -57,14 +55,13 @@ class TracedLoss(NamedTuple):
 
     def on(self, layers: Layers, leaves: Sequence[Any]) -> "TracedLoss":
         """The same as a function of the leaves of the parameters, not of their arrays."""
+        if len(leaves) == len(self.closed.in_avals):
+            return self
 
         def of_leaves(*leaves: Any) -> list[Any]:
             return jex.jaxpr_as_fun(self.closed)(*layers.arrays(leaves))
 
-        cut = len(leaves) != len(self.closed.in_avals)
-        closed = jax.make_jaxpr(of_leaves)(*leaves) if cut else self.closed
-        stacked = [n for n, i in enumerate(layers.of_leaf) if isinstance(i, tuple)]
-        return self._replace(closed=closed, stacked=stacked)
+        return self._replace(closed=jax.make_jaxpr(of_leaves)(*leaves))
 
     def apart(self, layers: Layers, arrays: Sequence[Any]) -> tuple["TracedLoss", list[Any], Any]:
         """The same as a function of all rows of the parameters; these; the layer of each."""
@@ -165,8 +162,7 @@ def cut(program: TracedLoss, leaves: Sequence[Any], in_suffix: Sequence[bool]) -
     """Cuts the program before the first equation that depends on a suffix parameter."""
     inputs = program.closed.jaxpr.invars
     sources = [v for v, late in zip(inputs, in_suffix) if late]
-    stacks = [inputs[n] for n in program.stacked]
-    closed = scans.split(program.closed, leaves, scan_plans.where_it_differs, sources, stacks)
+    closed = scans.split(program.closed, leaves, scan_plans.where_it_differs, sources)
     sources = [v for v, late in zip(closed.jaxpr.invars, in_suffix) if late]
     closed = jaxprs.split_checkpoints(closed, leaves, sources)
     jaxpr, consts = closed.jaxpr, closed.consts

@@ -9,9 +9,8 @@ from functools import partial
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 
-from lsam_jax.arrays.vectors import Place, masked
+from lsam_jax.arrays.vectors import Place, masked, one_by_one
 from lsam_jax.engine.step_rules import (
     Chosen,
     PerturbedPass,
@@ -249,4 +248,4 @@ def _gradient_of_all(
 def _masked(wanted: Any, g: list[Any], group: Sequence[Place]) -> list[Any]:
     if wanted is None:
         return g
-    return [masked(wanted[np.asarray(i)], x) for i, x in zip(group, g)]
+    return list(map(masked, one_by_one(wanted, group), g))

@@ -229,9 +229,9 @@ def chosen_at(
 ) -> tuple[Layers, Chosen, SamState]:
     """The layers that a step chooses, cut into leaves for it, and the state with the choice."""
     candidates, selected, state = choose(method, network, state)
-    known = isinstance(selected, np.ndarray) and method.ascent.fresh is None
-    # Rows that the network is cut between at run time, or by more than the choice, are leaves.
-    together = known or network.runs_in_part(candidates)
+    known = isinstance(selected, np.ndarray)
+    # Rows that the program may be cut between, otherwise than by the candidates, are leaves.
+    together = method.ascent.fresh is None and (known or network.runs_in_part(candidates))
     layers = layers.cut(candidates) if together else layers.apart()
     return layers, Chosen(layers.of_leaf, network.position, candidates, selected), state
 
