@@ -158,7 +158,11 @@ class LoopRung:
         of_carry = [jnp.where(begin == 0, x, jnp.zeros_like(x)) for x in of_carry]
         of_asked = dict(zip(asked, of_over))
         found = self._by_variable([*of_fixed, *of_carry, *(of_asked.get(n) for n in self._over)])
-        return {v: masked(wanted.get(groups[v], True), x) for v, x in found.items() if v in groups}
+        return {
+            v: masked(wanted[i], x) if (i := groups[v]) in wanted else x
+            for v, x in found.items()
+            if v in groups
+        }
 
     def _whole(self, operands: Arrays, carry: Arrays) -> Any:
         scan = self._scan
