@@ -15,7 +15,8 @@ from lsam_jax.engine.costs import Profile
 from lsam_jax.engine.cuts import network_of
 from lsam_jax.engine.scans import over_inputs
 from lsam_jax.engine.traced_loss import TracedLoss, trace
-from lsam_jax.layers.partition import Layers, LayerSpec, partition
+from lsam_jax.layers.leaves import Layers
+from lsam_jax.layers.partition import LayerSpec, partition
 from lsam_jax.text_table import rich_table, text_lines
 from lsam_jax.transform.state import SamState
 
@@ -219,8 +220,9 @@ def inspect(
 
     def look(arrays: dict[int, Any]) -> None:
         params, args, kwargs = given.tree(arrays)
-        leaves = parts.leaves(params)
-        program = trace(lambda x: loss_fn(parts.tree(x), *args, **kwargs), leaves, has_aux)
+        leaves = parts.treedef.flatten_up_to(params)
+        tree = parts.treedef.unflatten
+        program = trace(lambda x: loss_fn(tree(x), *args, **kwargs), leaves, has_aux)
         found.append(_inspected(program, leaves, parts, selector, (k, cuts)))
 
     # Under eval_shape, so that shapes are enough and nothing is computed.
@@ -231,22 +233,25 @@ def inspect(
 
 
 def _inspected(
-    program: TracedLoss, leaves: Sequence[Any], parts: Layers, selector: Selector, cutting: Any
+    program: TracedLoss, arrays: Sequence[Any], parts: Layers, selector: Selector, cutting: Any
 ) -> Inspection:
     """The layers of a network, and where it is cut, of `(k, cuts)`."""
     k, cuts = cutting
-    network, place, profile = network_of(program, leaves, parts)
+    network, place, profile = network_of(program, arrays, parts)
     order, candidates = np.argsort(network.position), selector.candidates(network)
     least = fewest(selector, k)
     where = place(wanted(cuts, selector), candidates, least) if candidates.any() else []
-    shapes_of = [[np.shape(x) for x, j in zip(leaves, parts.of_leaf) if j == i] for i in order]
-    sizes, cost = parts.sizes(leaves), 1 + network.first()
+    each = parts.apart()
+    shapes = [np.shape(x)[has_row:] for x, has_row in zip(each.leaves_of(arrays), each.stacked)]
+    shapes_of = [[shape for shape, j in zip(shapes, each.of_leaf) if j == i] for i in order]
+    sizes, cost = network.sizes, 1 + network.first()
     rows = [
         LayerCost(parts.names[i], s[0] if len(s) == 1 else tuple(s), int(sizes[i]), float(cost[i]))
         for i, s in zip(order, shapes_of)
     ]
     where_names = tuple(parts.names[order[p]] for p in where)
-    scanned = tuple(parts.paths[n] for n in over_inputs(program.closed.jaxpr))
+    found = [n for n in over_inputs(program.closed.jaxpr) if not parts.pieces[n]]
+    scanned = tuple(parts.paths[parts.array_of.index(n)][0] for n in found)
     return Inspection(tuple(rows), where_names, profile(), scanned)
 
 

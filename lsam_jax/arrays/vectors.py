@@ -1,4 +1,8 @@
-"""Lists of arrays as vectors: inner products in few reductions, norms, steps along them."""
+"""Lists of arrays as vectors: inner products in few reductions, norms, steps along them.
+
+An array may hold several layers, one for each row along its first axis. What is said of its layers
+is then an array itself, with one entry for each row.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +16,9 @@ SMALL = 4096
 
 FEW = 3
 """So many arrays of one kind are not worth joining."""
+
+Place = int | tuple[int, ...]
+"""Of an array: one, or one for each of its rows."""
 
 
 def inner_products(
@@ -64,25 +71,46 @@ def in_any_order(
     return jnp.concatenate(found), order
 
 
-def sum_of_squares(x: jax.Array) -> jax.Array:
-    """The sum of `x**2`, in float32 or, where `x` is wider, in its own type."""
+def sum_of_squares(x: jax.Array, first: int = 0) -> jax.Array:
+    """The sum of `x**2` over the axes from the first on, in float32 or the wider type of `x`."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return jnp.sum(wide * wide)
+    return jnp.sum(wide * wide, axis=tuple(range(first, x.ndim)))
 
 
-def one_by_one(selected: Any, of: Sequence[int]) -> list[Any]:
+def one_by_one(selected: Any, of: Sequence[Place]) -> list[Any]:
     """The entries of a bool[L] at the places `of`, repeated ones being the same array.
 
     >>> import jax.numpy as jnp
     >>> from lsam_jax.arrays.vectors import one_by_one
     >>> [bool(x) for x in one_by_one(jnp.asarray([False, True]), [1, 0, 1])]
     [True, False, True]
+    >>> one_by_one(jnp.asarray([False, True]), [(1, 0)])[0].tolist()
+    [True, False]
     """
     # XLA for the CPU copies a slice, unlike a reduction, into each of its consumers, and compiles
     # what holds one thirty times as slowly.
     places = np.arange(len(selected))
-    found = {i: jnp.any(selected & (places == i)) for i in dict.fromkeys(of)}
+    found = {
+        i: jnp.any(selected & (places == np.expand_dims(i, -1)), axis=-1) for i in dict.fromkeys(of)
+    }
     return [found[i] for i in of]
+
+
+def by_row(numbers: Any, x: Any) -> Any:
+    """One number for an array, or one for each of its rows, shaped to be combined with it.
+
+    >>> import jax.numpy as jnp
+    >>> from lsam_jax.arrays.vectors import by_row
+    >>> by_row(jnp.asarray([1, 2]), jnp.ones((2, 3, 3))).shape
+    (2, 1, 1)
+    """
+    ones = (1,) * (jnp.ndim(x) - 1)
+    return numbers.reshape(*numbers.shape, *ones) if np.ndim(numbers) else numbers
+
+
+def masked(wanted: Any, x: Any) -> jax.Array:
+    """An array, with zeros where it is not wanted: bool[], or one for each row."""
+    return jnp.where(by_row(wanted, x), x, jnp.zeros_like(x))
 
 
 def by_group(numbers: jax.Array, groups: Sequence[Sequence[int]]) -> jax.Array:
@@ -129,11 +157,12 @@ def vdot(a: Sequence[Any], b: Sequence[Any], less: Sequence[Any] | None = None) 
 
 
 def squared_norm(arrays: Sequence[Any], chosen: Sequence[Any] | None = None) -> jax.Array:
-    """The squared norm of a list of arrays, of those that are `chosen` if that is given."""
+    """The squared norm of a list of arrays, of what is `chosen` of them if that is given."""
     if chosen is None or all(c is True for c in chosen):
         return vdot(arrays, arrays)
-    squares = inner_products(arrays, arrays)
-    return total(jnp.where(jnp.stack([jnp.asarray(c) for c in chosen]), squares, 0))
+    some = [jnp.where(c, x, 0) if jnp.ndim(c) else x for x, c in zip(arrays, chosen)]
+    squares = inner_products(some, some)
+    return total(jnp.where(jnp.stack([jnp.any(jnp.asarray(c)) for c in chosen]), squares, 0))
 
 
 def total(numbers: jax.Array) -> jax.Array:

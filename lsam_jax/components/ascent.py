@@ -15,7 +15,7 @@ from lsam_jax.components.context import (
     remember_nothing,
     zeros_like_layers,
 )
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 Loss = Callable[[Arrays], tuple[Any, list[Any]]]
 Estimate = tuple[Any, Any, Arrays, Arrays]

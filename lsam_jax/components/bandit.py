@@ -9,7 +9,7 @@ import numpy as np
 
 from lsam_jax.arguments import check_real, check_share
 from lsam_jax.components.selector import Selector, all_layers
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 
 class BanditState(NamedTuple):

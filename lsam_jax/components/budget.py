@@ -11,7 +11,7 @@ from lsam_jax.arguments import check_real, is_concrete
 from lsam_jax.components.selection import as_selector
 from lsam_jax.components.selector import Choice, Selector, ask
 from lsam_jax.engine.network import Network
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 
 def budget(fraction: float, selection: Any = "high") -> Selector:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lsam_jax import arguments
 from lsam_jax.components.context import remember_nothing
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 
 class Cadence(NamedTuple):

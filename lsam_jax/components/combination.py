@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from lsam_jax import arguments
 from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 
 class Combination(NamedTuple):

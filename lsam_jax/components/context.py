@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 Arrays = Sequence[Any]
 """One for each array that is spoken of."""
@@ -34,22 +34,26 @@ class StepContext(NamedTuple):
     alpha: Any
     layers: Layers
 
-    def radius(self, layer: int) -> Any:
-        """The radius of one layer."""
+    def radius(self, layer: Any) -> Any:
+        """The radius of a layer, or of those of the rows of an array."""
         return self.rho if jnp.ndim(self.rho) == 0 else self.rho[layer]
 
 
 class Targets(NamedTuple):
     """Which arrays are spoken of: those that may move. One entry for each.
 
+    What is stacked may hold several layers, one for each row along its first axis. `layer` and
+    `chosen` are then arrays, of the rank of that array, to be combined with it.
+
     Attributes:
       leaf: its place among the leaves of the parameters.
-      layer: the layer that it belongs to.
-      chosen: whether that layer is selected: True if it is known to be, else bool[].
+      layer: the layer that it belongs to: an int, or i64[rows, 1, ...].
+      chosen: whether that layer is selected: True if it is known to be, else bool[], or
+        bool[rows, 1, ...].
     """
 
     leaf: Sequence[int]
-    layer: Sequence[int]
+    layer: Sequence[Any]
     chosen: Sequence[Any]
 
 
@@ -62,7 +66,7 @@ def remember_nothing(layers: Layers, leaves: Sequence[Any]) -> tuple[()]:
 def zeros_like_layers(layers: Layers, leaves: Sequence[Any]) -> Any:
     """A tree like the parameters: zeros for an array of a layer, nothing for any other."""
     return layers.tree(
-        [jnp.zeros_like(x) if i >= 0 else () for i, x in zip(layers.of_leaf, leaves)]
+        [jnp.zeros_like(x) if i != -1 else () for i, x in zip(layers.of_leaf, leaves)]
     )
 
 

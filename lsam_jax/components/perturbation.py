@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lsam_jax.arrays.vectors import ratio, squared_norm, sum_of_squares
+from lsam_jax.arrays.vectors import by_row, ratio, squared_norm, sum_of_squares
 from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 Move = Callable[[Arrays, Arrays, Targets, StepContext, Any], list[Any]]
 
@@ -50,11 +51,12 @@ def _normalized(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any
 def _normalized_by_layer(
     g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any
 ) -> list[Any]:
-    squares: dict[int, jax.Array] = {}
-    for i, d in zip(at.layer, g):  # one by one: what one array alone needs, XLA joins to it
-        squares[i] = squares.get(i, jnp.zeros(())) + sum_of_squares(d)
-    scale = {i: _ratio_of_one(now.radius(i), square) for i, square in squares.items()}
-    return [_move(x, d, scale[i]) for i, x, d in zip(at.layer, w, g)]
+    squares: dict[Any, jax.Array] = {}
+    places = [now.layers.of_leaf[n] for n in at.leaf]
+    for i, d in zip(places, g):  # one by one: what one array alone needs, XLA joins to it
+        squares[i] = squares.get(i, jnp.zeros(())) + sum_of_squares(d, np.ndim(i))
+    scale = {i: _ratio_of_one(now.radius(np.asarray(i)), square) for i, square in squares.items()}
+    return [_move(x, d, by_row(scale[i], x)) for i, x, d in zip(places, w, g)]
 
 
 plain = Perturbation(_plain)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import squared_norm
 from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 
 class Effect(NamedTuple):

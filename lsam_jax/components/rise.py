@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from lsam_jax import arguments
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.radius import Effect, Radii
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 AT_FIRST = 4.0
 """How many steps the average of the loss starts with."""

@@ -16,7 +16,7 @@ import numpy as np
 from lsam_jax.arguments import Cuts, static_int
 from lsam_jax.components.context import remember_nothing
 from lsam_jax.engine.network import Network
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 
 class Choice(NamedTuple):

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.layers.partition import Layers, LayerSpec, partition
+from lsam_jax.layers.leaves import Layers
+from lsam_jax.layers.partition import LayerSpec, partition
 
 
 class Block(NamedTuple):
@@ -78,7 +79,7 @@ def block(params: Any, layer: str | None, layers: LayerSpec = "kernel") -> Block
       ValueError: if there is no such layer.
       TypeError: if an array of `params` is not of a real floating type.
     """
-    parts = partition(params, "array" if layer is None else layers)
+    parts = partition(params, "array" if layer is None else layers).apart()
     if layer is not None and layer not in parts.names:
         raise ValueError(
             f"layer={layer!r} does not exist. The layers are: {', '.join(parts.names)}."

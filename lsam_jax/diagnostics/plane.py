@@ -56,13 +56,14 @@ def filter_normalized(params: Any, key: jax.Array, layers: LayerSpec = "kernel")
     Raises:
       ValueError: if no array is moved.
     """
-    parts = partition(params, layers)
+    parts = partition(params, layers).apart()
     leaves = parts.leaves(params)
-    chosen = [i >= 0 and np.ndim(x) > 1 for i, x in zip(parts.of_leaf, leaves)]
+    ranks = [np.ndim(x) - has_row for x, has_row in zip(leaves, parts.stacked)]
+    chosen = [i != -1 and rank > 1 for i, rank in zip(parts.of_leaf, ranks)]
     if not any(chosen):
         raise ValueError(
             f"layers={layers!r} has no array of rank > 1, so there is no filter to move. The "
-            f"paths are: {', '.join(parts.paths)}."
+            f"paths are: {', '.join(path for paths in parts.paths for path in paths)}."
         )
     inside = of_leaves(params, parts, chosen)
     first, second = (

@@ -41,12 +41,14 @@ class Chain(NamedTuple):
       segments: its parts; the first depends on no array that may move.
       moving: the variables through which the parameters can be differentiated.
       reaching: the variables on which the results that are differentiated depend.
+      selected: bool[L], the layers that move.
     """
 
     closed: jex.ClosedJaxpr
     segments: Sequence[Segment]
     moving: frozenset[Any]
     reaching: frozenset[Any]
+    selected: Any
 
 
 def chain(
@@ -67,7 +69,7 @@ def chain(
       aux_is_differentiated: whether aux counts among what is differentiated, besides the loss.
     """
     position = chosen.positions()
-    found = loops.find(closed.jaxpr, position)
+    found = loops.find(closed.jaxpr, chosen)
     places = [p for p in places if not any(loop.until[0] < p <= loop.until[-1] for loop in found)]
     late = [[p >= place for p in position] for place in places]
     for behind in late:
@@ -77,7 +79,7 @@ def chain(
         sources = _of(closed.jaxpr.invars, behind)
         closed = jaxprs.split_checkpoints(closed, leaves, sources)
     jaxpr = closed.jaxpr
-    in_loops = {id(loop.scan.eqn): loop for loop in loops.find(jaxpr, position)}
+    in_loops = {id(loop.scan.eqn): loop for loop in loops.find(jaxpr, chosen)}
     parts: list[Segment] = []
     rest = list(jaxpr.eqns)
     for n, behind in enumerate(late):
@@ -88,7 +90,8 @@ def chain(
     moving = filter(jaxprs.is_inexact, [*jaxpr.invars, *(v for eqn in depend for v in eqn.outvars)])
     differentiated = jaxpr.outvars if aux_is_differentiated else jaxpr.outvars[:1]
     reaching = frozenset(jaxprs.reaching(jaxpr, differentiated))
-    return Chain(closed, _joined(parts, jaxpr), frozenset(moving), reaching)
+    segments = _joined(parts, jaxpr)
+    return Chain(closed, segments, frozenset(moving), reaching, chosen.selected)
 
 
 def _around_loops(

@@ -11,7 +11,7 @@ from lsam_jax.engine import costs, loops
 from lsam_jax.engine.network import Network
 from lsam_jax.engine.step_rules import Chosen
 from lsam_jax.engine.traced_loss import TracedLoss, layer_order
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 AUTOMATIC = 12
 """How many cuts "auto" makes at most: each is two conditionals, that hand on what is kept."""
@@ -19,7 +19,7 @@ AUTOMATIC = 12
 
 def network_of(
     program: TracedLoss,
-    leaves: Sequence[Any],
+    arrays: Sequence[Any],
     layers: Layers,
     cuts: Cuts = "auto",
     k: int | None = None,
@@ -34,11 +34,12 @@ def network_of(
     depends on the cuts that will be made, which `cuts` and `k` say, and on whether the gradients of
     layers that are not selected are `gated`.
     """
-    position, reached = layer_order(program, leaves, layers.of_leaf, len(layers.names))
+    seen, each, of_each = program.apart(layers, arrays)
+    position, reached = layer_order(seen, each, of_each, len(layers.names))
 
     @cache
     def profile() -> costs.Profile:
-        return costs.profile(program, leaves, layers.of_leaf, position)
+        return costs.profile(seen, each, of_each, position)
 
     def cost(candidates: np.ndarray) -> Callable[[Any], Any]:
         places, order = place(cuts, candidates, k), np.argsort(position)
@@ -52,8 +53,12 @@ def network_of(
         price=lambda: profile().full[position],
         first=lambda: profile().first[position],
         cost=cost,
-        sizes=layers.sizes(leaves),
+        sizes=layers.sizes(layers.leaves_of(arrays)),
+        runs_in_part=lambda candidates: bool(scanned(candidates)),
     )
+
+    def scanned(candidates: np.ndarray) -> list[loops.Loop]:
+        return loops.find(seen.closed.jaxpr, Chosen(of_each, position, candidates, candidates))
 
     def place(cuts: Cuts, candidates: np.ndarray, k: int | None) -> list[int]:
         places = np.sort(position[candidates])
@@ -73,15 +78,14 @@ def network_of(
 
     @cache
     def quick() -> np.ndarray:
-        return costs.at_cuts(program, leaves, layers.of_leaf, position)
+        return costs.at_cuts(seen, each, of_each, position)
 
     def around_scans(candidates: np.ndarray) -> tuple[set[int], np.ndarray]:
         """Where iterations of scans begin, and what follows them; and the places outside."""
         places = np.sort(position[candidates])
-        chosen = Chosen(layers.of_leaf, position, candidates, candidates)
         begun: set[int] = set()
         outside = np.ones(len(places), bool)
-        for loop in loops.find(program.closed.jaxpr, chosen.positions()):
+        for loop in scanned(candidates):
             at = np.searchsorted(places, [loop.begins, *loop.until], side="right")
             begun.update(int(places[n]) for n in at if n < len(places))
             outside &= (places <= loop.begins) | (places > loop.until[-1])
@@ -94,7 +98,7 @@ def network_apart(
     network: Network,
     descent: Callable[[], costs.Profile],
     ascent: TracedLoss,
-    leaves: Sequence[Any],
+    arrays: Sequence[Any],
     layers: Layers,
     cuts: Callable[[np.ndarray], Sequence[int]],
 ) -> Network:
@@ -104,16 +108,15 @@ def network_apart(
       network: that of the loss that is descended.
       descent: counts the costs of that loss.
       ascent: the loss that is climbed.
-      leaves: the parameters.
+      arrays: the parameters.
       layers: how they are cut into layers.
       cuts: from the candidates to the positions at which the ascent may end.
     """
 
     @cache
     def profile() -> costs.Profile:
-        return costs.apart(
-            descent(), costs.profile(ascent, leaves, layers.of_leaf, network.position)
-        )
+        climbed = costs.profile(*ascent.apart(layers, arrays), network.position)
+        return costs.apart(descent(), climbed)
 
     def cost(candidates: np.ndarray) -> Callable[[Any], Any]:
         order = np.argsort(network.position)

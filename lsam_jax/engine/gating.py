@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
+from lsam_jax.arrays.vectors import Place, masked, one_by_one
 from lsam_jax.devices import collectives
 from lsam_jax.engine import effects, jaxprs
 from lsam_jax.engine.conditionals import Conditionals
@@ -108,17 +109,18 @@ class Gates:
             if i in self._own:
                 own = jaxprs.as_function(self._own[i], self._reads[i], outvars, jaxpr)
                 zeros, reads = partial(_zeros, outvars), read(self._reads[i])
-                found += conditionals.gated(wanted[i], inside(own), zeros, reads)
+                out = conditionals.gated(jnp.any(wanted[i]), inside(own), zeros, reads)
+                found += [masked(wanted[i], x) for x in out] if jnp.ndim(wanted[i]) else out
             else:
-                found += [jnp.where(wanted[i], x, jnp.zeros_like(x)) for x in read(outvars)]
+                found += [masked(wanted[i], x) for x in read(outvars)]
         return found
 
 
 def gated_value_and_grad(
-    wanted: jax.Array,
+    selected: jax.Array,
     fun: Callable[[Sequence[Any]], tuple[Any, list[Any]]],
     xs: Sequence[jax.Array],
-    group: Sequence[int],
+    group: Sequence[Place],
     conditionals: Conditionals,
 ) -> tuple[Any, list[Any], list[Any]]:
     """Value and gradient; the gradient of a group that is not wanted is zero.
@@ -127,10 +129,10 @@ def gated_value_and_grad(
     against the error propagation) run under a `lax.cond` on that group being wanted.
 
     Args:
-      wanted: bool[], whether each group's gradient is wanted.
+      selected: bool[L], the layers whose gradients are wanted.
       fun: from a list of arrays to a scalar and a list of auxiliary arrays.
       xs: the arrays.
-      group: the group that each of `xs` belongs to.
+      group: the layer that each of `xs` belongs to, or those of its rows.
       conditionals: how to leave out what is not needed.
 
     Returns:
@@ -144,12 +146,13 @@ def gated_value_and_grad(
     closed = jax.make_jaxpr(flat)(*xs)
     outvars = closed.jaxpr.outvars
     always = len(outvars) - len(xs)
-    outputs: dict[int, list[Any]] = {i: [] for i in group}
+    outputs: dict[Any, list[Any]] = {i: [] for i in group}
     for i, v in zip(group, outvars[always:]):
         outputs[i].append(v)
     worth = worth_gating(total_flops(closed.jaxpr), conditionals)
     gates = Gates(closed, outvars[:always], outputs, worth)
-    (value, *aux), found = gates.run(xs, {i: wanted[i] for i in outputs}, conditionals)
+    wanted = dict(zip(group, one_by_one(selected, group)))
+    (value, *aux), found = gates.run(xs, wanted, conditionals)
     in_order = {i: iter(gs) for i, gs in found.items()}
     return value, aux, [next(in_order[i]) for i in group]
 

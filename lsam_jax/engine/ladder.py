@@ -57,12 +57,12 @@ class Ladder:
         self.index = [n for n, place in enumerate(chosen.positions()) if place >= 0]
         self._conditionals = conditionals
         layers = [chosen.of_leaf[n] for n in self.index]
-        self.wanted = dict(zip(layers, one_by_one(chosen.selected, layers)))
+        self.wanted: dict[Any, Any] = dict(zip(layers, one_by_one(chosen.selected, layers)))
         self.first = jnp.min(jnp.where(chosen.selected, chosen.position, len(chosen.position)))
         cost = 3 * total_flops(self.chain.closed.jaxpr)  # forward, and twice that backward
         self.worth = worth_gating(cost, conditionals)
         made = (v for segment in self.chain.segments[1:] for v in segment.makes)
-        self.groups = dict.fromkeys(made, UP)
+        self.groups: dict[Any, Any] = dict.fromkeys(made, UP)
         inputs = self.chain.closed.jaxpr.invars
         self.groups.update(zip((inputs[n] for n in self.index), layers))
         self.rungs: list[Any] = []

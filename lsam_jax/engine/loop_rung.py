@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
+from lsam_jax.arrays.vectors import masked
 from lsam_jax.devices import collectives
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.both_ways import BothWays
@@ -55,7 +56,7 @@ class LoopRung:
         assert segment.loop is not None
         self._loop, self._conditionals = segment.loop, conditionals
         scan = self._scan = segment.loop.scan
-        self._inputs = chain.closed.jaxpr.invars
+        self._selected = chain.selected
         self._reads = {v for v in segment.reads if v in chain.moving}
         first = self._at(self._read(values), 0)
         self._ways = _of_iteration(scan, chain, first, conditionals)
@@ -131,7 +132,7 @@ class LoopRung:
         scan, ways, begin = self._scan, self._ways, self._begin(first)
         invars = scan.eqn.invars
         asked = [n for n in self._over if invars[n] in groups]
-        rows = [self._wanted_rows(invars[n], groups, wanted) for n in asked]
+        rows = [self._wanted_rows(invars[n]) for n in asked]
         anyway = [*self._fixed, *self._carry]
         of_carry, of_collected, of_fixed = self._errors(errors)
 
@@ -157,7 +158,11 @@ class LoopRung:
         of_carry = [jnp.where(begin == 0, x, jnp.zeros_like(x)) for x in of_carry]
         of_asked = dict(zip(asked, of_over))
         found = self._by_variable([*of_fixed, *of_carry, *(of_asked.get(n) for n in self._over)])
-        return {v: _where(wanted.get(groups[v]), x) for v, x in found.items() if v in groups}
+        return {
+            v: masked(wanted[i], x) if (i := groups[v]) in wanted else x
+            for v, x in found.items()
+            if v in groups
+        }
 
     def _whole(self, operands: Arrays, carry: Arrays) -> Any:
         scan = self._scan
@@ -229,21 +234,13 @@ class LoopRung:
                 out[v] = out[v] + x if v in out else x
         return out
 
-    def _wanted_rows(
-        self, v: Any, groups: Mapping[Any, Any], wanted: Mapping[Any, Any]
-    ) -> jax.Array:
+    def _wanted_rows(self, v: Any) -> jax.Array:
         """Of each row of what the scan runs over, whether its layer is wanted: bool[length]."""
         if v not in self._loop.rows:
             return jnp.ones(self._scan.length, bool)
-        layers = [
-            {groups[x] for n in leaves if (x := self._inputs[n]) in groups}
-            for leaves in self._loop.rows[v]
-        ]
-        every = sorted(set().union(*layers))
-        if not every:
-            return jnp.zeros(self._scan.length, bool)
-        reads = np.array([[i in some for i in every] for some in layers])
-        return jnp.any(reads & jnp.stack([jnp.asarray(wanted[i]) for i in every]), axis=1)
+        places = range(len(self._selected))
+        reads = np.array([[i in layers for i in places] for layers in self._loop.rows[v]])
+        return jnp.any(reads & self._selected, axis=1)
 
 
 def _of_iteration(
@@ -280,7 +277,3 @@ def _is_in(v: Any, variables: frozenset[Any]) -> bool:
 
 def _zeros(v: Any) -> Any:
     return collectives.zeros_like_type(v.aval)
-
-
-def _where(wanted: Any, x: Any) -> Any:
-    return x if wanted is None else jnp.where(wanted, x, jnp.zeros_like(x))

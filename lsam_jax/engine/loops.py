@@ -1,8 +1,8 @@
 """Scans over the layers of a network: which iteration reads which layers.
 
-A scan reads the weights of its layers from arrays that are joined, along their first axis, from the
-arrays of single layers (by `Layers.tree`, or by the loss itself). Seen as one equation it depends
-on all of them; here it is said of each iteration.
+A scan reads the weights of its layers from arrays whose rows are layers, or that are joined, along
+their first axis, from the arrays of layers. Seen as one equation it depends on all of them; here it
+is said of each iteration.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ from lsam_jax.arrays import symbolic
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.jaxprs import Scan, scan_of
 from lsam_jax.engine.scan_plans import JOINS, KEEP_ROWS
+from lsam_jax.engine.step_rules import Chosen
 
 Rows = Sequence[frozenset[int]]
-"""For each row of an array, the places of the parameters' leaves that it is made of."""
+"""For each row of an array, the layers that it is made of."""
 
 
 class Loop(NamedTuple):
@@ -38,16 +39,16 @@ class Loop(NamedTuple):
     rows: dict[Any, Rows]
 
 
-def find(jaxpr: jex.Jaxpr, position: Sequence[int]) -> list[Loop]:
-    """The scans of a program whose iterations depend on different layers.
-
-    Args:
-      jaxpr: the program; its inputs are the leaves of the parameters.
-      position: of each leaf, that of its layer in the network if it may move, and otherwise -1.
-    """
-    last: dict[Any, int] = dict(zip(jaxpr.invars, position))
-    made_of: dict[Any, frozenset[int]] = {v: frozenset([n]) for n, v in enumerate(jaxpr.invars)}
+def find(jaxpr: jex.Jaxpr, chosen: Chosen) -> list[Loop]:
+    """The scans of a program, whose inputs are the leaves, with iterations of different layers."""
+    position = np.where(chosen.candidates, chosen.position, -1)
+    last: dict[Any, int] = dict(zip(jaxpr.invars, chosen.positions()))
+    made_of: dict[Any, frozenset[int]] = {}
     rows: dict[Any, Rows] = {}
+    for v, place in zip(jaxpr.invars, chosen.of_leaf):
+        made_of[v] = frozenset(i for i in np.ravel(place).tolist() if i >= 0)
+        if isinstance(place, tuple):
+            rows[v] = [frozenset([i]) for i in place]
     found = []
     for eqn in jaxpr.eqns:
         variables = [v for v in eqn.invars if jaxprs.is_variable(v)]
@@ -66,7 +67,7 @@ def find(jaxpr: jex.Jaxpr, position: Sequence[int]) -> list[Loop]:
 
 
 def _loop(
-    scan: Scan, last: dict[Any, int], rows: dict[Any, Rows], position: Sequence[int]
+    scan: Scan, last: dict[Any, int], rows: dict[Any, Rows], position: np.ndarray
 ) -> Loop | None:
     runs_over = [scan.eqn.invars[n] for n in scan.over]
     by_row = {v: rows[v] for v in runs_over if jaxprs.is_variable(v) and v in rows}
@@ -74,11 +75,11 @@ def _loop(
         return None
     others = [v for v in scan.eqn.invars if jaxprs.is_variable(v) and v not in by_row]
     before = max((last.get(v, -1) for v in others), default=-1)
-    own = {position[n] for of_rows in by_row.values() for leaves in of_rows for n in leaves}
+    own = {position[i] for of_rows in by_row.values() for layers in of_rows for i in layers}
     begins = min((p for p in own if p >= 0), default=0) - 1
     each = np.full(scan.length, before)
     for of_rows in by_row.values():
-        places = [max((position[n] for n in leaves), default=-1) for leaves in of_rows]
+        places = [max((position[i] for i in layers), default=-1) for layers in of_rows]
         each = np.maximum(each, places[::-1] if scan.reverse else places)
     until = np.maximum.accumulate(each)
     return Loop(scan, until, begins, by_row) if until[0] < until[-1] else None
@@ -92,12 +93,10 @@ def _rows(eqn: Any, made_of: dict[Any, frozenset[int]], rows: dict[Any, Rows]) -
             return None
         if not all(map(symbolic.is_known, shape[:1])):
             return None
-        each = 1 if name == "stack" else None
-        return [
-            leaves
-            for v in eqn.invars
-            for leaves in rows.get(v, [made_of[v]] * (each or v.aval.shape[0]))
-        ]
+        if name == "stack":
+            return [made_of[v] for v in eqn.invars]
+        joined = (rows.get(v, [made_of[v]] * v.aval.shape[0]) for v in eqn.invars)
+        return [layers for of_rows in joined for layers in of_rows]
     known = [v for v in eqn.invars if jaxprs.is_variable(v) and v in rows]
     others = [v for v in eqn.invars if not (jaxprs.is_variable(v) and v in rows)]
     if name not in KEEP_ROWS or len(known) != 1 or any(map(jaxprs.is_variable, others)):

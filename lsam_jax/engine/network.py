@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 
 
 class Network(NamedTuple):
@@ -21,6 +21,7 @@ class Network(NamedTuple):
       cost: from the candidates to a function from selected layers, bool[L] and traced or not, to
         the counted extra cost of a step that perturbs them, at the cuts that the engine makes.
       sizes: i64[L], how many numbers each layer holds.
+      runs_in_part: from the candidates to whether the passes run scans over them in part.
     """
 
     names: tuple[str, ...]
@@ -30,6 +31,7 @@ class Network(NamedTuple):
     first: Callable[[], np.ndarray]
     cost: Callable[[np.ndarray], Callable[[Any], Any]]
     sizes: np.ndarray
+    runs_in_part: Callable[[np.ndarray], bool]
 
 
 def in_tree_order(
@@ -57,4 +59,5 @@ def in_tree_order(
         first=unknown,
         cost=unknown,
         sizes=layers.sizes(leaves),
+        runs_in_part=lambda candidates: True,
     )

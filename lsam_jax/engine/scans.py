@@ -1,10 +1,10 @@
 """Splits a `scan` over layers, so that a program can be cut inside it.
 
-A scan reads the weights of its layers from arrays that are joined, along their first axis, from
-the arrays of single layers (by `Layers.tree`, or by the loss itself). Seen as one equation it
-depends on all of them. Here it becomes several scans over parts of the layers, the carry handed
-from one to the next, each part reading its own layers only. Nothing is computed otherwise than
-before; a scan over anything else stays as it is.
+A scan reads the weights of its layers from arrays whose rows are layers, or that are joined, along
+their first axis, from the arrays of some (by `Layers.arrays`, or by the loss itself). Seen as one
+equation it depends on all of them. Here it becomes several scans over parts of the layers, the
+carry handed from one to the next, each part reading its own layers only. Nothing is computed
+otherwise than before; a scan over anything else stays as it is.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,13 +26,14 @@ def split(
     """The program with each scan over layers split as `plan` says.
 
     Args:
-      closed: a program whose inputs are the arrays of single layers.
+      closed: a program whose inputs are the leaves of the parameters.
       args: arguments like its inputs.
       plan: how to split.
       sources: those inputs on which something is to depend as late as possible.
     """
     names = {eqn.primitive.name for eqn in closed.jaxpr.eqns}
-    if not names & JOINS or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
+    runs_over_layers = names & JOINS or over_inputs(closed.jaxpr)
+    if not runs_over_layers or not names & {"scan", *jaxprs.CHECKPOINT_NAMES}:
         return closed
     splitter = _Splitter(plan, made=closed.jaxpr.invars, late=sources)
     found = jaxprs.rewrite(closed, args, splitter)
@@ -119,12 +120,12 @@ class _Splitter:
         name = eqn.primitive.name
         if name in JOINS and 0 in (eqn.params.get("dimension"), eqn.params.get("axis")):
             return self._join(eqn)
+        if name == "scan":
+            return self._scan(eqn)
         if not any(self._row(v) for v in eqn.invars):
             return None
         if name in KEEP_ROWS:
             return self._keep(eqn)
-        if name == "scan":
-            return self._scan(eqn)
         if name in jaxprs.CHECKPOINT_NAMES:
             return self._checkpoint(eqn)
         return None
@@ -138,11 +139,12 @@ class _Splitter:
             return None
 
         def join(*values: Any) -> list[Any]:
+            known = self.rows
             if eqn.primitive.name == "stack":
-                values = tuple(jnp.expand_dims(x, 0) for x in values)
+                values, known = tuple(jnp.expand_dims(x, 0) for x in values), {}
             # A stack of many is joined from stacks of some.
             rows = [
-                row if (row := self.rows.get(v)) and not row.then else _Row((x,), (v in self.late,))
+                row if (row := known.get(v)) and not row.then else _Row((x,), (v in self.late,))
                 for v, x in zip(eqn.invars, values)
             ]
             self.rows[eqn.outvars[0]] = _Row(
@@ -177,16 +179,21 @@ class _Splitter:
 
     def _scan(self, eqn: Any) -> Callable[..., list[Any]] | None:
         scan = jaxprs.scan_of(eqn)
-        if not any(self._row(eqn.invars[n]) for n in scan.over):
-            return None
         length, reverse, body = scan.length, scan.reverse, scan.body
         consts = getattr(eqn.params["jaxpr"], "consts", [])
         fixed, carries, scanned = scan.fixed, scan.carried, scan.over
         collected = range(carries, len(eqn.outvars))
         rows = {n: row for n in scanned if (row := self._row(eqn.invars[n]))}
-        begun = self._is_late(v for n, v in enumerate(eqn.invars) if n not in rows)
+        variables = [n for n in scanned if n not in rows and jaxprs.is_variable(eqn.invars[n])]
+        whole = [n for n in variables if eqn.invars[n] in self.made]
+        if not (rows or whole) or not symbolic.is_known(length):
+            return None
+        others = [v for n, v in enumerate(eqn.invars) if n not in rows and n not in whole]
+        begun = self._is_late(others)
+        reads = [row.entries() for row in rows.values()]
+        reads += [[Entry(0, self._is_late([eqn.invars[n]]))] * length for n in whole]
         # From here on, iterations are in the order in which they run.
-        entries: Entries = list(zip(*(row.entries() for row in rows.values())))
+        entries: Entries = list(zip(*reads))
         entries = entries[::-1] if reverse else entries
         segments = self.plan(entries, begun)
         if len(segments) == 1 and not segments[0].inline:

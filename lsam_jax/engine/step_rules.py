@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from lsam_jax.arrays.vectors import Place
+
 Leaves = Sequence[Any]
 ValueAuxGrad = tuple[Any, list[Any], Leaves]
 """The perturbed loss, the leaves of aux, and the gradient of all arrays."""
@@ -14,25 +16,25 @@ class Chosen(NamedTuple):
     """Which layers a step perturbs, and where they stand.
 
     Attributes:
-      of_leaf: the layer of each leaf of the parameters, or -1.
+      of_leaf: the layer of each leaf of the parameters, or -1; those of its rows, if it has some.
       position: i64[L], the place of each layer in the network.
       candidates: bool[L], static; the layers that may be selected.
       selected: bool[L]; static if a NumPy array.
     """
 
-    of_leaf: Sequence[int]
+    of_leaf: Sequence[Place]
     position: np.ndarray
     candidates: np.ndarray
     selected: Any
 
     def positions(self) -> list[int]:
-        """Of each leaf, the place of its layer if that may be selected, and otherwise -1."""
-        may = [i >= 0 and bool(self.candidates[i]) for i in self.of_leaf]
-        return [int(self.position[i]) if m else -1 for i, m in zip(self.of_leaf, may)]
+        """Of each leaf, the last place of a layer that may be selected, and otherwise -1."""
+        place = np.where(self.candidates, self.position, -1)
+        return [-1 if i == -1 else int(np.max(place[np.asarray(i)])) for i in self.of_leaf]
 
     def among(self, layers: np.ndarray) -> list[bool]:
-        """Of each leaf, whether its layer is among these, bool[L]."""
-        return [i >= 0 and bool(layers[i]) for i in self.of_leaf]
+        """Of each leaf, whether a layer of its is among these, bool[L]."""
+        return [i != -1 and bool(np.any(layers[np.asarray(i)])) for i in self.of_leaf]
 
 
 class StepResult(NamedTuple):

@@ -11,6 +11,7 @@ from jax.extend import core as jex
 from lsam_jax.devices.collectives import zeros_like_type
 from lsam_jax.engine import auxiliary, effects, jaxprs, scan_plans, scans
 from lsam_jax.engine.effects import is_reference
+from lsam_jax.layers.leaves import Layers
 
 Suffix = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, list[Any]]]
 
@@ -51,6 +52,22 @@ class TracedLoss(NamedTuple):
     def aux_of(self, leaves: Sequence[Any]) -> Any:
         """Aux, from its leaves."""
         return self.aux.unflatten(leaves[: self.aux.num_leaves])
+
+    def on(self, layers: Layers, leaves: Sequence[Any]) -> "TracedLoss":
+        """The same as a function of the leaves of the parameters, not of their arrays."""
+        if len(leaves) == len(self.closed.in_avals):
+            return self
+
+        def of_leaves(*leaves: Any) -> list[Any]:
+            return jex.jaxpr_as_fun(self.closed)(*layers.arrays(leaves))
+
+        return self._replace(closed=jax.make_jaxpr(of_leaves)(*leaves))
+
+    def apart(self, layers: Layers, arrays: Sequence[Any]) -> tuple["TracedLoss", list[Any], Any]:
+        """The same as a function of all rows of the parameters; these; the layer of each."""
+        each = layers.apart()
+        rows = each.leaves_of(arrays)
+        return self.on(each, rows), rows, each.of_leaf
 
     def of_loss(self, change: Callable[[Any], Any], leaves: Sequence[Any]) -> "TracedLoss":
         """The same with its loss changed, for leaves like these."""

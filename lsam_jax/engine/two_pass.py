@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 
+from lsam_jax.arrays.vectors import Place, masked, one_by_one
 from lsam_jax.engine.step_rules import (
     Chosen,
     PerturbedPass,
@@ -123,7 +123,7 @@ class OneCut:
         self,
         parts: PrefixSuffix,
         leaves: Leaves,
-        of_leaf: Sequence[int],
+        of_leaf: Sequence[Place],
         in_suffix: Sequence[bool],
         gradient: Callable[..., ValueAuxGrad],
         wanted: Any,
@@ -224,9 +224,9 @@ def put(leaves: Leaves, index: Sequence[int], new: Leaves) -> list[Any]:
 
 
 def gradient_of_wanted(
-    wanted: Any, loss_of: Callable[[Leaves], Any], params: Leaves, group: Sequence[int]
+    wanted: Any, loss_of: Callable[[Leaves], Any], params: Leaves, group: Sequence[Place]
 ) -> tuple[Any, list[Any], list[Any]]:
-    """Loss, aux and gradient, which is zero for groups that are not wanted; None wants all."""
+    """Loss, aux and gradient, which is zero for layers that are not wanted; None wants all."""
     (loss, aux), g = jax.value_and_grad(loss_of, has_aux=True)(list(params))
     return loss, aux, _masked(wanted, g, group)
 
@@ -236,7 +236,7 @@ def _gradient_of_all(
     loss_of: Callable[[Leaves, Leaves], Any],
     hidden: Leaves,
     params: Leaves,
-    group: Sequence[int],
+    group: Sequence[Place],
 ) -> tuple[Any, list[Any], list[Any]]:
     # JAX 0.10 cannot differentiate what writes to a reference something that does not depend on
     # the parameters. So what comes out of the prefix counts among them, as in the whole loss.
@@ -245,7 +245,7 @@ def _gradient_of_all(
     return loss, aux, _masked(wanted, g, group)
 
 
-def _masked(wanted: Any, g: list[Any], group: Sequence[int]) -> list[Any]:
+def _masked(wanted: Any, g: list[Any], group: Sequence[Place]) -> list[Any]:
     if wanted is None:
         return g
-    return [jnp.where(wanted[i], x, jnp.zeros_like(x)) for i, x in zip(group, g)]
+    return list(map(masked, one_by_one(wanted, group), g))

@@ -4,20 +4,18 @@ There are L layers, in the order of `jax.tree.leaves`. An array may belong to no
 then never ranked, perturbed or mixed, and simply descends.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arrays import symbolic
-from lsam_jax.arrays.vectors import by_group, in_any_order
 from lsam_jax.devices import shardings
 from lsam_jax.layers import paths
-from lsam_jax.layers.stacked import Stack, Stacked, find, joined, sliced
+from lsam_jax.layers.leaves import Layers
+from lsam_jax.layers.stacked import Stack, Stacked, find
 
 Params = Any
 Rule = tuple[str, str | None]
@@ -28,58 +26,6 @@ NORMALISATION = re.compile(
 
 LayerRule = str | Callable[[str], str | None] | Sequence[Rule]
 LayerSpec = LayerRule | Stacked
-
-
-class Layers(NamedTuple):
-    """The layers of one parameter pytree; static.
-
-    A leaf is an array of the parameters or, where they are stacked, a slice of one.
-
-    Attributes:
-      names: the L names.
-      of_leaf: for each leaf, the index of its layer, or -1.
-      paths: for each leaf, its path, as in "block0/Conv_0/kernel".
-      treedef: the structure of the parameters.
-      lengths: for each array of the parameters, how many slices it has; 0 if it is not stacked.
-      along: for each, the axes of a mesh that its first dimension lies along, if its type says so
-        and it is stacked.
-    """
-
-    names: tuple[str, ...]
-    of_leaf: tuple[int, ...]
-    paths: tuple[str, ...]
-    treedef: Any
-    lengths: tuple[int, ...]
-    along: tuple[Any, ...]
-
-    def tree(self, leaves: Sequence[Any]) -> Any:
-        """The tree of the parameters' structure with these leaves."""
-        return jax.tree.unflatten(self.treedef, joined(leaves, self.lengths, self.along))
-
-    def leaves(self, tree: Any) -> list[Any]:
-        """The leaves of such a tree."""
-        return sliced(self.treedef.flatten_up_to(tree), self.lengths)
-
-    def norms(self, leaves: Sequence[jax.Array | None]) -> jax.Array:
-        """The Euclidean norm of each layer, f32[L], accumulated in at least float32.
-
-        None stands for zeros.
-        """
-        there = [n for n, x in enumerate(leaves) if self.of_leaf[n] >= 0 and x is not None]
-        some = [leaves[n] for n in there]
-        squares, order = in_any_order(some, some)
-        groups: list[list[int]] = [[] for _ in self.names]
-        for place, n in enumerate(order):
-            groups[self.of_leaf[there[n]]].append(place)
-        return jnp.sqrt(by_group(squares, groups)).astype(jnp.float32)
-
-    def sizes(self, leaves: Sequence[jax.Array]) -> np.ndarray:
-        """The number of parameters of each layer, i64[L]."""
-        sizes = np.zeros(len(self.names), np.int64)
-        for i, leaf in zip(self.of_leaf, leaves):
-            if i >= 0:
-                sizes[i] += math.prod(map(symbolic.count, np.shape(leaf)))
-        return sizes
 
 
 def layer_names(params: Params, layers: LayerSpec = "kernel") -> tuple[str, ...]:
@@ -144,19 +90,20 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
                 _check_moves(path, leaf)
                 kind = "slice" if by_slice and stack else "array" if name == part else "module"
                 owners.add(name, kind, keys, f"[{n}]" if stack else "")
-            leaf_paths.append(part)
+            leaf_paths.append((part,))
             of_leaf.append(-1 if name is None else index.setdefault(name, len(index)))
     if not index:
         raise ValueError(
             f"layers={layers!r} puts no parameter in a layer, so nothing could be perturbed. "
             f"The paths are: {', '.join(names) or '(none: params is empty)'}."
         )
-    lengths = tuple(stack.length if stack else 0 for stack in found)
+    rows = tuple((1,) * stack.length if stack else () for stack in found)
     along = tuple(
         shardings.along_first(leaf) if stack else None
         for (_, leaf), stack in zip(with_paths, found)
     )
-    return Layers(tuple(index), tuple(of_leaf), tuple(leaf_paths), treedef, lengths, along)
+    every = np.ones(len(index), bool)
+    return Layers(tuple(index), tuple(of_leaf), tuple(leaf_paths), treedef, rows, along).cut(every)
 
 
 def _parts(path: str, rank: int, stack: Stack | None) -> Iterator[tuple[str | None, str, int]]:

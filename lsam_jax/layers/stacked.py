@@ -6,8 +6,9 @@ blocks: slice 3 of "blocks/attention/kernel" is "blocks/3/attention/kernel".
 """
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -128,33 +129,23 @@ def _stack_of(pattern: str, path: str, shape: tuple[int, ...]) -> Stack | None:
     return Stack(path[:end], path[end:], shape[0])
 
 
-def sliced(arrays: Sequence[Any], lengths: Sequence[int]) -> list[Any]:
-    """The slices of stacked arrays, and the others as they are (length 0)."""
-    return [part for x, length in zip(arrays, lengths) for part in _slices(x, length)]
-
-
-def joined(parts: Sequence[Any], lengths: Sequence[int], along: Sequence[Any]) -> list[Any]:
-    """The inverse of `sliced`, for arrays whose first dimension lies along these axes of a mesh."""
-    rest = iter(parts)
-    return [
-        _join([next(rest) for _ in range(length)], axes) if length else next(rest)
-        for length, axes in zip(lengths, along)
-    ]
-
-
-def _slices(x: Any, length: int) -> Iterator[Any]:
-    if not length or isinstance(x, tuple):  # `()` stands for nothing
-        yield from [x] * max(length, 1)
-        return
+def in_pieces(x: Any, lengths: Sequence[int]) -> list[Any]:
+    """A stacked array in pieces of so many slices; one that is whole, or `()`, as it is."""
+    if len(lengths) < 2 or isinstance(x, tuple):  # `()` stands for nothing
+        return [x] * max(len(lengths), 1)
     x = shardings.whole_rows(jnp.asarray(x))
-    yield from (jax.lax.index_in_dim(x, i, keepdims=False) for i in range(length))
+    ends = itertools.accumulate(lengths)
+    return [jax.lax.slice_in_dim(x, end - length, end) for end, length in zip(ends, lengths)]
 
 
-def _join(parts: list[Any], axes: Any) -> Any:
+def joined(parts: Sequence[Any], lengths: Sequence[int], axes: Any) -> Any:
+    """The inverse of `in_pieces`, for an array whose first dimension lies along these axes."""
     arrays = [x for x in parts if not isinstance(x, tuple)]
-    if not arrays:
-        return ()
-    filled = [jnp.zeros_like(arrays[0]) if isinstance(x, tuple) else x for x in parts]
-    return shardings.rows_along(
-        jax.lax.concatenate([jnp.expand_dims(x, 0) for x in filled], 0), axes
-    )
+    if len(parts) == 1 or not arrays:
+        return parts[0]
+    row = jnp.zeros_like(arrays[0][:1])
+    filled = [
+        jnp.repeat(row, length, axis=0) if isinstance(x, tuple) else x
+        for x, length in zip(parts, lengths)
+    ]
+    return shardings.rows_along(jax.lax.concatenate(filled, 0), axes)

@@ -9,7 +9,7 @@ from lsam_jax import arguments
 from lsam_jax.components.ascent import Ascent, Estimate, Loss
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.radius import Radius
-from lsam_jax.devices.shardings import draw_like
+from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.options import SelectionOptions, with_options
 from lsam_jax.transform.transform import SamTransformation, method
 
@@ -72,7 +72,7 @@ def two_point(probes: int, step: float, seed: int) -> Ascent:
         key = jax.random.fold_in(jax.random.key(seed), now.count)
         total = [jnp.zeros_like(x) for x in w]
         for probe in range(probes):
-            u = _normal(jax.random.fold_in(key, probe), w, at)
+            u = _normal(jax.random.fold_in(key, probe), w, at, now.layers)
             ahead, behind = (
                 loss_of([(x + c * d).astype(x.dtype) for x, d in zip(w, u)])[0]
                 for c in (step, -step)
@@ -84,8 +84,7 @@ def two_point(probes: int, step: float, seed: int) -> Ascent:
     return Ascent(estimate)
 
 
-def _normal(key: jax.Array, w: Arrays, at: Targets) -> list[Any]:
+def _normal(key: jax.Array, w: Arrays, at: Targets, layers: Layers) -> list[Any]:
     # A layer that is not selected does not move in the probes either.
-    keys = [jax.random.fold_in(key, n) for n in at.leaf]
-    draws = [draw_like(x, jax.random.normal, k, x.dtype) for k, x in zip(keys, w)]
+    draws = [layers.draw(n, x, jax.random.normal, key, x.dtype) for n, x in zip(at.leaf, w)]
     return [u if c is True else jnp.where(c, u, 0) for u, c in zip(draws, at.chosen)]

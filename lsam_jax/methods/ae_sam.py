@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lsam_jax import arguments
 from lsam_jax.components.cadence import Cadence
 from lsam_jax.components.radius import Radius
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.options import SelectionOptions, with_options
 from lsam_jax.transform.transform import SamTransformation, method
 

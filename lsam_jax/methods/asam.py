@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from typing import Any, Unpack
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import squared_norm
+from lsam_jax.arrays.vectors import by_row, squared_norm
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, along
 from lsam_jax.components.radius import Radius
+from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.options import SelectionOptions, with_options
 from lsam_jax.transform.transform import SamTransformation, method
 
@@ -78,10 +81,21 @@ def adaptive(eta: Any, scaled: Callable[[str, int], bool]) -> Perturbation:
     """
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
-        is_scaled = [scaled(now.layers.paths[n], x.ndim) for n, x in zip(at.leaf, w)]
-        size = [jnp.abs(x) + jnp.asarray(eta, x.dtype) for x in w]
-        once = [t * d if s else d for s, t, d in zip(is_scaled, size, g)]
-        twice = [t * d if s else d for s, t, d in zip(is_scaled, size, once)]
+        size = [_size(eta, scaled, now.layers, n, x) for n, x in zip(at.leaf, w)]
+        once = [d if t is None else t * d for t, d in zip(size, g)]
+        twice = [d if t is None else t * d for t, d in zip(size, once)]
         return along(twice, squared_norm(once), w, at, now)
 
     return Perturbation(move)
+
+
+def _size(
+    eta: Any, scaled: Callable[[str, int], bool], layers: Layers, n: int, w: jax.Array
+) -> jax.Array | None:
+    """T of an array; None where it is 1."""
+    rank = w.ndim - layers.stacked[n]
+    rows = np.array([scaled(path, rank) for path in layers.paths[n]])
+    if not rows.any():
+        return None
+    size = jnp.abs(w) + jnp.asarray(eta, w.dtype)
+    return size if rows.all() else jnp.where(by_row(rows, w), size, jnp.ones_like(size))

@@ -16,7 +16,7 @@ from lsam_jax.components.descent import Descent
 from lsam_jax.components.perturbation import Perturbation, along, normalized
 from lsam_jax.components.radius import Radius
 from lsam_jax.components.selection import independent
-from lsam_jax.devices.shardings import draw_like, lay_like, whole
+from lsam_jax.devices.shardings import lay_like, whole
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
 from lsam_jax.losses import PerSample
@@ -155,11 +155,8 @@ def some_weights(share: Any, seed: int) -> Perturbation:
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
         p = resolve(share, now.count)
         key = jax.random.fold_in(jax.random.key(seed), now.count)
-        keys = [jax.random.fold_in(key, n) for n in at.leaf]
-        masked = [
-            jnp.where(draw_like(d, jax.random.uniform, k) < p, d, jnp.zeros_like(d))
-            for k, d in zip(keys, g)
-        ]
+        draws = [now.layers.draw(n, d, jax.random.uniform, key) for n, d in zip(at.leaf, g)]
+        masked = [jnp.where(u < p, d, jnp.zeros_like(d)) for u, d in zip(draws, g)]
         return along(masked, squared_norm(g), w, at, now._replace(rho=now.rho / p))
 
     return Perturbation(move)

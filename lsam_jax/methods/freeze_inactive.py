@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from lsam_jax.layers.partition import Layers, partition
+from lsam_jax.layers.leaves import Layers
+from lsam_jax.layers.partition import partition
 from lsam_jax.layers.stacked import Stacked
 
 
@@ -59,26 +59,26 @@ def freeze_inactive(
     rule = "array" if stacks is None else dataclasses.replace(stacks, layers="array")
 
     def init(params: Any) -> FrozenState:
-        layers = partition(params, rule)
+        layers = partition(params, rule).apart()
         leaves = layers.leaves(params)
         return FrozenState(
-            {path: inner.init(_alone(n, layers, leaves)) for n, path in enumerate(layers.paths)}
+            {path: inner.init(_alone(n, layers, leaves)) for n, (path,) in enumerate(layers.paths)}
         )
 
     def update(
         updates: Any, state: FrozenState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, FrozenState]:
-        layers = partition(updates, rule)
+        layers = partition(updates, rule).apart()
         leaves = layers.leaves(updates)
         weights = None if params is None else layers.leaves(params)
         out, states = [], {}
-        for n, (path, g) in enumerate(zip(layers.paths, leaves)):
+        for n, ((path,), g) in enumerate(zip(layers.paths, leaves)):
             own = None if weights is None else _alone(n, layers, weights)
             old = state.by_array[path]
             step, new = inner.update(_alone(n, layers, leaves), old, own, **extra_args)
             active = jnp.any(g != 0)
             (moved,) = jax.tree.leaves(step)
-            out.append(jnp.where(active, moved, jnp.zeros_like(moved)))
+            out.append(jnp.where(active, moved, jnp.zeros_like(moved)).reshape(g.shape))
             states[path] = jax.tree.map(lambda a, b, on=active: jnp.where(on, a, b), new, old)
         return layers.tree(out), FrozenState(states)
 
@@ -87,6 +87,7 @@ def freeze_inactive(
 
 def _alone(n: int, layers: Layers, leaves: Sequence[Any]) -> Any:
     """One array in its place in the tree, so that masks and labels by path still work."""
-    array = np.repeat(np.arange(len(layers.lengths)), np.maximum(layers.lengths, 1))[n]
-    only = [leaves[n] if i == array else optax.MaskedNode() for i in range(len(layers.lengths))]
+    own = leaves[n][0] if layers.stacked[n] else leaves[n]
+    array = layers.array_of[n]
+    only = [own if i == array else optax.MaskedNode() for i in range(len(layers.pieces))]
     return jax.tree.unflatten(layers.treedef, only)

@@ -4,9 +4,10 @@ from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import ratio, squared_norm, vdot
+from lsam_jax.arrays.vectors import by_group, by_row, one_by_one, ratio, squared_norm, vdot
 from lsam_jax.components import cadence
 from lsam_jax.components.combination import Combination
 from lsam_jax.components.context import Arrays, StepContext, Targets, zeros_like_layers
@@ -86,15 +87,18 @@ def _keep_across(
     new = [jax.tree.map(jnp.zeros_like, x) for x in now.layers.leaves(memory.across)]
     for n, c, x in zip(at.leaf, at.chosen, across):
         new[n] = jnp.where(is_real & c, x, 0).astype(new[n].dtype)
-    chosen = dict(zip(at.layer, at.chosen))
-    layers = jnp.stack([jnp.asarray(chosen.get(i, False)) for i in range(len(now.layers.names))])
+    rows = [np.ravel(i) for i in at.layer]
+    chosen = [jnp.broadcast_to(c, np.shape(i)).ravel() for i, c in zip(at.layer, at.chosen)]
+    first = {int(i): [n] for n, i in reversed([*enumerate(np.concatenate(rows))])}
+    places = [first.get(i, []) for i in range(len(now.layers.names))]
+    layers = by_group(jnp.concatenate(chosen).astype(jnp.int32), places) > 0
     return list(h), LookSamMemory(now.layers.tree(new), layers)
 
 
 def _look_across(g: Arrays, now: StepContext, memory: LookSamMemory) -> list[Any]:
-    across, of_leaf = now.layers.leaves(memory.across), now.layers.of_leaf
-    inside = [n for n, i in enumerate(of_leaf) if i >= 0]
-    kept = [memory.layers[of_leaf[n]] for n in inside]
+    across, inside = now.layers.leaves(memory.across), now.layers.inside
+    of_leaf = one_by_one(memory.layers, [now.layers.of_leaf[n] for n in inside])
+    kept = [by_row(c, g[n]) for n, c in zip(inside, of_leaf)]
     norm = jnp.sqrt(squared_norm([g[n] for n in inside], kept))
     scale = now.alpha * ratio(norm, squared_norm([across[n] for n in inside]))
     direction = list(g)

@@ -13,9 +13,10 @@ from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, along
 from lsam_jax.components.radius import Radius
 from lsam_jax.devices.collectives import axes
-from lsam_jax.devices.shardings import draw_like, lay_like, whole
+from lsam_jax.devices.shardings import lay_like, whole
 from lsam_jax.engine.auxiliary import loss_of
-from lsam_jax.layers.partition import Layers, partition
+from lsam_jax.layers.leaves import Layers
+from lsam_jax.layers.partition import partition
 from lsam_jax.losses import PerSample
 from lsam_jax.transform.method import state_of
 from lsam_jax.transform.options import LayerOptions, with_options
@@ -38,8 +39,7 @@ def masked(sparsity: float, seed: int) -> Perturbation:
 
     def init(layers: Layers, leaves: Sequence[Any]) -> Mask:
         key = jax.random.key(seed)
-        keys = [jax.random.fold_in(key, n) for n in range(len(leaves))]
-        scores = [draw_like(x, jax.random.uniform, k) for k, x in zip(keys, leaves)]
+        scores = [layers.draw(n, x, jax.random.uniform, key) for n, x in enumerate(leaves)]
         return most(layers, scores, sparsity)
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Mask) -> list[Any]:
@@ -83,7 +83,7 @@ def drop_and_grow(sparsity: float, every: Any, drop: arguments.Scalar, seed: int
 
 def most(layers: Layers, scores: Sequence[jax.Array], sparsity: float) -> Mask:
     """The mask of the share `1 - sparsity` of all weights in layers that has the largest scores."""
-    inside = [n for n, i in enumerate(layers.of_leaf) if i >= 0]
+    inside = layers.inside
     of_layers = [jnp.asarray(scores[n]) for n in inside]
     flat = _joined(of_layers)
     chosen = _rank(-flat) < round((1 - sparsity) * flat.size)

@@ -1,5 +1,6 @@
 """ZSharp: uphill by the entries of the gradient that stand out in their array."""
 
+import math
 from typing import Any, Unpack
 
 import jax
@@ -54,7 +55,8 @@ def standing_out(share: Any) -> Perturbation:
     """`w + rho m g / ||m g||`, m keeping a share of the entries, those of largest z-score."""
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
-        scores = [_scores(d) for d in g]
+        stacked = now.layers.stacked
+        scores = [_scores(d, stacked[n]) for n, d in zip(at.leaf, g)]
         everything = jnp.concatenate([whole(z).ravel() for z in scores])
         limit = jnp.quantile(everything, 1 - arguments.resolve(share, now.count))
         # Where nothing exceeds it (all entries alike, say), all are kept: the paper, eq. 9.
@@ -65,11 +67,13 @@ def standing_out(share: Any) -> Perturbation:
     return Perturbation(move)
 
 
-def _scores(d: jax.Array) -> jax.Array:
-    """|z| of the entries of an array; 0 where they are all the same."""
+def _scores(d: jax.Array, by_row: bool) -> jax.Array:
+    """|z| of the entries of an array, or of each of its rows; 0 where they are all the same."""
     wide = d.astype(jnp.promote_types(d.dtype, jnp.float32))
-    apart = wide - jnp.mean(wide)
-    variance = jnp.sum(apart**2) / max(d.size - 1, 1)
+    axes = tuple(range(by_row, d.ndim))
+    apart = wide - jnp.mean(wide, axes, keepdims=True)
+    count = math.prod(d.shape[by_row:])
+    variance = jnp.sum(apart**2, axes, keepdims=True) / max(count - 1, 1)
     return jnp.where(
         variance > 0, jnp.abs(apart) / jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0
     )

@@ -19,7 +19,8 @@ from lsam_jax.components.radius import Radii
 from lsam_jax.components.selector import Choice, Selector, select
 from lsam_jax.devices.collectives import Axes
 from lsam_jax.engine.network import Network
-from lsam_jax.layers.partition import Layers, LayerSpec, partition
+from lsam_jax.layers.leaves import Layers
+from lsam_jax.layers.partition import LayerSpec, partition
 from lsam_jax.transform.state import Memory, SamState, check_state
 
 
@@ -133,8 +134,8 @@ def initial_memory(method: Method, layers: Layers, params: Any) -> Memory:
             radius=method.rho.init(layers, leaves),
         )
 
-    # Slices of stacked arrays would take as much memory as the parameters; compiled, they do not.
-    return jax.jit(memory)(params) if any(layers.lengths) else memory(params)
+    # Pieces of stacked arrays would take as much memory as the parameters; compiled, they do not.
+    return jax.jit(memory)(params) if any(len(of) > 1 for of in layers.pieces) else memory(params)
 
 
 def state_of(method: Method, layers: Layers, params: Any, state: Any) -> SamState:
@@ -207,8 +208,8 @@ def shares_passes(method: Method) -> bool:
 def checked(
     method: Method, params: Any, state: Any
 ) -> tuple[Layers, Sequence[jax.Array], SamState]:
-    """The layers and the leaves of `params`, and the state; raises unless they fit the method."""
+    """The layers and the arrays of `params`, and the state; raises unless they fit the method."""
     method.axes.check_bound()
     layers = layers_of(method, params)
-    leaves = method.axes.per_device_params([jnp.asarray(x) for x in layers.leaves(params)])
-    return layers, leaves, state_of(method, layers, params, state)
+    arrays = [jnp.asarray(x) for x in layers.treedef.flatten_up_to(params)]
+    return layers, method.axes.per_device_params(arrays), state_of(method, layers, params, state)

@@ -49,7 +49,7 @@ def perturbation_survival(
     now = numbers(method, layers, sam_state)
     selected = sam_state.selected | ~sam_state.selected.any()
     every = np.ones(len(layers.names), bool)
-    index = [n for n, i in enumerate(layers.of_leaf) if i >= 0]
+    index = layers.inside
     types = [jnp.result_type(x) for x in layers.leaves(params)]
     if all(jnp.promote_types(types[n], jnp.float32) == types[n] for n in index):
         return jnp.ones((), jnp.float32)  # nothing rounds, and there is nothing to compile

@@ -16,7 +16,7 @@ from lsam_jax.engine.network import Network, in_tree_order
 from lsam_jax.engine.traced_loss import trace
 from lsam_jax.engine.two_pass import put
 from lsam_jax.engine.untraceable import SIGNS, way_out
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.method import Method, choose, numbers
 from lsam_jax.transform.state import SamState
 from lsam_jax.transform.step_rules import MethodStep
@@ -62,7 +62,7 @@ class RadiusTrial(NamedTuple):
     @property
     def may_move(self) -> list[int]:
         """Which leaves may move."""
-        return [n for n, i in enumerate(self.layers.of_leaf) if i >= 0]
+        return self.layers.inside
 
     def effects(self, params: Any, state: SamState, batch: Any, radii: np.ndarray) -> Effects:
         """What each of these radii does; compiled once."""
@@ -106,13 +106,14 @@ class RadiusTrial(NamedTuple):
 
     def _network(self, loss: Callable[[Leaves], Any], w: Leaves) -> Network:
         try:
-            program = trace(loss, w, False)
+            arrays = self.layers.arrays(w)
+            program = trace(lambda x: loss(self.layers.leaves_of(x)), arrays, False)
         except SIGNS as error:
             why = f"and this loss cannot be traced before it is differentiated. {way_out(error)}"
             return in_tree_order(self.layers, w, why)
         where = wanted(self.method.cuts, self.method.selector)
         least = fewest(self.method.selector, arguments.static_int(self.method.k))
-        return network_of(program, w, self.layers, where, least)[0]
+        return network_of(program, arrays, self.layers, where, least)[0]
 
     def _rules(self, w: Leaves, state: SamState, selected: Any, rho: Any) -> MethodStep:
         method = self.method._replace(rho=as_radii("rho", rho))

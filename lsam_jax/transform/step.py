@@ -28,11 +28,11 @@ from lsam_jax.engine.traced_loss import TracedLoss, cut, trace
 from lsam_jax.engine.two_losses import AscentLoss, two_losses
 from lsam_jax.engine.two_pass import both_passes, nothing_moves, put
 from lsam_jax.engine.untraceable import check_rules, watched
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.branches import Branches, taken
 from lsam_jax.transform.method import Method, checked, initial_memory, layers_of, shares_passes
 from lsam_jax.transform.state import Outcome, SamState, initial_state
-from lsam_jax.transform.step_rules import at_step, descent_of
+from lsam_jax.transform.step_rules import at_step, chosen_at, descent_of
 
 Leaves = Sequence[Any]
 
@@ -54,18 +54,27 @@ def step(
     ascent: AscentLoss | None = None,
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by the engine: loss, aux, direction of descent, new state."""
-    layers, leaves, state = checked(method, params, state)
+    layers, arrays, state = checked(method, params, state)
 
-    def tree(leaves: Leaves) -> Any:
-        return layers.tree(method.axes.with_mean_gradient(leaves))
+    def tree(arrays: Leaves) -> Any:
+        return layers.treedef.unflatten(method.axes.with_mean_gradient(arrays))
 
-    traced = partial(_traced, method, tree=tree, leaves=leaves, has_aux=has_aux)
+    traced = partial(_traced, method, tree=tree, leaves=arrays, has_aux=has_aux)
     program = traced(loss_fn)
     climbed = None if ascent is None else traced(ascent.loss_fn)
     clean_aux = ascent is not None and ascent.clean_aux
-    network, cuts = _network(method, layers, leaves, program, climbed)
-    second = descent_of(method, loss_fn, tree, lambda aux: program.aux_of(aux)[1])
-    rules, chosen = at_step(method, layers, state, leaves, network, second)
+    network, cuts = _network(method, layers, arrays, program, climbed)
+    layers, chosen, state = chosen_at(method, layers, state, network)
+    leaves = layers.leaves_of(arrays)
+    program = program.on(layers, leaves)
+    climbed = None if climbed is None else climbed.on(layers, leaves)
+    second = descent_of(
+        method,
+        loss_fn,
+        lambda leaves: tree(layers.arrays(leaves)),
+        lambda aux: program.aux_of(aux)[1],
+    )
+    rules = at_step(method, layers, state, leaves, chosen, second)
     inside = in_conditional(program.closed.jaxpr)
 
     def perturbed(leaves: Leaves) -> StepResult:
@@ -99,7 +108,7 @@ def step(
 def _network(
     method: Method,
     layers: Layers,
-    leaves: Leaves,
+    arrays: Leaves,
     program: TracedLoss,
     climbed: TracedLoss | None,
 ) -> tuple[Network, Callable[[np.ndarray], list[int]]]:
@@ -107,13 +116,13 @@ def _network(
     where = wanted(method.cuts, method.selector, climbed is None) if shares_passes(method) else 1
     least = fewest(method.selector, arguments.static_int(method.k))
     gated = method.gate is not False
-    network, place, profile = network_of(program, leaves, layers, where, least, gated)
+    network, place, profile = network_of(program, arrays, layers, where, least, gated)
 
     def cuts(candidates: np.ndarray) -> list[int]:
         return place(where, candidates, least)
 
     if climbed is not None:
-        network = network_apart(network, profile, climbed, leaves, layers, cuts)
+        network = network_apart(network, profile, climbed, arrays, layers, cuts)
     return network, cuts
 
 
@@ -141,10 +150,13 @@ def step_by_gradient(
     method: Method, updates: Any, state: Any, params: Any, grad_fn: Callable[..., Any]
 ) -> tuple[Any, SamState]:
     """One step from a gradient function: direction of descent, new state."""
-    layers, leaves, state = checked(method, params, state)
+    layers, arrays, state = checked(method, params, state)
     _check_gradients_suffice(method)
     axes = method.axes
-    rules, _ = at_step(method, layers, state, leaves, in_tree_order(layers, leaves))
+    network = in_tree_order(layers, layers.leaves_of(arrays))
+    layers, chosen, state = chosen_at(method, layers, state, network)
+    leaves = layers.leaves_of(arrays)
+    rules = at_step(method, layers, state, leaves, chosen)
     extra = () if _takes_one_argument(grad_fn) else (0,)
 
     def gradient(leaves: Leaves) -> list[Any]:
@@ -157,7 +169,7 @@ def step_by_gradient(
         clean = axes.mean(clean) if axes.are_local(clean) else gradient(leaves)
     # As the engine does: None for an array that cannot move, zeros for one that does not.
     may_move = rules.selected if rules.chosen_beforehand else np.ones(len(layers.names), bool)
-    index = [n for n, i in enumerate(layers.of_leaf) if i >= 0 and bool(may_move[i])]
+    index = [n for n, may in enumerate(chosen.among(may_move)) if may]
 
     def perturbed(leaves: Leaves) -> Outcome:
         inside = [leaves[n] for n in index]

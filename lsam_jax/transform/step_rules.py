@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arrays.vectors import one_by_one, squared_norm, vdot
+from lsam_jax.arrays.vectors import by_row, one_by_one, squared_norm, vdot
 from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.radius import Effect
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.network import Network
 from lsam_jax.engine.step_rules import Chosen, PerturbedPass, StepResult, ValueAuxGrad
-from lsam_jax.layers.partition import Layers
+from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.method import Method, choose, numbers
 from lsam_jax.transform.state import Outcome, SamState, advance
 
@@ -59,10 +59,12 @@ class MethodStep(NamedTuple):
 
     def at(self, index: Sequence[int]) -> Targets:
         """Where the arrays at these places belong."""
-        layer = [self.now.layers.of_leaf[n] for n in index]
+        places = [self.now.layers.of_leaf[n] for n in index]
         known = self.chosen_beforehand
-        chosen = [True] * len(layer) if known else one_by_one(self.selected, layer)
-        return Targets(index, layer, chosen)
+        chosen = [True] * len(index) if known else one_by_one(self.selected, places)
+        layer = [i if isinstance(i, int) else np.asarray(i) for i in places]
+        like = [self.leaves[n] for n in index]
+        return Targets(index, list(map(by_row, layer, like)), list(map(by_row, chosen, like)))
 
     def masked(self, g: Leaves, index: Sequence[int]) -> list[Any]:
         """`g`, with zeros for layers that are not selected."""
@@ -187,7 +189,7 @@ class MethodStep(NamedTuple):
         if due is not None:
             return due, memory
         assert cadence.decide is not None
-        of_layers = [x for x, i in zip(g, self.now.layers.of_leaf) if i >= 0]
+        of_layers = [g[n] for n in self.now.layers.inside]
         square = self.method.axes.average(squared_norm(of_layers))  # so that all devices agree
         return cadence.decide(square, self.now.count, memory)
 
@@ -214,14 +216,24 @@ def at_step(
     layers: Layers,
     state: SamState,
     leaves: Leaves,
-    network: Network,
+    chosen: Chosen,
     second: Callable[[Leaves, PerturbedPass], ValueAuxGrad] | None = None,
-) -> tuple[MethodStep, Chosen]:
+) -> MethodStep:
     """The method at a step, and the layers that it has chosen."""
-    candidates, selected, state = choose(method, network, state)
     now = numbers(method, layers, state)
-    rules = MethodStep(method, now, state, candidates, selected, leaves, second)
-    return rules, Chosen(layers.of_leaf, network.position, candidates, selected)
+    return MethodStep(method, now, state, chosen.candidates, chosen.selected, leaves, second)
+
+
+def chosen_at(
+    method: Method, layers: Layers, state: SamState, network: Network
+) -> tuple[Layers, Chosen, SamState]:
+    """The layers that a step chooses, cut into leaves for it, and the state with the choice."""
+    candidates, selected, state = choose(method, network, state)
+    known = isinstance(selected, np.ndarray)
+    # Rows that the program may be cut between, otherwise than by the candidates, are leaves.
+    together = method.ascent.fresh is None and (known or network.runs_in_part(candidates))
+    layers = layers.cut(candidates) if together else layers.apart()
+    return layers, Chosen(layers.of_leaf, network.position, candidates, selected), state
 
 
 def _like(old: Any, new: Any) -> Any:

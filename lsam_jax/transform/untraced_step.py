@@ -31,7 +31,7 @@ from lsam_jax.engine.two_pass import (
 from lsam_jax.transform.branches import Branches, taken
 from lsam_jax.transform.method import Method, checked, shares_passes
 from lsam_jax.transform.state import SamState
-from lsam_jax.transform.step_rules import at_step, descent_of
+from lsam_jax.transform.step_rules import at_step, chosen_at, descent_of
 
 Leaves = Sequence[Any]
 LIBRARIES = ("lsam_jax", "jax", "optax")
@@ -73,7 +73,11 @@ def untraced_step(
     reason: str,
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by gradients of the whole: loss, aux, direction of descent, new state."""
-    layers, leaves, state = checked(method, params, state)
+    layers, arrays, state = checked(method, params, state)
+    why = f"and this loss cannot be traced before it is differentiated. {reason}"
+    network = in_tree_order(layers, layers.leaves_of(arrays), why)
+    layers, chosen, state = chosen_at(method, layers, state, network)
+    leaves = layers.leaves_of(arrays)
 
     def tree(leaves: Leaves) -> Any:
         return layers.tree(method.axes.with_mean_gradient(leaves))
@@ -87,10 +91,8 @@ def untraced_step(
             f"fresh={method.ascent.fresh!r} needs the order of the layers in the network, and this "
             f"loss cannot be traced before it is differentiated. {reason} Or leave fresh out."
         )
-    why = f"and this loss cannot be traced before it is differentiated. {reason}"
     second = descent_of(method, loss_fn, tree, lambda aux: aux[0][1])
-    network = in_tree_order(layers, leaves, why)
-    rules, chosen = at_step(method, layers, state, leaves, network, second)
+    rules = at_step(method, layers, state, leaves, chosen, second)
     may_move = chosen.among(chosen.candidates)
 
     def passes(loss: Untraced) -> OneCut:

@@ -92,6 +92,32 @@ def test_iterations_in_front_of_the_first_selected_are_not_run(x64):
     assert begun == [[3, 3], [2, 2], [0, 0]]
 
 
+def some_kernels(network):
+    """Of three blocks: not the first, and of the second `down` alone."""
+    without = ("blocks/0", "blocks/1/up")
+    return np.array([not name.startswith(without) for name in network.names])
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("normalize", "candidates"), [(False, None), ("layer", None), (True, some_kernels)]
+)
+def test_exact_with_steps_of_single_layers(x64, normalize, candidates):
+    """Rows of one array, each moved by a number of its own; and of which some cannot move."""
+    case = scanned.build("cast")
+    selector = candidates and lsam.Selector(candidates, score=lambda norms, count: norms)
+    step, arguments = forced_step(case, normalize=normalize, selection=selector or "high", cuts=3)
+    gradient = scanned.textbook_gradient(case.loss)
+    params = scanned.slices(case.params)
+    sets = [case.order[-2:], case.order[-3:-2], (case.order[0], *case.order[-2:])]
+    for chosen in sets if candidates else [*sets, case.order[2:4], case.order[1:5:3]]:
+        _, grads, state = step(*arguments(chosen))
+        want = textbook.step(gradient, params, case.batches[0], set(chosen), RHO, ALPHA, normalize)
+        assert int(state.selected.sum()) == len(chosen)
+        like = scanned.slices(grads)
+        assert_same(like, textbook.unnamed(want.direction, like))
+
+
 def trip_counts(closed, args):
     """How often each loop of a program runs, the program being run equation by equation."""
     found = []

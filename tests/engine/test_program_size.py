@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import lsam_jax as lsam
-from lsam_jax.engine import scan_plans, scans
+from lsam_jax.engine import jaxprs, scan_plans, scans
 
 RHO = 0.1
 
@@ -96,3 +96,22 @@ def test_a_loop_over_rows_of_few_arrays_is_no_longer_for_more_rows():
         return len(str(jax.make_jaxpr(step)(params, tx.init(params), jnp.ones((2, 4)))))
 
     assert size(1024) < 1.2 * size(64)
+
+
+@pytest.mark.parametrize("normalize", [False, True, "layer"])
+def test_a_stack_is_one_array_however_many_its_layers(normalize):
+    """Norms, masks and perturbations are for all of its slices at once, up to the optimizer."""
+
+    def loss(params, x):
+        x, _ = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w["up"] @ w["down"]), None), x, params)
+        return jnp.mean(x**2)
+
+    def equations(depth):
+        params = {name: jnp.ones((depth, 4, 4)) for name in ("up", "down")}
+        stacked = lsam.stacked("", layers="kernel")
+        tx = lsam.layerwise_sam(1, RHO, 0.7, layers=stacked, normalize=normalize)
+        step = lsam.value_and_grad(loss, tx)
+        closed = jax.make_jaxpr(step)(params, tx.init(params), jnp.ones((2, 4)))
+        return len(jaxprs.prune(closed.jaxpr).eqns)  # without what is only looked at
+
+    assert equations(12) == equations(3)

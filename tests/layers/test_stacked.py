@@ -96,6 +96,13 @@ METHODS = {
     "late": lambda layers: lsam.with_parts(lsam.sam(RHO, layers=layers), when=lsam.between(2, 4)),
     "f_sam": lambda layers: lsam.f_sam(RHO, layers=layers),
     "zsharp": lambda layers: lsam.zsharp(RHO, 0.3, layers=layers),
+    "radii": lambda layers: lsam.layerwise_sam(
+        5, lsam.per_layer(lambda name: RHO * (1 + len(name) % 3 + 2 * ("1" in name))), layers=layers
+    ),
+    "asam": lambda layers: lsam.asam(
+        RHO, k=5, selection="high", scaled=lambda path: "2" in path, layers=layers
+    ),
+    "stable_sam": lambda layers: lsam.stable_sam(RHO, k=3, selection="high", layers=layers),
     "gsam": lambda layers: lsam.gsam(RHO, k=2, selection="high", layers=layers),
 }
 
