@@ -7,6 +7,9 @@ import statistics
 
 import pytest
 
+from lsam_jax.experiments.frontier.kept import kept
+from lsam_jax.experiments.statistics import MINUS, difference_text, interval_text, paired
+
 ROOT = pathlib.Path(__file__).parent.parent
 CHOOSE, FAQ = (ROOT / "docs" / f"{page}.md" for page in ("how-to-choose", "faq"))
 FRONTIER = (ROOT / "results/frontier/frontier.md").read_text()
@@ -93,3 +96,69 @@ def test_sharpness_over_a_run_is_that_of_the_runs():
         digits = len(mean.partition(".")[2])
         near = [(f"{float(m):.{digits}f}", f"{float(d):.{digits}f}") for m, d in stored]
         assert (mean, deviation) in near
+
+
+def final_runs(question):
+    """Of the language model: what a final run measured, by what it is, radius and seed."""
+    lines = (ROOT / f"results/language_model/{question}.jsonl").read_text().splitlines()
+    found = {}
+    for run in map(json.loads, lines):
+        if "environment" not in run and not run["tuning"]:
+            of = found.setdefault((run.get("method") or run["cell"], run["radius"]), {})
+            of[run["seed"]] = run
+    assert all(sorted(of) == [0, 1, 2, 3, 4] for of in found.values())
+    return found
+
+
+def shown_mean(found):
+    return f"{statistics.mean(found.values()):.3f} ± {statistics.stdev(found.values()):.3f}"
+
+
+def table_of(page, after):
+    """The cells of the first table after some words."""
+    text = (ROOT / "docs" / f"{page}.md").read_text().partition(after)[2]
+    return rows(text[text.index("\n|") :].partition("\n\n")[0])
+
+
+def test_losses_of_the_language_model_are_those_of_the_runs():
+    found = {
+        key: {seed: run["test"] for seed, run in of.items()}
+        for key, of in final_runs("radius").items()
+    }
+    (fixed,) = (key for key in found if key[0] == "SAM, fixed")
+    base, sam = found["AdamW", 0.0], found[fixed]
+    looks = {seed: run["eighths"] for seed, run in final_runs("radius")["AdamW", 0.0].items()}
+    early = {s: min(of, key=lambda x: x["validation"])["test"] for s, of in looks.items()}
+    assert f"it is at {shown_mean(early)}," in (ROOT / "docs/radius.md").read_text()
+    plain, *table = table_of("radius", "**A byte-level language model**")[1:]
+    best = f"SAM at its best fixed radius, {fixed[1]}: {shown_mean(sam)}"
+    assert plain[0] == f"AdamW: {shown_mean(base)}; {best}"
+    assert len(table) == 5
+    for method, *cells in table:
+        for share, cell in zip((0.4, 0.2, 0.1), cells, strict=True):
+            losses = found[method, share]
+            of = kept(losses, base, sam)
+            shares = f"{100 * of.share:.0f} ({100 * of.low:.0f} to {100 * of.high:.0f})"
+            assert cell == f"{shown_mean(losses)}; {shares}"
+
+
+@pytest.mark.parametrize("table", [0, 1])
+def test_what_is_forgotten_and_rounded_away_are_those_of_the_runs(table):
+    columns = [["prose before", "prose", "forgotten", "code"]]
+    columns += [["prose, 8 bits", "code, 8 bits", "prose, 4 bits", "code, 4 bits"]]
+    found = final_runs("forgetting")
+    for of in found.values():
+        for run in of.values():
+            run["forgotten"] = run["prose"] - run["prose before"]
+    after = "## What SAM does to forgetting and rounding", "Rounded"
+    lines = table_of("experiments", after[table])[1:]
+    assert len(lines) == len(found)
+    for name, *cells in lines:
+        cell, _, radius = name.partition(", ")
+        runs, base = found[cell, float(radius or 0)], found["AdamW / AdamW", 0.0]
+        for what, shown in zip(columns[table], cells, strict=True):
+            ours, theirs = ({s: r[what] for s, r in of.items()} for of in (runs, base))
+            by = paired(ours, theirs)
+            beside = f", {difference_text(by, 3)} ({interval_text(by, 3)})"
+            expected = shown_mean(ours) + (beside if radius else "")
+            assert shown == expected.replace(MINUS, "-")
