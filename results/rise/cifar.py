@@ -17,7 +17,7 @@ from lsam_jax.experiments.frontier import study
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SGD
 from lsam_jax.experiments.frontier.regimes import REGIMES
 
-REGIME, SEEDS = REGIMES["cifar-40"]._replace(name="cifar"), (0, 1)
+REGIME = REGIMES["cifar-40"]._replace(name="cifar", seeds=(0,))
 METHODS = ("sam", "sam-1/8", "layers-4", "layers-4-1/8", "stale")
 BY_NAME = {contender.name: contender for contender in CONTENDERS}
 
@@ -30,6 +30,4 @@ def by_rise(name, share):
 
 if __name__ == "__main__":
     swept = [by_rise(name, share) for share in (0.4, 0.1, 0.2, 0.3) for name in METHODS]
-    for seed in SEEDS:
-        regime = REGIME._replace(seeds=(seed,))
-        study.run(regime, Path(__file__).parent, sys.argv[1], [BY_NAME[SGD], *swept])
+    study.run(REGIME, Path(__file__).parent, sys.argv[1], [BY_NAME[SGD], *swept])
