@@ -58,7 +58,7 @@ def _panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
 def _name_points(axes: Axes, results: Sequence[Result]) -> None:
     """Labels at the right, one above the other, each with a line to its point."""
     low, high = axes.get_ylim()
-    right = max(result.cost for result in results) + 0.12
+    right = max(2.0, *(result.cost for result in results)) + 0.12  # beyond SAM's price
     order = sorted(results, key=lambda result: result.last.mean)
     height = (high - low) / max(12, len(order) + 2)
     floor = low
