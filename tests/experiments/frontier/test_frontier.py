@@ -157,7 +157,9 @@ def test_the_transformer_s_table_says_adamw(tmp_path):
 def test_runs_are_made_once(tmp_path, monkeypatch, capsys):
     whole = REGIMES["digits-40"]
     regime = whole._replace(
-        config=dataclasses.replace(whole.config, epochs=1, passes=1, images=700), seeds=(0,)
+        config=dataclasses.replace(whole.config, epochs=1, passes=1, images=700),
+        seeds=(0,),
+        more_seeds=(),
     )
     few = (FEW[0], Contender("sam", "SAM", "sam", {}, (0.2, 0.4)))
     monkeypatch.setattr(study, "MOST_STEPS", 0)
