@@ -7,7 +7,10 @@ function that stands in for it, and makes the first backward pass unnecessary.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from lsam_jax import arguments
+from lsam_jax.arrays.vectors import ratio, squared_norm, vdot
 from lsam_jax.components.context import (
     Arrays,
     StepContext,
@@ -33,6 +36,7 @@ class Ascent(NamedTuple):
         step has no clean pass.
       init: makes its memory from the layers and the leaves of the parameters.
       update: the memory after a step, from `(memory, direction, now)`, direction for all arrays.
+      rests: from its memory, whether the step moves nothing.
       fresh: the name of a layer: from its place in the network on, arrays move along their gradient
         at weights that `estimate`, which calls no loss, has moved in front; see `stale`.
     """
@@ -41,6 +45,7 @@ class Ascent(NamedTuple):
     uses_loss: bool = True
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
     update: Callable[[Any, Arrays, StepContext], Any] = lambda memory, direction, now: memory
+    rests: Callable[[Any], Any] | None = None
     fresh: str | None = None
 
 
@@ -48,13 +53,31 @@ gradient = Ascent()
 """Uphill by the clean gradient of this step."""
 
 
-def stale(decay: Any = 0.0, fresh: str | None = None) -> Ascent:
+class Resting(NamedTuple):
+    """What `stale` remembers where it rests.
+
+    Attributes:
+      direction: like the parameters, what the next step moves along.
+      rests: bool[], whether it rests instead.
+    """
+
+    direction: Any
+    rests: Any
+
+
+def stale(decay: Any = 0.0, fresh: str | None = None, rest: float = 0.5) -> Ascent:
     """Uphill by the direction of the step before: no first pass, one gradient a step.
 
     The weights move along d by the rule of the method (for SAM: eps = rho d / ||d||), and d is the
     gradient that the step before descended on; with `decay`, the running mean
     d = decay d + (1 - decay) h. The first step has no d, and moves nothing. Close to AsyncSAM
     (https://arxiv.org/abs/2503.11147), whose d is the clean gradient of the step before.
+
+    The gradient at w + eps has what the curvature makes of eps in it, and the next step would move
+    along that again. Where that takes over, the weights swing about the valley at the distance of
+    the radius, and nothing is learnt. So after a step in which the cosine between h and the d that
+    it moved along is above `rest`, one rests: it moves nothing, and its gradient is a clean one.
+    What that changes is measured in docs/radius.md.
 
     There is no clean pass: loss and aux are those at the perturbed weights, as are BatchNorm
     statistics among them. The state holds one gradient, as much memory as the parameters that
@@ -76,12 +99,13 @@ def stale(decay: Any = 0.0, fresh: str | None = None) -> Ascent:
       decay: of the running mean, in [0, 1). 0 keeps the last direction alone.
       fresh: the layer from whose place in the network on the ascent is fresh, as `layer_names`
         gives it; None for nowhere.
+      rest: the cosine above which the next step rests, in (0, 1]; 1 never rests.
 
     Returns:
       An ascent, for `with_parts`.
 
     Raises:
-      ValueError, TypeError: if `decay` is out of its range, or `fresh` no name. When first used: if
+      ValueError, TypeError: if `decay` or `rest` is out of its range, or `fresh` no name. When first used: if
         `fresh` is no layer, or the selection, the cadence or the loss does not go with it.
 
     >>> import jax.numpy as jnp
@@ -89,11 +113,12 @@ def stale(decay: Any = 0.0, fresh: str | None = None) -> Ascent:
     >>> w, loss_fn = jnp.asarray([3.0, 4.0]), lambda w: jnp.sum(w**2) / 2  # its gradient is w
     >>> tx = lsam.with_parts(lsam.sam(rho=2.5), ascent=lsam.stale())
     >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(w)
-    >>> for _ in range(2):  # nothing to climb by; then at w + 2.5 d / 5 with d = w
+    >>> for _ in range(3):  # nothing to climb by; at w + 2.5 d / 5 with d = w; at rest
     ...     loss, direction, sam_state = step(w, sam_state)
     ...     print(direction.tolist())
     [3.0, 4.0]
     [4.5, 6.0]
+    [3.0, 4.0]
     >>> net, loss_fn = {"a": jnp.asarray(3.0), "b": jnp.asarray(4.0)}, lambda p: p["a"] * p["b"]
     >>> tx = lsam.with_parts(lsam.sam(rho=2.5), ascent=lsam.stale(fresh="b"))
     >>> step, sam_state = lsam.value_and_grad(loss_fn, tx), tx.init(net)
@@ -104,16 +129,17 @@ def stale(decay: Any = 0.0, fresh: str | None = None) -> Ascent:
     {'a': 5.5, 'b': 5.0}
     """
     arguments.check_real("decay", decay, low=0.0, below=1.0)
+    arguments.check_real("rest", rest, above=0.0, most=1.0)
     if fresh is not None and not isinstance(fresh, str):
         raise TypeError(f"fresh must be the name of a layer, or None; got fresh={fresh!r}.")
-    if arguments.equals(decay, 0.0):
-        return _remembered(1, lambda d, h, now: h)._replace(fresh=fresh)
 
     def mean(d: Any, h: Any, now: StepContext) -> Any:
         share = arguments.resolve(decay, now.count)
         return share * d + (1 - share) * h
 
-    return _remembered(1, mean)._replace(fresh=fresh)
+    last = arguments.equals(decay, 0.0)
+    along = _remembered(1, (lambda d, h, now: h) if last else mean)._replace(fresh=fresh)
+    return along if rest == 1 else _resting(along, rest)
 
 
 def momentum(decay: Any) -> Ascent:
@@ -137,3 +163,27 @@ def _remembered(sign: int, advance: Callable[[Any, Any, StepContext], Any]) -> A
         return now.layers.tree(list(map(new, now.layers.leaves(memory), direction)))
 
     return Ascent(estimate, False, zeros_like_layers, update)
+
+
+def _resting(along: Ascent, rest: float) -> Ascent:
+    """Along what is remembered, but not after a step whose gradient points along it itself."""
+
+    def init(layers: Layers, leaves: Sequence[Any]) -> Resting:
+        return Resting(along.init(layers, leaves), jnp.asarray(False))
+
+    def update(memory: Resting, direction: Arrays, now: StepContext) -> Resting:
+        new = along.update(memory.direction, direction, now)
+        if now.rho is None:  # a step that perturbs nothing
+            return Resting(new, jnp.asarray(False))
+        pairs = zip(now.layers.leaves(memory.direction), direction)
+        d, h = zip(*((d, h) for d, h in pairs if not isinstance(d, tuple)))
+        cosine = ratio(ratio(vdot(d, h), squared_norm(d)), squared_norm(h))
+        return Resting(new, (cosine > rest) & jnp.any(now.rho > 0))
+
+    def estimate(loss_of: Loss, w: Arrays, at: Targets, now: StepContext, memory: Any) -> Estimate:
+        assert along.estimate is not None
+        return along.estimate(loss_of, w, at, now, memory.direction)
+
+    return along._replace(
+        estimate=estimate, init=init, update=update, rests=lambda memory: memory.rests
+    )

@@ -75,6 +75,8 @@ class MethodStep(NamedTuple):
         """The weights moved, and the radius, which `finish` wants to know."""
         method, at, memory = self.method, self.at(index), self.state.memory
         radius = method.rho.of(g, at, self.now, memory.radius)
+        if method.ascent.rests is not None:
+            radius = jnp.where(method.ascent.rests(memory.ascent), 0.0, radius)
         now = self.now._replace(rho=radius)
         return method.perturbation.move(g, w, at, now, memory.perturbation), radius
 

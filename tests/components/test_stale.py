@@ -58,25 +58,38 @@ FACES = ("value_and_grad", "value_fn", "grad_fn", "jit", "shard_map", "m")
 GRADIENT = jax.jit(jax.value_and_grad(contract.loss))
 
 
+REST = {"generalized_sam": 1.0, "layerwise_sam": 0.2}  # 0.5 for the others; 1 never rests
+
+
 def method(name, decay=0.0, rho=RHO, **more):
     make, options, _ = METHODS[name]
-    return lsam.with_parts(make(rho=rho, **options, **more), ascent=lsam.stale(decay))
+    ascent = lsam.stale(decay, **({"rest": REST[name]} if name in REST else {}))
+    return lsam.with_parts(make(rho=rho, **options, **more), ascent=ascent)
+
+
+def cosine(name, a, b):
+    """Between two dicts of arrays, over a method's layers; 0 where one of them is 0."""
+    paths = KERNELS if "layerwise" in name else list(a)
+    inner = sum(float(np.sum(a[path] * b[path])) for path in paths)
+    return inner and inner / (norm(*(a[p] for p in paths)) * norm(*(b[p] for p in paths)))
 
 
 def textbook(name, decay, batches):
-    """Loss, direction and weights of each step."""
+    """Loss, direction and weights of each step, and whether it rests."""
     move = METHODS[name][2]
     params = contract.parameters()
     w = named(params)
-    d, norms = {p: 0 * x for p, x in w.items()}, dict.fromkeys(w, 0.0)
+    d, norms, rests = {p: 0 * x for p, x in w.items()}, dict.fromkeys(w, 0.0), False
     for batch in batches:
-        moved = {**w, **{p: w[p] + eps for p, eps in move(w, d, norms).items()}}
+        eps = {} if rests else move(w, d, norms)
+        moved = {**w, **{p: w[p] + e for p, e in eps.items()}}
         loss, h = GRADIENT(unnamed(moved, params), *batch)
-        h = named(h)
+        h, rested = named(h), rests
+        rests = bool(eps) and bool(cosine(name, d, h) > REST.get(name, 0.5))
         d = {p: decay * d[p] + (1 - decay) * h[p] for p in w}
         norms = {p: np.float32(norm(h[p])) for p in w}
         w = {p: w[p] - LR * h[p] for p in w}
-        yield loss, h, w
+        yield loss, h, w, rested
 
 
 def mesh():
@@ -137,6 +150,13 @@ def test_like_the_textbook(name, face):
             assert relative_error(got[path], want[1][path]) <= EXACT, (count, path)
         params = place(face, unnamed(want[2], contract.parameters()), P())
     assert int(state.count) == STEPS
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_textbook_rests_now_and_then(name):
+    batches = [contract.batch(i % 5, size=8) for i in range(STEPS)]
+    rested = sum(rests for *_, rests in textbook(name, 0.6, batches))
+    assert rested == 0 if name == "generalized_sam" else 3 <= rested < STEPS / 2
 
 
 def test_a_gradient_function_is_asked_once():

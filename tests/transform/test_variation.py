@@ -65,6 +65,9 @@ def test_wrong_types():
         lsam.with_parts(lsam.sam(), when=10)
     with refused(ValueError, "decay", "1", "below 1"):
         lsam.stale(1.0)
+    for rest in (0, 1.5):
+        with refused(ValueError, "rest", str(rest), "1"):
+            lsam.stale(rest=rest)
 
 
 def test_a_stale_ascent_at_no_radius_is_the_plain_gradient():
@@ -87,12 +90,13 @@ def test_a_stale_ascent_compiles_no_conditional(make):
     assert not list(conditionals(program.jaxpr))
 
 
-def test_its_state_is_one_gradient():
+def test_its_state_is_one_gradient_and_whether_it_rests():
     params = parameters()
-    state = lsam.with_parts(lsam.layerwise_sam(1, 0.1), ascent=lsam.stale()).init(params)
-    remembered = jax.tree.leaves(state.memory)
-    kernels = [w for w in jax.tree.leaves(params) if w.ndim > 1]
-    assert [x.shape for x in remembered] == [w.shape for w in kernels]
+    kernels = [w.shape for w in jax.tree.leaves(params) if w.ndim > 1]
+    for rest, more in ((0.5, [()]), (1, [])):
+        ascent = lsam.stale(rest=rest)
+        state = lsam.with_parts(lsam.layerwise_sam(1, 0.1), ascent=ascent).init(params)
+        assert [x.shape for x in jax.tree.leaves(state.memory)] == kernels + more
 
 
 def test_nothing_changes_without_parts():

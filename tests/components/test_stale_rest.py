@@ -1,0 +1,115 @@
+"""A stale ascent rests where its gradient points along what the weights were moved by."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lsam_jax as lsam
+
+W = jnp.asarray([3.0, 4.0])
+
+
+def bowl(w):
+    return jnp.sum(w**2) / 2
+
+
+def run(tx, steps, loss=bowl, w=W, rate=0.0):
+    """Radius, rise and direction of each step."""
+    step, state, seen = jax.jit(lsam.value_and_grad(loss, tx)), tx.init(w), []
+    for _ in range(steps):
+        _, direction, state = step(w, state)
+        w = w - rate * direction
+        seen.append((float(state.rho), float(state.rise), direction.tolist()))
+    return seen
+
+
+def stale(rho, make=lsam.sam, when=None, **options):
+    return lsam.with_parts(make(rho), ascent=lsam.stale(**options), when=when)
+
+
+def test_the_state_says_that_a_step_rests():
+    first, moved, rested, again = run(stale(2.5), 4)
+    assert first == (2.5, 0.0, [3.0, 4.0])  # nothing to climb by
+    assert moved[0] == 2.5 and moved[2] == [4.5, 6.0]
+    assert rested == (0.0, 0.0, [3.0, 4.0])
+    assert again == moved
+
+
+def test_one_is_never():
+    assert all(x == (2.5, 18.75, [4.5, 6.0]) for x in run(stale(2.5, rest=1), 5)[1:])
+
+
+def test_it_rests_above_the_cosine_alone():
+    """The gradient turns by 60 degrees from step to step, whatever was moved."""
+    turned = np.stack([[np.cos(x), np.sin(x)] for x in np.arange(8) * np.pi / 3])
+
+    def rests(rest):
+        tx = stale(0.1, rest=rest)
+        step, state = jax.jit(lsam.value_and_grad(lambda w, g: w @ g, tx)), tx.init(W)
+        for g in turned.astype(np.float32):
+            _, _, state = step(W, state, g)
+            yield float(state.rho) == 0.0
+
+    assert not any(rests(0.51))
+    assert list(rests(0.49)) == [False, False, True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("radius", [0.0, lambda count: jnp.where(count < 3, 0.0, 2.5)])
+def test_a_step_that_moved_nothing_is_no_reason_to_rest(radius):
+    seen = [rho for rho, *_ in run(stale(radius), 6)]
+    assert seen == ([0.0] * 6 if radius == 0.0 else [0.0, 0.0, 0.0, 2.5, 0.0, 2.5])
+
+
+def test_a_step_that_is_not_due_is_no_reason_to_rest():
+    """Steps 2 and 4 perturb, each along the clean gradient of the one before."""
+    seen = run(stale(2.5, when=lsam.every(2)), 6)
+    assert [x[2] for x in seen[2::2]] == [[4.5, 6.0]] * 2
+
+
+def test_the_method_is_told_the_gradient_as_ever():
+    """F-SAM, which climbs by what is new in a gradient, moves nothing where it rests."""
+    _, _, rested = run(stale(2.5, make=lambda rho: lsam.f_sam(rho, sigma=0.5)), 3)
+    assert rested[0] == 0.0 and rested[2] == [3.0, 4.0]
+
+
+def test_the_radius_that_sets_itself_waits():
+    tx = stale(lsam.rise(6.0))
+    step, state, w = jax.jit(lsam.value_and_grad(bowl, tx)), tx.init(W), W
+    before = None
+    for count in range(12):
+        _, _, state = step(w, state)
+        if count % 2 == 0 and count:
+            chex.assert_trees_all_equal(state.memory.radius.rho, before.memory.radius.rho)
+            assert int(state.memory.radius.moves) == int(before.memory.radius.moves)
+        before = state
+    assert int(state.memory.radius.moves) == 6
+
+
+def test_seeds_under_vmap_rest_apart():
+    """One gradient keeps its direction, the other turns by a right angle in each step."""
+    tx = stale(0.1)
+    step = jax.vmap(lsam.value_and_grad(lambda w, g: w @ g, tx), in_axes=(None, 0, 0))
+    state = jax.vmap(lambda _: tx.init(W))(jnp.arange(2))
+    rests = []
+    for g in ([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]):
+        _, _, state = step(W, state, jnp.asarray([[1.0, 0.0], g]))
+        rests.append((state.rho == 0).tolist())
+    assert rests == [[False, False], [False, False], [True, False], [False, False]]
+
+
+def test_a_valley_in_which_it_would_swing():
+    """Steep in one direction: without rest the weights stay at the distance of the radius."""
+    rates = jnp.asarray([10.0, 0.1])
+
+    def distance(rest):
+        tx, w, far = stale(0.5, rest=rest), jnp.asarray([0.2, 1.0]), []
+        step, state = jax.jit(lsam.value_and_grad(lambda w: jnp.sum(rates * w**2) / 2, tx)), tx.init(w)
+        for _ in range(200):
+            _, direction, state = step(w, state)
+            w = w - 0.02 * direction
+            far.append(abs(float(w[0])))
+        return np.mean(far[100:])
+
+    assert distance(0.5) < distance(1.0) / 2
