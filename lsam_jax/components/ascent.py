@@ -20,6 +20,9 @@ from lsam_jax.components.context import (
 )
 from lsam_jax.layers.leaves import Layers
 
+USUAL = 0.6
+"""The cosine above which a stale ascent rests; chosen on held-out images, see docs/radius.md."""
+
 Loss = Callable[[Arrays], tuple[Any, list[Any]]]
 Estimate = tuple[Any, Any, Arrays, Arrays]
 
@@ -65,7 +68,7 @@ class Resting(NamedTuple):
     rests: Any
 
 
-def stale(decay: Any = 0.0, fresh: str | None = None, rest: float = 0.5) -> Ascent:
+def stale(decay: Any = 0.0, fresh: str | None = None, rest: float | None = None) -> Ascent:
     """Uphill by the direction of the step before: no first pass, one gradient a step.
 
     The weights move along d by the rule of the method (for SAM: eps = rho d / ||d||), and d is the
@@ -99,13 +102,15 @@ def stale(decay: Any = 0.0, fresh: str | None = None, rest: float = 0.5) -> Asce
       decay: of the running mean, in [0, 1). 0 keeps the last direction alone.
       fresh: the layer from whose place in the network on the ascent is fresh, as `layer_names`
         gives it; None for nowhere.
-      rest: the cosine above which the next step rests, in (0, 1]; 1 never rests.
+      rest: the cosine above which the next step rests, in (0, 1]; by default 0.6, while 1 never
+        rests. Not beside `fresh`, where no step does.
 
     Returns:
       An ascent, for `with_parts`.
 
     Raises:
-      ValueError, TypeError: if `decay` or `rest` is out of its range, or `fresh` no name. When first used: if
+      ValueError, TypeError: if `decay` or `rest` is out of its range, `fresh` no name, or `rest`
+        given beside it. When first used: if
         `fresh` is no layer, or the selection, the cadence or the loss does not go with it.
 
     >>> import jax.numpy as jnp
@@ -129,9 +134,15 @@ def stale(decay: Any = 0.0, fresh: str | None = None, rest: float = 0.5) -> Asce
     {'a': 5.5, 'b': 5.0}
     """
     arguments.check_real("decay", decay, low=0.0, below=1.0)
-    arguments.check_real("rest", rest, above=0.0, most=1.0)
     if fresh is not None and not isinstance(fresh, str):
         raise TypeError(f"fresh must be the name of a layer, or None; got fresh={fresh!r}.")
+    if rest is not None:
+        arguments.check_real("rest", rest, above=0.0, most=1.0)
+        if fresh is not None:
+            raise ValueError(
+                f"rest={rest!r} is for a direction that is all stale: leave it out beside "
+                f"fresh={fresh!r}, where no step rests."
+            )
 
     def mean(d: Any, h: Any, now: StepContext) -> Any:
         share = arguments.resolve(decay, now.count)
@@ -139,7 +150,8 @@ def stale(decay: Any = 0.0, fresh: str | None = None, rest: float = 0.5) -> Asce
 
     last = arguments.equals(decay, 0.0)
     along = _remembered(1, (lambda d, h, now: h) if last else mean)._replace(fresh=fresh)
-    return along if rest == 1 else _resting(along, rest)
+    never = rest == 1 or fresh is not None
+    return along if never else _resting(along, USUAL if rest is None else rest)
 
 
 def momentum(decay: Any) -> Ascent:

@@ -88,6 +88,10 @@ def methods(k):
         "layer-wise": (lambda rho: lsam.layerwise_sam(k, rho, normalize=True), None),
         "layer-wise, 1/8": (lambda rho: lsam.layerwise_sam(k, rho, normalize=True), 1 / 8),
         "stale": (lambda rho: lsam.with_parts(lsam.sam(rho), ascent=lsam.stale()), None),
+        "stale without rest": (
+            lambda rho: lsam.with_parts(lsam.sam(rho), ascent=lsam.stale(rest=1)),
+            None,
+        ),
     }
 
 

@@ -116,17 +116,20 @@ def steps_by_hand(name, options):
     _, choose, share = METHODS[name]
     radius, (params, batches) = Radius(**options), network()
     norms, last = dict.fromkeys(ORDER, 0.0), jax.tree.map(jnp.zeros_like, params)
+    rests = False
     for batch in [batches[n % 4] for n in range(STEPS)]:
         chosen = choose(norms)
         g = last
         if name != "stale":
             _, g = GRADIENT(params, every(batch, 4) if name == "a part" else batch)
         size = np.sqrt(sum(float(jnp.sum(g[n] ** 2)) for n in chosen)) or 1.0
-        rho = radius.now()
+        rho = 0.0 if rests else radius.now()
         eps = {n: rho * g[n] / size if n in chosen else 0 * g[n] for n in g}
         value, h = GRADIENT({n: w + eps[n] for n, w in params.items()}, batch)
         r = sum(float(jnp.sum(h[n] * eps[n])) for n in h)
         radius.after(float(value), r)
+        length = np.sqrt(sum(float(jnp.sum(x**2)) for x in h.values()))
+        rests = name == "stale" and r > 0.6 * rho * length
         last = {n: share * g[n] + (1 - share) * h[n] if n in chosen else h[n] for n in h}
         params = {n: w - LR * last[n] for n, w in params.items()}
         norms = {n: float(jnp.linalg.norm(h[n])) for n in ORDER}

@@ -58,7 +58,7 @@ FACES = ("value_and_grad", "value_fn", "grad_fn", "jit", "shard_map", "m")
 GRADIENT = jax.jit(jax.value_and_grad(contract.loss))
 
 
-REST = {"generalized_sam": 1.0, "layerwise_sam": 0.2}  # 0.5 for the others; 1 never rests
+REST = {"generalized_sam": 1.0, "layerwise_sam": 0.2}  # 0.6 for the others; 1 never rests
 
 
 def method(name, decay=0.0, rho=RHO, **more):
@@ -85,7 +85,7 @@ def textbook(name, decay, batches):
         moved = {**w, **{p: w[p] + e for p, e in eps.items()}}
         loss, h = GRADIENT(unnamed(moved, params), *batch)
         h, rested = named(h), rests
-        rests = bool(eps) and bool(cosine(name, d, h) > REST.get(name, 0.5))
+        rests = bool(eps) and bool(cosine(name, d, h) > REST.get(name, 0.6))
         d = {p: decay * d[p] + (1 - decay) * h[p] for p in w}
         norms = {p: np.float32(norm(h[p])) for p in w}
         w = {p: w[p] - LR * h[p] for p in w}

@@ -189,11 +189,10 @@ def test_from_the_first_layer_on_it_is_sam():
 def test_where_nothing_behind_moves_it_is_stale():
     net = dense(depth=3, width=8, batch=4)
     front = ["layer3/w", "layer2/w"]
+    method = lsam.layerwise_sam(None, RHO, selection=front)
     by = [
-        lsam.with_parts(
-            lsam.layerwise_sam(None, RHO, selection=front), ascent=lsam.stale(fresh=fresh)
-        )
-        for fresh in ("layer1/w", None)
+        lsam.with_parts(method, ascent=ascent)
+        for ascent in (lsam.stale(fresh="layer1/w"), lsam.stale(rest=1))
     ]
     states = [tx.init(net.params) for tx in by]
     steps = [jax.jit(lsam.value_and_grad(net.whole, tx)) for tx in by]

@@ -105,7 +105,10 @@ def test_a_valley_in_which_it_would_swing():
 
     def distance(rest):
         tx, w, far = stale(0.5, rest=rest), jnp.asarray([0.2, 1.0]), []
-        step, state = jax.jit(lsam.value_and_grad(lambda w: jnp.sum(rates * w**2) / 2, tx)), tx.init(w)
+        step, state = (
+            jax.jit(lsam.value_and_grad(lambda w: jnp.sum(rates * w**2) / 2, tx)),
+            tx.init(w),
+        )
         for _ in range(200):
             _, direction, state = step(w, state)
             w = w - 0.02 * direction

@@ -68,6 +68,8 @@ def test_wrong_types():
     for rest in (0, 1.5):
         with refused(ValueError, "rest", str(rest), "1"):
             lsam.stale(rest=rest)
+    with refused(ValueError, "rest=0.7", "fresh='a'"):
+        lsam.stale(fresh="a", rest=0.7)
 
 
 def test_a_stale_ascent_at_no_radius_is_the_plain_gradient():

@@ -81,8 +81,10 @@ def _no_ascent() -> lsam.SamTransformation:
     return lsam.layerwise_sam(None, 0.0, selection="none")
 
 
-def _stale(rho: Any, decay: Any = 0.0, fresh: str | None = None) -> lsam.SamTransformation:
-    return lsam.with_parts(lsam.sam(rho), ascent=lsam.stale(decay, fresh))
+def _stale(
+    rho: Any, decay: Any = 0.0, fresh: str | None = None, rest: float | None = None
+) -> lsam.SamTransformation:
+    return lsam.with_parts(lsam.sam(rho), ascent=lsam.stale(decay, fresh, rest))
 
 
 def _from_fresh_on(

@@ -87,6 +87,7 @@ CONTENDERS: tuple[Contender, ...] = (
     _layers("4", ", k=4"),
     _layers("4-1/8", ", k=4, on 1/8", _WIDER, **_part(1 / 8)),
     Contender("stale", "stale", "stale", {}, _DOUBLED),
+    Contender("stale-without-rest", "stale, without rest", "stale", {"rest": 1}, _DOUBLED),
     _sam("sam-rise", "SAM, radius by rise", (), **_RISE),
     _sam("sam-1/8-rise", "SAM on 1/8, by rise", (), **_part(1 / 8), **_RISE),
     _layers("4-1/8-rise", " on 1/8, by rise", (), **_part(1 / 8), **_RISE),

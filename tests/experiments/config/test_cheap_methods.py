@@ -74,13 +74,25 @@ def test_the_ascent_is_that_of_a_share_of_the_batch(arguments, name, options, na
 
 def test_stale_climbs_along_the_step_before(arguments):
     params, *_, batch, _ = arguments
-    chosen = method("stale", {"rho": 0.7})
+    chosen = method("stale", {"rho": 0.7, "rest": 1})
     step = chosen.value_and_grad(loss_fn)
     _, first, state = step(params, chosen.init(params), *arguments[1:])
     assert_same(first, gradient(params, batch))
-    _, second, _ = step(params, state, *arguments[1:])
-    assert_same(second, gradient(moved(params, first, 0.7, "ab"), batch))
+    moving = gradient(moved(params, first, 0.7, "ab"), batch)
+    for _ in range(2):
+        _, second, state = step(params, state, *arguments[1:])
+        assert_same(second, moving)
+        moving = gradient(moved(params, second, 0.7, "ab"), batch)
     assert chosen.price(None, ["a/kernel"]) == 1
+
+
+def test_stale_rests_by_default(arguments):
+    params, *_, batch, _ = arguments
+    chosen = method("stale", {"rho": 0.7})
+    step, state = chosen.value_and_grad(loss_fn), chosen.init(params)
+    for _ in range(3):
+        _, grads, state = step(params, state, *arguments[1:])
+    assert_same(grads, gradient(params, batch))
 
 
 @pytest.mark.parametrize(
