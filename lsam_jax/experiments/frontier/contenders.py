@@ -128,12 +128,12 @@ CONTENDERS: tuple[Contender, ...] = (
 
 QUOTED = (
     *(SGD, SAM, "sam-1/8", "layers-4-1/8", "stale", "momentum", "layers-4-paper", "last-fifth"),
-    *("sam-1/8-rise", "layers-4-1/8-rise", "only-first-third", "only-last-third"),
+    *("sam-1/8-rise", "layers-4-1/8-rise", "stale-rise", "only-first-third", "only-last-third"),
 )
 """Those whose numbers the README says, which more seeds run."""
 
 FEW = (
     *QUOTED,
-    *("layers-4", "sam-rise", "stale-rise", "every-2", "every-5", "look", "esam", "budget-25"),
+    *("layers-4", "sam-rise", "every-2", "every-5", "look", "esam", "budget-25"),
 )
 """Those of the regimes whose runs take minutes; by name."""
