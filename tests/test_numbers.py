@@ -133,7 +133,7 @@ def test_losses_of_the_language_model_are_those_of_the_runs():
     plain, *table = table_of("radius", "**A byte-level language model**")[1:]
     best = f"SAM at its best fixed radius, {fixed[1]}: {shown_mean(sam)}"
     assert plain[0] == f"AdamW: {shown_mean(base)}; {best}"
-    assert len(table) == 5
+    assert len(table) == 6
     for method, *cells in table:
         for share, cell in zip((0.4, 0.2, 0.1), cells, strict=True):
             losses = found[method, share]
