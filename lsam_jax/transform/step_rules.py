@@ -203,7 +203,19 @@ class MethodStep(NamedTuple):
         """The state after the step."""
         memory = self.state.memory
         otherwise = memory._replace(radius=self.method.rho.recover(memory.radius))
-        return advance(self.state, out, self.method.norm_decay, otherwise)
+        return advance(self.state, self._at_rest(out), self.method.norm_decay, otherwise)
+
+    def _at_rest(self, out: Outcome) -> Outcome:
+        """The outcome, that of a step that perturbs nothing where the ascent rests."""
+        if self.method.ascent.rests is None:
+            return out
+        rests, before = self.method.ascent.rests(self.state.memory.ascent), self.state
+        return out._replace(
+            selected=out.selected & ~rests,
+            sharpness=jnp.where(rests, before.sharpness, out.sharpness),
+            rho=jnp.where(rests, before.rho, out.rho),
+            rise=jnp.where(rests, before.rise, out.rise),
+        )
 
     def handed_back(self, result: StepResult, aux: Any) -> tuple[Any, Any, Any, SamState]:
         """Loss, aux as the loss returned it, direction of descent, new state."""

@@ -99,8 +99,8 @@ CAP = 0.2  # what `rise` takes if no other is named
 SWEPT = (0.1, 0.2, 0.3, 0.5, 0.6, (0.4, 0.1), (0.4, 0.4), (0.4, 1.0))
 
 REGIMES = {  # network, optimizer, noise, images, shares, seeds, whether a fixed radius is tuned
-    "resnet": (ResNet8(), "sgd", 0.4, 1200, (0.4, 0.3), SEEDS, True),
-    "mlp": (MLP(), "sgd", 0.4, 1200, (0.4, 0.3), SEEDS, True),
+    "resnet": (ResNet8(), "sgd", 0.4, 1200, (0.4, 0.35, 0.3), SEEDS, True),
+    "mlp": (MLP(), "sgd", 0.4, 1200, (0.4, 0.35, 0.3), SEEDS, True),
     "vit": (ViT(), "adamw", 0.4, 1200, (0.4, 0.3, 0.2, 0.1), SEEDS, True),
     "resnet-60": (ResNet8(), "sgd", 0.6, 1200, (0.1, 0.2, 0.3, 0.4), SEEDS[:2], False),
     "mlp-60": (MLP(), "sgd", 0.6, 1200, (0.1, 0.2, 0.3, 0.4), SEEDS[:3], False),

@@ -15,13 +15,12 @@ def bowl(w):
     return jnp.sum(w**2) / 2
 
 
-def run(tx, steps, loss=bowl, w=W, rate=0.0):
-    """Radius, rise and direction of each step."""
-    step, state, seen = jax.jit(lsam.value_and_grad(loss, tx)), tx.init(w), []
+def run(tx, steps):
+    """Whether each step moved anything, and its direction."""
+    step, state, seen = jax.jit(lsam.value_and_grad(bowl, tx)), tx.init(W), []
     for _ in range(steps):
-        _, direction, state = step(w, state)
-        w = w - rate * direction
-        seen.append((float(state.rho), float(state.rise), direction.tolist()))
+        _, direction, state = step(W, state)
+        seen.append((bool(state.selected.any()), direction.tolist()))
     return seen
 
 
@@ -29,16 +28,21 @@ def stale(rho, make=lsam.sam, when=None, **options):
     return lsam.with_parts(make(rho), ascent=lsam.stale(**options), when=when)
 
 
-def test_the_state_says_that_a_step_rests():
-    first, moved, rested, again = run(stale(2.5), 4)
-    assert first == (2.5, 0.0, [3.0, 4.0])  # nothing to climb by
-    assert moved[0] == 2.5 and moved[2] == [4.5, 6.0]
-    assert rested == (0.0, 0.0, [3.0, 4.0])
-    assert again == moved
+def test_a_step_that_rests_perturbs_nothing_and_says_so():
+    tx = stale(2.5)
+    step, state = jax.jit(lsam.value_and_grad(bowl, tx)), tx.init(W)
+    for count, (w, g) in enumerate([(W, W), (W, 1.5 * W), (2 * W, 2 * W), (W, 1.5 * W)]):
+        loss, direction, state = step(w, state)
+        assert direction.tolist() == g.tolist()
+        # Of the last step that perturbed.
+        assert (float(state.rho), float(state.rise)) == (2.5, 18.75 if count else 0.0)
+        assert float(state.sharpness) == (18.75 if count else 0.0)
+        assert state.selected.tolist() == [count != 2]
+        assert state.perturbations.tolist() == [(1, 2, 2, 3)[count]]
 
 
 def test_one_is_never():
-    assert all(x == (2.5, 18.75, [4.5, 6.0]) for x in run(stale(2.5, rest=1), 5)[1:])
+    assert run(stale(2.5, rest=1), 5)[1:] == [(True, [4.5, 6.0])] * 4
 
 
 def test_it_rests_above_the_cosine_alone():
@@ -50,7 +54,7 @@ def test_it_rests_above_the_cosine_alone():
         step, state = jax.jit(lsam.value_and_grad(lambda w, g: w @ g, tx)), tx.init(W)
         for g in turned.astype(np.float32):
             _, _, state = step(W, state, g)
-            yield float(state.rho) == 0.0
+            yield not state.selected.any()
 
     assert not any(rests(0.51))
     assert list(rests(0.49)) == [False, False, True, False, True, False, True, False]
@@ -58,20 +62,21 @@ def test_it_rests_above_the_cosine_alone():
 
 @pytest.mark.parametrize("radius", [0.0, lambda count: jnp.where(count < 3, 0.0, 2.5)])
 def test_a_step_that_moved_nothing_is_no_reason_to_rest(radius):
-    seen = [rho for rho, *_ in run(stale(radius), 6)]
-    assert seen == ([0.0] * 6 if radius == 0.0 else [0.0, 0.0, 0.0, 2.5, 0.0, 2.5])
+    clean, moved = (True, [3.0, 4.0]), (True, [4.5, 6.0])
+    now_and_then = [clean, clean, clean, moved, (False, [3.0, 4.0]), moved]
+    assert run(stale(radius), 6) == ([clean] * 6 if radius == 0.0 else now_and_then)
 
 
 def test_a_step_that_is_not_due_is_no_reason_to_rest():
     """Steps 2 and 4 perturb, each along the clean gradient of the one before."""
     seen = run(stale(2.5, when=lsam.every(2)), 6)
-    assert [x[2] for x in seen[2::2]] == [[4.5, 6.0]] * 2
+    assert seen[2::2] == [(True, [4.5, 6.0])] * 2
 
 
 def test_the_method_is_told_the_gradient_as_ever():
     """F-SAM, which climbs by what is new in a gradient, moves nothing where it rests."""
     _, _, rested = run(stale(2.5, make=lambda rho: lsam.f_sam(rho, sigma=0.5)), 3)
-    assert rested[0] == 0.0 and rested[2] == [3.0, 4.0]
+    assert rested == (False, [3.0, 4.0])
 
 
 def test_the_radius_that_sets_itself_waits():
@@ -95,7 +100,7 @@ def test_seeds_under_vmap_rest_apart():
     rests = []
     for g in ([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]):
         _, _, state = step(W, state, jnp.asarray([[1.0, 0.0], g]))
-        rests.append((state.rho == 0).tolist())
+        rests.append((~state.selected[:, 0]).tolist())
     assert rests == [[False, False], [False, False], [True, False], [False, False]]
 
 

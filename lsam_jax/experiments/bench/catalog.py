@@ -118,6 +118,7 @@ def table2(model: str) -> dict[str, BenchedMethod]:
             f"layer-wise SAM, k={k}, 1/8", alpha=1.0, normalize=True, ascent_batch=1 / 8
         ),
         "stale": _own("SAM, stale", "stale"),
+        "stale-without-rest": _own("SAM, stale, without rest", "stale", rest=1),
         "esam": _own("ESAM", "esam"),
         "sl_sam": _own("SL-SAM", "sl_sam"),
         "optax": BenchedMethod(OPTAX, method("sam", {}), step=_optax),
