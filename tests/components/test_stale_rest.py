@@ -33,7 +33,7 @@ def test_a_step_that_rests_perturbs_nothing_and_says_so():
     step, state = jax.jit(lsam.value_and_grad(bowl, tx)), tx.init(W)
     for count, (w, g) in enumerate([(W, W), (W, 1.5 * W), (2 * W, 2 * W), (W, 1.5 * W)]):
         loss, direction, state = step(w, state)
-        assert direction.tolist() == g.tolist()
+        assert direction.tolist() == g.tolist() and float(loss) == bowl(g)
         # Of the last step that perturbed.
         assert (float(state.rho), float(state.rise)) == (2.5, 18.75 if count else 0.0)
         assert float(state.sharpness) == (18.75 if count else 0.0)
