@@ -101,7 +101,7 @@ PRESETS: Mapping[str, Preset] = {
                     "normalize": True,
                     "ascent_batch": 1 / 16,
                 },
-                "stale": {"rho": 0.6},
+                "stale": {"rho": 0.8},
             },
         ),
         Preset(
