@@ -140,12 +140,12 @@ def test_the_catalogs_know_every_method():
     public = {name for name in lsam.__all__ if name.endswith(METHOD_NAMES)}
     assert public == {name.partition(" ")[0] for name in family} - {"sgd"}
     own = "sgd sam sam-rise generalized_sam look_sam layerwise_sam"
-    parts = "sam-1/8 sam-1/4 layerwise_sam-1/8 stale"
+    parts = "sam-1/8 sam-1/4 layerwise_sam-1/8 stale stale-without-rest"
     wanted = f"{own} {parts} esam sl_sam optax textbook"
     table = catalog.table2("resnet20")
     assert list(table) == wanted.split()
     counted = [table[name].method.price(None, ["a"]) for name in parts.split()]
-    assert counted == [1.125, 1.25, 1.125, 1]
+    assert counted == [1.125, 1.25, 1.125, 1, 1]
     assert next(iter(family)) == "sgd"
     wide, small = catalog.table2("wrn28_10"), catalog.table2("resnet8")
     assert (wide["look_sam"].label, small["look_sam"].label) == (
