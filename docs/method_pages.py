@@ -10,6 +10,7 @@ from pathlib import Path
 import lsam_jax as lsam
 from lsam_jax.experiments.config.methods import METHODS
 from lsam_jax.experiments.frontier.contenders import CONTENDERS
+from lsam_jax.experiments.frontier.regimes import REGIMES
 
 HERE = Path(__file__).parent
 LABELS = {name: family.label for name, family in METHODS.items() if name in lsam.__all__}
@@ -23,6 +24,14 @@ COMMON = {
     NORM: ("the Euclidean norm, over all perturbed arrays where nothing else is said", ""),
 }
 """Symbols that mean the same in most formulas; a method's note may say otherwise."""
+
+SHOWN = {
+    "digits-40": "digits 40 %",
+    "digits-20": "20 %",
+    "digits-60": "60 %",
+    "cifar-40": "CIFAR-10 40 %",
+}
+"""The regimes of the frontier in which SAM gains something, and what tables call them."""
 
 
 def rows(text: str) -> list[list[str]]:
@@ -67,19 +76,28 @@ def cost(name: str) -> str:
 
 
 def results(name: str) -> str:
-    """The rows of the frontier that are of this method."""
-    labels = [contender.label for contender in CONTENDERS if contender.method == name]
+    """What the frontier says of this method."""
     page = (HERE.parent / "results/frontier/frontier.md").read_text()
-    found = [row for row in rows(page) if row[0] in labels and len(row) == 10]
-    kept = [[row[0], row[3], *row[7:9]] for row in found]
-    if not kept:
+    sections = dict(text.split("\n", 1) for text in page.split("\n## ")[1:])
+    of = [
+        {row[0]: row for row in rows(sections.get(REGIMES[regime].title, "")) if len(row) == 10}
+        for regime in SHOWN
+    ]
+    labels = (one.label for one in CONTENDERS if one.method == name and one.label in of[0])
+    nothing = [""] * 10
+    body = [
+        [label, *(there.get(label, nothing)[3] for there in of), *of[0][label][7:9]]
+        for label in labels
+    ]
+    if not body:
         return ""
     said = (
-        "Digits with 40 % of the training labels drawn anew, ResNet-8, 5 seeds; kept: the share of "
-        "SAM's gain over SGD, with its 95 % interval; costs of a step relative to SGD's "
-        "([the frontier](../frontier.md)).\n"
+        "ResNet-8, a part of the training labels drawn anew, 3 to 10 seeds; the share (%) of SAM's "
+        "gain over SGD that is kept, with its 95 % interval; costs of a step relative to SGD's, "
+        "with 40 % noise on digits ([the frontier](../frontier.md)).\n"
     )
-    return f"{said}\n{table('setting, kept (%), counted, measured', kept)}"
+    head = ", ".join(("setting", *SHOWN.values(), "counted", "measured"))
+    return f"{said}\n{table(head, body)}"
 
 
 def page(name: str) -> str:

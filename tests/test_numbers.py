@@ -8,6 +8,7 @@ import statistics
 import pytest
 
 from lsam_jax.experiments.frontier.kept import kept
+from lsam_jax.experiments.frontier.regimes import REGIMES
 from lsam_jax.experiments.statistics import MINUS, difference_text, interval_text, paired
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -42,7 +43,7 @@ ELSEWHERE = {row[0]: row[1:] for row in rows(REGIME) if len(row) == 5}
 
 @pytest.mark.parametrize("name, kept, counted, measured, code", PRICES)
 def test_prices_and_shares_are_the_frontiers(name, kept, counted, measured, code):
-    digits = FRONTIER.partition("\n## CIFAR")[0]
+    (digits,) = (of for of in FRONTIER.split("\n## ") if of.startswith(REGIMES["digits-40"].title))
     (row,) = (row for row in rows(digits) if row[0] == name and len(row) == 10)
     assert (row[3], *row[7:9]) == (kept, counted, measured)
 

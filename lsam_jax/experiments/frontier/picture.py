@@ -16,7 +16,7 @@ NAMED = {
     "sam-1/8": COLOURS[0],
     "layers-4": COLOURS[2],
     "layers-4-1/8": COLOURS[0],
-    "stale": COLOURS[3],
+    "stale-rise": COLOURS[3],
     "momentum": COLOURS[3],
     "sam-1/8-rise": COLOURS[0],
     "last-fifth": "0.45",
