@@ -96,10 +96,10 @@ def suggest_rho(
 ) -> Suggestion:
     r"""Measures what each radius does to the loss of a batch, and advises one to start with.
 
-    It is the largest radius at which, as at all smaller ones, r = <grad L(w + eps), eps> is at most
-    `target`. Of all that was tried, r is what says whether a perturbation is large enough to matter
-    and too large to train with, whatever the method, the layers, the part of the batch and the
-    network. The rise in a row is the target with which `rise` would end at its radius. It moves
+    It is the largest radius at which, as at all smaller ones, `r = <grad L(w + eps), eps>` is at
+    most `target`. Of all that was tried, r is what says whether a perturbation is large enough to
+    matter and too large to train with, whatever the method, the layers, the part of the batch and
+    the network. The rise in a row is the target with which `rise` would end at its radius. It moves
     with the weights: ask at weights that have trained for an epoch, rather than at the first ones.
     Costs two gradients for each radius, and one compilation for all.
 

@@ -40,6 +40,13 @@ def test_a_page_defines_the_symbols_of_its_formula(name):
     assert ("\n## Cost\n" in page) == (name != "flat_lora")  # whose docstring says it
 
 
+@pytest.mark.parametrize("name", lsam.__all__)
+def test_nothing_that_a_docstring_says_is_taken_for_html(name):
+    said = inspect.getdoc(getattr(lsam, name)) or ""
+    said = re.sub(r"`[^`]*`|^ *(>>>|\.\.\.).*$", "", said, flags=re.MULTILINE)
+    assert not re.search(r"<[a-z]", said)
+
+
 def test_every_run_of_the_frontier_is_on_the_page_of_its_method():
     frontier = PAGES.rows((DOCS.parent / "results/frontier/frontier.md").read_text())
     names = {row[0] for row in frontier if len(row) == 10} - {"method", "SGD", "SGD, twice as long"}

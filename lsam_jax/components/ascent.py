@@ -95,7 +95,7 @@ def stale(decay: Any = 0.0, fresh: str | None = None, rest: float | None = None)
 
     Both passes run through the same perturbed front, so a step costs one gradient and that of the
     network from there on. Loss and aux are those at the perturbed weights, and the sharpness in
-    the state is the first-order estimate <grad L(w + eps), eps>. The selection must be "all" or a
+    the state is the first-order estimate `<grad L(w + eps), eps>`. The selection must be "all" or a
     list of layers, and the loss must be there, not a gradient function alone.
 
     Args:
