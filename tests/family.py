@@ -104,7 +104,7 @@ TABLE = {
     "wsam": Row(lambda: lsam.wsam(RHO, 0.8), lambda p, o: textbook.wsam(p, RHO, 0.8)),
     "zsharp": Row(lambda: lsam.zsharp(RHO, 0.3), lambda p, o: textbook.zsharp(p, RHO, 0.3)),
     "stale": Row(
-        lambda: lsam.with_parts(lsam.sam(RHO), ascent=lsam.stale()),
+        lambda: lsam.with_parts(lsam.sam(RHO), ascent=lsam.stale(rest=1)),
         lambda p, o: textbook.momentum(p, -RHO, 0.0),
         clean=False,
     ),
