@@ -48,7 +48,7 @@ def test_prices_and_shares_are_the_frontiers(name, kept, counted, measured, code
     assert (row[3], *row[7:9]) == (kept, counted, measured)
 
 
-@pytest.mark.parametrize("page", [CHOOSE, FAQ], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [CHOOSE, FAQ, ROOT / "README.md"], ids=lambda page: page.stem)
 def test_every_share_with_an_interval_is_the_frontiers(page):
     quoted = KEPT.findall(page.read_text().replace("\n", " "))
     assert set(quoted) <= set(KEPT.findall(FRONTIER))
