@@ -110,8 +110,8 @@ def stale(decay: Any = 0.0, fresh: str | None = None, rest: float | None = None)
 
     Raises:
       ValueError, TypeError: if `decay` or `rest` is out of its range, `fresh` no name, or `rest`
-        given beside it. When first used: if
-        `fresh` is no layer, or the selection, the cadence or the loss does not go with it.
+        given beside it. When first used: if `fresh` is no layer, or the selection, the cadence or
+        the loss does not go with it.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
