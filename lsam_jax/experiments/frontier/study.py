@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from lsam_jax.components.radius import Radii
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
@@ -21,7 +23,13 @@ from lsam_jax.experiments.frontier.contenders import Contender, rounded
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import TUNING_SEEDS, Regime
 from lsam_jax.experiments.training.loop import NonFiniteLossError, fit
+from lsam_jax.experiments.training.state import State
 from lsam_jax.experiments.training.step import Program, build
+
+HELD = Radii(
+    lambda g, at, now, memory: memory, init=lambda layers, leaves: jnp.zeros((), jnp.float32)
+)
+"""A radius that stands in the state, so that one program serves all radii of a contender."""
 
 MOST_STEPS = 3
 """How often a grid whose best radius is at one of its ends goes on beyond it."""
@@ -81,7 +89,7 @@ def measure_once(regime: Regime, directory: Path, data_dir: Any = None) -> None:
 
 
 class _Runner:
-    """Makes runs and notes them, one program for all seeds of a radius."""
+    """Makes runs and notes them, one program for all seeds and radii of a contender."""
 
     def __init__(self, regime: Regime, ledger: Ledger, data_dir: Any):
         self.regime, self.ledger = regime, ledger
@@ -130,12 +138,13 @@ class _Runner:
         print(f"{self.regime.name} {key}: {100 * last:.1f} %", file=sys.stderr, flush=True)
 
     def _result(self, config: Config, data: Dataset) -> dict[str, Any]:
+        config, prepare = _held(config)
         same = dataclasses.replace(config, seed=0), id(data)
         if self._program is None or self._program[0] != same:
             self._program = same, build(config, data)
         program = self._program[1]
         try:
-            trained = fit(config, program=program)
+            trained = fit(config, program=program, prepare=prepare)
         except NonFiniteLossError:
             nothing = {"noisy_accuracy": 0.0, "fitted": 0.0, "cost": None}
             return {"accuracy": [0.0], "diverged": True, **nothing}
@@ -153,6 +162,20 @@ class _Runner:
             # How often each kernel was perturbed, in network order.
             "chosen": [round(n / history.step[-1], 3) for n in history.perturbations[-1]],
         }
+
+
+def _held(config: Config) -> tuple[Config, Callable[[State], State]]:
+    """The configuration with its radius in the state, and what puts it there."""
+    options = dict(config.options)
+    rho = options.get("rho")
+    if not isinstance(rho, float):
+        return config, lambda state: state
+
+    def prepare(state: State) -> State:
+        memory = state.sam.memory._replace(radius=jnp.float32(rho))
+        return state._replace(sam=state.sam._replace(memory=memory))
+
+    return dataclasses.replace(config, options=options | {"rho": HELD}), prepare
 
 
 def _digest(config: Config) -> str:

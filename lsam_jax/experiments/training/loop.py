@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import signal
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -76,6 +77,7 @@ def fit(
     run: Run | None = None,
     watcher: Watcher | None = None,
     devices: int | None = None,
+    prepare: Callable[[State], State] | None = None,
 ) -> Result:
     """Trains, and records every epoch. Same configuration, same result, bit for bit.
 
@@ -87,6 +89,7 @@ def fit(
         run: Where to save everything after every epoch, and to go on from; None saves nothing.
         watcher: What looks on.
         devices: As `build` takes them, where `program` is not given.
+        prepare: What to do with the fresh state.
 
     Returns:
         The history and the last state.
@@ -103,6 +106,7 @@ def fit(
         raise ValueError(f"program was built for {program.config}, which differs from {config}")
     watcher = Watcher() if watcher is None else watcher
     state, history = program.init(config.seed), History(program.layers)
+    state = state if prepare is None else prepare(state)
     if run is not None:
         state, history = run.restore(state, history)
     team = Team()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -14,6 +15,8 @@ from lsam_jax.experiments.frontier.kept import kept
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS
 from lsam_jax.experiments.frontier.results import results
+from lsam_jax.experiments.training.loop import fit
+from lsam_jax.experiments.training.step import build
 
 FEW = tuple(c for c in CONTENDERS if c.name in (SGD, SAM, "sam-1/8"))
 
@@ -174,6 +177,24 @@ def test_runs_are_made_once(tmp_path, monkeypatch, capsys):
     changed = regime._replace(config=dataclasses.replace(regime.config, learning_rate=0.2))
     with pytest.raises(ValueError, match="by another configuration"):
         study.run(changed, tmp_path, contenders=few)
+
+
+@pytest.mark.slow
+def test_a_radius_that_stands_in_the_state_changes_nothing():
+    task = dataclasses.replace(REGIMES["digits-40"].config, epochs=1, passes=1, images=700)
+    config = dataclasses.replace(task, method="sam", options={"rho": 0.4})
+    held, prepare = study._held(config)
+    again = study._held(dataclasses.replace(config, options={"rho": 0.7}))
+    assert held == again[0]  # so that they share a program
+    program = build(held)
+    runs = [fit(held, program=program, prepare=one) for one in (prepare, again[1])]
+    new, other, old = ([*map(np.asarray, _leaves(run))] for run in (*runs, fit(config)))
+    jax.tree.map(np.testing.assert_array_equal, new, old)
+    assert not np.array_equal(other[-1], old[-1])
+
+
+def _leaves(run):
+    return jax.tree.leaves(run.state.params)
 
 
 def test_the_command_refuses_what_does_not_go_with_it(capsys, tmp_path):
