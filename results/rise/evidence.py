@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 import lsam_jax as lsam
 from lsam_jax.experiments.models.small_images import convolve
 
-HERE, BATCH, EPOCHS = Path(__file__).parent, 64, 30
+HERE, BATCH = Path(__file__).parent, 64
 RADII = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 TUNING, SEEDS = (100, 101), (0, 1, 2, 3, 4)
 
@@ -107,14 +107,18 @@ REGIMES = {  # network, optimizer, noise, images, shares, seeds, whether a fixed
     "resnet-clean": (ResNet8(), "sgd", 0.0, 200, (0.1, 0.4), SEEDS, False),
     "mlp-sweep": (MLP(), "sgd", 0.4, 1200, SWEPT, SEEDS[:3], False),
     "resnet-sweep": (ResNet8(), "sgd", 0.4, 1200, SWEPT, SEEDS[:2], False),
+    "vit-90": (ViT(), "adamw", 0.4, 1200, (0.35,), SEEDS, True),
+    "mlp-90": (MLP(), "sgd", 0.4, 1200, (0.35,), SEEDS, True),
+    "resnet-90": (ResNet8(), "sgd", 0.4, 1200, (0.35,), SEEDS, True),
 }
+EPOCHS = dict.fromkeys(REGIMES, 30) | dict.fromkeys(("vit-90", "mlp-90", "resnet-90"), 90)
 
 digits = load_digits()
 order = np.random.default_rng(0).permutation(len(digits.images))
 images, labels = (digits.images / 16.0).astype(np.float32)[order, ..., None], digits.target[order]
 
 
-def run(net, optimizer, noise, count, tx, part, seed, held_out):
+def run(net, optimizer, noise, count, epochs, tx, part, seed, held_out):
     x, y = images[: 960 if held_out else count], labels[: 960 if held_out else count].copy()
     test = slice(960, 1200) if held_out else slice(1200, None)
     rng = np.random.default_rng(seed)
@@ -124,9 +128,9 @@ def run(net, optimizer, noise, count, tx, part, seed, held_out):
     params, stats = variables["params"], variables.get("batch_stats", {})
     steps = len(x) // BATCH
     if optimizer == "adamw":
-        base = optax.adamw(optax.cosine_decay_schedule(1e-3, steps * EPOCHS), weight_decay=5e-4)
+        base = optax.adamw(optax.cosine_decay_schedule(1e-3, steps * epochs), weight_decay=5e-4)
     else:
-        rate = optax.cosine_decay_schedule(0.1, steps * EPOCHS)
+        rate = optax.cosine_decay_schedule(0.1, steps * epochs)
         base = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9))
 
     def loss(params, stats, x, y):
@@ -146,7 +150,7 @@ def run(net, optimizer, noise, count, tx, part, seed, held_out):
         return optax.apply_updates(params, updates), stats, sam_state, state
 
     sam_state, state, seen = tx.init(params), base.init(params), []
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         shuffled = rng.permutation(len(x))
         for i in range(steps):
             b = shuffled[i * BATCH : (i + 1) * BATCH]
@@ -165,9 +169,9 @@ def run(net, optimizer, noise, count, tx, part, seed, held_out):
 class Stored:
     """The runs of a regime, in a file; those that are there are not made again."""
 
-    def __init__(self, name, setting):
+    def __init__(self, name, regime):
         self.name, self.file = name, HERE / f"{name}.jsonl"
-        self.setting = setting
+        self.setting = (*REGIMES[regime][:4], EPOCHS[regime])
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         self.rows = [json.loads(line) for line in lines]
 
@@ -194,7 +198,7 @@ def best_radius(stored):
 def main(names):
     for name in names:
         *_, shares, seeds, tuned = REGIMES[name]
-        stored = Stored(name, REGIMES[name][:4])
+        stored = Stored(name, name)
         reach = math.inf if name.endswith("sweep") else 2.0  # the sweeps are older than `reach`
         runs = {"plain": (lsam.layerwise_sam(None, 0.0, selection="none"), None)}
         if tuned:

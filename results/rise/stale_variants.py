@@ -45,7 +45,7 @@ RUNS = [
 
 if __name__ == "__main__":
     for net, ascent, rho, seeds in RUNS:
-        stored = evidence.Stored(f"{net}-stale", evidence.REGIMES[net][:4])
+        stored = evidence.Stored(f"{net}-stale", net)
         radius = lsam.rise(share=0.4) if rho is None else rho
         make = lsam.f_sam if ascent.endswith("the mean") else lsam.sam
         tx = lsam.with_parts(make(radius), ascent=ASCENTS[ascent]())
