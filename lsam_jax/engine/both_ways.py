@@ -9,6 +9,7 @@ from jax.extend import core as jex
 
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.jaxprs import Transformation
+from lsam_jax.engine.kept import fewest
 
 Arrays = Sequence[Any]
 
@@ -57,9 +58,11 @@ class BothWays:
         self._backward: jex.ClosedJaxpr | None = None
         jaxpr = self._forward.jaxpr
         self._inputs = [*jaxpr.constvars, *jaxpr.invars]
-        given = set(self._inputs)
-        kept = (v for v in jaxpr.outvars[handed_on:] if jaxprs.is_variable(v) and v not in given)
-        self._computed = list(dict.fromkeys(kept))
+        given, results = set(self._inputs), jaxpr.outvars[handed_on : self._count]
+        made = {v: None for v in results if jaxprs.is_variable(v) and v not in given}
+        residuals = jaxpr.outvars[self._count :]
+        kept, self._residuals, self._reads = fewest(jaxpr, residuals, {*given, *made})
+        self._computed = [*made, *kept]
 
     def run(self, *given: Any) -> list[Any]:
         """The results that are handed on, and what it computes for others and for its way back."""
@@ -75,16 +78,15 @@ class BothWays:
 
     def arguments(self, given: Arrays, computed: Arrays, errors: Arrays) -> list[Any]:
         """Those of the way back, which takes the errors of `results`."""
-        residuals = self._forward.jaxpr.outvars[self._count :]
-        return [*self._values(residuals, given, computed), *errors]
+        return [*self._values(self._reads, given, computed), *errors]
 
     def way_back(self, arguments: Arrays) -> jex.ClosedJaxpr:
         """From its arguments to the errors of what is `moving`."""
         if self._backward is None:
-            count = len(arguments) - len(self.results)
+            count = len(self._reads)
 
             def backward(*args: Any) -> list[Any]:
-                pull_back = jax.tree.unflatten(self._pull_back, args[:count])
+                pull_back = jax.tree.unflatten(self._pull_back, self._residuals(*args[:count]))
                 return pull_back(list(args[count:]))[0]
 
             self._backward = jax.make_jaxpr(self._inside(backward))(*arguments)

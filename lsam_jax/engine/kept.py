@@ -1,0 +1,85 @@
+"""What a forward pass keeps for its way back, and what that makes anew of it.
+
+XLA does not keep what is quick to compute: it computes that where it is read. But a conditional and
+a loop hand on what they are told to: of a GELU five arrays, say, that are sums and products of two.
+So what is handed on is chosen here.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from jax.extend import core as jex
+
+from lsam_jax.arrays import symbolic
+from lsam_jax.engine import jaxprs
+
+QUICK = frozenset(
+    (
+        *("abs", "add", "add_any", "and", "broadcast_in_dim", "clamp", "convert_element_type"),
+        *("copy", "div", "eq", "expand_dims", "ge", "gt", "integer_pow", "iota", "is_finite"),
+        *("le", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "reshape", "select_n"),
+        *("sign", "slice", "split", "square", "squeeze", "stop_gradient", "sub", "transpose"),
+    )
+)
+"""Primitives that compute as quickly as one reads what they make."""
+
+
+def fewest(
+    jaxpr: jex.Jaxpr, wanted: Sequence[Any], there: Collection[Any]
+) -> tuple[list[Any], Callable[..., list[Any]], list[Any]]:
+    """Which variables of a program to keep, so that quick equations make others of them.
+
+    Args:
+      jaxpr: the program.
+      wanted: variables, or literals.
+      there: variables that are kept anyway.
+
+    Returns:
+      The variables to be kept beside those, and a function that makes `wanted`, with the variables
+      that it reads.
+    """
+    makers = {v: eqn for eqn in jaxpr.eqns if _is_quick(eqn) for v in eqn.outvars}
+    kept = {v for v in wanted if jaxprs.is_variable(v) and v not in there}
+
+    def instead_of(v: Any) -> set[Any]:
+        """What would have to be kept in its place."""
+        found: set[Any] = set()
+        seen, left = {v}, [v]
+        while left:
+            for u in filter(jaxprs.is_variable, makers[left.pop()].invars):
+                if u in seen or u in kept or u in there:
+                    continue
+                seen.add(u)
+                (left.append if u in makers else found.add)(u)
+        return found
+
+    order = [v for eqn in jaxpr.eqns for v in eqn.outvars]
+    before: set[Any] = set()
+    while before != kept:
+        before = set(kept)
+        for v in reversed(order):  # what is made of others in front of these
+            if v in kept and v in makers:
+                found = instead_of(v)
+                if sum(map(_bytes, found)) <= _bytes(v):
+                    kept = kept - {v} | found
+    needed = {v for v in wanted if jaxprs.is_variable(v)} - kept - {*there}
+    eqns = []
+    for eqn in reversed(jaxpr.eqns):
+        if any(v in needed for v in eqn.outvars):
+            eqns.append(eqn)
+            needed.update(v for v in eqn.invars if jaxprs.is_variable(v))
+            needed -= kept | {*there}
+    eqns.reverse()
+    reads = jaxprs.variables_read(eqns, wanted)
+    make = jaxprs.as_function(eqns, reads, wanted, jaxpr)
+    return [v for v in order if v in kept], make, reads
+
+
+def _is_quick(eqn: Any) -> bool:
+    return not eqn.effects and eqn.primitive.name in QUICK
+
+
+def _bytes(v: Any) -> int:
+    size = math.prod(map(symbolic.count, v.aval.shape))
+    return size * getattr(v.aval.dtype, "itemsize", 8)
