@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jax.extend import core as jex
 
 from lsam_jax.devices.collectives import zeros_like_type
-from lsam_jax.engine import effects, jaxprs, loops, scan_plans, scans
+from lsam_jax.engine import effects, jaxprs, kept, loops, scan_plans, scans
 from lsam_jax.engine.loops import Loop
 from lsam_jax.engine.step_rules import Chosen
 
@@ -78,6 +78,8 @@ def chain(
             closed = scans.split(closed, leaves, scan_plans.where_it_differs, sources)
         sources = _of(closed.jaxpr.invars, behind)
         closed = jaxprs.split_checkpoints(closed, leaves, sources)
+    in_part = [id(loop.scan.eqn) for loop in loops.find(closed.jaxpr, chosen)]
+    closed = kept.lighter_scans(closed, leaves, but=in_part)
     jaxpr = closed.jaxpr
     in_loops = {id(loop.scan.eqn): loop for loop in loops.find(jaxpr, chosen)}
     parts: list[Segment] = []

@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import jax
 from jax.extend import core as jex
 
 from lsam_jax.arrays import symbolic
-from lsam_jax.engine import jaxprs
+from lsam_jax.engine import effects, jaxprs
 
 QUICK = frozenset(
     (
@@ -23,6 +24,9 @@ QUICK = frozenset(
     )
 )
 """Primitives that compute as quickly as one reads what they make."""
+
+COMPARISONS = frozenset(("eq", "ge", "gt", "is_finite", "le", "lt", "ne"))
+"""Those that make a byte of many."""
 
 
 def fewest(
@@ -74,6 +78,61 @@ def fewest(
     reads = jaxprs.variables_read(eqns, wanted)
     make = jaxprs.as_function(eqns, reads, wanted, jaxpr)
     return [v for v in order if v in kept], make, reads
+
+
+def lighter_scans(
+    closed: jex.ClosedJaxpr, args: Sequence[Any], but: Collection[int] = ()
+) -> jex.ClosedJaxpr:
+    """The program whose scans, once differentiated, keep nothing that is quick to compute.
+
+    By `jax.checkpoint` with a policy. A scan whose body is under a checkpoint already keeps what
+    that says, and one with effects stays as it is.
+
+    Args:
+      closed: the program.
+      args: arguments like its inputs.
+      but: the `id` of equations that stay as they are.
+    """
+    jaxpr = closed.jaxpr
+
+    def rule(eqn: Any) -> Callable[..., list[Any]] | None:
+        return _lighter(eqn) if _keeps_all(eqn) and id(eqn) not in but else None
+
+    if effects.holds_references(jaxpr) or not any(map(rule, jaxpr.eqns)):
+        return closed
+    return jaxprs.rewrite(closed, args, rule)
+
+
+def _keeps_all(eqn: Any) -> bool:
+    if eqn.primitive.name != "scan" or eqn.effects or eqn.params.get("_split_transpose"):
+        return False
+    names = {inner.primitive.name for inner in jaxprs.scan_of(eqn).body.eqns}
+    return not names & jaxprs.CHECKPOINT_NAMES
+
+
+def _lighter(eqn: Any) -> Callable[..., list[Any]]:
+    scan, params = jaxprs.scan_of(eqn), eqn.params
+    consts = getattr(params["jaxpr"], "consts", [])
+
+    def body(*operands: Any) -> list[Any]:
+        return jaxprs.evaluate(scan.body, consts, operands, jaxprs.open_nested)
+
+    lighter = jax.checkpoint(body, policy=_is_kept, prevent_cse=False)
+
+    def run(*operands: Any) -> list[Any]:
+        def each(carry: Sequence[Any], x: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+            out = lighter(*operands[: scan.fixed], *carry, *x)
+            return out[: scan.carried], out[scan.carried :]
+
+        carry, over = ([operands[n] for n in some] for some in (scan.carry, scan.over))
+        carry, made = jax.lax.scan(each, carry, over, scan.length, scan.reverse, params["unroll"])
+        return [*carry, *made]
+
+    return run
+
+
+def _is_kept(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name not in QUICK - COMPARISONS
 
 
 def _is_quick(eqn: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from lsam_jax.devices.collectives import zeros_like_type
-from lsam_jax.engine import auxiliary, effects, jaxprs, scan_plans, scans
+from lsam_jax.engine import auxiliary, effects, jaxprs, kept, scan_plans, scans
 from lsam_jax.engine.effects import is_reference
 from lsam_jax.layers.leaves import Layers
 
@@ -39,8 +39,9 @@ class TracedLoss(NamedTuple):
         self, leaves: Sequence[Any], wanted: Sequence[bool] | None = None
     ) -> tuple[tuple[Any, list[Any]], list[Any]]:
         """The loss and the leaves of aux, and the gradient: of the leaves that are wanted."""
-        jaxpr, consts = self.closed.jaxpr, self.closed.consts
-        apart = self._replace(closed=jex.ClosedJaxpr(jaxpr, own(jaxpr.constvars, consts)))
+        closed = kept.lighter_scans(self.closed, leaves)
+        consts = own(closed.jaxpr.constvars, closed.consts)
+        apart = self._replace(closed=jex.ClosedJaxpr(closed.jaxpr, consts))
         return gradient_of(apart.run, leaves, wanted)
 
     def settle(self, leaves: Sequence[Any]) -> Any:
@@ -165,6 +166,7 @@ def cut(program: TracedLoss, leaves: Sequence[Any], in_suffix: Sequence[bool]) -
     closed = scans.split(program.closed, leaves, scan_plans.where_it_differs, sources)
     sources = [v for v, late in zip(closed.jaxpr.invars, in_suffix) if late]
     closed = jaxprs.split_checkpoints(closed, leaves, sources)
+    closed = kept.lighter_scans(closed, leaves)
     jaxpr, consts = closed.jaxpr, closed.consts
     suffix_vars = [v for v, late in zip(jaxpr.invars, in_suffix) if late]
     prefix_vars = [v for v, late in zip(jaxpr.invars, in_suffix) if not late]
