@@ -1,4 +1,4 @@
-"""What a segment keeps for its way back: the fewest arrays, and the same gradient."""
+"""What a segment, and a scan, keeps for its way back: the fewest arrays, and the same gradient."""
 
 import collections
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.extend import core as jex
 
-from lsam_jax.engine import jaxprs
+import lsam_jax as lsam
+from lsam_jax.engine import jaxprs, kept
 from lsam_jax.engine.both_ways import BothWays
 
 X = jnp.sin(jnp.arange(32.0)).reshape(8, 4)
@@ -55,18 +56,18 @@ def primitives(closed):
 
 
 @pytest.mark.parametrize(
-    ("run", "kept"),
+    ("run", "count"),
     [
         (gelu, 2),  # y and the tanh, instead of five
         (normalised, 1),  # y, whose mean is as small as W's rows
         (dropped, 0),  # a mask, of one byte each
     ],
 )
-def test_the_fewest_arrays_are_kept_and_the_gradient_is_the_same(run, kept):
+def test_the_fewest_arrays_are_kept_and_the_gradient_is_the_same(run, count):
     ways = ways_of(run)
     closed, args, error = way_back(ways, run)
     large = [x for x in ways.run(X, W)[1:] if x.size == 48 and x.dtype != bool]
-    assert len(large) == kept
+    assert len(large) == count
     _, pull_back = jax.vjp(run, X, W)
     for found, expected in zip(jex.jaxpr_as_fun(closed)(*args), pull_back(error), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
@@ -92,3 +93,111 @@ def test_a_long_way_of_quick_equations_is_followed_once():
     _, pull_back = jax.vjp(run, X, W)
     for found, expected in zip(jex.jaxpr_as_fun(closed)(*args), pull_back(error), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+LAYERS = jnp.sin(jnp.arange(48.0)).reshape(3, 4, 4)
+
+
+def over(body, w, x=X):
+    return jnp.sum(jax.lax.scan(body, x, w)[0] ** 2)
+
+
+def gelu_layer(x, w):
+    return x + gelu(x, w), None
+
+
+def dropout_layer(x, w):
+    key = jax.random.fold_in(jax.random.key(0), jnp.int32(w[0, 0] * 100))
+    return x + jnp.where(jax.random.bernoulli(key, 0.5, x.shape), jnp.sin(x @ w), 0.0), None
+
+
+def checkpointed_layer(x, w):
+    return jax.checkpoint(gelu_layer)(x, w)
+
+
+def printing_layer(x, w):
+    jax.debug.callback(lambda: None)
+    return gelu_layer(x, w)
+
+
+def lighter(loss):
+    closed = jax.make_jaxpr(loss)(LAYERS)
+    return closed, kept.lighter_scans(closed, [LAYERS])
+
+
+def stacked(fun, *args):
+    """Bytes that the scans of a program collect, and the types of these."""
+
+    def scans(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "scan":
+                yield jaxprs.scan_of(eqn)
+            for inner in jaxprs.nested_jaxprs(eqn):
+                yield from scans(inner)
+
+    closed = jax.make_jaxpr(fun)(*args)
+    found = [v.aval for scan in scans(closed.jaxpr) for v in scan.eqn.outvars[scan.carried :]]
+    return sum(a.size * a.dtype.itemsize for a in found), {a.dtype.name for a in found}
+
+
+@pytest.mark.parametrize("body", [gelu_layer, dropout_layer])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_lighter_scan_has_the_same_gradient_and_keeps_less(body, reverse):
+    def loss(w):
+        return jnp.sum(jax.lax.scan(body, X, w, reverse=reverse)[0] ** 2)
+
+    _, light = lighter(loss)
+    run = lambda w: jex.jaxpr_as_fun(light)(w)[0]  # noqa: E731
+    assert run(LAYERS) == loss(LAYERS)
+    expected, expected_gradient = jax.jvp(jax.grad(loss), [LAYERS], [LAYERS])
+    found, found_gradient = jax.jvp(jax.grad(run), [LAYERS], [LAYERS])  # and differentiated again
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found_gradient, expected_gradient, rtol=1e-5, atol=1e-4)
+    bytes_found, types = stacked(jax.grad(run), LAYERS)
+    bytes_before, _ = stacked(jax.grad(loss), LAYERS)
+    assert bytes_found < {gelu_layer: 0.6, dropout_layer: 1.01}[body] * bytes_before
+    assert "uint32" not in types  # of the mask, not of the bits
+
+
+@pytest.mark.parametrize("body", [checkpointed_layer, printing_layer])
+def test_a_scan_that_says_what_it_keeps_or_is_seen_from_outside_stays_as_it_is(body):
+    closed, light = lighter(lambda w: over(body, w))
+    assert light is closed
+
+
+def test_a_loss_with_references_stays_as_it_is():
+    def loss(w):
+        held = jax.new_ref(jnp.zeros(()))
+        held[...] = over(gelu_layer, w)
+        return held[...]
+
+    closed, light = lighter(loss)
+    assert light is closed
+
+
+BY_TIME = {"in": jnp.ones((4, 4)), "over": W[:, :4]}
+
+
+def by_time(params):
+    """A recurrence, whose scan is over no layers."""
+
+    def step(h, x):
+        return gelu(h, params["over"]) + x @ params["in"], None
+
+    return jnp.sum(jax.lax.scan(step, X, jnp.stack([X] * 5))[0] ** 2)
+
+
+@pytest.mark.parametrize(
+    ("tx", "loss", "params", "most"),
+    [
+        (lsam.sam(0.1), lambda w: over(gelu_layer, w), LAYERS, 1.1),  # of a plain gradient's
+        (lsam.with_parts(lsam.sam(0.1), ascent=lsam.stale()), by_time, BY_TIME, 0.6),
+        (lsam.layerwise_sam(1, 0.1), by_time, BY_TIME, 1.3),
+        (lsam.layerwise_sam(None, 0.1, selection="none"), by_time, BY_TIME, 0.6),
+    ],
+    ids=["sam", "stale", "layer-wise", "nothing perturbed"],
+)
+def test_every_pass_over_a_scan_keeps_less(tx, loss, params, most):
+    found, _ = stacked(lsam.value_and_grad(loss, tx), params, tx.init(params))
+    plain, _ = stacked(jax.value_and_grad(loss), params)
+    assert found < most * plain
