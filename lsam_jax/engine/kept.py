@@ -106,8 +106,15 @@ def lighter_scans(
 def _keeps_all(eqn: Any) -> bool:
     if eqn.primitive.name != "scan" or eqn.effects or eqn.params.get("_split_transpose"):
         return False
-    names = {inner.primitive.name for inner in jaxprs.scan_of(eqn).body.eqns}
-    return not names & jaxprs.CHECKPOINT_NAMES
+    return not _holds_checkpoint(jaxprs.scan_of(eqn).body)
+
+
+def _holds_checkpoint(jaxpr: jex.Jaxpr) -> bool:
+    return any(
+        eqn.primitive.name in jaxprs.CHECKPOINT_NAMES
+        or any(map(_holds_checkpoint, jaxprs.nested_jaxprs(eqn)))
+        for eqn in jaxpr.eqns
+    )
 
 
 def _lighter(eqn: Any) -> Callable[..., list[Any]]:

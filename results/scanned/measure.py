@@ -45,7 +45,9 @@ def methods(layers):
     """Each with the layers that its first step is made to select, where it selects by norms."""
     chosen = lsam.layerwise_sam(2, 0.1, layers=layers, normalize=True)
     fixed = lsam.layerwise_sam(None, 0.1, layers=layers, selection=list(LAST_TWO), normalize=True)
+    none = lsam.layerwise_sam(None, 0.1, layers=layers, selection="none")
     return {
+        "none": (none, ()),
         "last two blocks, always": (fixed, ()),
         "last two blocks, by norm": (chosen, LAST_TWO),
         "first and last block, by norm": (chosen, ("blocks/0", "blocks/11")),

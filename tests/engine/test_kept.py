@@ -112,7 +112,7 @@ def dropout_layer(x, w):
 
 
 def checkpointed_layer(x, w):
-    return jax.checkpoint(gelu_layer)(x, w)
+    return jax.jit(jax.checkpoint(gelu_layer))(x, w)
 
 
 def printing_layer(x, w):
