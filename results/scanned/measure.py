@@ -52,6 +52,8 @@ def methods(layers):
         "last two blocks, by norm": (chosen, LAST_TWO),
         "first and last block, by norm": (chosen, ("blocks/0", "blocks/11")),
         "SAM": (lsam.sam(0.1, layers=layers), ()),
+        "SAM on 1/8": (lsam.sam(0.1, layers=layers), ()),
+        "SAM, stale": (lsam.with_parts(lsam.sam(0.1, layers=layers), ascent=lsam.stale()), ()),
     }
 
 
@@ -73,7 +75,8 @@ def measure(run, params, layers):
     }
     for name, (tx, names) in methods(layers).items():
         state = selecting(tx, params, layers, names)
-        steps[name] = lsam.value_and_grad(loss_fn, tx), (params, state, *batch)
+        part = {"ascent_batch": 1 / 8, "batch_argnums": (1, 2)} if name.endswith("1/8") else {}
+        steps[name] = lsam.value_and_grad(loss_fn, tx, **part), (params, state, *batch)
         if names:
             found = jax.jit(steps[name][0])(*steps[name][1])[2].selected
             assert {n for n, s in zip(lsam.layer_names(params, layers), found) if s} == set(names)
