@@ -34,6 +34,8 @@ def fewest(
 ) -> tuple[list[Any], Callable[..., list[Any]], list[Any]]:
     """Which variables of a program to keep, so that quick equations make others of them.
 
+    A variable gives way to those that it is made of wherever these are no larger, until none does.
+
     Args:
       jaxpr: the program.
       wanted: variables, or literals.
