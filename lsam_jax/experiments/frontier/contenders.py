@@ -137,3 +137,9 @@ FEW = (
     *("layers-4", "sam-rise", "every-2", "every-5", "look", "esam", "budget-25"),
 )
 """Those of the regimes whose runs take minutes; by name."""
+
+CLEAN = (
+    *(SGD, SAM, "sam-1/8", "layers-4-1/8", "momentum"),
+    *("sam-1/8-rise", "layers-4-1/8-rise", "stale-rise"),
+)
+"""Those of them where labels are clean, and there is little to tell apart."""

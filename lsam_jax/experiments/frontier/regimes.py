@@ -1,12 +1,13 @@
 """On what the contenders are compared."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import PRESETS
 from lsam_jax.experiments.frontier.contenders import (
+    CLEAN,
     CONTENDERS,
     FEW,
     QUOTED,
@@ -76,7 +77,7 @@ def _cifar(noise: int) -> Regime:
     title = "CIFAR-10, 5,000 images of 16x16 pixels"
     size = {"images": 5000, "validation_images": 5000, "image_size": 16, "augment": False}
     whole = _regime("cifar", noise, title, 1000, 3, data="cifar10", batch_size=64, **size)
-    return whole._replace(contenders=tuple(one for one in CONTENDERS if one.name in FEW))
+    return whole._replace(contenders=_named(FEW if noise else CLEAN))
 
 
 def _transformer(noise: int) -> Regime:
@@ -84,13 +85,17 @@ def _transformer(noise: int) -> Regime:
     task = {"model": "vit_tiny", "optimizer": "adamw", "learning_rate": 1e-3, "batch_size": 64}
     whole = _regime("vit", noise, "digits, 1,200 images", 300, 5, **task)
     title = whole.title.replace("ResNet-8", "a transformer of 3 blocks, width 64, AdamW")
-    some = (one for one in CONTENDERS if not _by_place(one))
+    some = (one for one in _named(FEW) if not _by_place(one))
     return whole._replace(title=title, contenders=tuple(map(_of_adamw, some)))
+
+
+def _named(names: Collection[str]) -> tuple[Contender, ...]:
+    return tuple(one for one in CONTENDERS if one.name in names)
 
 
 def _by_place(contender: Contender) -> bool:
     """Whether it names layers of the ResNet."""
-    return "fresh" in contender.options or isinstance(contender.options.get("selection"), tuple)
+    return isinstance(contender.options.get("selection"), tuple)
 
 
 def _of_adamw(contender: Contender) -> Contender:

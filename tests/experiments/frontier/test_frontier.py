@@ -142,10 +142,14 @@ def test_who_takes_part_by_which_radii_and_seeds():
     vit = {one.name: one for one in REGIMES["vit-40"].contenders}
     assert REGIMES["vit-40"].plain == vit[SGD].label == "AdamW"
     assert vit[SAM].radii == (0.03, 0.06, 0.1) and vit["layers-4-paper"].radii == (0.1,)
-    assert "only-last-third" not in vit and "stale-fresh" not in vit and "layers-4-low" in vit
+    assert "only-last-third" not in vit and "layers-4-low" not in vit and "every-5" in vit
+    assert [one.name for one in REGIMES["cifar-0"].contenders] == [
+        *("sgd", "sam", "sam-1/8", "layers-4-1/8", "sam-1/8-rise", "layers-4-1/8-rise"),
+        *("stale-rise", "momentum"),
+    ]
     more = REGIMES["digits-40"]
     assert more.seeds_of(vit["momentum"]) == tuple(range(10))
-    assert more.seeds_of(vit["asam"]) == more.seeds == tuple(range(5))
+    assert more.seeds_of(vit["every-5"]) == more.seeds == tuple(range(5))
 
 
 def test_the_transformer_s_table_says_adamw(tmp_path):
