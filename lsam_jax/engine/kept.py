@@ -17,10 +17,13 @@ from lsam_jax.engine import effects, jaxprs
 
 QUICK = frozenset(
     (
-        *("abs", "add", "add_any", "and", "broadcast_in_dim", "clamp", "convert_element_type"),
-        *("copy", "div", "eq", "expand_dims", "ge", "gt", "integer_pow", "iota", "is_finite"),
-        *("le", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "reshape", "select_n"),
-        *("sign", "slice", "split", "square", "squeeze", "stop_gradient", "sub", "transpose"),
+        *("abs", "add", "add_any", "and", "bitcast_convert_type", "broadcast_in_dim", "ceil"),
+        *("clamp", "conj", "convert_element_type", "copy", "div", "eq", "expand_dims", "floor"),
+        *("ge", "gt", "imag", "integer_pow", "iota", "is_finite", "le", "lt", "max", "min", "mul"),
+        *("name", "ne", "neg", "not", "one_minus_square", "or", "real", "reduce_precision"),
+        *("reshape", "round", "select_n", "shift_left", "shift_right_arithmetic"),
+        *("shift_right_logical", "sign", "slice", "split", "square", "squeeze", "stop_gradient"),
+        *("sub", "transpose", "xor"),
     )
 )
 """Primitives that compute as quickly as one reads what they make."""

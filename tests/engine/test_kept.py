@@ -155,7 +155,7 @@ def test_a_lighter_scan_has_the_same_gradient_and_keeps_less(body, reverse):
     np.testing.assert_allclose(found_gradient, expected_gradient, rtol=1e-5, atol=1e-4)
     bytes_found, types = stacked(jax.grad(run), LAYERS)
     bytes_before, _ = stacked(jax.grad(loss), LAYERS)
-    assert bytes_found < {gelu_layer: 0.6, dropout_layer: 1.01}[body] * bytes_before
+    assert bytes_found < {gelu_layer: 0.7, dropout_layer: 1.01}[body] * bytes_before
     assert "uint32" not in types  # of the mask, not of the bits
 
 
@@ -191,9 +191,9 @@ def by_time(params):
     ("tx", "loss", "params", "most"),
     [
         (lsam.sam(0.1), lambda w: over(gelu_layer, w), LAYERS, 1.1),  # of a plain gradient's
-        (lsam.with_parts(lsam.sam(0.1), ascent=lsam.stale()), by_time, BY_TIME, 0.6),
+        (lsam.with_parts(lsam.sam(0.1), ascent=lsam.stale()), by_time, BY_TIME, 0.7),
         (lsam.layerwise_sam(1, 0.1), by_time, BY_TIME, 1.3),
-        (lsam.layerwise_sam(None, 0.1, selection="none"), by_time, BY_TIME, 0.6),
+        (lsam.layerwise_sam(None, 0.1, selection="none"), by_time, BY_TIME, 0.7),
     ],
     ids=["sam", "stale", "layer-wise", "nothing perturbed"],
 )
