@@ -137,7 +137,8 @@ def _lighter(eqn: Any) -> Callable[..., list[Any]]:
             return out[: scan.carried], out[scan.carried :]
 
         carry, over = ([operands[n] for n in some] for some in (scan.carry, scan.over))
-        carry, made = jax.lax.scan(each, carry, over, scan.length, scan.reverse, params["unroll"])
+        length = None if over else scan.length  # which may be a symbol
+        carry, made = jax.lax.scan(each, carry, over, length, scan.reverse, params["unroll"])
         return [*carry, *made]
 
     return run
