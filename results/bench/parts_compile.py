@@ -1,4 +1,4 @@
-"""How long XLA compiles a step on a part of the batch, against the textbook mask's.
+"""How long XLA compiles a step on a part of the batch, or by the rise, against the textbook mask's.
 
 `python results/bench/parts_compile.py [ROUNDS]`: ResNet-20, batch 128, processor time of XLA's
 compilation, the steps in turn; medians of the ratios.
@@ -14,7 +14,7 @@ import numpy as np
 from lsam_jax.experiments import environment
 from lsam_jax.experiments.bench import catalog, workload
 
-NAMES = ("textbook", "sam-1/8", "sam-1/4", "layerwise_sam-1/8", "stale")
+NAMES = ("textbook", "sam", "sam-rise", "sam-1/8", "sam-1/4", "layerwise_sam-1/8", "stale")
 
 
 def seconds(method, work):
@@ -35,6 +35,8 @@ def main(rounds):
     for n, name in enumerate(NAMES):
         low, middle, high = np.quantile(ratios[:, n], [0.25, 0.5, 0.75])
         print(f"{name:18} {np.median(found[:, n]):5.1f} s  {middle:.2f} ({low:.2f}-{high:.2f})")
+    sam, by_rise = (found[:, NAMES.index(name)] for name in ("sam", "sam-rise"))
+    print(f"the radius by the rise, against a fixed one: {np.median(by_rise / sam):.3f}")
     print(environment.describe())
 
 
