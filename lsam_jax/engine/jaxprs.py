@@ -95,13 +95,18 @@ def rewrite(closed: jex.ClosedJaxpr, args: Sequence[Any], rule: Rule) -> jex.Clo
 
 def prune(jaxpr: jex.Jaxpr) -> jex.Jaxpr:
     """The program without equations that nothing depends on."""
-    needed = {v for v in jaxpr.outvars if is_variable(v)}
+    return jaxpr.replace(eqns=leading_to(jaxpr.outvars, jaxpr.eqns))
+
+
+def leading_to(outvars: Iterable[Any], eqns: Sequence[Any]) -> list[Any]:
+    """Those equations on which `outvars` depend, and those with effects."""
+    needed = {v for v in outvars if is_variable(v)}
     kept = []
-    for eqn in reversed(jaxpr.eqns):
+    for eqn in reversed(eqns):
         if eqn.effects or any(v in needed for v in eqn.outvars):
             kept.append(eqn)
             needed.update(v for v in eqn.invars if is_variable(v))
-    return jaxpr.replace(eqns=kept[::-1])
+    return kept[::-1]
 
 
 def open_jit(eqn: Any) -> Callable[..., list[Any]] | None:
@@ -232,6 +237,11 @@ class Scan(NamedTuple):
     def over(self) -> range:
         """The numbers of those that it runs over."""
         return range(self.fixed + self.carried, len(self.eqn.invars))
+
+    def iterate(self, *operands: Any) -> list[Any]:
+        """One iteration, of a row of each that it runs over; nested calls of `jit` are opened."""
+        consts = getattr(self.eqn.params["jaxpr"], "consts", [])
+        return evaluate(self.body, consts, operands, open_nested)
 
 
 def scan_of(eqn: Any) -> Scan:

@@ -72,14 +72,9 @@ def fewest(
                 found = instead_of(v)
                 if sum(map(_bytes, found)) <= _bytes(v):
                     kept = kept - {v} | found
-    needed = {v for v in wanted if jaxprs.is_variable(v)} - kept - {*there}
-    eqns = []
-    for eqn in reversed(jaxpr.eqns):
-        if any(v in needed for v in eqn.outvars):
-            eqns.append(eqn)
-            needed.update(v for v in eqn.invars if jaxprs.is_variable(v))
-            needed -= kept | {*there}
-    eqns.reverse()
+    known = kept | {*there}
+    quick = [eqn for eqn in jaxpr.eqns if _is_quick(eqn) and not known.issuperset(eqn.outvars)]
+    eqns = jaxprs.leading_to(wanted, quick)
     reads = jaxprs.variables_read(eqns, wanted)
     make = jaxprs.as_function(eqns, reads, wanted, jaxpr)
     return [v for v in order if v in kept], make, reads
@@ -98,14 +93,10 @@ def lighter_scans(
       args: arguments like its inputs.
       but: the `id` of equations that stay as they are.
     """
-    jaxpr = closed.jaxpr
-
-    def rule(eqn: Any) -> Callable[..., list[Any]] | None:
-        return _lighter(eqn) if _keeps_all(eqn) and id(eqn) not in but else None
-
-    if effects.holds_references(jaxpr) or not any(map(rule, jaxpr.eqns)):
+    heavy = {id(eqn) for eqn in closed.jaxpr.eqns if _keeps_all(eqn)} - {*but}
+    if not heavy or effects.holds_references(closed.jaxpr):
         return closed
-    return jaxprs.rewrite(closed, args, rule)
+    return jaxprs.rewrite(closed, args, lambda eqn: _lighter(eqn) if id(eqn) in heavy else None)
 
 
 def _keeps_all(eqn: Any) -> bool:
@@ -124,12 +115,7 @@ def _holds_checkpoint(jaxpr: jex.Jaxpr) -> bool:
 
 def _lighter(eqn: Any) -> Callable[..., list[Any]]:
     scan, params = jaxprs.scan_of(eqn), eqn.params
-    consts = getattr(params["jaxpr"], "consts", [])
-
-    def body(*operands: Any) -> list[Any]:
-        return jaxprs.evaluate(scan.body, consts, operands, jaxprs.open_nested)
-
-    lighter = jax.checkpoint(body, policy=_is_kept, prevent_cse=False)
+    lighter = jax.checkpoint(scan.iterate, policy=_is_kept, prevent_cse=False)
 
     def run(*operands: Any) -> list[Any]:
         def each(carry: Sequence[Any], x: Sequence[Any]) -> tuple[list[Any], list[Any]]:

@@ -247,18 +247,15 @@ def _of_iteration(
     scan: Scan, chain: Chain, operands: Arrays, conditionals: Conditionals
 ) -> BothWays:
     """One iteration, from the operands of the scan, with a row of each that it runs over."""
-    eqn, consts = scan.eqn, getattr(scan.eqn.params["jaxpr"], "consts", [])
+    eqn = scan.eqn
     carried = [jaxprs.is_inexact(v) for v in eqn.outvars[: scan.carried]]
     moving, wanted = chain.moving, chain.moving & chain.reaching
-
-    def run(*operands: Any) -> list[Any]:
-        return jaxprs.evaluate(scan.body, consts, operands, jaxprs.open_nested)
 
     def moves(n: int, v: Any) -> bool:
         return carried[n - scan.fixed] if n in scan.carry else _is_in(v, moving)
 
     return BothWays(
-        run,
+        scan.iterate,
         moving=[n for n, v in enumerate(eqn.invars) if moves(n, v)],
         results=[
             n

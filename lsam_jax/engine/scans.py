@@ -179,8 +179,7 @@ class _Splitter:
 
     def _scan(self, eqn: Any) -> Callable[..., list[Any]] | None:
         scan = jaxprs.scan_of(eqn)
-        length, reverse, body = scan.length, scan.reverse, scan.body
-        consts = getattr(eqn.params["jaxpr"], "consts", [])
+        length, reverse = scan.length, scan.reverse
         fixed, carries, scanned = scan.fixed, scan.carried, scan.over
         collected = range(carries, len(eqn.outvars))
         rows = {n: row for n in scanned if (row := self._row(eqn.invars[n]))}
@@ -204,7 +203,7 @@ class _Splitter:
 
         def inline(*operands: Any) -> list[Any]:
             inner = [jax.lax.squeeze(x, [0]) if n in scanned else x for n, x in enumerate(operands)]
-            out = jaxprs.evaluate(body, consts, inner, jaxprs.open_nested)
+            out = scan.iterate(*inner)
             return [*out[:carries], *(jnp.expand_dims(x, 0) for x in out[carries:])]
 
         def part(carry: Sequence[Any], values: Sequence[Any], where: Segment) -> list[Any]:
