@@ -133,10 +133,10 @@ def test_a_sharded_batch_under_jit_sends_no_more():
 @pytest.mark.slow
 @pytest.mark.parametrize("sync", ["global", "replica"])
 def test_each_device_computes_and_keeps_its_share(sync):
-    """Within 2 % of what one device does with an eighth of the batch, and 10 % of its memory.
+    """Within 2 % of what one device does with an eighth of the batch, and 5 % of its memory.
 
     That is an eighth of what depends on the batch, and all that does not: norms, perturbation. What
-    a gate sends has a buffer of its own.
+    a gate sends has a buffer of its own: 10 % with `sync="global"`.
     """
     params, rows = parameters(8), 1024
     tx = method("high", 2, cuts=["b", "c"], perturbation_sync=sync)
@@ -153,4 +153,4 @@ def test_each_device_computes_and_keeps_its_share(sync):
     flops, memory = of(step, rows)
     one_flops, one_memory = of(lsam.value_and_grad(loss, alone), rows // DEVICES)
     assert abs(flops / one_flops - 1) < 0.02
-    assert abs(memory / one_memory - 1) < 0.1
+    assert abs(memory / one_memory - 1) < {"replica": 0.05, "global": 0.1}[sync]
