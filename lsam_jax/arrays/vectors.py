@@ -17,6 +17,9 @@ SMALL = 4096
 FEW = 3
 """So many arrays of one kind are not worth joining."""
 
+WINDOW = 32
+"""Of so many flags, at most, one is taken out by a reduction."""
+
 Place = int | tuple[int, ...]
 """Of an array: one, or one for each of its rows."""
 
@@ -87,12 +90,15 @@ def one_by_one(selected: Any, of: Sequence[Place]) -> list[Any]:
     >>> one_by_one(jnp.asarray([False, True]), [(1, 0)])[0].tolist()
     [True, False]
     """
-    # XLA for the CPU copies a slice, unlike a reduction, into each of its consumers, and compiles
-    # what holds one thirty times as slowly.
     places = np.arange(len(selected))
-    found = {
-        i: jnp.any(selected & (places == np.expand_dims(i, -1)), axis=-1) for i in dict.fromkeys(of)
-    }
+
+    def entry(i: Place) -> Any:
+        # XLA for the CPU copies a slice, unlike a reduction, into each of its consumers, and
+        # compiles what holds one thirty times as slowly; JAX 0.7's does so with a long reduction.
+        near = slice(i - i % WINDOW, i - i % WINDOW + WINDOW) if isinstance(i, int) else slice(None)
+        return jnp.any(selected[near] & (places[near] == np.expand_dims(i, -1)), axis=-1)
+
+    found = {i: entry(i) for i in dict.fromkeys(of)}
     return [found[i] for i in of]
 
 
