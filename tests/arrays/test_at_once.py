@@ -54,7 +54,7 @@ def test_flags_one_by_one(count):
 
 
 def test_flags_of_rows():
-    flags, rows = np.arange(2 * WINDOW) % 3 == 1, (2 * WINDOW - 1, 0, WINDOW)
+    flags, rows = np.arange(2 * WINDOW) % 3 == 1, (2 * WINDOW - 3, 0, WINDOW)
     found = one_by_one(jnp.asarray(flags), [rows, WINDOW])
     assert found[0].tolist() == flags[list(rows)].tolist()
     assert bool(found[1]) == flags[WINDOW]
