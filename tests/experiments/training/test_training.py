@@ -338,15 +338,14 @@ def test_prices_are_what_xla_counts(optimized, small, monkeypatch, name, options
     state, batch = program.init(0), program.batches(0)[0]
     sam = program.method.init(state.params)
     arguments = (state.batch_stats, {}, batch, jax.random.key(0))
-    first = jax.jit(program.method.value_and_grad(loss_fn))
-    _, _, after = first(state.params, sam, *arguments)
+    of = state.params, sam, *arguments
+    step = jax.jit(program.method.value_and_grad(loss_fn)).lower(*of).compile()
+    _, _, after = step(*of)
     names = lsam.layer_names(state.params, program.method.layers)
     chosen = [layer for layer, one in zip(names, after.selected) if one]
     assert len(chosen) == (1 if name == "layerwise_sam" else len(names))
     plain = jax.value_and_grad(loss_fn, has_aux=True)
-    ratio = flops(program.method.value_and_grad(loss_fn), state.params, sam, *arguments) / flops(
-        plain, state.params, *arguments
-    )
+    ratio = step.cost_analysis()["flops"] / flops(plain, state.params, *arguments)
     if name == "layerwise_sam":  # of a gate XLA counts the dearer branch: all behind the cut
         rows = [layer.name for layer in program.inspection.layers]
         chosen = rows[rows.index(program.inspection.cuts[0]) :]
