@@ -111,7 +111,7 @@ REGIMES = {  # network, optimizer, noise, images, shares, seeds, whether a fixed
     "mlp-90": (MLP(), "sgd", 0.4, 1200, (0.35,), SEEDS, True),
     "resnet-90": (ResNet8(), "sgd", 0.4, 1200, (0.35,), SEEDS, True),
 }
-EPOCHS = dict.fromkeys(REGIMES, 30) | dict.fromkeys(("vit-90", "mlp-90", "resnet-90"), 90)
+EPOCHS = {name: 90 if name.endswith("-90") else 30 for name in REGIMES}
 
 digits = load_digits()
 order = np.random.default_rng(0).permutation(len(digits.images))

@@ -24,6 +24,7 @@ SHAPE = scanned_gpt.Shape()
 ROUNDS = 15
 STACKED = lsam.stacked("blocks", layers="slice")
 LAST_TWO = ("blocks/10", "blocks/11")
+PARTS = {"SAM on 1/8": {"ascent_batch": 1 / 8, "batch_argnums": (1, 2)}}
 
 
 def by_block(path):
@@ -43,6 +44,7 @@ def loop(body, x, blocks):
 
 def methods(layers):
     """Each with the layers that its first step is made to select, where it selects by norms."""
+    sam, stale = lsam.sam(0.1, layers=layers), lsam.stale()
     chosen = lsam.layerwise_sam(2, 0.1, layers=layers, normalize=True)
     fixed = lsam.layerwise_sam(None, 0.1, layers=layers, selection=list(LAST_TWO), normalize=True)
     none = lsam.layerwise_sam(None, 0.1, layers=layers, selection="none")
@@ -51,9 +53,9 @@ def methods(layers):
         "last two blocks, always": (fixed, ()),
         "last two blocks, by norm": (chosen, LAST_TWO),
         "first and last block, by norm": (chosen, ("blocks/0", "blocks/11")),
-        "SAM": (lsam.sam(0.1, layers=layers), ()),
-        "SAM on 1/8": (lsam.sam(0.1, layers=layers), ()),
-        "SAM, stale": (lsam.with_parts(lsam.sam(0.1, layers=layers), ascent=lsam.stale()), ()),
+        "SAM": (sam, ()),
+        "SAM on 1/8": (sam, ()),
+        "SAM, stale": (lsam.with_parts(sam, ascent=stale), ()),
     }
 
 
@@ -63,7 +65,8 @@ def selecting(tx, params, layers, names):
     return state._replace(norms=jnp.asarray([float(name in names) for name in known]))
 
 
-def measure(run, params, layers):
+def steps_of(run, params, layers):
+    """By name: a step, and its arguments."""
     rng, loss_fn = np.random.default_rng(1), scanned_gpt.loss_with(run)
     size = SHAPE.batch, SHAPE.tokens
     batch = [jnp.asarray(rng.integers(0, SHAPE.words, size)) for _ in range(2)]
@@ -75,11 +78,15 @@ def measure(run, params, layers):
     }
     for name, (tx, names) in methods(layers).items():
         state = selecting(tx, params, layers, names)
-        part = {"ascent_batch": 1 / 8, "batch_argnums": (1, 2)} if name.endswith("1/8") else {}
-        steps[name] = lsam.value_and_grad(loss_fn, tx, **part), (params, state, *batch)
+        step = lsam.value_and_grad(loss_fn, tx, **PARTS.get(name, {}))
+        steps[name] = step, (params, state, *batch)
         if names:
             found = jax.jit(steps[name][0])(*steps[name][1])[2].selected
             assert {n for n, s in zip(lsam.layer_names(params, layers), found) if s} == set(names)
+    return steps
+
+
+def measure(steps):
     compiled, programs = {}, {}
     for name, (step, args) in steps.items():
         start = time.process_time()
@@ -105,16 +112,21 @@ def measure(run, params, layers):
     }
 
 
-def main():
-    results = {"environment": environment.describe()}
+def networks():
+    """By name: how blocks are run, parameters, layers."""
     params, scan = scanned_gpt.parameters(SHAPE, jax.random.key(0)), jax.lax.scan
     block = scanned_gpt.block(SHAPE)
-    for name, case in {
+    return {
         "scan": (functools.partial(scan, block), params, STACKED),
         "remat": (functools.partial(scan, jax.checkpoint(block)), params, STACKED),
         "list": (functools.partial(loop, block), in_list(params), by_block),
-    }.items():
-        results[name] = measure(*case)
+    }
+
+
+def main():
+    results = {"environment": environment.describe()}
+    for name, network in networks().items():
+        results[name] = measure(steps_of(*network))
         for row, cost in results[name].items():
             spread = f"{cost['ratio']:.2f} ({cost['low']:.2f}-{cost['high']:.2f})"
             others = [cost[f"{what}_ratio"] for what in ("trace", "compile", "temporary")]

@@ -329,7 +329,7 @@ def test_configurations_written_before_the_methods_had_their_names(written, meth
         ("adazo_sam", {"rho": 0.05, "probes": 2}),
     ],
 )
-def test_prices_are_what_xla_counts(optimized, small, monkeypatch, name, options):
+def test_prices_are_what_xla_counts(small, monkeypatch, name, options):
     # Of products in place of convolutions XLA counts the slices too.
     monkeypatch.setattr(resnet, "convolve", lax.conv_general_dilated)
     config = dataclasses.replace(TINY, method=name, options=options)
