@@ -18,6 +18,7 @@ QUICK += ["--xla_cpu_use_fusion_emitters=false"] if VERSION < (0, 11) else []
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK])  # of commands too
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of commands
 
 
 @pytest.fixture

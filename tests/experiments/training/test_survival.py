@@ -25,7 +25,6 @@ PATIENCE = 240  # seconds; nothing is asserted about time
 def environment(tmp_path_factory):
     quick = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
     quick["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    quick["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     return {**os.environ, **quick}
 
 
