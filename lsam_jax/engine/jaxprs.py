@@ -5,7 +5,7 @@ and turns each piece back into a Python function, through public JAX only. No eq
 changed, so neither is a result.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -98,14 +98,16 @@ def prune(jaxpr: jex.Jaxpr) -> jex.Jaxpr:
     return jaxpr.replace(eqns=leading_to(jaxpr.outvars, jaxpr.eqns))
 
 
-def leading_to(outvars: Iterable[Any], eqns: Sequence[Any]) -> list[Any]:
-    """Those equations on which `outvars` depend, and those with effects."""
-    needed = {v for v in outvars if is_variable(v)}
+def leading_to(
+    outvars: Iterable[Any], eqns: Sequence[Any], there: Collection[Any] = ()
+) -> list[Any]:
+    """Those equations on which `outvars` depend where some are `there`, and those with effects."""
+    needed = {v for v in outvars if is_variable(v) and v not in there}
     kept = []
     for eqn in reversed(eqns):
         if eqn.effects or any(v in needed for v in eqn.outvars):
             kept.append(eqn)
-            needed.update(v for v in eqn.invars if is_variable(v))
+            needed.update(v for v in eqn.invars if is_variable(v) and v not in there)
     return kept[::-1]
 
 

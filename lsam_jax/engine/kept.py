@@ -72,9 +72,8 @@ def fewest(
                 found = instead_of(v)
                 if sum(map(_bytes, found)) <= _bytes(v):
                     kept = kept - {v} | found
-    known = kept | {*there}
-    quick = [eqn for eqn in jaxpr.eqns if _is_quick(eqn) and not known.issuperset(eqn.outvars)]
-    eqns = jaxprs.leading_to(wanted, quick)
+    quick = [eqn for eqn in jaxpr.eqns if _is_quick(eqn)]
+    eqns = jaxprs.leading_to(wanted, quick, kept | {*there})
     reads = jaxprs.variables_read(eqns, wanted)
     make = jaxprs.as_function(eqns, reads, wanted, jaxpr)
     return [v for v in order if v in kept], make, reads

@@ -23,8 +23,11 @@ from lsam_jax.experiments.bench import baselines, scanned_gpt, timing
 SHAPE = scanned_gpt.Shape()
 ROUNDS = 15
 STACKED = lsam.stacked("blocks", layers="slice")
-LAST_TWO = ("blocks/10", "blocks/11")
 PARTS = {"SAM on 1/8": {"ascent_batch": 1 / 8, "batch_argnums": (1, 2)}}
+
+
+def last(count):
+    return tuple(f"blocks/{n}" for n in range(SHAPE.blocks - count, SHAPE.blocks))
 
 
 def by_block(path):
@@ -46,13 +49,13 @@ def methods(layers):
     """Each with the layers that its first step is made to select, where it selects by norms."""
     sam, stale = lsam.sam(0.1, layers=layers), lsam.stale()
     chosen = lsam.layerwise_sam(2, 0.1, layers=layers, normalize=True)
-    fixed = lsam.layerwise_sam(None, 0.1, layers=layers, selection=list(LAST_TWO), normalize=True)
+    fixed = lsam.layerwise_sam(None, 0.1, layers=layers, selection=list(last(2)), normalize=True)
     none = lsam.layerwise_sam(None, 0.1, layers=layers, selection="none")
     return {
         "none": (none, ()),
         "last two blocks, always": (fixed, ()),
-        "last two blocks, by norm": (chosen, LAST_TWO),
-        "first and last block, by norm": (chosen, ("blocks/0", "blocks/11")),
+        "last two blocks, by norm": (chosen, last(2)),
+        "first and last block, by norm": (chosen, ("blocks/0", *last(1))),
         "SAM": (sam, ()),
         "SAM on 1/8": (sam, ()),
         "SAM, stale": (lsam.with_parts(sam, ascent=stale), ()),

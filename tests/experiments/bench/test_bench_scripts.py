@@ -11,6 +11,7 @@ import pytest
 from scripts import script
 
 import lsam_jax as lsam
+from lsam_jax.experiments.bench import baselines, scanned_gpt
 from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.config import presets
 from lsam_jax.experiments.data import datasets
@@ -18,6 +19,7 @@ from lsam_jax.experiments.models import registry, resnet
 
 scaling, recorded = script("results/bench/scaling"), script("results/bench/recorded")
 compile_time = script("results/bench/compile_time")
+transformers = script("results/scanned/measure")
 
 
 @pytest.mark.slow
@@ -169,3 +171,29 @@ def test_compile(tmp_path, capsys):
         own = rows.get(f"{name} by hand")
         assert (own is None) == (row["own"] is None)
         assert own is None or row["own"] == pytest.approx(row["compile"] / own["compile"])
+
+
+@pytest.mark.parametrize("network", ["scan", "remat", "list"])
+def test_steps_of_transformers_are_the_textbooks(monkeypatch, network):
+    shape = scanned_gpt.Shape(blocks=3, width=8, heads=2, tokens=4, batch=2, words=16)
+    monkeypatch.setattr(transformers, "SHAPE", shape)
+    run, params, layers = transformers.networks()[network]
+    steps = transformers.steps_of(run, params, layers)
+    loss_fn = scanned_gpt.loss_with(run)
+
+    def rows(path, x):
+        if "blocks" not in jax.tree_util.keystr(path):
+            return jnp.zeros_like(x)
+        if network == "list":
+            return jnp.full_like(x, path[1].idx > 0)
+        return jnp.zeros_like(x).at[1:].set(1)
+
+    mask = jax.tree_util.tree_map_with_path(rows, params)
+    textbook = baselines.normalized_textbook(lambda *args: (loss_fn(*args), None), 0.1)
+    for name in ("last two blocks, by norm", "last two blocks, always"):
+        step, args = steps[name]
+        loss, found, _ = jax.jit(step)(*args)
+        (wanted_loss, _), wanted = jax.jit(textbook)(params, mask, *args[2:])
+        np.testing.assert_allclose(loss, wanted_loss, rtol=1e-5)
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
