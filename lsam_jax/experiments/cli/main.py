@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from lsam_jax.experiments.cli import (
     bench,
@@ -67,14 +68,21 @@ def main(argv: Sequence[str] | None = None, at_failure: Callable[[], object] = l
 def program() -> int:
     """`main` as a whole process: once it has failed, what it left at work does so quietly.
 
-    Orbax's abandoned tasks complain until the process ends, behind the one line that says it all.
+    Orbax's abandoned tasks complain until the process ends, behind the one line that says it all;
+    those in C++ may do so before it is known.
     """
+    sys.unraisablehook = _of_main_thread(sys.unraisablehook)
     status = main(at_failure=_hush)
     if status:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _of_main_thread(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+    here = threading.current_thread
+    return lambda args: hook(args) if here() is threading.main_thread() else None
 
 
 def _hush() -> None:

@@ -12,7 +12,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +192,7 @@ def _quiet() -> Iterator[None]:
     """Keeps Orbax from logging each of its steps, and its threads from printing tracebacks.
 
     What goes wrong in them is raised by the call that started them, too. After an error, those that
-    it has left at work are waited for: they fail as well, and are to do it quietly. Tasks in C++
-    cannot be waited for: from then on what they print is left out.
+    it has left at work are waited for: they fail as well, and are to do it quietly.
     """
     there = set(threading.enumerate())
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
@@ -204,7 +203,6 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        hooks = hooks[0], _of_main_thread(hooks[1])
         until = time.monotonic() + PATIENCE
         for thread in set(threading.enumerate()) - there:
             thread.join(max(0.0, until - time.monotonic()))
@@ -214,12 +212,6 @@ def _quiet() -> Iterator[None]:
         threading.excepthook, sys.unraisablehook = hooks
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _of_main_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """A hook that says nothing of what threads in C++ report to it."""
-    here = threading.current_thread
-    return lambda *args: hook(*args) if here() is threading.main_thread() else None
 
 
 def _reason(error: BaseException) -> str:
