@@ -101,7 +101,7 @@ def prune(jaxpr: jex.Jaxpr) -> jex.Jaxpr:
 def leading_to(
     outvars: Iterable[Any], eqns: Sequence[Any], there: Collection[Any] = ()
 ) -> list[Any]:
-    """Those equations on which `outvars` depend where some are `there`, and those with effects."""
+    """Those that `outvars` depend on, with these variables `there`, and those with effects."""
     needed = {v for v in outvars if is_variable(v) and v not in there}
     kept = []
     for eqn in reversed(eqns):

@@ -81,8 +81,11 @@ def program() -> int:
 
 
 def _of_main_thread(hook: Callable[[Any], None]) -> Callable[[Any], None]:
-    here = threading.current_thread
-    return lambda args: hook(args) if here() is threading.main_thread() else None
+    def own(args: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            hook(args)
+
+    return own
 
 
 def _hush() -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import signal
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from tiny import TINY
 
 import lsam_jax as lsam
 from lsam_jax import experiments
+from lsam_jax.experiments.cli import main as command
 from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.config import presets
 from lsam_jax.experiments.data import datasets
@@ -299,3 +301,15 @@ def test_compare_refuses_recipes_that_differ(tmp_path):
         compare.compare(configs, [0], tmp_path)
     with pytest.raises(ValueError, match=r"seeds=\[0, 0\]"):
         compare.compare(configurations(SMALL_PRESET), [0, 0], tmp_path)
+
+
+def test_a_process_says_what_its_own_thread_abandons_and_no_more(monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    monkeypatch.setattr(command, "main", lambda at_failure: 0)
+    assert command.program() == 0
+    other = threading.Thread(target=sys.unraisablehook, args=("of Orbax",))
+    other.start()
+    other.join()
+    sys.unraisablehook("of the command")
+    assert said == ["of the command"]
