@@ -30,6 +30,7 @@ SHOWN = {
     "digits-20": "20 %",
     "digits-60": "60 %",
     "cifar-40": "CIFAR-10 40 %",
+    "vit-40": "transformer 40 %",
 }
 """The regimes of the frontier in which SAM gains something, and what tables call them."""
 
@@ -92,9 +93,10 @@ def results(name: str) -> str:
     if not body:
         return ""
     said = (
-        "ResNet-8, a part of the training labels drawn anew, 3 to 10 seeds; the share (%) of SAM's "
-        "gain over SGD that is kept, with its 95 % interval; costs of a step relative to SGD's, "
-        "with 40 % noise on digits ([the frontier](../frontier.md)).\n"
+        "A part of the training labels drawn anew, 3 to 10 seeds, a ResNet-8 and SGD or a "
+        "transformer (of digits) and AdamW; the share (%) of SAM's gain over them that is kept, "
+        "with its 95 % interval; costs of a step of the ResNet relative to SGD's, with 40 % noise "
+        "on digits ([the frontier](../frontier.md)).\n"
     )
     head = ", ".join(("setting", *SHOWN.values(), "counted", "measured"))
     return f"{said}\n{table(head, body)}"
