@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.arrays.at_once import at_once
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.radius import Effect, Radii
 from lsam_jax.layers.leaves import Layers
@@ -164,9 +163,6 @@ class _Rule(NamedTuple):
         return rho if self.ratios is None else rho * self.ratios.of(g, at, now, ())
 
     def update(self, memory: Following, effect: Effect, now: StepContext) -> Following:
-        return at_once(lambda memory: self._after(memory, effect, now), memory)
-
-    def _after(self, memory: Following, effect: Effect, now: StepContext) -> Following:
         low, high = self.bounds
         r = jnp.asarray(effect.rise, memory.rho.dtype)
         moved = r != 0

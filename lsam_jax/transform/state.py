@@ -1,7 +1,6 @@
 """The state of a SAM transformation: made, checked, advanced."""
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 import optax
 
 from lsam_jax import arguments
+from lsam_jax.components.radius import Effect
 from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.restored_state import rebuilt
 
@@ -95,8 +95,10 @@ class Outcome(NamedTuple):
       sharpness: f32[]; a first-order estimate, unless the losses are known.
       rho: f32[], the radius; the largest, if layers have their own, and the mean over devices.
       rise: f32[], the inner product of descent gradient and perturbation.
+      effect: what the radius learns from.
       finite: bool[], whether what is known of the losses is finite.
-      memory: what the parts would remember; a step that is not finite is forgotten.
+      memory: what the parts would remember, but for the radius; a step that is not finite is
+        forgotten.
     """
 
     direction: list[Any]
@@ -105,6 +107,7 @@ class Outcome(NamedTuple):
     sharpness: jax.Array
     rho: Any
     rise: Any
+    effect: Effect
     finite: jax.Array
     memory: Memory
 
@@ -163,7 +166,9 @@ def check_state(state: Any, layers: Layers, memory: Any) -> SamState:
     return state
 
 
-def advance(state: SamState, out: Outcome, decay: Any, otherwise: Memory) -> SamState:
+def advance(
+    state: SamState, out: Outcome, decay: Any, learn: Callable[[jax.Array], Any]
+) -> SamState:
     """The state after a step.
 
     Args:
@@ -171,7 +176,7 @@ def advance(state: SamState, out: Outcome, decay: Any, otherwise: Memory) -> Sam
       out: what it came to. If its losses or norms are not finite, the old norms stay, so that one
         bad batch does not decide later steps.
       decay: of the running mean of the norms.
-      otherwise: what the parts remember if it is not finite.
+      learn: what the radius remembers, from whether the step is finite.
     """
     mean = out.norms
     if not arguments.equals(decay, 0.0):
@@ -179,17 +184,19 @@ def advance(state: SamState, out: Outcome, decay: Any, otherwise: Memory) -> Sam
         mean = jnp.where(seen, decay * state.norms + (1 - decay) * out.norms, out.norms)
     finite = out.finite & jnp.all(jnp.isfinite(out.norms))
     selected = jnp.asarray(out.selected)
+    memory = keep_unless(finite, state.memory, out.memory)
     return SamState(
         count=optax.safe_increment(state.count),
         norms=jnp.where(finite, mean, state.norms).astype(jnp.float32),
         selected=selected,
         perturbations=state.perturbations + selected.astype(jnp.int32),
         sharpness=jnp.asarray(out.sharpness, jnp.float32),
-        memory=jax.tree.map(partial(_keep_unless, finite), otherwise, out.memory),
+        memory=memory._replace(radius=learn(finite)),
         rho=jnp.asarray(out.rho, jnp.float32),
         rise=jnp.asarray(out.rise, jnp.float32),
     )
 
 
-def _keep_unless(finite: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-    return jnp.where(finite, new, old).astype(old.dtype)
+def keep_unless(finite: jax.Array, old: Any, new: Any) -> Any:
+    """The new arrays where the step was finite, else the old, in whose types they are."""
+    return jax.tree.map(lambda old, new: jnp.where(finite, new, old).astype(old.dtype), old, new)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsam_jax.arrays.at_once import at_once
 from lsam_jax.arrays.vectors import by_row, one_by_one, squared_norm, vdot
 from lsam_jax.components.context import StepContext, Targets
 from lsam_jax.components.radius import Effect
@@ -16,7 +17,7 @@ from lsam_jax.engine.network import Network
 from lsam_jax.engine.step_rules import Chosen, PerturbedPass, StepResult, ValueAuxGrad
 from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.method import Method, choose, numbers
-from lsam_jax.transform.state import Outcome, SamState, advance
+from lsam_jax.transform.state import Outcome, SamState, advance, keep_unless
 
 Leaves = Sequence[Any]
 
@@ -138,8 +139,6 @@ class MethodStep(NamedTuple):
             sharpness = rise
         if not method.descent.is_gradient:
             rise = sharpness
-        loss = None if perturbed is None else average(perturbed)
-        learnt = method.rho.update(memory.radius, Effect(loss, rise), now)
         return Outcome(
             direction,
             norms,
@@ -147,8 +146,9 @@ class MethodStep(NamedTuple):
             sharpness.astype(jnp.float32),
             average(jnp.max(jnp.asarray(radius, jnp.float32))) if index else self.state.rho,
             rise.astype(jnp.float32),
+            _effect(None if perturbed is None else average(perturbed), rise),
             jnp.isfinite(sharpness),
-            _like(memory, new._replace(radius=learnt)),
+            _like(memory, new),
         )
 
     def plain_step(self, g: Leaves, loss: Any = None) -> Outcome:
@@ -157,10 +157,7 @@ class MethodStep(NamedTuple):
         average = method.axes.average
         direction = average(list(method.combination.plain_step(g, now, memory.combination)))
         loss = None if loss is None else average(loss)
-        new = memory._replace(
-            ascent=method.ascent.update(memory.ascent, direction, now),
-            radius=method.rho.update(memory.radius, Effect(loss, jnp.zeros(())), now),
-        )
+        new = memory._replace(ascent=method.ascent.update(memory.ascent, direction, now))
         return Outcome(
             direction,
             average(now.layers.norms(g)),
@@ -168,6 +165,7 @@ class MethodStep(NamedTuple):
             self.state.sharpness,
             self.state.rho,
             self.state.rise,
+            _effect(loss, 0.0),
             jnp.asarray(True) if loss is None else jnp.isfinite(loss),
             _like(memory, new),
         )
@@ -201,9 +199,18 @@ class MethodStep(NamedTuple):
 
     def next_state(self, out: Outcome) -> SamState:
         """The state after the step."""
-        memory = self.state.memory
-        otherwise = memory._replace(radius=self.method.rho.recover(memory.radius))
-        return advance(self.state, self._at_rest(out), self.method.norm_decay, otherwise)
+        learn = partial(self._learn, out.effect)
+        return advance(self.state, self._at_rest(out), self.method.norm_decay, learn)
+
+    def _learn(self, effect: Effect, finite: jax.Array) -> Any:
+        """What the radius remembers after the step."""
+        rho, before = self.method.rho, self.state.memory.radius
+
+        def learnt(memory: Any) -> Any:
+            new = rho.update(memory, effect, self.now)
+            return keep_unless(finite, rho.recover(memory), new)
+
+        return at_once(learnt, before) if jax.tree.leaves(before) else before
 
     def _at_rest(self, out: Outcome) -> Outcome:
         """The outcome, that of a step that perturbs nothing where the ascent rests."""
@@ -248,6 +255,11 @@ def chosen_at(
     together = method.ascent.fresh is None and (known or network.runs_in_part(candidates))
     layers = layers.cut(candidates) if together else layers.apart()
     return layers, Chosen(layers.of_leaf, network.position, candidates, selected), state
+
+
+def _effect(loss: Any, rise: Any) -> Effect:
+    numbers = [None if x is None else jnp.asarray(x, jnp.zeros(()).dtype) for x in (loss, rise)]
+    return Effect(*numbers)
 
 
 def _like(old: Any, new: Any) -> Any:
