@@ -14,7 +14,7 @@ from lsam_jax.experiments.config.methods import complete
 Options = Mapping[str, Any] | tuple[tuple[str, Any], ...]
 DTYPES, OPTIMIZERS = ("float32", "bfloat16"), ("sgd", "adamw")
 COUNTS = ("images", "validation_images", "image_size", "epochs", "passes", "accumulate", "width")
-LEAST = {**dict.fromkeys(COUNTS, 1), "batch_size": 2, "seed": 0}
+LEAST = {**dict.fromkeys(COUNTS, 1), "batch_size": 2, "seed": 0, "crop": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Config:
             (the old one included), once for the run, by its seed; see
             `label_noise.drawn_anew`. Validation labels stay clean.
         augment: Whether training images are augmented, where the data set has a way to.
+        crop: By how many pixels that moves them at most: 0 mirrors them alone, None is 4.
         model: Name of the model, see `registry.ARCHITECTURES`.
         width: Channels of the model's first stage; None for the model's own.
         dtype: Of the computation, "float32" or "bfloat16". Parameters, gradients, their norms
@@ -73,6 +74,7 @@ class Config:
     image_size: int | None = None
     label_noise: float = 0.0
     augment: bool = True
+    crop: int | None = None
     model: str = "resnet8"
     width: int | None = None
     dtype: str = "float32"

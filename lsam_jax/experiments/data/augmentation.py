@@ -14,18 +14,19 @@ import jax.numpy as jnp
 PAD = 4
 
 
-def crop_and_flip(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Pads by `PAD`, crops at random, and mirrors about half of the images.
+def crop_and_flip(images: jax.Array, key: jax.Array, pad: int = PAD) -> jax.Array:
+    """Pads by zeros, crops at random, and mirrors about half of the images.
 
     Args:
         images: [N, H, W, C] of any dtype.
         key: Same key, same result.
+        pad: By how much on each side.
 
     Returns:
         Images of the same shape and dtype.
     """
-    offsets, mirrored = draw(key, len(images), PAD)
-    return flip(crop(images, offsets, PAD), mirrored)
+    offsets, mirrored = draw(key, len(images), pad)
+    return flip(crop(images, offsets, pad), mirrored)
 
 
 def draw(key: jax.Array, count: int, pad: int) -> tuple[jax.Array, jax.Array]:

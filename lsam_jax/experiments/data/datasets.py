@@ -31,8 +31,8 @@ class Dataset(NamedTuple):
         mean: Of the training pixels, for each channel; empty where every image is standardised
             by itself.
         std: Their standard deviation; likewise.
-        augment: What is done to the uint8 images of a training batch on the device, from a key;
-            None for nothing.
+        augment: What is done to the uint8 images of a training batch on the device, from a key
+            (and by how many pixels they may move, its `pad`); None for nothing.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Dataset(NamedTuple):
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    augment: Callable[..., jax.Array] | None = None
 
 
 def digits(data_dir: DataDir = None) -> Dataset:
@@ -118,6 +118,7 @@ def limited(
     size: int | None = None,
     *,
     augment: bool = True,
+    crop: int | None = None,
 ) -> Dataset:
     """A data set with fewer or smaller images, or without augmentation.
 
@@ -128,6 +129,7 @@ def limited(
         size: Height and width that all are scaled to, see `tfds.fit_square`; None leaves them
             as they are.
         augment: Whether training images are still augmented.
+        crop: By how many pixels that moves them at most; None leaves that as it is.
 
     Raises:
         ValueError: When there are not as many, or they lack three channels to be scaled.
@@ -138,9 +140,10 @@ def limited(
     )
     if size is not None:
         train, validation = _scaled(train, size, data.name), _scaled(validation, size, data.name)
-    return data._replace(
-        train=train, validation=validation, augment=data.augment if augment else None
-    )
+    moved = data.augment if augment else None
+    if moved is not None and crop is not None:
+        moved = partial(moved, pad=crop)
+    return data._replace(train=train, validation=validation, augment=moved)
 
 
 def hold_out(data: Dataset, images: int) -> Dataset:

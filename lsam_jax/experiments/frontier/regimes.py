@@ -60,12 +60,13 @@ class Regime(NamedTuple):
 
 
 def _regime(name: str, noise: int, title: str, held_out: int, seeds: int, **task: Any) -> Regime:
-    """Thirty passes, with an evaluation after every third."""
+    """Thirty passes where nothing else is said, with ten evaluations."""
     config = dataclasses.replace(
         PRESETS["noisy-digits-resnet8"].config,
         **{"label_noise": noise / 100, "epochs": 10, "passes": 3, **task},
     )
-    says = f"{title}, {noise} % of their labels drawn anew; ResNet-8, 30 passes"
+    passes = config.epochs * config.passes
+    says = f"{title}, {noise} % of their labels drawn anew; ResNet-8, {passes} passes"
     return Regime(f"{name}-{noise}", says, config, held_out, tuple(range(seeds)))
 
 
@@ -73,11 +74,20 @@ def _digits(noise: int) -> Regime:
     return _regime("digits", noise, "digits, 1,200 images", 300, 5, batch_size=64)
 
 
+_CIFAR = {"data": "cifar10", "batch_size": 64, "validation_images": 5000, "image_size": 16}
+
+
 def _cifar(noise: int) -> Regime:
-    title = "CIFAR-10, 5,000 images of 16x16 pixels"
-    size = {"images": 5000, "validation_images": 5000, "image_size": 16, "augment": False}
-    whole = _regime("cifar", noise, title, 1000, 3, data="cifar10", batch_size=64, **size)
+    title, task = "CIFAR-10, 5,000 images of 16x16 pixels", _CIFAR | {"augment": False}
+    whole = _regime("cifar", noise, title, 1000, 3, images=5000, **task)
     return whole._replace(contenders=_named(FEW if noise else CLEAN))
+
+
+def _mirrored() -> Regime:
+    """So few images that all of their labels are fitted though they are augmented."""
+    title, task = "CIFAR-10, 1,000 images of 16x16 pixels, mirrored at random", _CIFAR | {"crop": 0}
+    whole = _regime("cifar-mirrored", 0, title, 200, 3, images=1000, passes=6, **task)
+    return whole._replace(contenders=_named(CLEAN))
 
 
 def _transformer(noise: int) -> Regime:
@@ -112,6 +122,7 @@ REGIMES: Mapping[str, Regime] = {
         _digits(40)._replace(more_seeds=tuple(range(5, 10))),
         *(_digits(noise) for noise in (0, 20, 60)),
         *(_cifar(noise) for noise in (40, 0)),
+        _mirrored(),
         _transformer(40),
     )
 }

@@ -197,9 +197,8 @@ def build(
     architecture = registry.preset(config.model)
     architecture.check_weights(config, weights)
     data = datasets.load(config.data, data_dir) if data is None else data
-    data = datasets.limited(
-        data, config.images, config.validation_images, config.image_size, augment=config.augment
-    )
+    limits = config.images, config.validation_images, config.image_size
+    data = datasets.limited(data, *limits, augment=config.augment, crop=config.crop)
     steps = config.epochs * _steps_per_epoch(config, data)
     loss_fn, key = _loss(config, architecture, data), jax.random.key(0)
     differentiated = method(config.method, dict(config.options), steps)

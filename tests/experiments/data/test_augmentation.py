@@ -38,6 +38,19 @@ def test_crop_and_flip_are_those_of_numpy():
     )
 
 
+def test_images_may_be_mirrored_alone():
+    key = jax.random.key(3)
+    _, mirrored = augmentation.draw(key, len(IMAGES), 0)
+    assert 16 < np.sum(mirrored) < 48
+    expected = np.where(mirrored[:, None, None, None], IMAGES[:, :, ::-1], IMAGES)
+    whole = datasets.Split(IMAGES, np.arange(64))
+    crops = datasets.Dataset("", whole, whole, 64, (), (), augmentation.crop_and_flip)
+    mirrors = datasets.limited(crops, crop=0).augment
+    np.testing.assert_array_equal(mirrors(jnp.asarray(IMAGES), key), expected)
+    assert datasets.limited(crops, crop=0, augment=False).augment is None
+    assert datasets.limited(crops._replace(augment=None), crop=0).augment is None
+
+
 def test_every_offset_is_drawn_equally_often_and_half_is_mirrored():
     offsets, mirrored = augmentation.draw(jax.random.key(0), 9 * 2000, 4)
     for column in np.asarray(offsets).T:

@@ -147,6 +147,9 @@ def test_who_takes_part_by_which_radii_and_seeds():
         *("sgd", "sam", "sam-1/8", "layers-4-1/8", "sam-1/8-rise", "layers-4-1/8-rise"),
         *("stale-rise", "momentum"),
     ]
+    mirrored, plain = REGIMES["cifar-mirrored-0"], REGIMES["cifar-0"]
+    assert mirrored.contenders == plain.contenders
+    assert mirrored.config.augment and mirrored.config.crop == 0 and not plain.config.augment
     more = REGIMES["digits-40"]
     assert more.seeds_of(vit["momentum"]) == tuple(range(10))
     assert more.seeds_of(vit["every-5"]) == more.seeds == tuple(range(5))

@@ -299,6 +299,8 @@ def test_a_program_is_built_on_what_the_configuration_leaves():
     whole = datasets.Dataset("forty", split, split, 4, (), (), lambda images, key: images)
     config = Config(width=4, epochs=1, batch_size=8, options={"k": 1})
     limits = {"images": 24, "validation_images": 10, "image_size": 4, "passes": 2}
+    moves = dataclasses.replace(config, crop=3, **limits)
+    assert build(moves, whole).data.augment.keywords == {"pad": 3}
     program = build(dataclasses.replace(config, augment=False, **limits), whole)
     assert program.data.train.images.shape == (24, 4, 4, 3)
     assert program.data.validation.images.shape == (10, 4, 4, 3)
