@@ -28,7 +28,7 @@ NAMED = {
 
 def draw(found: Mapping[str, Sequence[Result]]) -> Figure:
     """The frontier."""
-    figure, panels = plotting.panels(len(found), 2, (5.6, 4.2))
+    figure, panels = plotting.panels(len(found), 2, (5.6, 3.7))
     for axes, (title, results) in zip(panels.flat, found.items(), strict=False):
         _panel(axes, title, results)
     return figure
@@ -60,20 +60,31 @@ def _name_points(axes: Axes, results: Sequence[Result]) -> None:
     low, high = axes.get_ylim()
     right = max(2.0, *(result.cost for result in results)) + 0.12  # beyond SAM's price
     order = sorted(results, key=lambda result: result.last.mean)
-    height = (high - low) / max(12, len(order) + 2)
-    floor = low
-    for result in order:
-        level = max(100 * result.last.mean, floor)
-        floor = level + height
-        axes.annotate(
+    means = [100 * result.last.mean for result in order]
+    for result, mean, level in zip(order, means, apart(means, low, high), strict=True):
+        axes.plot([result.cost, right], [mean, level], lw=0.5, color="0.7", zorder=1)
+        axes.text(
+            right,
+            level,
             result.contender.label,
-            (result.cost, 100 * result.last.mean),
-            (right, level),
             fontsize=7.5,
             va="center",
             color=NAMED[result.contender.name],
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.7"},
         )
     axes.set_xlim(0.93, right + 0.75)
-    axes.set_ylim(low, max(high, floor))
+    axes.set_xticks([1, 1.25, 1.5, 1.75, 2])
+    axes.set_ylim(low, high)
+
+
+def apart(levels: Sequence[float], low: float, high: float) -> list[float]:
+    """Rising levels moved apart, up where there is room and else down, between these two."""
+    height = (high - low) / max(16, len(levels) + 1)
+    found, floor, ceiling = [], low + height / 2, high - height / 2
+    for level in levels:
+        found.append(max(level, floor))
+        floor = found[-1] + height
+    for n in range(len(found) - 1, -1, -1):
+        found[n] = min(found[n], ceiling)
+        ceiling = found[n] - height
+    return found

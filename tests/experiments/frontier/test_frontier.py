@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from lsam_jax.experiments.cli.main import main
-from lsam_jax.experiments.frontier import contenders, costs, page, study
+from lsam_jax.experiments.frontier import contenders, costs, page, picture, study
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.kept import kept
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
@@ -153,6 +153,14 @@ def test_who_takes_part_by_which_radii_and_seeds():
     more = REGIMES["digits-40"]
     assert more.seeds_of(vit["momentum"]) == tuple(range(10))
     assert more.seeds_of(vit["every-5"]) == more.seeds == tuple(range(5))
+
+
+def test_labels_of_the_picture_stand_apart_and_inside_of_it():
+    assert picture.apart([10, 50], 0, 160) == [10, 50]
+    assert picture.apart([10, 10], 0, 160) == [10, 20]
+    assert picture.apart([150, 150, 152], 0, 160) == [135, 145, 155]
+    many = picture.apart([160] * 40, 0, 160)
+    assert min(np.diff(many)) > 3.8 and many[0] > 0 and many[-1] < 160
 
 
 def test_the_transformer_s_table_says_adamw(tmp_path):
