@@ -30,7 +30,7 @@ def adazo_sam(
     forward passes; loss and aux are those at w. https://arxiv.org/abs/2502.19571
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       probes: how many, at least 1.
       step: c, above 0. Too small a number drowns in the rounding of the loss, or of weights in half
         precision.

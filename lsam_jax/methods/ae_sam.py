@@ -30,7 +30,7 @@ def ae_sam(
     of their ||g||^2 decides, so that all do the same. https://arxiv.org/abs/2304.14647
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       threshold: c; a number or a schedule (the authors let it fall linearly, which
         `optax.linear_schedule(1.0, -1.0, steps)` does). -inf is SAM, inf is SGD.
       decay: of the running mean and variance, in [0, 1).

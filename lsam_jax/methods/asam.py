@@ -34,7 +34,7 @@ def asam(
     weights. https://arxiv.org/abs/2102.11600
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       eta: added to |w|, at least 0.
       scaled: what has T = |w| + eta: "weights" (the authors' code: all but biases, so the scales
         of normalisation layers too), "kernels" (arrays of rank > 1 only), "all", or a function

@@ -44,7 +44,7 @@ def esam(
     pass there is over the chosen samples alone. https://arxiv.org/abs/2110.03141
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       beta: the probability, in (0, 1]; a number or a schedule.
       gamma: the share of samples, in (0, 1]. Below 1 the loss must be that of samples: pass
         `per_sample(losses)` as the loss function of `value_and_grad` or, `.at(batch)`, as

@@ -31,7 +31,7 @@ def f_sam(
     https://arxiv.org/abs/2403.12350
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       sigma: how much of m is taken away; a number or a schedule. 0 is SAM.
       decay: of m, in [0, 1).
       **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as

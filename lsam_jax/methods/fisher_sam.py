@@ -21,7 +21,8 @@ def fisher_sam(
     large move less. https://arxiv.org/abs/2206.04920
 
     Args:
-      rho: the radius in this metric, the paper's gamma; a number, a schedule or `per_layer` radii.
+      rho: the radius in this metric, the paper's gamma; a number, a schedule, `per_layer`,
+        `bounded` or `rise` radii.
       eta: at least 0; a number or a schedule. 0 is SAM. Under loss scaling by c, pass eta / c^2.
       **options: `k`, `selection`, `layers`, `axis_name`, `perturbation_sync`, as for `asam`.
 

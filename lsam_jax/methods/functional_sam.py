@@ -29,7 +29,7 @@ def functional_sam(rho: Radius = 0.05, **options: Unpack[SelectionOptions]) -> S
     `value_and_grad` or, `.at(batch)`, as `value_fn`.
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
         `axis_name` and `perturbation_sync`, as for `layerwise_sam`.
 

@@ -36,7 +36,7 @@ def gam(
     https://arxiv.org/abs/2303.03108
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       alpha: the weight of the penalty; a number or a schedule. 0 is the plain gradient.
       step: how far apart the two gradients of a difference are, above 0. Weights in half precision
         need a larger one, or their rounding eats it.

@@ -24,7 +24,7 @@ def gsam(
     fall with the learning rate, which a schedule does. https://arxiv.org/abs/2203.08065
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       alpha: how much of that part is taken away; a number or a schedule. 0 is SAM.
       **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
         `axis_name` and `perturbation_sync`, as for `layerwise_sam`. The inner

@@ -38,8 +38,8 @@ def layerwise_sam(
     Args:
       k: how many layers to perturb, 0 to L; a whole number or a schedule of the step count.
         Selections that need no number ("all", "none", a list) do not use it; it may be None.
-      rho: the radius, at least 0 (the paper's r); a number, a schedule, `per_layer` or `bounded`
-        radii.
+      rho: the radius, at least 0 (the paper's r); a number, a schedule, `per_layer`,
+        `bounded` or `rise` radii.
       alpha: the weight of h; a number or a schedule. 1 is SAM's, the paper trains with 0.7, 0.8.
       selection: "high", "low", "random" (the paper, Table 3), "all", "none", a list of layer
         names, or a selector, e.g. `budget(0.1)`.
@@ -55,7 +55,8 @@ def layerwise_sam(
         number (at most so many), or a list of layer names (the first layer is added: any may be
         selected). A scan over layers is no segment but loops, cut at each iteration.
       gate: whether the weight gradients of unselected layers are skipped by a conditional each;
-        None does so except on a GPU with a JAX older than 0.10, which waits for each one.
+        None does so where that pays: not on a TPU, nor on a GPU where the loss holds a convolution
+        or JAX is older than 0.10.
       axis_name: the axis (or axes) of devices over which loss and gradients are averaged, under
         `jax.pmap` or `jax.shard_map` (checked or not) or `jax.vmap`: the loss function is that of
         one device's part of the batch, and what comes back is that of the whole (aux is each

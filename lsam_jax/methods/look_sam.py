@@ -31,7 +31,7 @@ def look_sam(
     other one gradient. https://arxiv.org/abs/2203.02714
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       every: steps from one perturbed step to the next; a whole number or a schedule. 1 is SAM.
       alpha: the weight of g_v; a number or a schedule.
       **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),

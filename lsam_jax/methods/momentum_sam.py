@@ -20,7 +20,7 @@ def momentum_sam(
     perturbed weights. https://arxiv.org/abs/2401.12033
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       momentum: of m, in [0, 1); that of the base optimizer, usually, which keeps its own.
       **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
         `axis_name` and `perturbation_sync`, as for `layerwise_sam`.

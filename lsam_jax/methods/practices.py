@@ -56,8 +56,8 @@ def le_sam(
 def sam_composer(rho: Any = 0.5, every: Any = 10) -> SamTransformation:
     """SAM as MosaicML's Composer advises it: in every tenth step, at ten times the radius.
 
-    A step costs 1.1 gradients on average. Where labels are noisy that is too seldom: there every
-    second step already loses most of SAM's gain.
+    A step costs 1.1 gradients on average. Where labels are noisy that is too seldom: there a third
+    of SAM's gain is kept, and all of it in every second step.
 
     Args:
       rho: the radius, as for `lsam_jax.sam`.
@@ -82,8 +82,8 @@ def layerwise_sam_recipe(k: Any = 4, rho: Any = 1.4) -> SamTransformation:
 
     Meant for `value_and_grad(..., ascent_batch=1 / 16)` of a batch of 128, where a step costs about
     1.1 gradients and keeps SAM's gain under label noise. The radius is that of a ResNet-8 on digits
-    with 40 % of the labels drawn anew (results/compare/tune.log); clean labels want a smaller one,
-    and a larger part of the batch a larger one.
+    with 40 % of the labels drawn anew (results/compare/tune.log); clean labels, and a larger part
+    of the batch, want a smaller one.
 
     Args:
       k: how many layers, as for `lsam_jax.layerwise_sam`.

@@ -17,7 +17,7 @@ def sam(rho: Radius = 0.05, **options: Unpack[LayerOptions]) -> SamTransformatio
     ||g|| is the norm over all parameters. https://arxiv.org/abs/2010.01412
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       **options: as for `generalized_sam`.
 
     Raises:
@@ -48,7 +48,7 @@ def generalized_sam(
     at w + rho g with `normalize=False` (eq. 3). https://arxiv.org/abs/2202.03599
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       alpha: the weight of h; a number or a schedule.
       normalize: as for `layerwise_sam`; False needs rho / c under loss scaling by c.
       **options: `layers` (by default every array is one; what is in none is not perturbed),

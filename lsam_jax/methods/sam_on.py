@@ -23,7 +23,7 @@ def sam_on(
     on the gradient there. Its radius is about ten times SAM's. https://arxiv.org/abs/2306.04226
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       layers: "norm" finds the arrays by the names of their modules; see `layer_names` for other
         ways to name them.
       normalize: as for `layerwise_sam`; False needs rho / c under loss scaling by c.

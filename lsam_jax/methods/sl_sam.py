@@ -30,7 +30,7 @@ def sl_sam(
     what was not drawn. https://arxiv.org/abs/2602.09395
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       active: the mean share of layers that are drawn, in (0, 1]. 1 is SAM.
       rate: how fast the probabilities learn.
       scale_free: whether they learn from norms relative to each other; see `bandit`. Needed under

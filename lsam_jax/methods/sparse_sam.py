@@ -137,7 +137,7 @@ def sparse_sam(
     A mask saves nothing: a step costs what SAM costs. https://arxiv.org/abs/2210.05177
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       sparsity: the share of weights that are never moved, in [0, 1). 0 is SAM.
       dynamic: how the mask changes.
       every: with `dynamic`, steps between changes.

@@ -21,7 +21,7 @@ def stable_sam(rho: Radius = 0.05, **options: Unpack[SelectionOptions]) -> SamTr
     https://arxiv.org/abs/2401.07250
 
     Args:
-      rho: the radius; a number, a schedule, `per_layer` or `bounded` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       **options: `k`, `selection` (by default "all"), `layers` (by default every array is one),
         `axis_name` and `perturbation_sync`, as for `layerwise_sam`. The norms
         are over the selected layers.

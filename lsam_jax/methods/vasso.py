@@ -27,7 +27,7 @@ def vasso(
     https://arxiv.org/abs/2509.02433. `stale`, with a decay, is close to it at one gradient a step.
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       theta: the weight of the newest gradient, in (0, 1]. 1 is SAM.
       **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
         for `layerwise_sam`.

@@ -22,7 +22,7 @@ def wsam(
     to the step. https://arxiv.org/abs/2305.15817
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       gamma: the weight of the sharpness, in [0, 1); a number or a schedule.
       **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
         for `layerwise_sam`.

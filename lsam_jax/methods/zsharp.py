@@ -27,7 +27,7 @@ def zsharp(
     nothing: a step costs what SAM costs. https://arxiv.org/abs/2505.02369
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       share: of the entries that are kept, in (0, 1]; 1 keeps all, which is SAM.
       **options: `layers` (by default every array is one), `axis_name` and `perturbation_sync`, as
         for `layerwise_sam`.

@@ -183,7 +183,7 @@ def method(
     here does, and costs what its parts need: the engine skips what both passes share.
 
     Args:
-      rho: the radius; a number, a schedule, or `per_layer` radii.
+      rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       alpha: the weight that the combination uses; a number or a schedule.
       ascent: uphill by what.
       perturbation: how far the weights move.
