@@ -54,6 +54,13 @@ def check_real(
         raise ValueError(f"{name} must be {bounds}; got {name}={number:g}.")
 
 
+def check_number(name: str, value: Any, **bounds: Any) -> None:
+    """As `check_real`, of what no schedule may stand for."""
+    if callable(value):
+        raise TypeError(f"{name} must be a number, not a schedule; got {name}={value!r}.")
+    check_real(name, value, **bounds)
+
+
 def check_share(name: str, value: Any) -> None:
     """Raises unless `value` is a schedule, a traced scalar, or a number in (0, 1]."""
     check_real(name, value, above=0.0, most=1.0)
@@ -79,6 +86,14 @@ def static_int(value: Any) -> int | None:
 def resolve(value: Scalar, count: jax.Array) -> Any:
     """The number that `value` stands for at step `count`."""
     return value(count) if callable(value) else value
+
+
+def resolve_whole(value: Scalar, count: jax.Array) -> Any:
+    """The whole number, at least 1, that `value` stands for at step `count`, rounded down."""
+    number = resolve(value, count)
+    if isinstance(number, int | np.integer):
+        return number
+    return jnp.maximum(jnp.asarray(number).astype(jnp.int32), 1)
 
 
 def equals(value: Any, number: float) -> bool:

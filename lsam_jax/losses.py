@@ -88,6 +88,11 @@ class PerSample:
     @property
     def parts(self) -> int:
         """Into how many equal parts the types of the samples say that they are dealt out."""
+        if max(self.argnums) > len(self.args):
+            raise ValueError(
+                f"argnums={self.argnums} of per_sample is beyond the {len(self.args) + 1} "
+                "arguments that were passed by position: pass the samples by position."
+            )
         arrays = jax.tree.leaves([self.args[n - 1] for n in self.argnums])
         return math.lcm(*map(row_parts, arrays))
 

@@ -101,7 +101,8 @@ def suggest_rho(
     matter and too large to train with, whatever the method, the layers, the part of the batch and
     the network. The rise in a row is the target with which `rise` would end at its radius. It moves
     with the weights: ask at weights that have trained for an epoch, rather than at the first ones.
-    Costs two gradients for each radius, and one compilation for all.
+    Costs a gradient for each radius and one at the weights (two, with a part of the batch), and is
+    compiled once for all.
 
     Args:
       loss_fn: `loss_fn(params, *args, **kwargs)`, as for `value_and_grad`; under loss scaling,
@@ -140,7 +141,7 @@ def suggest_rho(
     arguments.check_callable("loss_fn", loss_fn, "Pass the loss itself, not its value.")
     tx = sam() if tx is None else tx
     check_method(tx)
-    arguments.check_real("target", target, above=0.0)
+    arguments.check_number("target", target, above=0.0)
     grid = _checked(radii)
     method = tx.method._replace(axes=collectives.Axes())
     if method.ascent.fresh is not None:

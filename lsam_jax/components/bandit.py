@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arguments import check_real, check_share
+from lsam_jax.arguments import check_number
 from lsam_jax.components.selector import Selector, all_layers
 from lsam_jax.layers.leaves import Layers
 
@@ -57,8 +57,8 @@ def bandit(
     >>> round(float(sam_state.memory.selection.probability.sum()), 3)  # half of two layers
     1.0
     """
-    check_share("active", active)
-    check_real("rate", rate, low=0.0)
+    check_number("active", active, above=0.0, most=1.0)
+    check_number("rate", rate, low=0.0)
     rule = _Bandit(active, rate, scale_free, seed)
     return Selector(all_layers, draw=rule.draw, init=rule.init, observe=rule.observe)
 

@@ -182,6 +182,8 @@ class _Price(NamedTuple):
         return wanted | (first == first.min())  # which saves for what is wanted
 
     def select(self, choice: Choice) -> tuple[Any, Any]:
+        if not choice.candidates.any():
+            return choice.candidates, choice.memory
         income = float(self.mean) - 1
         cost = choice.network.cost(choice.candidates)
         cheapest = _cheapest(self.mean, choice, cost)

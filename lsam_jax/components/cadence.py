@@ -41,7 +41,8 @@ def every(period: Any) -> Cadence:
     Composer's practice is every tenth step, at ten times the radius.
 
     Args:
-      period: how many steps; a whole number, at least 1, or a schedule. 1 is every step.
+      period: how many steps; a whole number, at least 1, or a schedule, rounded down. 1 is every
+        step.
 
     Raises:
       ValueError, TypeError: if `period` is out of its range.
@@ -61,7 +62,7 @@ def every(period: Any) -> Cadence:
     arguments.check_count("period", period, low=1)
     if arguments.static_int(period) == 1:
         return always
-    return Cadence(due=lambda count: count % arguments.resolve(period, count) == 0)
+    return Cadence(due=lambda count: count % arguments.resolve_whole(period, count) == 0)
 
 
 def between(start: float, stop: float | None = None, steps: int | None = None) -> Cadence:

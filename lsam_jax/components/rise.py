@@ -129,14 +129,14 @@ def rise(
     """
     aim, by_loss = _aim(target, share, cap)
     low, high = _checked_bounds(bounds)
-    arguments.check_real("first", first, low=low, most=high)
+    arguments.check_number("first", first, low=low, most=high)
     arguments.check_real("speed", speed, low=0.0)
     if not isinstance(averages, tuple | list) or len(averages) != 2:
         raise TypeError(f"averages must be two decays, (0.95, 0.8), say; got {averages!r}.")
     for decay in averages:
-        arguments.check_real("averages", decay, low=0.0, below=1.0)
+        arguments.check_number("averages", decay, low=0.0, below=1.0)
     if reach != math.inf:
-        arguments.check_real("reach", reach, above=0.0)
+        arguments.check_number("reach", reach, above=0.0)
     if ratios is not None and not isinstance(ratios, Radii):
         raise TypeError(f"ratios must be what per_layer(...) returns; got {ratios!r}.")
     rule = _Rule(aim, by_loss, ratios, first, (low, high), speed, averages, reach)
@@ -201,7 +201,7 @@ def _aim(target: Any, share: Any, cap: Any) -> tuple[Callable[[Following, Any], 
         return lambda memory, count: arguments.resolve(target, count), False
     most = 0.2 if cap is None else cap
     arguments.check_real("share", share, above=0.0, below=1.0)
-    arguments.check_real("cap", most, above=0.0, most=1.0)
+    arguments.check_number("cap", most, above=0.0, most=1.0)
 
     def undone(memory: Following, count: Any) -> Any:
         part = arguments.resolve(share, count)
@@ -272,7 +272,7 @@ def _checked_bounds(bounds: Any) -> tuple[float, float]:
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise TypeError(f"bounds must be the smallest and the largest radius; got {bounds!r}.")
     for bound in bounds:
-        arguments.check_real("bounds", bound, above=0.0)
+        arguments.check_number("bounds", bound, above=0.0)
     low, high = map(float, bounds)
     if low > high:
         raise ValueError(

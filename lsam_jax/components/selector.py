@@ -44,7 +44,7 @@ class Choice(NamedTuple):
 
 
 class Selector(NamedTuple):
-    """A pair of pure functions (and a check) that choose layers.
+    """Pure functions that choose layers.
 
     Attributes:
       candidates: from what is known of the network to bool[L], static: the layers that can ever be

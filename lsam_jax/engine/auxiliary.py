@@ -60,6 +60,23 @@ def opened(aux: Any) -> Any:
     return jax.tree.map(lambda x: x.value if is_constant(x) else x, aux, is_leaf=is_constant)
 
 
+def pair(out: Any, has_aux: bool) -> tuple[Any, Any]:
+    """Loss and aux (None without), of what a loss function returned.
+
+    Raises:
+      TypeError: if that does not match `has_aux`.
+    """
+    if isinstance(out, Pair) and not has_aux:
+        raise TypeError(
+            f"The loss function returned a {type(out).__name__} of {len(out)}, not a scalar. If it "
+            "is (loss, aux), use value_and_grad(..., has_aux=True); a value_fn returns the loss "
+            "only."
+        )
+    if has_aux and not (isinstance(out, Pair) and len(out) == 2):
+        raise TypeError(f"With has_aux=True the loss function must return (loss, aux); got {out}.")
+    return (out[0], out[1]) if has_aux else (out, None)
+
+
 def loss_of(out: Any) -> Any:
     """The loss, of what a loss function returned with or without aux."""
     return out[0] if isinstance(out, Pair) else out

@@ -62,7 +62,7 @@ def network_of(
 
     def place(cuts: Cuts, candidates: np.ndarray, k: int | None) -> list[int]:
         places = np.sort(position[candidates])
-        if isinstance(cuts, str | int):
+        if isinstance(cuts, str | int | np.integer):
             count = AUTOMATIC if cuts == "auto" else int(cuts)
             if count == 1:
                 return [int(places[0])]

@@ -139,17 +139,7 @@ def loss_and_aux(shape: Any, has_aux: bool) -> tuple[Any, Any]:
     Raises:
       TypeError: if the loss is not a real scalar, or does not match `has_aux`.
     """
-    if isinstance(shape, auxiliary.Pair) and not has_aux:
-        raise TypeError(
-            f"The loss function returned a {type(shape).__name__} of {len(shape)}, not a scalar. "
-            "If it is (loss, aux), use value_and_grad(..., has_aux=True); a value_fn returns the "
-            "loss only."
-        )
-    if has_aux and not (isinstance(shape, auxiliary.Pair) and len(shape) == 2):
-        raise TypeError(
-            f"With has_aux=True the loss function must return (loss, aux); got {shape}."
-        )
-    loss, aux = shape if has_aux else (shape, None)
+    loss, aux = auxiliary.pair(shape, has_aux)
     is_array = isinstance(loss, jax.ShapeDtypeStruct)
     if not is_array or loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise TypeError(

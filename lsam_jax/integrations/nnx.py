@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 import lsam_jax as lsam
@@ -79,7 +80,8 @@ def value_and_grad(
       wrt: what to differentiate with respect to, e.g. `nnx.LoRAParam`; what else the model holds
         is frozen, and costs no gradient.
       **sampling: `ascent_batch` and what goes with it in `lsam_jax.value_and_grad` (the model
-        is argument 0). The model is then changed by the second pass, unless `clean_aux`.
+        is argument 0). The model is then changed by the second pass, unless `clean_aux`. Or `m`:
+        what its parts change in the model is averaged.
 
     Returns:
       A function `(model, sam_state, *args, **kwargs)` that returns `(loss, grads, sam_state)`,
@@ -115,7 +117,14 @@ def value_and_grad(
 
         step = lsam.value_and_grad(pure, tx, has_aux=True, **sampling)
         (loss, (aux, after)), grads, new_state = step(params, sam_state, *args)
+        if sampling.get("m") is not None:
+            after = jax.tree.map(_of_all_parts, after)
         nnx.update(model, after)
         return ((loss, aux) if has_aux else loss), grads, new_state
 
     return wrapped
+
+
+def _of_all_parts(x: Any) -> Any:
+    """The mean over the parts of a batch; of counters and keys, which are the same in all, one."""
+    return jnp.mean(x, axis=0) if jnp.issubdtype(x.dtype, jnp.inexact) else x[0]

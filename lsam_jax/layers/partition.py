@@ -1,4 +1,4 @@
-"""How a parameter pytree is cut into named layers: names, norms, masks.
+"""How a parameter pytree is cut into named layers.
 
 There are L layers, in the order of `jax.tree.leaves`. An array may belong to no layer: it is
 then never ranked, perturbed or mixed, and simply descends.

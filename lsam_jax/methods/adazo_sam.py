@@ -54,7 +54,7 @@ def adazo_sam(
     arguments.check_count("probes", probes, low=1)
     if arguments.static_int(probes) is None:
         raise TypeError("probes decides what is compiled, so it must be a plain number.")
-    arguments.check_real("step", step, above=0.0)
+    arguments.check_number("step", step, above=0.0)
     return method(rho=rho, ascent=two_point(int(probes), step, seed), **options)
 
 

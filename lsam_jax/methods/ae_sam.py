@@ -53,7 +53,7 @@ def ae_sam(
     [False]
     """
     arguments.check_real("threshold", threshold, infinite=True)
-    arguments.check_real("decay", decay, low=0.0, below=1.0)
+    arguments.check_number("decay", decay, low=0.0, below=1.0)
     return method(rho=rho, when=above_usual(threshold, decay), **options)
 
 

@@ -53,7 +53,7 @@ def asam(
     >>> [round(x, 3) for x in direction.tolist()]  # the larger weight moves further than in SAM
     [3.738, 5.747]
     """
-    arguments.check_real("eta", eta, low=0.0)
+    arguments.check_number("eta", eta, low=0.0)
     return method(rho=rho, perturbation=adaptive(eta, _scaling(scaled)), **options)
 
 
@@ -97,5 +97,6 @@ def _size(
     rows = np.array([scaled(path, rank) for path in layers.paths[n]])
     if not rows.any():
         return None
-    size = jnp.abs(w) + jnp.asarray(eta, w.dtype)
+    wide = jnp.abs(w.astype(jnp.promote_types(w.dtype, jnp.float32)))
+    size = wide + jnp.asarray(eta, wide.dtype)
     return size if rows.all() else jnp.where(by_row(rows, w), size, jnp.ones_like(size))

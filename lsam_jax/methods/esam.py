@@ -95,7 +95,7 @@ def of_samples(share: float) -> Descent:
 
         def prepared(params: Any) -> Any:
             out = loss_fn.each(params)
-            losses, aux = out if has_aux else (out, None)
+            losses, aux = auxiliary.pair(out, has_aux)
             if jnp.ndim(losses) != 1:
                 raise TypeError(
                     "per_sample needs a function that gives one loss for each sample, an array "

@@ -55,7 +55,7 @@ def f_sam(
     [3.6, 0.0]
     """
     arguments.check_real("sigma", sigma)
-    arguments.check_real("decay", decay, low=0.0, below=1.0)
+    arguments.check_number("decay", decay, low=0.0, below=1.0)
     return method(rho=rho, perturbation=less_the_mean(sigma, decay), **options)
 
 

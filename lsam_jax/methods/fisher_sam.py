@@ -2,6 +2,8 @@
 
 from typing import Any, Unpack
 
+import jax.numpy as jnp
+
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import vdot
 from lsam_jax.components.context import Arrays, StepContext, Targets
@@ -37,7 +39,8 @@ def fisher_sam(
     arguments.check_real("eta", eta, low=0.0)
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
-        uphill = [d / (1 + arguments.resolve(eta, now.count) * d * d) for d in g]
+        wide = [d.astype(jnp.promote_types(d.dtype, jnp.float32)) for d in g]
+        uphill = [d / (1 + arguments.resolve(eta, now.count) * d * d) for d in wide]
         return along(uphill, vdot(g, uphill), w, at, now)
 
     return method(rho=rho, perturbation=Perturbation(move), **options)

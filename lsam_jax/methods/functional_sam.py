@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lsam_jax.arrays.vectors import vdot
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.radius import Radius
+from lsam_jax.engine import auxiliary
 from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
 from lsam_jax.losses import SplitLoss
 from lsam_jax.transform.options import SelectionOptions, with_options
@@ -58,11 +59,10 @@ def _with_cotangent(loss_fn: Any, has_aux: bool) -> Callable[[Any], Any]:
     def prepared(params: Any) -> Any:
         outputs = jax.tree.map(jnp.asarray, loss_fn.outputs(params))
         out = loss_fn.loss(outputs)
-        loss, aux = out if has_aux else (out, None)
+        loss, aux = auxiliary.pair(out, has_aux)
 
         def of_outputs(outputs: Any) -> Any:
-            out = loss_fn.loss(outputs)
-            return out[0] if has_aux else out
+            return auxiliary.loss_of(loss_fn.loss(outputs))
 
         cotangent = jax.grad(of_outputs, allow_int=True)(outputs)
         return loss, (aux, (outputs, cotangent))

@@ -54,7 +54,7 @@ def gam(
     >>> [round(x, 2) for x in direction.tolist()]  # w + w / ||w||: here the norm is ||w||
     [3.6, 4.8]
     """
-    arguments.check_real("step", step, above=0.0)
+    arguments.check_number("step", step, above=0.0)
     return method(
         rho=rho,
         alpha=alpha,

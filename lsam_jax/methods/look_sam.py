@@ -77,6 +77,8 @@ class LookSamMemory(NamedTuple):
 def _keep_across(
     g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: LookSamMemory
 ) -> tuple[list[Any], LookSamMemory]:
+    if not at.leaf:  # nothing may move
+        return list(h), memory
     square = squared_norm(g)
     along = ratio(ratio(vdot(g, h), square), square)
     across = [y - along * x for x, y in zip(g, h)]

@@ -39,5 +39,5 @@ def momentum_sam(
     [3.0, 4.0]
     [1.5, 2.0]
     """
-    arguments.check_real("momentum", momentum, low=0.0, below=1.0)
+    arguments.check_number("momentum", momentum, low=0.0, below=1.0)
     return method(rho=rho, ascent=ascent.momentum(momentum), **options)

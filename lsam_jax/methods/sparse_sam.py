@@ -75,7 +75,7 @@ def drop_and_grow(sparsity: float, every: Any, drop: arguments.Scalar, seed: int
         return Mask(now.layers.tree(moves))
 
     def update(memory: Mask, g: Arrays, at: Targets, now: StepContext) -> Mask:
-        due = (now.count + 1) % arguments.resolve(every, now.count) == 0
+        due = (now.count + 1) % arguments.resolve_whole(every, now.count) == 0
         return jax.lax.cond(due, lambda: changed(memory, g, at, now), lambda: memory)
 
     return base._replace(update=update, refresh=None)
@@ -190,7 +190,7 @@ def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any)
       **kwargs: further keyword arguments of the loss.
 
     Returns:
-      A tree like `params`.
+      A tree like `params`, in at least float32.
 
     Raises:
       TypeError: if the loss is not made by `per_sample`.
@@ -215,10 +215,12 @@ def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any)
             return jnp.mean(loss_of(batch.of(jnp.full(batch.parts, sample)).each(params)))
 
         g = jax.grad(loss)(params)
-        return jax.tree.map(lambda t, d: t + d * d / count, total, g), None
+        return jax.tree.map(lambda t, d: t + d.astype(t.dtype) ** 2 / count, total, g), None
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    return jax.lax.scan(add, zeros, jnp.arange(count))[0]
+    def zeros(x: Any) -> jax.Array:
+        return jnp.zeros_like(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+
+    return jax.lax.scan(add, jax.tree.map(zeros, params), jnp.arange(count))[0]
 
 
 @promotion.usual

@@ -100,7 +100,7 @@ class AscentBatch:
         """The samples taken of each group, int[taken] or int[groups, taken]."""
         places = np.arange(taken)
         if self.samples == "rotating":
-            return (count * taken + places) % each
+            return (jnp.asarray(count) * taken + places) % each
         if isinstance(self.samples, str):
             return places
         key = jax.random.fold_in(self.samples, count)
@@ -145,6 +145,7 @@ def _take(x: Any, places: Any, each: int) -> Any:
     if shardings.explicit(x) is not None:
         at = jnp.arange(groups)[:, None] * each + places
         return shardings.take_rows(x, at.reshape(groups * taken))
+    x = jnp.asarray(x) if isinstance(x, np.ndarray) else x
     grouped = x.reshape(groups, each, *x.shape[1:])
     if np.ndim(places) == 2:
         found = jax.vmap(lambda group, at: group[at])(grouped, places)

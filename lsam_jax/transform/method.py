@@ -68,6 +68,7 @@ def layers_of(method: Method, params: Any) -> Layers:
     method.selector.check(layers.names)
     check_cut_names(method.cuts, layers.names)
     method.rho.check(layers.names)
+    check_together(method)
     check_fresh(method, layers.names)
     k = method.k
     if k is not None and arguments.is_concrete(k) and int(k) > len(layers.names):
@@ -76,6 +77,20 @@ def layers_of(method: Method, params: Any) -> Layers:
             f"({', '.join(layers.names)}); k must be at most {len(layers.names)}."
         )
     return layers
+
+
+def check_together(method: Method) -> None:
+    """Raises a ValueError if a part of the method would be left out without a word."""
+    ascent = method.ascent
+    if ascent.estimate is not None and not ascent.uses_loss:
+        check_no_clean_pass(method)
+    others = ascent.estimate is not None or method.descent.second is not None
+    if method.cadence.decide is not None and others:
+        raise ValueError(
+            "when=... that decides by the clean gradient (ae_sam) climbs it and descends the loss, so "
+            "no other ascent or descent goes with it (adazo_sam, gam, functional_sam, esam with "
+            "gamma below 1). Use when=every(2) or bernoulli(0.5), say."
+        )
 
 
 def check_fresh(method: Method, names: Sequence[str] | None = None) -> None:
@@ -163,7 +178,8 @@ def choose(
     )
     candidates, selected, memory = select(method.selector, choice)
     if not isinstance(selected, np.ndarray) and arguments.static_int(method.select_every) != 1:
-        anew = state.count % method.select_every == 0
+        # A step that has perturbed nothing has left no choice to go on with.
+        anew = (state.count % method.select_every == 0) | ~jnp.any(state.selected)
         selected = jnp.where(anew, selected, state.selected)
     return candidates, selected, state._replace(memory=state.memory._replace(selection=memory))
 

@@ -44,7 +44,8 @@ def perturbation_survival(
     0.0
     0.98
     """
-    method, layers = tx.method, layers_of(tx.method, params)
+    method = tx.method._replace(ascent=tx.method.ascent._replace(rests=None))
+    layers = layers_of(method, params)
     sam_state = state_of(method, layers, params, sam_state)
     now = numbers(method, layers, sam_state)
     selected = sam_state.selected | ~sam_state.selected.any()

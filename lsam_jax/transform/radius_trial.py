@@ -59,11 +59,6 @@ class RadiusTrial(NamedTuple):
     losses: Callable[[Any], tuple[LossOfParams, LossOfParams]]
     fresh: bool
 
-    @property
-    def may_move(self) -> list[int]:
-        """Which leaves may move."""
-        return self.layers.inside
-
     def effects(self, params: Any, state: SamState, batch: Any, radii: np.ndarray) -> Effects:
         """What each of these radii does; compiled once."""
         w = [jnp.asarray(x) for x in self.layers.leaves(params)]
@@ -75,7 +70,7 @@ class RadiusTrial(NamedTuple):
 
     def _before(self, w: Leaves, state: SamState, batch: Any) -> Any:
         """The clean loss, the ascent direction, the selected layers, and the state."""
-        layers, index = self.layers, self.may_move
+        layers, index = self.layers, self.layers.inside
         losses = self.losses(batch)
         whole, of_part = map(self._of_leaves, losses)
         loss, g = jax.value_and_grad(whole)(list(w))
@@ -94,7 +89,7 @@ class RadiusTrial(NamedTuple):
 
     def _at(self, rho: Any, climbed: Any, w: Leaves, state: SamState, batch: Any) -> Any:
         """The loss, its rise, and how many arrays move, of a radius and what `_before` found."""
-        (uphill, selected), index = climbed, self.may_move
+        (uphill, selected), index = climbed, self.layers.inside
         inside, whole = [w[n] for n in index], self._of_leaves(self.losses(batch)[0])
         moved, _ = self._rules(w, state, selected, rho).perturb(uphill, inside, index)
         loss, h = jax.value_and_grad(whole)(put(w, index, moved))
@@ -116,7 +111,8 @@ class RadiusTrial(NamedTuple):
         return network_of(program, arrays, self.layers, where, least)[0]
 
     def _rules(self, w: Leaves, state: SamState, selected: Any, rho: Any) -> MethodStep:
-        method = self.method._replace(rho=as_radii("rho", rho))
+        awake = self.method.ascent._replace(rests=None)
+        method = self.method._replace(rho=as_radii("rho", rho), ascent=awake)
         every = np.ones(len(self.layers.names), bool)
         return MethodStep(method, numbers(method, self.layers, state), state, every, selected, w)
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Unpack
 
+import numpy as np
 import optax
 
 from lsam_jax import arguments
@@ -239,12 +240,13 @@ def _checked(options: EngineOptions) -> EngineOptions:
         raise ValueError("k is None, but this selection needs a number of layers; pass k=4, say.")
     if k is not None:
         arguments.check_count("k", k, low=0)
-    arguments.check_real("norm_decay", given["norm_decay"], low=0.0, below=1.0)
+    arguments.check_number("norm_decay", given["norm_decay"], low=0.0, below=1.0)
+    arguments.check_number("select_every", given["select_every"])
     arguments.check_count("select_every", given["select_every"], low=1)
     arguments.check_cuts(given["cuts"])
-    if gate not in (None, True, False):
+    if not (gate is None or isinstance(gate, bool | np.bool_)):
         raise ValueError(f"gate must be True, False or None (by platform); got gate={gate!r}.")
-    return given
+    return {**given, "gate": None if gate is None else bool(gate)}
 
 
 def step_of_any(

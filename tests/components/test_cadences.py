@@ -273,3 +273,49 @@ BAD = [
 def test_a_window_that_can_never_open(make, given, kind, words):
     with refused(kind, *words):
         make(*given)
+
+
+def test_a_step_that_perturbed_nothing_leaves_no_choice_to_go_on_with():
+    w = {"a": jnp.ones((2, 2)), "b": 2 * jnp.ones((2, 2))}
+    chosen = {"every": [], "stale": []}
+    for name, parts in {
+        "every": {"when": lsam.every(2)},
+        "stale": {"ascent": lsam.stale()},
+    }.items():
+        tx = lsam.layerwise_sam(1, 2.0, alpha=1.0, normalize=True, select_every=4)
+        tx = lsam.with_parts(tx, **parts)
+        step, state = jax.jit(lsam.value_and_grad(squares, tx)), tx.init(w)
+        for _ in range(8):
+            _, _, state = step(w, state)
+            chosen[name].append(int(jnp.sum(state.selected)))
+    assert chosen["every"] == [1, 0] * 4
+    assert chosen["stale"] == [1, 1, 0, 1, 0, 1, 0, 1]
+
+
+def squares(w):
+    return sum(jnp.sum(x**2) for x in w.values())
+
+
+def test_a_period_may_be_a_schedule_that_is_not_whole():
+    due = lsam.every(optax.linear_schedule(2, 4, 40)).due
+    got = [count for count in range(40) if due(jnp.asarray(count))]
+    assert got == [count for count in range(40) if count % int(2 + count / 20) == 0]
+    look = lsam.look_sam(0.1, optax.linear_schedule(1.5, 1.5, 1))
+    assert all(look.method.cadence.due(jnp.asarray(count)) for count in range(4))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda when: lsam.with_parts(lsam.functional_sam(0.1), when=when),
+        lambda when: lsam.with_parts(lsam.esam(0.1, gamma=0.5), when=when),
+        lambda when: lsam.with_parts(lsam.gam(0.1), when=when),
+        lambda when: lsam.with_parts(lsam.adazo_sam(0.1), when=when),
+        lambda when: lsam.with_parts(lsam.momentum_sam(0.1), when=when),
+        lambda when: lsam.with_parts(lsam.ae_sam(0.1), ascent=lsam.adazo_sam().method.ascent),
+    ],
+)
+def test_what_the_clean_gradient_decides_goes_with_no_other_ascent_or_descent(make):
+    large = lsam.ae_sam(0.1).method.cadence
+    with refused(ValueError, "clean", "when=every(2)"):
+        make(large).init({"w": jnp.ones((2, 2))})

@@ -121,3 +121,20 @@ def test_a_valley_in_which_it_would_swing():
         return np.mean(far[100:])
 
     assert distance(0.5) < distance(1.0) / 2
+
+
+def test_what_measures_a_radius_measures_it_at_rest_too():
+    w = jnp.ones(10000, jnp.bfloat16)
+    for rests in (False, True):
+        tx = stale(0.01)
+        state = tx.init(w)
+        ascent = state.memory.ascent._replace(rests=jnp.asarray(rests))
+        state = state._replace(memory=state.memory._replace(ascent=ascent))
+        assert lsam.perturbation_survival(tx, w, w, state) == 0  # all of it rounds away
+    tx = stale(2.5)
+    step, state = lsam.value_and_grad(bowl, tx), tx.init(W)
+    for _ in range(2):
+        _, _, state = step(W, state)
+    assert state.memory.ascent.rests
+    found = lsam.suggest_rho(bowl, W, tx=tx, sam_state=state, radii=[1.0, 2.0], target=8.0)
+    assert found.rises.tolist() == pytest.approx([6.0, 14.0])

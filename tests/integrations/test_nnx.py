@@ -222,3 +222,16 @@ def test_a_step_costs_its_floor():
     got = flops(ours, params, tx.init(params), x, y)
     assert got == pytest.approx(floor, rel=0.02)
     assert got < 1.9 * plain_cost
+
+
+def test_what_parts_of_a_batch_change_is_averaged():
+    model = nnx.Sequential(
+        nnx.BatchNorm(4, momentum=0.5, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(1))
+    )
+    x = jnp.arange(32.0).reshape(8, 4)
+    step = lsam_nnx.value_and_grad(lambda model, x: jnp.mean(model(x) ** 2), lsam.sam(), m=2)
+    step(model, lsam.sam().init(nnx.state(model, nnx.Param)), x)
+    mean, var = model.layers[0].mean[...], model.layers[0].var[...]
+    np.testing.assert_allclose(mean, x.mean(0) / 2)  # from 0
+    np.testing.assert_allclose(var, 0.5 + np.var(x.reshape(4, 2, 4), axis=1).mean(0) / 2)
+    assert model.layers[1].rngs.count[...] == 1

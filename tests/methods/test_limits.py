@@ -130,3 +130,20 @@ def test_a_loss_that_does_not_depend_on_the_parameters():
     assert (value, aux["twice"]) == (3.0, 6.0)
     assert not grads["w"].any()
     assert not state.norms.any()
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        lsam.look_sam(RHO, k=0, selection="high"),
+        lsam.look_sam(RHO, selection="none"),
+        lsam.layerwise_sam(None, RHO, selection=lsam.price(1.3, "none")),
+    ],
+)
+def test_where_nothing_is_selected_the_gradient_is_the_plain_one(tx):
+    w = {"a": jnp.full((2, 2), 3.0)}
+    step, state = lsam.value_and_grad(lambda p: jnp.sum(p["a"] ** 2) / 2, tx), tx.init(w)
+    for _ in range(2):
+        loss, direction, state = step(w, state)
+        np.testing.assert_array_equal(direction["a"], w["a"])
+        assert loss == 18 and not state.selected.any()

@@ -240,3 +240,30 @@ def test_any_method_takes_losses_in_parts():
     ]
     for a, b in zip(*map(jax.tree.leaves, steps), strict=True):
         assert relative_error(a, b) <= EXACT
+
+
+IN_PARTS = {
+    "functional_sam": (
+        lsam.functional_sam,
+        lambda aux: lsam.split_loss(lambda w: w, lambda o: aux(jnp.sum(o**2), o)),
+    ),
+    "esam": (lsam.esam, lambda aux: lsam.per_sample(lambda w, x: aux(x @ w, w))),
+}
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_aux_must_be_as_it_is_said(name):
+    make, of = IN_PARTS[name]
+    tx, w = make(), jnp.ones(1)
+    batch = (jnp.ones((4, 1)),) if name == "esam" else ()
+    with pytest.raises(TypeError, match="has_aux=True"):
+        lsam.value_and_grad(of(lambda loss, aux: (loss, aux)), tx)(w, tx.init(w), *batch)
+    with pytest.raises(TypeError, match=r"must return \(loss, aux\)"):
+        lsam.value_and_grad(of(lambda loss, aux: loss), tx, True)(w, tx.init(w), *batch)
+
+
+def test_samples_are_passed_by_position():
+    tx, w = lsam.esam(beta=1.0), jnp.ones(1)
+    loss_fn = lsam.per_sample(lambda w, x: x @ w)
+    with pytest.raises(ValueError, match=r"argnums=\(1,\).*by position"):
+        lsam.value_and_grad(loss_fn, tx)(w, tx.init(w), x=jnp.ones((4, 1)))

@@ -108,3 +108,12 @@ def test_parts_of_a_batch_change_one_mask():
         found.append(ones(step(params, tx.init(params), x)[2]))
     assert np.array_equal(*found)
     assert not np.array_equal(found[0], ones(tx.init(params)))
+
+
+def test_fisher_of_half_precision_is_summed_in_single():
+    loss_fn = lsam.per_sample(lambda w, x: x @ w)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        w, x = jnp.ones(1, dtype), jnp.full((1000, 1), 1e-3, dtype)
+        found = lsam.empirical_fisher(loss_fn, w, x)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, 1e-6, rtol=1e-2)

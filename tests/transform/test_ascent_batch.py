@@ -314,3 +314,14 @@ def test_a_budget_counts_the_part():
     assert step(params, tx.init(params), batch)[2].selected.all()
     with pytest.raises(ValueError, match="affords no layer"):
         lsam.value_and_grad(loss, tx, has_aux=True)(params, tx.init(params), batch)
+
+
+def test_rotating_samples_of_a_restored_state_and_of_a_batch_that_is_no_argument():
+    x, tx, w = np.arange(8.0), lsam.sam(RHO), jnp.ones(1)
+    step = lsam.value_and_grad(
+        lambda w, x: (w[0] * jnp.sum(x), x), tx, True,
+        ascent_batch=1 / 4, ascent_samples="rotating", clean_aux=True,
+    )  # fmt: skip
+    state = tx.init(w)._replace(count=np.int32(1))
+    assert step(w, state, x)[0][1].tolist() == [1, 5]
+    assert jax.jit(lambda w, s: step(w, s, x)[0][1])(w, state).tolist() == [1, 5]

@@ -44,6 +44,7 @@ ARGUMENTS = [
     ({"cuts": 1.5}, ValueError, ["cuts", "1.5"]),
     ({"cuts": [0, 1]}, ValueError, ["cuts", "[0, 1]"]),
     ({"gate": "yes"}, ValueError, ["gate", "'yes'"]),
+    ({"gate": 1}, ValueError, ["gate", "1", "None"]),
 ]
 
 
@@ -125,3 +126,36 @@ def test_inspect_of_too_many_layers(k):
     loss = Loss()
     with refused(ValueError, "k", str(k), "2", loss=loss):
         lsam.inspect(loss, parameters(), k=k)
+
+
+SCHEDULE = lambda count: 0.5  # noqa: E731
+NUMBERS = [
+    (lambda: lsam.layerwise_sam(1, 0.1, norm_decay=SCHEDULE), ["norm_decay"]),
+    (lambda: lsam.layerwise_sam(1, 0.1, select_every=SCHEDULE), ["select_every"]),
+    (lambda: lsam.asam(eta=SCHEDULE), ["eta"]),
+    (lambda: lsam.ae_sam(decay=SCHEDULE), ["decay"]),
+    (lambda: lsam.f_sam(decay=SCHEDULE), ["decay", "f_sam"]),
+    (lambda: lsam.momentum_sam(momentum=SCHEDULE), ["momentum"]),
+    (lambda: lsam.gam(step=SCHEDULE), ["step"]),
+    (lambda: lsam.adazo_sam(step=SCHEDULE), ["step", "adazo"]),
+    (lambda: lsam.bandit(active=SCHEDULE), ["active"]),
+    (lambda: lsam.bandit(rate=SCHEDULE), ["rate"]),
+    (lambda: lsam.stale(rest=SCHEDULE), ["rest"]),
+    (lambda: lsam.rise(0.3, first=SCHEDULE), ["first"]),
+    (lambda: lsam.rise(0.3, bounds=(0.1, SCHEDULE)), ["bounds"]),
+    (lambda: lsam.rise(0.3, averages=(SCHEDULE, 0.5)), ["averages"]),
+    (lambda: lsam.rise(0.3, reach=SCHEDULE), ["reach"]),
+    (lambda: lsam.rise(share=0.3, cap=SCHEDULE), ["cap"]),
+    (lambda: lsam.suggest_rho(jnp.sum, jnp.ones(2), target=SCHEDULE), ["target"]),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), NUMBERS, ids=ids(NUMBERS))
+def test_where_no_schedule_is_taken_it_says_so(make, words):
+    with refused(TypeError, words[0], "a number, not a schedule"):
+        make()
+
+
+def test_a_number_of_cuts_may_be_numpys():
+    for cuts in (2, np.int64(2)):
+        one_step(cuts=cuts)

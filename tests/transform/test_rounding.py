@@ -48,3 +48,17 @@ def test_only_the_layers_that_were_perturbed():
     lost = lsam.perturbation_survival(tx, w, w, state._replace(selected=jnp.asarray([True, False])))
     assert lost == 0
     assert survives > 0.9
+
+
+def test_half_precision_neither_overflows_nor_vanishes_on_its_way_uphill():
+    """Of a loss with gradient (300, 3), and of one with (2e-4, 2e-4): exact to half precision."""
+    small, tx = jnp.full(2, 1e-2, jnp.float16), lsam.fisher_sam(1.0)
+    loss = lambda w: 300 * w[0] + 3 * w[1]  # noqa: E731
+    state = lsam.value_and_grad(loss, tx)(small, tx.init(small))[2]
+    f = 1 + np.asarray([300.0, 3.0]) ** 2
+    g = np.asarray([300.0, 3.0])
+    assert float(state.rise) == pytest.approx(np.sqrt(g @ (g / f)), rel=0.02)
+    tx = lsam.asam(0.5)
+    loss = lambda w: jnp.float16(2e-4) * jnp.sum(w)  # noqa: E731
+    state = lsam.value_and_grad(loss, tx)(small, tx.init(small))[2]
+    assert float(state.rise) == pytest.approx(0.5 * 2e-4 * 0.02 * np.sqrt(2), rel=0.02)
