@@ -49,7 +49,7 @@ def layerwise_sam(
         large as the loss makes it: under loss scaling by c, pass rho / c.
       norm_decay: stores the running mean `decay * old + (1 - decay) * new` of the norms, for a
         steadier choice; in [0, 1).
-      select_every: chooses anew every so many steps only.
+      select_every: chooses anew every so many steps only, and after one that perturbed nothing.
       cuts: where the engine may cut the network; between two cuts is a segment, which both passes
         skip or run as a whole, by a conditional each: "auto" (at most twelve, by counted cost), a
         number (at most so many), or a list of layer names (the first layer is added: any may be

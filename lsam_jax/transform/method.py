@@ -87,9 +87,9 @@ def check_together(method: Method) -> None:
     others = ascent.estimate is not None or method.descent.second is not None
     if method.cadence.decide is not None and others:
         raise ValueError(
-            "a cadence that decides by the clean gradient (ae_sam) climbs it and descends the loss, "
-            "so no other ascent or descent goes with it (adazo_sam, gam, functional_sam, esam with "
-            "gamma below 1): use when=every(2) or bernoulli(0.5), say."
+            "a cadence that decides by the clean gradient (ae_sam) climbs it, and descends the "
+            "loss, so no other ascent or descent goes with it (adazo_sam, gam, functional_sam, "
+            "esam with gamma below 1): use when=every(2) or bernoulli(0.5), say."
         )
 
 
