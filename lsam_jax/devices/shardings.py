@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 
 def explicit(x: Any) -> NamedSharding | None:
@@ -33,7 +33,7 @@ def lay_like(x: Any, like: Any) -> Any:
     if wanted is None or wanted == found:
         return x
     # Outside of jit and of jax.set_mesh a type alone does not name the devices.
-    return jax.device_put(x, like.sharding) if _are_there(x, like) else _reshard(x, wanted)
+    return jax.device_put(x, like.sharding) if _are_there(x, like) else reshard(x, wanted)
 
 
 def draw_like(x: Any, draw: Callable[..., jax.Array], key: jax.Array, *args: Any) -> jax.Array:
@@ -58,7 +58,7 @@ def lay_by(x: Any, spec: tuple[Any, ...]) -> Any:
         return x
     if _are_there(x):
         return jax.device_put(x, NamedSharding(x.sharding.mesh, PartitionSpec(*spec)))
-    return _reshard(x, NamedSharding(found.mesh, PartitionSpec(*spec)))
+    return reshard(x, NamedSharding(found.mesh, PartitionSpec(*spec)))
 
 
 def whole(x: Any) -> Any:
@@ -115,7 +115,3 @@ def row_parts(x: Any) -> int:
 
 def _are_there(*arrays: Any) -> bool:
     return all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in arrays)
-
-
-def _reshard(x: Any, sharding: NamedSharding) -> Any:
-    return jax.sharding.reshard(x, sharding)

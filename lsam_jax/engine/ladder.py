@@ -83,8 +83,9 @@ class Ladder:
     def loss_of(self, late: Leaves) -> tuple[Any, list[Any]]:
         """Loss and aux at other values of the arrays that may move, to be differentiated."""
         if all(x is self.leaves[n] for n, x in zip(self.index, late)):
-            return self.clean.results()
-        values = {**self.clean.values, **dict(zip(self._late_inputs(), late))}
+            return self.clean.forward()
+        inputs = self.chain.closed.jaxpr.invars
+        values = {**self.clean.values, **{inputs[n]: x for n, x in zip(self.index, late)}}
         for k in range(1, len(self.chain.segments)):
             values.update(self.rungs[k].again(values, self.first, self.clean.values))
         return results(self.chain, values)
@@ -92,9 +93,6 @@ class Ladder:
     def at(self, moved: Leaves) -> "Walk":
         """The perturbed walk: the arrays that may move are now these."""
         return Walk(self, put(self.leaves, self.index, moved), self.clean)
-
-    def _late_inputs(self) -> list[Any]:
-        return [self.chain.closed.jaxpr.invars[n] for n in self.index]
 
 
 class Walk:
@@ -123,13 +121,9 @@ class Walk:
             self._ran.append(ran)
             self.values.update(ran.made)
 
-    def results(self) -> tuple[Any, list[Any]]:
+    def forward(self) -> tuple[Any, list[Any]]:
         """Loss and aux."""
         return results(self._ladder.chain, self.values)
-
-    def forward(self) -> tuple[Any, list[Any]]:
-        """The same; see `PerturbedPass`."""
-        return self.results()
 
     def selected_gradient(self) -> ValueAuxGrad:
         """Loss, aux, and the gradient of the arrays that may move: zeros if not selected."""
@@ -139,14 +133,14 @@ class Walk:
                 self._ran[k], errors, ladder.groups, ladder.wanted, ladder.first, ladder.worth
             )
             _add(errors, found)
-        return *self.results(), self._of_leaves(errors, ladder.index)
+        return *self.forward(), self._of_leaves(errors, ladder.index)
 
     def gradient(self, of: Callable[[Any, list[Any]], Any]) -> ValueAuxGrad:
         """Loss, aux, and the gradient of a function of both; see `PerturbedPass`."""
         errors = self._errors(of)
         for rung, ran in zip(self._ladder.rungs[::-1], self._ran[::-1]):
             _add(errors, rung.back(ran, errors))
-        return *self.results(), self._of_leaves(errors, range(len(self.weights)))
+        return *self.forward(), self._of_leaves(errors, range(len(self.weights)))
 
     def _errors(self, of: Callable[[Any, list[Any]], Any]) -> dict[Any, Any]:
         """The gradient of a function of loss and aux with respect to what these depend on."""

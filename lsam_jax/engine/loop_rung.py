@@ -14,7 +14,6 @@ import numpy as np
 from jax.extend import core as jex
 
 from lsam_jax.arrays.vectors import masked
-from lsam_jax.devices import collectives
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.both_ways import BothWays
 from lsam_jax.engine.chain import Chain, Segment, error_of
@@ -153,7 +152,7 @@ class LoopRung:
             of_over = self._put(of_over, [of_rows[n][0] for n in asked], s)
             return [found[n] for n in self._carry], of_fixed, of_over
 
-        state = of_carry, of_fixed, [_zeros(invars[n]) for n in asked]
+        state = of_carry, of_fixed, [error_of(invars[n], {}) for n in asked]
         of_carry, of_fixed, of_over = jax.lax.fori_loop(0, scan.length - begin, each, state)
         of_carry = [jnp.where(begin == 0, x, jnp.zeros_like(x)) for x in of_carry]
         of_asked = dict(zip(asked, of_over))
@@ -223,7 +222,7 @@ class LoopRung:
         collected: list[Any] = []
         for n in self._ways.results:
             (carry if n < scan.carried else collected).append(error_of(outvars[n], errors))
-        return carry, collected, [_zeros(scan.eqn.invars[n]) for n in self._fixed]
+        return carry, collected, [error_of(scan.eqn.invars[n], {}) for n in self._fixed]
 
     def _by_variable(self, found: Arrays) -> dict[Any, Any]:
         """Errors of what is moving, as those of the variables; None for what is not asked for."""
@@ -252,7 +251,7 @@ def _of_iteration(
     moving, wanted = chain.moving, chain.moving & chain.reaching
 
     def moves(n: int, v: Any) -> bool:
-        return carried[n - scan.fixed] if n in scan.carry else _is_in(v, moving)
+        return carried[n - scan.fixed] if n in scan.carry else jaxprs.is_variable(v) and v in moving
 
     return BothWays(
         scan.iterate,
@@ -266,11 +265,3 @@ def _of_iteration(
         args=operands,
         inside=conditionals.inside,
     )
-
-
-def _is_in(v: Any, variables: frozenset[Any]) -> bool:
-    return jaxprs.is_variable(v) and v in variables
-
-
-def _zeros(v: Any) -> Any:
-    return collectives.zeros_like_type(v.aval)

@@ -97,8 +97,5 @@ def _rows(eqn: Any, made_of: dict[Any, frozenset[int]], rows: dict[Any, Rows]) -
             return [made_of[v] for v in eqn.invars]
         joined = (rows.get(v, [made_of[v]] * v.aval.shape[0]) for v in eqn.invars)
         return [layers for of_rows in joined for layers in of_rows]
-    known = [v for v in eqn.invars if jaxprs.is_variable(v) and v in rows]
-    others = [v for v in eqn.invars if not (jaxprs.is_variable(v) and v in rows)]
-    if name not in KEEP_ROWS or len(known) != 1 or any(map(jaxprs.is_variable, others)):
-        return None
-    return rows[known[0]]
+    variables = [v for v in eqn.invars if jaxprs.is_variable(v)]
+    return rows.get(variables[0]) if name in KEEP_ROWS and len(variables) == 1 else None
