@@ -19,6 +19,19 @@ Arrays = Sequence[Any]
 """One for each array that is spoken of."""
 
 
+class Effect(NamedTuple):
+    """What a step showed of its perturbation, on all devices together.
+
+    Attributes:
+      loss: f32[], that the second pass gave; the clean one of a step that perturbs nothing. None
+        where only gradients are known.
+      rise: f32[], see `SamState`; 0 where nothing moved.
+    """
+
+    loss: Any
+    rise: Any
+
+
 class StepContext(NamedTuple):
     """What is the same for all arrays in one step.
 

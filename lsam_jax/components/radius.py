@@ -13,21 +13,8 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import squared_norm
-from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
+from lsam_jax.components.context import Arrays, Effect, StepContext, Targets, remember_nothing
 from lsam_jax.layers.leaves import Layers
-
-
-class Effect(NamedTuple):
-    """What a step showed of its perturbation, on all devices together.
-
-    Attributes:
-      loss: f32[], that the second pass gave; the clean one of a step that perturbs nothing. None
-        where only gradients are known.
-      rise: f32[], see `SamState`; 0 where nothing moved.
-    """
-
-    loss: Any
-    rise: Any
 
 
 class Radii(NamedTuple):

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.components.context import Arrays, StepContext, Targets
-from lsam_jax.components.radius import Effect, Radii
+from lsam_jax.components.context import Arrays, Effect, StepContext, Targets
+from lsam_jax.components.radius import Radii
 from lsam_jax.layers.leaves import Layers
 
 AT_FIRST = 4.0

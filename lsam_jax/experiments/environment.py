@@ -15,7 +15,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 def packages() -> dict[str, str | None]:
     """The versions of `PACKAGES`, None for what is not installed."""
-    return {name: _version(name) for name in PACKAGES}
+    return {name: version(name) for name in PACKAGES}
 
 
 def describe() -> dict[str, Any]:
@@ -50,7 +50,8 @@ def without_paths(flags: str) -> str:
     return re.sub(r"=\S*[/\\]\S*", "=...", flags)
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package; None of another."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from lsam_jax import arguments
-from lsam_jax.components.radius import Effect
+from lsam_jax.components.context import Effect
 from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.restored_state import rebuilt
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from lsam_jax.arrays.at_once import at_once
 from lsam_jax.arrays.vectors import by_row, one_by_one, squared_norm, vdot
-from lsam_jax.components.context import StepContext, Targets
-from lsam_jax.components.radius import Effect
+from lsam_jax.components.context import Effect, StepContext, Targets
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.network import Network
 from lsam_jax.engine.step_rules import Chosen, PerturbedPass, StepResult, ValueAuxGrad

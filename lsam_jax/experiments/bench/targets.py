@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +9,8 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
+
+from lsam_jax.experiments import environment
 
 AXIS = "data"
 
@@ -58,7 +59,7 @@ def check(name: str) -> None:
     if name not in TARGETS:
         raise ValueError(f"target={name!r} is not known; choose from {', '.join(TARGETS)}")
     packages = TARGETS[name].packages
-    if packages and not any(map(_is_installed, packages)):
+    if packages and not any(map(environment.version, packages)):
         raise ValueError(
             f"target={name} needs the compiler of {packages[0]}: "
             'pip install "lsam-jax[compiled]" for a TPU\'s, '
@@ -76,11 +77,3 @@ def mesh(name: str, devices: int) -> Mesh:
     if devices > len(known):
         raise ValueError(f"devices={devices} is more than the {len(known)} of target={name}")
     return Mesh(np.array(known[:devices]), (AXIS,))
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

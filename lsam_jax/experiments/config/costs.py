@@ -1,6 +1,6 @@
 """Counted cost of a step where it is not `lsam.Inspection.cost`; 1 is a plain gradient's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,18 @@ def inspect(tx: lsam.SamTransformation, loss_fn: Any, *args: Any) -> lsam.Inspec
     )
 
 
-def some_samples(inspection: lsam.Inspection, names: Sequence[str], share: float) -> float:
+Options = Mapping[str, Any]
+"""Of a method, by name."""
+
+
+def some_samples(inspection: lsam.Inspection, names: Sequence[str], options: Options) -> float:
     """ESAM's: one pass to the selected layers, a forward pass from there, a gradient of a share."""
-    return forward(inspection) + inspection.cost(names) - 1 + share
+    return forward(inspection) + inspection.cost(names) - 1 + options["gamma"]
 
 
-def drawn_alone(inspection: lsam.Inspection, names: Sequence[str]) -> float:
+def drawn_alone(
+    inspection: lsam.Inspection, names: Sequence[str], options: Options | None = None
+) -> float:
     """SL-SAM's: forward, and then twice the pass to the drawn layers, which alone descend."""
     again = 0.0
     if names:
@@ -40,15 +46,17 @@ def drawn_alone(inspection: lsam.Inspection, names: Sequence[str]) -> float:
     return forward(inspection) + 2 * (inspection.cost(names) - 1) - again
 
 
-def differences(inspection: lsam.Inspection, names: Sequence[str], probes: int) -> float:
+def differences(inspection: lsam.Inspection, names: Sequence[str], options: Options) -> float:
     """AdaZo-SAM's: a gradient, and for the ascent a forward pass and two for each probe."""
-    return 1 + (1 + 2 * probes) * forward(inspection) * bool(names)
+    return 1 + (1 + 2 * options["probes"]) * forward(inspection) * bool(names)
 
 
-def behind(inspection: lsam.Inspection, layer: str) -> float:
-    """Of a step that shares all in front of a layer between its passes, and perturbs the rest."""
+def from_fresh_on(inspection: lsam.Inspection, names: Sequence[str], options: Options) -> float:
+    """Stale SAM's: its ascent is of the step before, but from the layer on that is named."""
+    if options.get("fresh") is None or not names:
+        return 1.0
     order = [row.name for row in inspection.layers]
-    first = order.index(layer)
+    first = order.index(options["fresh"])
     return 1 + inspection.profile.of(np.arange(len(order)) >= first, first)
 
 

@@ -87,14 +87,6 @@ def _stale(
     return lsam.with_parts(lsam.sam(rho), ascent=lsam.stale(decay, fresh, rest))
 
 
-def _from_fresh_on(
-    inspection: lsam.Inspection, names: Sequence[str], options: Mapping[str, Any]
-) -> float:
-    """Stale SAM takes its ascent from the step before, but behind the layer that is named."""
-    fresh = options.get("fresh")
-    return 1.0 if fresh is None or not names else costs.behind(inspection, fresh)
-
-
 METHODS: Mapping[str, Family] = {
     "sgd": Family("SGD", _no_ascent, {}),
     "sam": Family("SAM", lsam.sam, {"rho": 0.05}),
@@ -118,23 +110,19 @@ METHODS: Mapping[str, Family] = {
     "momentum_sam": Family(
         "Momentum-SAM", lsam.momentum_sam, {"rho": 0.3}, price=lambda *given: 1.0
     ),
-    "stale": Family("stale SAM", _stale, {"rho": 0.8}, price=_from_fresh_on),
+    "stale": Family("stale SAM", _stale, {"rho": 0.8}, price=costs.from_fresh_on),
     "adazo_sam": Family(
         "AdaZo-SAM",
         lsam.adazo_sam,
         {"rho": 0.05, "probes": 1},
-        price=lambda inspection, names, options: costs.differences(
-            inspection, names, options["probes"]
-        ),
+        price=costs.differences,
     ),
     "esam": Family(
         "ESAM",
         lsam.esam,
         {"rho": 0.05, "beta": 0.6, "gamma": 0.5},
         loss=lambda loss: lsam.per_sample(loss.each, argnums=BATCH),
-        price=lambda inspection, names, options: costs.some_samples(
-            inspection, names, options["gamma"]
-        ),
+        price=costs.some_samples,
     ),
     "f_sam": Family("F-SAM", lsam.f_sam, {"rho": 0.1}),
     "fisher_sam": Family("Fisher SAM", lsam.fisher_sam, {"rho": 0.1}),
@@ -146,7 +134,7 @@ METHODS: Mapping[str, Family] = {
         "SL-SAM",
         lsam.sl_sam,
         {"rho": 0.01, "active": 0.2},
-        price=lambda inspection, names, options: costs.drawn_alone(inspection, names),
+        price=costs.drawn_alone,
         freezes=True,
     ),
 }

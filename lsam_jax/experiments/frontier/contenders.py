@@ -1,6 +1,5 @@
 """What is compared: methods with their options, and the radii that each may choose from."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ def rounded(rho: float) -> float:
         >>> rounded(0.1049)
         0.1
     """
-    return round(rho, 1 - math.floor(math.log10(rho)))
+    return float(f"{rho:.2g}")
 
 
 class Contender(NamedTuple):
@@ -51,10 +50,6 @@ _USUAL, _MORE, _WIDE = (0.2, 0.4, 0.7), (0.4, 0.7, 1.2), (0.7, 1.2, 2.0)
 _WIDER, _DOUBLED = (1.2, 2.0, 3.5), (0.4, 0.8, 1.6)
 
 
-def _part(share: float) -> dict[str, float]:
-    return {"ascent_batch": share}
-
-
 def _sam(name: str, label: str, radii: tuple[float, ...] = _USUAL, **options: Any) -> Contender:
     return Contender(name, label, "sam", options, radii)
 
@@ -83,18 +78,18 @@ def _budget(percent: int) -> Contender:
 CONTENDERS: tuple[Contender, ...] = (
     Contender(SGD, "SGD", "sgd", {}),
     _sam(SAM, "SAM"),
-    _sam("sam-1/8", "SAM on 1/8", _WIDE, **_part(1 / 8)),
+    _sam("sam-1/8", "SAM on 1/8", _WIDE, ascent_batch=1 / 8),
     _layers("4", ", k=4"),
-    _layers("4-1/8", ", k=4, on 1/8", _WIDER, **_part(1 / 8)),
+    _layers("4-1/8", ", k=4, on 1/8", _WIDER, ascent_batch=1 / 8),
     Contender("stale", "stale", "stale", {}, _DOUBLED),
     Contender("stale-without-rest", "stale, without rest", "stale", {"rest": 1}, _DOUBLED),
     _sam("sam-rise", "SAM, radius by rise", (), **_RISE),
-    _sam("sam-1/8-rise", "SAM on 1/8, by rise", (), **_part(1 / 8), **_RISE),
-    _layers("4-1/8-rise", " on 1/8, by rise", (), **_part(1 / 8), **_RISE),
+    _sam("sam-1/8-rise", "SAM on 1/8, by rise", (), ascent_batch=1 / 8, **_RISE),
+    _layers("4-1/8-rise", " on 1/8, by rise", (), ascent_batch=1 / 8, **_RISE),
     Contender("stale-rise", "stale, by rise", "stale", _RISE),
-    _sam("sam-1/4", "SAM on 1/4", _MORE, **_part(1 / 4)),
-    _layers("4-1/4", ", k=4, on 1/4", _WIDE, **_part(1 / 4)),
-    _sam("sam-1/16", "SAM on 1/16", _WIDE, **_part(1 / 16)),
+    _sam("sam-1/4", "SAM on 1/4", _MORE, ascent_batch=1 / 4),
+    _layers("4-1/4", ", k=4, on 1/4", _WIDE, ascent_batch=1 / 4),
+    _sam("sam-1/16", "SAM on 1/16", _WIDE, ascent_batch=1 / 16),
     Contender("generalized", "generalized SAM", "generalized_sam", {"alpha": 0.8}, (0.3, 1.0, 3.0)),
     _not_normalised("paper", "the paper's", (0.1,)),
     _not_normalised("plain", "not normalised", (1.0, 3.0, 9.0)),
@@ -115,7 +110,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("f_sam", "F-SAM", "f_sam", {}, _USUAL),
     Contender("sam_on", "SAM-ON", "sam_on", {}, (0.5, 1.5, 4.5)),
     _sam("m-16", "m-sharpness, m=16", m=16),
-    _sam("sam-1/2", "SAM on 1/2", _MORE, **_part(1 / 2)),
+    _sam("sam-1/2", "SAM on 1/2", _MORE, ascent_batch=1 / 2),
     Contender("sgd-x2", "SGD, twice as long", "sgd", {}, length=2),
     *(_place(name, layers) for name, layers in PLACES.items()),
     _place("all but the last", PLACES["first third"] + PLACES["middle third"])._replace(

@@ -11,17 +11,11 @@ from lsam_jax.experiments.frontier.results import Result
 from lsam_jax.experiments.plotting import COLOURS
 
 NAMED = {
-    SGD: COLOURS[1],
-    SAM: COLOURS[1],
-    "sam-1/8": COLOURS[0],
+    **dict.fromkeys((SGD, SAM), COLOURS[1]),
+    **dict.fromkeys(("sam-1/8", "layers-4-1/8", "sam-1/8-rise"), COLOURS[0]),
     "layers-4": COLOURS[2],
-    "layers-4-1/8": COLOURS[0],
-    "stale-rise": COLOURS[3],
-    "momentum": COLOURS[3],
-    "sam-1/8-rise": COLOURS[0],
-    "last-fifth": "0.45",
-    "only-last-third": "0.45",
-    "every-5": "0.45",
+    **dict.fromkeys(("stale-rise", "momentum"), COLOURS[3]),
+    **dict.fromkeys(("last-fifth", "only-last-third", "every-5"), "0.45"),
 }
 """The contenders that the picture names, with their colours; the others are grey points."""
 

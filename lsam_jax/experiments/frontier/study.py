@@ -95,8 +95,7 @@ class _Runner:
         self.regime, self.ledger = regime, ledger
         files.writable_directory(ledger.file.parent)
         whole = datasets.load(regime.config.data, data_dir)
-        if regime.config.images is not None:  # or the held-out images are not among them
-            whole = datasets.limited(whole, regime.config.images, None, None, augment=True)
+        whole = datasets.limited(whole, regime.config.images)  # held-out images are among these
         self._data = {False: whole, True: datasets.hold_out(whole, regime.held_out)}
         self._program: tuple[Any, Program] | None = None
         self._environment = environment.describe()

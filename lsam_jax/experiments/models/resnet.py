@@ -132,20 +132,12 @@ resnet8 = partial(ResNet, stages=(1, 1, 1), norm_momentum=0.9)
 resnet20 = ResNet
 """The paper's ResNet-20: 23 kernels, 0.27 million parameters."""
 
-wrn28_10 = partial(
-    ResNet, stages=(4, 4, 4), width=160, stem_width=16, norm_epsilon=1e-5, dropout=0.3
-)
+_wide = partial(ResNet, stem_width=16, norm_epsilon=1e-5, dropout=0.3)
+
+wrn28_10 = partial(_wide, stages=(4, 4, 4), width=160)
 """The paper's WRN-28-10: 29 kernels, 36.5 million parameters."""
 
-wrn16_2 = partial(
-    ResNet,
-    stages=(2, 2, 2),
-    width=32,
-    stem_width=16,
-    norm_epsilon=1e-5,
-    zero_init=False,
-    dropout=0.3,
-)
+wrn16_2 = partial(_wide, stages=(2, 2, 2), width=32, zero_init=False)
 """WRN-16-2, as the paper's text names its network for Flowers102: 17 kernels."""
 
 wrn16_8 = partial(wrn16_2, width=128)

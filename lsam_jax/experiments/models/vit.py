@@ -16,7 +16,6 @@ GELU is the exact one, x Phi(x), as in the PyTorch versions of this network; the
 original release takes the tanh approximation, which differs by less than 5e-4.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -154,15 +153,8 @@ class ViT(nn.Module):
         size = (len(images), self.image_size, self.image_size, 3)
         if images.shape != size:
             images = jax.image.resize(images, size, "bilinear")
-        features = Backbone(
-            patch_size=self.patch_size,
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            dtype=self.dtype,
-            name="backbone",
-        )(images)
+        sizes = self.width, self.depth, self.heads, self.mlp_width
+        features = Backbone(self.patch_size, *sizes, self.dtype, name="backbone")(images)
         y = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(features))
         return nn.Dense(self.num_classes, name="head")(y.astype(jnp.float32))
 
@@ -206,9 +198,9 @@ class SmallViT(nn.Module):
         return nn.Dense(self.num_classes, name="head")(features.astype(jnp.float32))
 
 
-vit_tiny: Callable[..., SmallViT] = partial(SmallViT)
+vit_tiny = SmallViT
 """Three blocks of width 64 on patches of 2x2."""
 
-vit_b16: Callable[..., ViT] = partial(ViT)
+vit_b16 = ViT
 """The paper's ViT-B/16: 85.8 million parameters in the backbone, 0.67 million in two new kernels
 and their biases for 100 classes."""

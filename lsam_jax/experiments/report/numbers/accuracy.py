@@ -21,13 +21,6 @@ from lsam_jax.experiments.statistics import (
 )
 
 ACCURACY = "validation_accuracy"
-ENDS = {
-    "training\naccuracy (%)": ("train_accuracy", 2, 100.0),
-    "training\nloss": ("train_loss", 3, 1.0),
-    "validation\nloss": ("validation_loss", 3, 1.0),
-    "gradient\nnorm": ("gradient_norm", 3, 1.0),
-}
-"""What else runs end with: heading to name, digits and scale."""
 
 
 class ComparedRow(NamedTuple):
@@ -123,7 +116,10 @@ def measures_table(study: Study, found: list[ComparedRow]) -> Table:
         words += " The paper's cost is the ratio of its images per second to its SGD's."
     columns: Columns = {
         "method": lambda line: line.row.label,
-        **{heading: partial(_last, *number) for heading, number in ENDS.items()},
+        "training\naccuracy (%)": partial(_last, "train_accuracy", 2, 100.0),
+        "training\nloss": partial(_last, "train_loss", 3, 1.0),
+        "validation\nloss": partial(_last, "validation_loss", 3, 1.0),
+        "gradient\nnorm": partial(_last, "gradient_norm", 3, 1.0),
         "cost of a step,\ncounted": lambda line: (
             f"{CostScale(line.base or line.group).step(line.group):.2f}" if line.group else NOTHING
         ),
