@@ -1,5 +1,7 @@
 """What a training step of each contender costs, measured in the middle of a run."""
 
+import contextlib
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 from lsam_jax.experiments import environment
 from lsam_jax.experiments.bench.training_steps import Snapshots, time_steps
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.frontier.contenders import SAM, SGD, Contender
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import Regime
@@ -16,6 +19,13 @@ from lsam_jax.experiments.training.step import build
 
 BLOCK = 30
 """Steps whose mean is one measurement: a multiple of all the periods among the contenders."""
+
+
+class _Middle(Snapshots):
+    """Ends a run once its state is there."""
+
+    def stop(self) -> signal.Signals | None:
+        return signal.SIGTERM if self.states else None
 
 
 def measure(
@@ -44,9 +54,10 @@ def measure(
     for one in timed:
         rho = next(iter(ledger.finals(one.name, "rho").values()))
         config = regime.configure(one, rho, seed=0)
-        middle = Snapshots([max(1, config.epochs // 2)])
+        middle = _Middle([max(1, config.epochs // 2)])
         programs.append(build(config, data))
-        fit(config, program=programs[-1], watcher=middle)
+        with contextlib.suppress(Stopped):
+            fit(config, program=programs[-1], watcher=middle)
         states += middle.states
     seconds = time_steps(programs, states, BLOCK * blocks)
     means = seconds.reshape(blocks, BLOCK, len(timed)).mean(axis=1)
