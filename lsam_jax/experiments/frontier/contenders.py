@@ -133,6 +133,11 @@ FEW = (
 )
 """Those of the regimes whose runs take minutes; by name."""
 
+GENTLE = _sam(
+    "sam-1/8-rise-0.1", "SAM on 1/8, by rise, share 0.1", (), ascent_batch=1 / 8, rise_share=0.1
+)
+"""By the share that is for clean labels."""
+
 CLEAN = (
     *(SGD, SAM, "sam-1/8", "layers-4-1/8", "momentum"),
     *("sam-1/8-rise", "layers-4-1/8-rise", "stale-rise"),

@@ -10,6 +10,7 @@ from lsam_jax.experiments.frontier.contenders import (
     CLEAN,
     CONTENDERS,
     FEW,
+    GENTLE,
     QUOTED,
     SAM,
     SGD,
@@ -81,7 +82,7 @@ _CIFAR = {"data": "cifar10", "batch_size": 64, "validation_images": 5000, "image
 def _cifar(noise: int) -> Regime:
     title, task = "CIFAR-10, 5,000 images of 16x16 pixels", _CIFAR | {"augment": False}
     whole = _regime("cifar", noise, title, 1000, 3, images=5000, **task)
-    return whole._replace(contenders=_named(FEW if noise else CLEAN))
+    return whole._replace(contenders=_named(FEW) if noise else (*_named(CLEAN), GENTLE))
 
 
 def _mirrored() -> Regime:
@@ -89,7 +90,7 @@ def _mirrored() -> Regime:
     title, task = "CIFAR-10, 1,000 images of 16x16 pixels, mirrored at random", _CIFAR | {"crop": 0}
     whole = _regime("cifar-mirrored", 0, title, 200, 3, images=1000, passes=6, **task)
     few = (one for one in _named(CLEAN) if one.name == SAM or not one.radii)
-    return whole._replace(contenders=tuple(few))
+    return whole._replace(contenders=(*few, GENTLE))
 
 
 def _transformer(noise: int) -> Regime:

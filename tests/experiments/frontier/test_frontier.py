@@ -10,7 +10,7 @@ from scipy import stats
 
 from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.frontier import contenders, costs, page, picture, study
-from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
+from lsam_jax.experiments.frontier.contenders import CONTENDERS, GENTLE, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.kept import kept
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS
@@ -145,10 +145,10 @@ def test_who_takes_part_by_which_radii_and_seeds():
     assert "only-last-third" not in vit and "layers-4-low" not in vit and "every-5" in vit
     assert [one.name for one in REGIMES["cifar-0"].contenders] == [
         *("sgd", "sam", "sam-1/8", "layers-4-1/8", "sam-1/8-rise", "layers-4-1/8-rise"),
-        *("stale-rise", "momentum"),
+        *("stale-rise", "momentum", "sam-1/8-rise-0.1"),
     ]
     mirrored, plain = REGIMES["cifar-mirrored-0"], REGIMES["cifar-0"]
-    assert mirrored.contenders == (*plain.contenders[:2], *plain.contenders[4:7])
+    assert mirrored.contenders == (*plain.contenders[:2], *plain.contenders[4:7], GENTLE)
     assert mirrored.config.augment and mirrored.config.crop == 0 and not plain.config.augment
     more = REGIMES["digits-40"]
     assert more.seeds_of(vit["momentum"]) == tuple(range(10))
