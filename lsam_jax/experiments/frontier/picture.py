@@ -12,7 +12,7 @@ from lsam_jax.experiments.plotting import COLOURS
 
 NAMED = {
     **dict.fromkeys((SGD, SAM), COLOURS[1]),
-    **dict.fromkeys(("sam-1/8", "layers-4-1/8", "sam-1/8-rise"), COLOURS[0]),
+    **dict.fromkeys(("sam-1/8", "layers-4-1/8", "sam-1/8-rise", "sam-1/8-rise-0.1"), COLOURS[0]),
     "layers-4": COLOURS[2],
     **dict.fromkeys(("stale-rise", "momentum"), COLOURS[3]),
     **dict.fromkeys(("last-fifth", "only-last-third", "every-5"), "0.45"),
