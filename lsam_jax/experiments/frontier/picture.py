@@ -66,7 +66,8 @@ def _name_points(axes: Axes, results: Sequence[Result]) -> None:
             color=NAMED[result.contender.name],
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )
-    axes.set_xlim(0.93, right + 0.75)
+    left = min(1.0, *(result.cost for result in results)) - 0.07
+    axes.set_xlim(left, right + 0.75)
     axes.set_xticks([1, 1.25, 1.5, 1.75, 2])
     axes.set_ylim(low, high)
 
