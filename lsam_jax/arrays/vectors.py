@@ -76,8 +76,13 @@ def in_any_order(
 
 def sum_of_squares(x: jax.Array, first: int = 0) -> jax.Array:
     """The sum of `x**2` over the axes from the first on, in float32 or the wider type of `x`."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = widened(x)
     return jnp.sum(wide * wide, axis=tuple(range(first, x.ndim)))
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """The array in at least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def one_by_one(selected: Any, of: Sequence[Place]) -> list[Any]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import by_row, squared_norm
+from lsam_jax.arrays.vectors import by_row, squared_norm, widened
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, along
 from lsam_jax.components.radius import Radius
@@ -97,6 +97,6 @@ def _size(
     rows = np.array([scaled(path, rank) for path in layers.paths[n]])
     if not rows.any():
         return None
-    wide = jnp.abs(w.astype(jnp.promote_types(w.dtype, jnp.float32)))
+    wide = jnp.abs(widened(w))
     size = wide + jnp.asarray(eta, wide.dtype)
     return size if rows.all() else jnp.where(by_row(rows, w), size, jnp.ones_like(size))

@@ -2,10 +2,8 @@
 
 from typing import Any, Unpack
 
-import jax.numpy as jnp
-
 from lsam_jax import arguments
-from lsam_jax.arrays.vectors import vdot
+from lsam_jax.arrays.vectors import vdot, widened
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, along
 from lsam_jax.components.radius import Radius
@@ -39,8 +37,7 @@ def fisher_sam(
     arguments.check_real("eta", eta, low=0.0)
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
-        wide = [d.astype(jnp.promote_types(d.dtype, jnp.float32)) for d in g]
-        uphill = [d / (1 + arguments.resolve(eta, now.count) * d * d) for d in wide]
+        uphill = [d / (1 + arguments.resolve(eta, now.count) * d * d) for d in map(widened, g)]
         return along(uphill, vdot(g, uphill), w, at, now)
 
     return method(rho=rho, perturbation=Perturbation(move), **options)

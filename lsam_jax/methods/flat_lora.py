@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
+from lsam_jax.arrays.vectors import widened
 from lsam_jax.devices.shardings import draw_like
 
 
@@ -107,7 +108,7 @@ def flat_lora(
 
 def _noise(w: jax.Array, size: Any, key: jax.Array, output_axis: int) -> jax.Array:
     """`size ||w_i|| / sqrt(n) z`, that is, times the root mean square of each output unit."""
-    wide = w.astype(jnp.promote_types(w.dtype, jnp.float32))
+    wide = widened(w)
     inputs = [axis for axis in range(w.ndim) if axis != output_axis % w.ndim]
     rms = jnp.sqrt(jnp.mean(wide * wide, axis=inputs, keepdims=True))
     z = draw_like(wide, jax.random.normal, key, wide.dtype)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
+from lsam_jax.arrays.vectors import widened
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, normalized
 from lsam_jax.components.radius import Radius
@@ -69,7 +70,7 @@ def standing_out(share: Any) -> Perturbation:
 
 def _scores(d: jax.Array, by_row: bool) -> jax.Array:
     """|z| of the entries of an array, or of each of its rows; 0 where they are all the same."""
-    wide = d.astype(jnp.promote_types(d.dtype, jnp.float32))
+    wide = widened(d)
     axes = tuple(range(by_row, d.ndim))
     apart = wide - jnp.mean(wide, axes, keepdims=True)
     count = math.prod(d.shape[by_row:])

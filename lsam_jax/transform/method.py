@@ -98,7 +98,6 @@ def check_fresh(method: Method, names: Sequence[str] | None = None) -> None:
     fresh, selector = method.ascent.fresh, method.selector
     if fresh is None:
         return
-    check_no_clean_pass(method)
     if not (selector.score is None and selector.draw is None and selector.select is None):
         raise ValueError(
             f"fresh={fresh!r} needs the layers that move to be known before a step is compiled, "

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays import promotion
-from lsam_jax.arrays.vectors import squared_norm
+from lsam_jax.arrays.vectors import squared_norm, widened
 from lsam_jax.transform.method import layers_of, numbers, state_of
 from lsam_jax.transform.state import SamState
 from lsam_jax.transform.step_rules import MethodStep
@@ -58,9 +58,7 @@ def perturbation_survival(
     def moves(wide: bool) -> list[jax.Array]:
         def cast(tree: Any) -> list[jax.Array]:
             arrays = [jnp.asarray(x) for x in layers.leaves(tree)]
-            return [
-                x.astype(jnp.promote_types(x.dtype, jnp.float32)) if wide else x for x in arrays
-            ]
+            return list(map(widened, arrays)) if wide else arrays
 
         w, g = cast(params), cast(gradient)
         rules = MethodStep(method, now, sam_state, every, selected, w)

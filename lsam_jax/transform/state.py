@@ -57,7 +57,7 @@ class SamState(NamedTuple):
         the two is not known (`grad_fn`, Momentum-SAM), its first-order estimate, the inner
         product of gradient and perturbation.
       memory: a `Memory`, what the method itself remembers. Only finite steps enter, but for the
-        account of `price` and the radius of `rise`, which they halve.
+        account of `price`; others halve the radius of `rise`.
       rho: f32[], the radius of the last step that perturbed; the largest, if layers have their own.
       rise: f32[], of the last step that perturbed: `<grad L(w + eps), eps>`, the inner product of
         descent gradient and perturbation. On the batch that is descended it says whether the

@@ -5,7 +5,7 @@ from typing import Any
 from lsam_jax.components.ascent import Ascent
 from lsam_jax.components.cadence import Cadence
 from lsam_jax.components.combination import Combination
-from lsam_jax.transform.method import Method, check_fresh, check_no_clean_pass
+from lsam_jax.transform.method import Method, check_fresh, check_together
 from lsam_jax.transform.transform import SamTransformation, transformation
 
 OWN_STEPS = Combination._field_defaults["plain_step"]
@@ -70,9 +70,8 @@ def _climbing(method: Method, ascent: Any) -> Method:
             "gradient already (adazo_sam, momentum_sam, gam, or one with another ascent): give it "
             "to sam, layerwise_sam or asam, say."
         )
-    if ascent.estimate is not None and not ascent.uses_loss:
-        check_no_clean_pass(method)
     climbing = method._replace(ascent=ascent)
+    check_together(climbing)
     check_fresh(climbing)
     return climbing
 
@@ -96,4 +95,6 @@ def _timed(method: Method, when: Any) -> Method:
             "when=... does not go with a method that trains the perturbed layers alone (sl_sam): a "
             "step without perturbation would train none. Give it to layerwise_sam."
         )
-    return method._replace(cadence=when)
+    timed = method._replace(cadence=when)
+    check_together(timed)
+    return timed
