@@ -1,4 +1,10 @@
-"""``lsam-jax bench``: four benchmarks of a gradient step."""
+"""Measure the cost of a gradient step relative to SGD: methods, layers.
+
+Times gradient steps on random images, those that are compared in turn in one process, so that a
+busy moment of the machine meets all of them. Beside the measured cost stand the count of
+floating-point operations, the cost model of the layer-wise SAM paper (eq. 8 and 9), compile time
+and memory.
+"""
 
 import argparse
 import dataclasses
@@ -11,120 +17,108 @@ from lsam_jax.experiments.cli import options
 PACKAGE = "lsam_jax.experiments.bench"
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
+SEVERAL: dict[str, Any] = {"type": _names, "metavar": "A,B"}
+"""What an option of several names has."""
+
+
 def add(commands: Any) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure the cost of a gradient step relative to SGD: methods, layers",
-        description="Times gradient steps on random images, those that are compared in turn in "
-        "one process, so that a busy moment of the machine meets all of them. Beside the measured "
-        "cost stand the count of floating-point operations, the cost model of the layer-wise SAM "
-        "paper (eq. 8 and 9), compile time and memory.",
-    )
+    parser = commands.add_parser("bench", **options.described(__doc__))
     kinds = parser.add_subparsers(title="benchmarks", required=True, metavar="BENCHMARK")
     for add_one in (_methods, _family, _selections, _compiled):
         add_one(kinds)
 
 
 def _methods(kinds: Any) -> None:
-    parser = options.add_command(
-        kinds,
-        "methods",
-        partial(run, "methods"),
-        "models x methods, as in the paper's Table 2",
-        "Every method on every model: SGD, SAM, generalized SAM, LookSAM and layer-wise SAM with "
-        "the paper's hyper-parameters, and the paper's numbers beside them; ESAM, SL-SAM, "
-        "optax.contrib.sam in opaque mode, and layer-wise SAM as a textbook has it. The weights "
-        "stand still and states go on, so methods that perturb now and then, or choose layers, "
-        "are measured as they run, on an untrained network. "
-        "Models that are not run by default: wrn16_2, wrn28_10, vit_b16 (head alone). "
-        "By default about six minutes on two cores, half of them to compile.",
+    """Models x methods, as in the paper's Table 2.
+
+    Every method on every model: SGD, SAM, generalized SAM, LookSAM and layer-wise SAM with the
+    paper's hyper-parameters, and the paper's numbers beside them; ESAM, SL-SAM, optax.contrib.sam
+    in opaque mode, and layer-wise SAM as a textbook has it. The weights stand still and states go
+    on, so methods that perturb now and then, or choose layers, are measured as they run, on an
+    untrained network. Models that are not run by default: wrn16_2, wrn28_10, vit_b16 (head alone).
+    By default about six minutes on two cores, half of them to compile.
+    """
+    option = options.add_command(
+        kinds, "methods", partial(run, "methods"), _methods.__doc__, catalog="table2"
     )
-    _add_methods(parser, "table2", models="resnet20,resnet8", rounds=12)
+    _add_methods(option, models="resnet20,resnet8", rounds=12)
 
 
 def _family(kinds: Any) -> None:
-    parser = options.add_command(
-        kinds,
-        "family",
-        partial(run, "methods"),
-        "every method of the library with its defaults",
-        "Every method of the library with its own defaults, one step of each in turn. The weights "
-        "stand still and states go on, as in bench methods, so methods that perturb now and then, "
-        "or draw what they perturb, are measured as they run, and their mean is what counts. With "
-        "the default model about three minutes on two cores, most of them to compile.",
+    """Every method of the library with its defaults.
+
+    Every method of the library with its own defaults, one step of each in turn. The weights stand
+    still and states go on, as in bench methods, so methods that perturb now and then, or draw what
+    they perturb, are measured as they run, and their mean is what counts. With the default model
+    about three minutes on two cores, most of them to compile.
+    """
+    option = options.add_command(
+        kinds, "family", partial(run, "methods"), _family.__doc__, catalog="family"
     )
-    _add_methods(parser, "family", models="resnet8", rounds=15)
+    _add_methods(option, models="resnet8", rounds=15)
 
 
 def _selections(kinds: Any) -> None:
-    parser = options.add_command(
-        kinds,
-        "selections",
-        partial(run, "selections"),
-        "layer-wise SAM by what is perturbed, beside other implementations",
-        "For three sets of perturbed layers that are forced through the optimizer's state, and "
-        "for a frozen backbone with a trained head: jax.value_and_grad (SGD), layer-wise SAM, the "
-        "static cut without shared prefix, textbook masked layer-wise SAM and optax.contrib.sam "
-        "in opaque mode. Also compile time, each the median of three. With the default model "
-        "about three minutes on two cores.",
+    """Layer-wise SAM by what is perturbed, beside other implementations.
+
+    For three sets of perturbed layers that are forced through the optimizer's state, and for a
+    frozen backbone with a trained head: jax.value_and_grad (SGD), layer-wise SAM, the static cut
+    without shared prefix, textbook masked layer-wise SAM and optax.contrib.sam in opaque mode. Also
+    compile time, each the median of three. With the default model about three minutes on two cores.
+    """
+    option = options.add_command(
+        kinds, "selections", partial(run, "selections"), _selections.__doc__
     )
-    option = partial(options.add_option, parser)
     option("--model", default="resnet20", metavar="NAME", help="a residual network")
-    options.add_size(parser)
+    option.add_size()
     option("--rounds", type=int, default=7, metavar="N", help="interleaved steps for each set")
     option(
         "--gate",
         action=argparse.BooleanOptionalAction,
         help="skip the weight gradients of unselected layers at run time (default: by platform)",
     )
-    _add_outputs(parser)
+    _add_outputs(option)
 
 
 def _compiled(kinds: Any) -> None:
-    parser = options.add_command(
-        kinds,
-        "compiled",
-        partial(run, "compiled"),
-        "what compilers for TPU, GPU and CPU make of a step; needs no device",
-        "Compiles steps for a device that need not be there, and runs none: processor time, the "
-        "device's memory, conditionals with what they hand on, collectives inside them, cycles "
-        "that a TPU's compiler estimates. With the default networks about a minute for a CPU or "
-        "an H100; half of that for a TPU, where --whole takes an hour.",
+    """What compilers for TPU, GPU and CPU make of a step; needs no device.
+
+    Compiles steps for a device that need not be there, and runs none: processor time, the device's
+    memory, conditionals with what they hand on, collectives inside them, cycles that a TPU's
+    compiler estimates. With the default networks about a minute for a CPU or an H100; half of that
+    for a TPU, where --whole takes an hour.
+    """
+    option = options.add_command(
+        kinds, "compiled", partial(run, "compiled"), _compiled.__doc__, plot=None
     )
-    option, several = partial(options.add_option, parser), {"type": _names, "metavar": "A,B"}
     option("--target", default="cpu", metavar="NAME", help="cpu, tpu-v5e or h100 (default: cpu)")
     option(
-        "--networks", default="resnet20,gpt-scanned", help="of images, or gpt-scanned", **several
+        "--networks", default="resnet20,gpt-scanned", help="of images, or gpt-scanned", **SEVERAL
     )
-    option("--methods", default="", help="some of them, by name (default: all)", **several)
+    option("--methods", default="", help="some of them, by name (default: all)", **SEVERAL)
     option("--devices", type=int, default=1, metavar="N", help="that share a batch")
-    options.add_size(parser)
+    option.add_size()
     option("--whole", action="store_true", help="wait for a TPU's compiler to end: cycles")
-    _add_outputs(parser, plot=False)
+    _add_outputs(option, plot=False)
 
 
-def _add_methods(parser: argparse.ArgumentParser, catalog: str, models: str, rounds: int) -> None:
-    option, several = partial(options.add_option, parser), {"type": _names, "metavar": "A,B"}
-    option("--models", default=models, help="networks, one after the other", **several)
-    option("--methods", default="", help="some of them, by name (default: all)", **several)
-    options.add_size(parser)
+def _add_methods(option: options.Options, models: str, rounds: int) -> None:
+    option("--models", default=models, help="networks, one after the other", **SEVERAL)
+    option("--methods", default="", help="some of them, by name (default: all)", **SEVERAL)
+    option.add_size()
     option("--rounds", type=int, default=rounds, metavar="N", help="steps of each method")
-    parser.set_defaults(catalog=catalog)
-    _add_outputs(parser)
+    _add_outputs(option)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
-
-
-def _add_outputs(parser: argparse.ArgumentParser, plot: bool = True) -> None:
-    option = partial(options.add_option, parser)
+def _add_outputs(option: options.Options, plot: bool = True) -> None:
     option("--out", metavar="FILE.json", help="store the numbers and the environment")
     if plot:
         option("--plot", metavar="FILE.png", help="draw them (default: no picture)")
-    else:
-        parser.set_defaults(plot=None)
 
 
 def run(name: str, arguments: argparse.Namespace) -> None:

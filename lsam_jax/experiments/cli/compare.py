@@ -1,7 +1,16 @@
-"""``lsam-jax compare``."""
+"""Train a small network on noisy labels with SGD, SAM and cheaper SAM, and print one table.
+
+Trains a small residual network on scikit-learn's bundled digits (1,200 real images to train on, 597
+held out; nothing is downloaded), or another preset's network, with each method. 40 % of the
+training labels are drawn anew, once for each seed; the held-out labels are clean. Prints accuracy
+on the held-out images, how many of the training labels the network has learnt, the cost of a step
+relative to SGD and the time of a run. The radii were chosen on part of the training images with
+other seeds, nothing is tuned on the held-out images, and the last epoch counts. Writes the same as
+compare.json, with accuracy_cost.png, learning_curves.png, gradient_norm.png, radius.png and
+perturbations.png. About two minutes on two cores.
+"""
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +19,7 @@ from lsam_jax.experiments.cli import options
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    parser = options.add_command(
-        commands,
-        "compare",
-        run,
-        "train a small network on noisy labels with SGD, SAM and cheaper SAM, and print one table",
-        "Trains a small residual network on scikit-learn's bundled digits (1,200 real images to "
-        "train on, 597 held out; nothing is downloaded), or another preset's network, with each "
-        "method. 40 % of the training labels are drawn anew, once for each seed; the held-out "
-        "labels are clean. Prints accuracy on the held-out images, how many of the training labels "
-        "the network has learnt, the cost of a step relative to SGD and the time of a run. The "
-        "radii were chosen on part of the training images with other seeds, nothing is tuned on "
-        "the held-out images, and the last epoch counts. Writes the same as compare.json, with "
-        "accuracy_cost.png, learning_curves.png, gradient_norm.png, radius.png and "
-        "perturbations.png. About two minutes on two cores.",
-    )
-    option = partial(options.add_option, parser)
+    option = options.add_command(commands, "compare", run, __doc__)
     option("--preset", default="noisy-digits-resnet8", metavar="NAME", help="see lsam-jax list")
     option(
         "--methods",
@@ -37,8 +31,8 @@ def add(commands: Any) -> None:
     option("--noise", type=float, metavar="SHARE", help="of the training labels that is drawn "
            "anew, if not the preset's (digits: 0.4); 0 for clean labels")  # fmt: skip
     option("--seeds", type=int, default=3, metavar="N", help="runs of each method: 0 ... N-1")
-    options.add_set(parser, "learning_rate=0.05, or for one method layerwise_sam.k=4")
-    options.add_data_dir(parser)
+    option.add_set("learning_rate=0.05, or for one method layerwise_sam.k=4")
+    option.add_data_dir()
     option("--out", default="runs/compare", metavar="DIR", help="old results are replaced")
     option("--rounds", type=int, default=100, metavar="N", help="of the cost measurement")
 

@@ -1,7 +1,11 @@
-"""``lsam-jax cost``."""
+"""Measure what a step of some runs costs, relative to the first of them.
+
+Takes up runs of lsam-jax train at their last checkpoints and times real training steps, one of each
+in turn, so that a busy moment of the machine meets all of them. The runs themselves stay as they
+are.
+"""
 
 import argparse
-from functools import partial
 from typing import Any
 
 from lsam_jax.experiments.cli import options
@@ -9,19 +13,10 @@ from lsam_jax.experiments.cli import options
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    parser = options.add_command(
-        commands,
-        "cost",
-        run,
-        "measure what a step of some runs costs, relative to the first of them",
-        "Takes up runs of lsam-jax train at their last checkpoints and times real training steps, "
-        "one of each in turn, so that a busy moment of the machine meets all of them. The runs "
-        "themselves stay as they are.",
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a directory; SGD's should be first")
-    option = partial(options.add_option, parser)
+    option = options.add_command(commands, "cost", run, __doc__)
+    option("runs", nargs="+", metavar="RUN", help="a directory; SGD's should be first")
     option("--rounds", type=int, default=15, metavar="N", help="steps of each that are timed")
-    options.add_data_dir(parser)
+    option.add_data_dir()
     option("--out", metavar="FILE.json", help="store the numbers and the environment")
 
 

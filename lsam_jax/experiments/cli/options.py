@@ -1,58 +1,83 @@
 """What the commands' parsers share."""
 
 import argparse
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 
+class Options:
+    """Adds options to a command, or to a group of its options.
+
+    Args:
+        parser: Its parser, or the group.
+    """
+
+    def __init__(self, parser: Any):
+        self._parser = parser
+
+    def __call__(self, name: str, *, help: str, **options: Any) -> None:
+        """Adds an argument whose help names its default, where there is one."""
+        default = options.get("default")
+        text = help if default in (None, [], "") else f"{help} (default: {default})"
+        self._parser.add_argument(name, help=text, **options)
+
+    def group(self, title: str, description: str) -> "Options":
+        """Adds a group, which takes options of its own."""
+        return Options(self._parser.add_argument_group(title, description))
+
+    def add_set(self, example: str) -> None:
+        """Adds ``--set``, which may be given several times."""
+        self(
+            "--set",
+            dest="settings",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help=f"change a setting, e.g. {example}; may be given several times; lsam-jax inspect "
+            "shows them all",
+        )
+
+    def add_data_dir(self) -> None:
+        """Adds ``--data-dir``."""
+        self(
+            "--data-dir",
+            metavar="DIR",
+            help="where TFDS keeps prepared data sets (default: the environment variable "
+            "TFDS_DATA_DIR, or else ~/tensorflow_datasets)",
+        )
+
+    def add_size(self) -> None:
+        """Adds the size of a benchmark's batch."""
+        number: dict[str, Any] = {"type": int, "metavar": "N"}
+        self("--batch", dest="batch_size", default=128, help="images in a batch", **number)
+        self("--image-size", default=32, help="height and width, 3 channels", **number)
+
+
+def described(docstring: str | None) -> dict[str, str]:
+    """The help and the description of a parser: the first line of a docstring, and the rest."""
+    line, _, rest = inspect.cleandoc(docstring or "").partition("\n\n")
+    return {"help": line[:1].lower() + line[1:].removesuffix("."), "description": rest}
+
+
 def add_command(
-    commands: Any, name: str, run: Callable[..., None], summary: str, description: str
-) -> argparse.ArgumentParser:
-    """Adds a command, which `run` will be called for with the parsed arguments."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=description
-    )
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    docstring: str | None,
+    **defaults: Any,
+) -> Options:
+    """Adds a command.
+
+    Args:
+        commands: Where to.
+        name: Of the command.
+        run: What it does with the parsed arguments.
+        docstring: What the command line says of it, see `described`.
+        **defaults: Arguments that it is not asked for.
+    """
+    parser = commands.add_parser(name, **described(docstring))
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     # A command that joins other processes puts here how it leaves them, given the exit status.
-    parser.set_defaults(run=run, leave=None)
-    return parser
-
-
-def add_option(parser: argparse._ActionsContainer, name: str, *, help: str, **options: Any) -> None:
-    """Adds an argument whose help names its default, where there is one."""
-    default = options.get("default")
-    text = help if default in (None, [], "") else f"{help} (default: {default})"
-    parser.add_argument(name, help=text, **options)
-
-
-def add_set(parser: argparse.ArgumentParser, example: str) -> None:
-    """Adds ``--set``, which may be given several times."""
-    add_option(
-        parser,
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help=f"change a setting, e.g. {example}; may be given several times; lsam-jax inspect "
-        "shows them all",
-    )
-
-
-def add_data_dir(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--data-dir``."""
-    add_option(
-        parser,
-        "--data-dir",
-        metavar="DIR",
-        help="where TFDS keeps prepared data sets (default: the environment variable "
-        "TFDS_DATA_DIR, or else ~/tensorflow_datasets)",
-    )
-
-
-def add_size(parser: argparse.ArgumentParser) -> None:
-    """Adds the size of a benchmark's batch."""
-    batch: dict[str, Any] = {"dest": "batch_size", "type": int, "default": 128, "metavar": "N"}
-    add_option(parser, "--batch", help="images in a batch", **batch)
-    size = "height and width, 3 channels"
-    add_option(parser, "--image-size", type=int, default=32, metavar="N", help=size)
+    parser.set_defaults(run=run, leave=None, **defaults)
+    return Options(parser)

@@ -9,28 +9,17 @@ from lsam_jax.experiments.cli import options
 
 def add(commands: Any) -> None:
     """Adds both commands."""
-    options.add_command(
-        commands,
-        "list",
-        show_all,
-        "list the presets",
-        "Lists the presets: data, network, recipe and where it is from.",
-    )
-    parser = options.add_command(
-        commands,
-        "inspect",
-        show_one,
-        "show a preset: its settings, its layers and what perturbing them costs",
-        "Shows a preset: its source, every setting with its value, the hyper-parameters of each "
-        "method, and the layers of its network in network order, with the cost of a step in which "
-        "each is the first that is perturbed. Nothing is computed, and no data is needed.",
-    )
-    parser.add_argument("preset", metavar="PRESET", help="see lsam-jax list")
-    options.add_set(parser, "model=wrn16_8")
+    options.add_command(commands, "list", show_all, show_all.__doc__)
+    option = options.add_command(commands, "inspect", show_one, show_one.__doc__)
+    option("preset", metavar="PRESET", help="see lsam-jax list")
+    option.add_set("model=wrn16_8")
 
 
 def show_all(arguments: argparse.Namespace) -> None:
-    """Lists them."""
+    """List the presets.
+
+    Lists the presets: data, network, recipe and where it is from.
+    """
     from lsam_jax.experiments.cli.listing import print_presets
     from lsam_jax.experiments.config.presets import PRESETS
 
@@ -38,7 +27,12 @@ def show_all(arguments: argparse.Namespace) -> None:
 
 
 def show_one(arguments: argparse.Namespace) -> None:
-    """Shows one."""
+    """Show a preset: its settings, its layers and what perturbing them costs.
+
+    Shows a preset: its source, every setting with its value, the hyper-parameters of each method,
+    and the layers of its network in network order, with the cost of a step in which each is the
+    first that is perturbed. Nothing is computed, and no data is needed.
+    """
     from lsam_jax.experiments.cli.listing import print_inspection
     from lsam_jax.experiments.config.overrides import parse
     from lsam_jax.experiments.config.presets import preset

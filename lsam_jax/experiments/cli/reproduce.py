@@ -1,7 +1,11 @@
-"""``lsam-jax reproduce``."""
+"""Run what a table or figure of the layer-wise SAM paper needs, and report it.
+
+Runs what is missing in --out for the tables and figures named, resumes what was stopped, and writes
+a report. A run that several of them need is made once. At --scale paper the preset is that of the
+paper; --scale cpu takes fewer images, epochs and channels, and says so wherever it shows a number.
+"""
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +15,7 @@ from lsam_jax.experiments.errors import IncompleteError
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    parser = options.add_command(
-        commands,
-        "reproduce",
-        run,
-        "run what a table or figure of the layer-wise SAM paper needs, and report it",
-        "Runs what is missing in --out for the tables and figures named, resumes what was "
-        "stopped, and writes a report. A run that several of them need is made once. At --scale "
-        "paper the preset is that of the paper; --scale cpu takes fewer images, epochs and "
-        "channels, and says so wherever it shows a number.",
-    )
-    option = partial(options.add_option, parser)
+    option = options.add_command(commands, "reproduce", run, __doc__)
     names = "table1 (methods), table2 (costs), table3 (which layers), table4 (how many layers), "
     names += "figure1 ... figure6, grid (rho, alpha and normalisation); or, alone, frontier: what "
     names += "share of SAM's gain each cheaper method keeps, at which price"
@@ -30,8 +24,8 @@ def add(commands: Any) -> None:
     option("--preset", default="cifar10-resnet20", metavar="NAME", help="see lsam-jax list")
     option("--seeds", type=int, default=3, metavar="N", help="runs of each: 0 ... N-1")
     option("--out", default="runs/reproduce", metavar="DIR", help="of all runs and the report")
-    options.add_set(parser, "epochs=2")
-    options.add_data_dir(parser)
+    option.add_set("epochs=2")
+    option.add_data_dir()
     option("--weights", metavar="FILE", help="of a pretrained backbone, where the model has one")
     option("--regimes", metavar="NAME,...", help="of the frontier; by default all")
     option("--runs-only", action="store_true", help="neither measure nor report")

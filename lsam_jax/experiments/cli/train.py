@@ -1,4 +1,11 @@
-"""``lsam-jax train``."""
+"""Train a preset with one method; can be stopped, killed and resumed.
+
+Trains one of the presets (lsam-jax list). The directory of the run gets its exact configuration,
+the environment, metrics.jsonl (an entry for each epoch), timing.jsonl and checkpoints of
+everything. Ctrl-C and SIGTERM save and leave; the same command with --resume goes on, also after
+the process was killed, and ends with the same numbers as a run that never stopped. Data sets other
+than digits must be prepared for TFDS first; if one is not, the error says how.
+"""
 
 import argparse
 from functools import partial
@@ -9,20 +16,8 @@ from lsam_jax.experiments.cli import options
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    parser = options.add_command(
-        commands,
-        "train",
-        run,
-        "train a preset with one method; can be stopped, killed and resumed",
-        "Trains one of the presets (lsam-jax list). The directory of the run gets its exact "
-        "configuration, the environment, metrics.jsonl (an entry for each epoch), timing.jsonl "
-        "and checkpoints of everything. Ctrl-C and SIGTERM save and leave; the same command with "
-        "--resume goes on, also after the process was killed, and ends with the same numbers as "
-        "a run that never stopped. Data sets other than digits must be prepared for TFDS first; "
-        "if one is not, the error says how.",
-    )
-    option = partial(options.add_option, parser)
-    parser.add_argument("preset", metavar="PRESET", help="see lsam-jax list")
+    option = options.add_command(commands, "train", run, __doc__)
+    option("preset", metavar="PRESET", help="see lsam-jax list")
     option(
         "--method",
         default="layerwise_sam",
@@ -31,8 +26,8 @@ def add(commands: Any) -> None:
     )
     option("--epochs", type=int, metavar="N", help="passes, if not the preset's")
     option("--seed", type=int, default=0, metavar="N", help="of everything that is random")
-    options.add_set(parser, "rho=0.05 or dtype=bfloat16")
-    options.add_data_dir(parser)
+    option.add_set("rho=0.05 or dtype=bfloat16")
+    option.add_data_dir()
     option("--out", metavar="DIR", help="of the run (default: runs/PRESET/METHOD-seedN)")
     option("--resume", action="store_true", help="go on with the run in --out, if there is one")
     option("--checkpoint-every", type=int, metavar="STEPS", help="besides after every epoch")
@@ -40,10 +35,7 @@ def add(commands: Any) -> None:
     option("--random-init", action="store_true", help="do without the pretrained backbone")
     option("--log", metavar="A,B", help="json, tensorboard, wandb (default: what is installed "
            "of the first two)")  # fmt: skip
-    devices = parser.add_argument_group(
-        "several devices", "The result is that of one device, but for rounding."
-    )
-    option = partial(options.add_option, devices)
+    option = option.group("several devices", "The result is that of one device, but for rounding.")
     option("--devices", type=int, metavar="N", help="share each batch out to so many, over all "
            "processes; emulated where there is only a CPU (default: one, or all of several "
            "processes)")  # fmt: skip
