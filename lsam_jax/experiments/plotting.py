@@ -1,7 +1,7 @@
 """What all pictures share; colours are told apart by the colour-blind too."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -113,6 +113,8 @@ def slanted(axes: Axes, names: Sequence[str], rotation: int = 60) -> None:
     )
 
 
-def open_frame(axes: Axes) -> None:
-    """Leaves the axes their left and bottom lines."""
+def open_frame(axes: Axes, grid: Literal["x", "y", "both"] | None = None) -> None:
+    """Leaves the axes their left and bottom lines, and draws a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
+    if grid is not None:
+        axes.grid(axis=grid, alpha=0.25)

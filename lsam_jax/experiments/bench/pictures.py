@@ -68,6 +68,5 @@ def _bars(axes: Axes, steps: Mapping[str, Mapping[str, Any]], length: str) -> No
     axes.set_yticks(place, [short_name(name) for name in steps])
     axes.set_xlabel(COST)
     axes.set_xlim(left=0)
-    axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
-    open_frame(axes)
+    open_frame(axes, grid="x")

@@ -1,5 +1,5 @@
 """Runs to one page: what they found, beside what the paper reports."""
 
-from lsam_jax.experiments.report.make import Written, report
+from lsam_jax.experiments.report.compose import Written, report
 
 __all__ = ["Written", "report"]

@@ -77,8 +77,7 @@ def _accuracy_and_cost(report: Mapping[str, Any]) -> Canvas:
         ylabel="right of the test split (%)",
     )
     axes.set_xlim(left=0.9)
-    axes.grid(alpha=0.25)
     seeds = len(report["seeds"])
     axes.legend(title=f"mean and range of {seeds} seed{'s' * (seeds > 1)}", loc="best")
-    open_frame(axes)
+    open_frame(axes, grid="both")
     return figure

@@ -1,7 +1,11 @@
-"""From a study to the sections of its report."""
+"""From a directory of runs to its report: read, composed, written."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
+from lsam_jax.experiments import files
+from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.report.figures import (
     costs,
     curves,
@@ -20,14 +24,64 @@ from lsam_jax.experiments.report.numbers.accuracy import (
     measures_table,
 )
 from lsam_jax.experiments.report.numbers.groups import task
-from lsam_jax.experiments.report.numbers.study import Study, TableSpec
-from lsam_jax.experiments.report.page import Block, Document, Section, Table, bullets, escaped
+from lsam_jax.experiments.report.numbers.study import Study, TableSpec, read_study
+from lsam_jax.experiments.report.page import (
+    Block,
+    Document,
+    Section,
+    Table,
+    bullets,
+    escaped,
+    write,
+)
 from lsam_jax.experiments.statistics import counted, listed, spoken
 
 PAPER = (
     "[Lee, “Layer-wise Adaptive Gradient Norm Penalizing Method for Efficient and Accurate Deep "
     "Learning”, KDD 2024](https://doi.org/10.1145/3637528.3671728)"
 )
+
+
+class Written(NamedTuple):
+    """The files of a report.
+
+    Attributes:
+        html: All in one file.
+        markdown: The same, with its pictures beside it.
+        pictures: PNGs, in reading order.
+    """
+
+    html: Path
+    markdown: Path
+    pictures: tuple[Path, ...]
+
+
+def report(
+    directory: PathLike, out: PathLike | None = None, *, title: str | None = None
+) -> Written:
+    """Turns the runs below a directory into ``report.html`` and ``report.md``.
+
+    With ``study.json`` they are grouped as it says, and its tables are filled; without, runs that
+    differ in the seed alone are one group, and all groups of one recipe one table.
+
+    Args:
+        directory: With runs of `lsam-jax train` anywhere below.
+        out: Where the two files go, and the pictures of the second into ``report/``; None for
+            `directory`. Old files of these names are replaced.
+        title: None for one from what was run.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: When there is no run, or a file of the study is damaged. A damaged run does not
+            stop the others: the report names it.
+        OSError: When `out` cannot be written.
+    """
+    study = read_study(Path(directory))
+    place = files.writable_directory(directory if out is None else out)
+    html, markdown, *pictures = write(compose(study, title), place, "report", "report")
+    return Written(html, markdown, tuple(pictures))
 
 
 def compose(study: Study, title: str | None = None) -> Document:
@@ -61,12 +115,12 @@ def _sections(study: Study) -> Iterator[Section]:
         yield Section("Settings", (settings.own_settings(groups), settings.shared_settings(groups)))
     if any(run.environment for run in runs):
         yield Section("Environment", (settings.environments(runs),))
-    if study.command is not None:
-        yield Section("How to repeat", (f"```sh\n{study.command}\n```",))
+    if study.plan.command is not None:
+        yield Section("How to repeat", (f"```sh\n{study.plan.command}\n```",))
 
 
 def _title(study: Study) -> str:
-    what = listed([spoken(name) for name in study.names])
+    what = listed([spoken(name) for name in study.plan.names])
     tasks = listed(list(dict.fromkeys(task(g.config) for g in study.groups.values())))
     return ": ".join(part for part in (what, tasks) if part) or "Runs of lsam-jax"
 
@@ -90,8 +144,8 @@ def _lead(study: Study) -> tuple[Block, ...]:
     blocks: list[Block] = [
         escaped(f"{words}. The last epoch counts; no best epoch is ever chosen.")
     ]
-    if study.says:
-        blocks += ["The scale of these runs:", bullets(study.says)]
+    if study.plan.says:
+        blocks += ["The scale of these runs:", bullets(study.plan.says)]
     if any(row.published for spec in study.tables for row in spec.rows):
         blocks.append(f"Published numbers are those of {PAPER}.")
     return tuple(blocks)

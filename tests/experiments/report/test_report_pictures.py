@@ -108,7 +108,7 @@ def test_a_panel_has_few_methods_and_sgd_in_all_of_them(plain):
     for panel in found:
         assert panel[0][0] is sgd
         for attribute in ("color", "linestyle"):
-            styles = [getattr(style, attribute) for _, style in panel[1:]]
+            styles = [style[attribute] for _, style in panel[1:]]
             assert len(set(styles)) == len(styles)
     assert [entry.label for panel in found for entry, _ in panel[1:]] == [e[0] for e in many[1:]]
 

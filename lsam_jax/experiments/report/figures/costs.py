@@ -78,8 +78,7 @@ def _points(place: Axes, scale: CostScale, methods: Sequence[PlotSeries]) -> lis
         )  # fmt: skip
     place.set_xlim(*_room(costs))
     place.set_xlabel(f"cost of the run, {scale.kind} (runs of SGD, {scale.base.passes} passes)")
-    place.grid(alpha=0.25)
-    open_frame(place)
+    open_frame(place, grid="both")
     return [*(means - deviations), *(means + deviations)]
 
 
@@ -96,8 +95,7 @@ def at_equal_time(scale: CostScale, entries: Sequence[PlotSeries], name: str) ->
         _draw(place, scale, entry, COLOURS[i % len(COLOURS)], "-")
         place.set_title(entry.label, fontsize=10)
         place.tick_params(labelbottom=i + places.shape[1] >= len(methods))
-        place.grid(axis="y", alpha=0.25)
-        open_frame(place)
+        open_frame(place, grid="y")
     # The first epochs are far below, and would leave no height for the end.
     runs = [100 * run.numbers[ACCURACY] for e in (*methods, *sgd) for run in e.group.runs]
     high = float(np.nanmax([run[-1] for run in runs]))

@@ -105,15 +105,13 @@ class _Curves:
         for places, row in zip(self.places, rows, strict=True):
             for place, (number, label) in zip(places, numbers, strict=True):
                 for entry, style in row:
-                    runs, dashes = entry.group.runs, {"linestyle": style.linestyle, "lw": 1.5}
+                    runs = entry.group.runs
                     values = np.array([_values(run, number) for run in runs])
-                    x = self.axis.of(runs[0])
-                    curve(place, x, values, color=style.color, label=entry.label, **dashes)
+                    curve(place, self.axis.of(runs[0]), values, label=entry.label, lw=1.5, **style)
                 if number != ACCURACY[0]:
                     logarithmic(place)
                 place.set(xlabel=self.axis.label, ylabel=label)
-                place.grid(axis="y", alpha=0.25)
-                open_frame(place)
+                open_frame(place, grid="y")
             places[0].legend(fontsize=8)
 
     def figure(self, name: str, what: str, caption: str) -> Figure:

@@ -1,8 +1,8 @@
 """What all pictures share: colours of methods, panels of a few lines, files in memory."""
 
 import io
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -23,24 +23,19 @@ class PlotSeries(NamedTuple):
     group: Group
 
 
-class Style(NamedTuple):
-    """How a group is drawn; colour and line each tell methods apart."""
-
-    color: str
-    linestyle: Any
-
-
-STYLES = [Style(colour, LINES[(i + 1) % len(LINES)]) for i, colour in enumerate(COLOURS)]
+Style: TypeAlias = Mapping[str, Any]
+"""Of a line, as matplotlib takes it; colour and dashes each tell methods apart."""
+STYLES: list[Style] = [
+    {"color": colour, "linestyle": LINES[(i + 1) % len(LINES)]} for i, colour in enumerate(COLOURS)
+]
 
 
-def by_panel(
-    entries: Sequence[PlotSeries], size: int = OTHERS
-) -> list[list[tuple[PlotSeries, Style]]]:
+def by_panel(entries: Sequence[PlotSeries]) -> list[list[tuple[PlotSeries, Style]]]:
     """A few methods each, with the first run of SGD, if there is one, in all of them."""
     first = next((entry for entry in entries if entry.group.is_sgd), None)
     rest = [entry for entry in entries if entry is not first]
-    base = [] if first is None else [(first, Style(BASELINE, "-"))]
-    chunks = [rest[i : i + size] for i in range(0, len(rest), size)] or [[]]
+    base = [] if first is None else [(first, {"color": BASELINE, "linestyle": "-"})]
+    chunks = [rest[i : i + OTHERS] for i in range(0, len(rest), OTHERS)] or [[]]
     return [[*base, *zip(chunk, STYLES, strict=False)] for chunk in chunks]
 
 

@@ -81,9 +81,8 @@ def perturbations(entries: Sequence[PlotSeries], name: str) -> Figure | None:
         place.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         place.tick_params(axis="x", length=0)
         place.tick_params(axis="y", labelsize=8)
-        place.grid(axis="y", alpha=0.25)
         place.set_axisbelow(True)
-        open_frame(place)
+        open_frame(place, grid="y")
     slanted(places[-1, 0], [short_name(x) for x in layers])
     canvas.supylabel("share of the steps", fontsize=9)
     return Figure(

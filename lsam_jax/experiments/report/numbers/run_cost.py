@@ -31,32 +31,28 @@ class Pairing(NamedTuple):
     is_enough: bool
 
 
-class CostScale:
+class CostScale(NamedTuple):
     """A way to tell what training costs, in units of the baseline's whole run.
 
-    Args:
+    Attributes:
         base: The baseline.
         measured: Cost of a step relative to the baseline's by name of a group; None counts
             floating-point operations instead.
         sgd: Runs of SGD of all lengths under the baseline's recipe, for `pair`.
     """
 
-    def __init__(
-        self,
-        base: Group,
-        measured: Mapping[str, Mapping[str, float]] | None = None,
-        sgd: Sequence[Group] = (),
-    ):
-        self.base, self.sgd, self._measured = base, sgd, measured
+    base: Group
+    measured: Mapping[str, Mapping[str, float]] | None = None
+    sgd: Sequence[Group] = ()
 
     @property
     def kind(self) -> str:
         """How costs are told, in a word."""
-        return "counted" if self._measured is None else "measured"
+        return "counted" if self.measured is None else "measured"
 
     def knows(self, group: Group) -> bool:
         """Whether it can tell the group's cost."""
-        return self._measured is None or group.name in self._measured or group.is_sgd
+        return self.measured is None or group.name in self.measured or group.is_sgd
 
     def compares(self, group: Group) -> bool:
         """Whether it can tell a method's cost and the recipe is the baseline's."""
@@ -73,10 +69,10 @@ class CostScale:
 
     def so_far(self, group: Group, run: RecordedRun) -> np.ndarray:
         """[E], cost of a run of the group after each epoch."""
-        if self._measured is None:
+        if self.measured is None:
             return run.gradients / self.base.steps
         # SGD's runs of any length take the same steps; measured differences are noise.
-        ratio = 1.0 if group.is_sgd else self._measured[group.name]["ratio"]
+        ratio = 1.0 if group.is_sgd else self.measured[group.name]["ratio"]
         return ratio * run.numbers["step"] / self.base.steps
 
     def pair(self, group: Group) -> Pairing:

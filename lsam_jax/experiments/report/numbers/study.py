@@ -1,10 +1,10 @@
 """All runs below a directory: groups of seeds, tables to fill, and what is not there."""
 
-import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lsam_jax.experiments.config.former_names import in_todays_names
@@ -40,41 +40,46 @@ class TableSpec(NamedTuple):
     rows: tuple[Row, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
+class Plan(NamedTuple):
+    """What ``study.json`` says; empty without it.
+
+    Attributes:
+        names: Of the study.
+        says: What the scale is, in words.
+        command: That made the study, if it is recorded.
+        wanted: Label and configuration of each group, by name.
+        seeds: Of the runs of each group.
+        tables: To fill; a row's group may be missing.
+        failures: Why runs failed, by name.
+    """
+
+    names: tuple[str, ...] = ()
+    says: tuple[str, ...] = ()
+    command: str | None = None
+    wanted: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType({})
+    seeds: tuple[int, ...] = ()
+    tables: tuple[TableSpec, ...] = ()
+    failures: Mapping[str, str] = MappingProxyType({})
+
+
+class Study(NamedTuple):
     """What was found below a directory.
 
     Attributes:
-        names: Of the study; empty without study.json.
-        says: What the scale is, in words.
-        command: That made the study, if it is recorded.
+        plan: What was to be there.
         groups: With at least one finished run, by name.
-        tables: To fill; a row's group may be missing.
+        tables: The plan's, and those of what it does not have.
         troubles: Runs that are left out.
         costs: Measured cost of a step relative to the study's SGD, by name of a group.
         distances: See ``distances.json``; None where it is not there.
     """
 
-    names: tuple[str, ...]
-    says: tuple[str, ...]
-    command: str | None
+    plan: Plan
     groups: Mapping[str, Group]
     tables: tuple[TableSpec, ...]
     troubles: tuple[SkippedRun, ...]
     costs: Mapping[str, Mapping[str, float]]
     distances: Mapping[str, Any] | None
-
-
-class _Plan(NamedTuple):
-    """What ``study.json`` says; empty without it."""
-
-    names: tuple[str, ...]
-    says: tuple[str, ...]
-    command: str | None
-    wanted: Mapping[str, tuple[str, Mapping[str, Any]]]
-    seeds: tuple[int, ...]
-    tables: tuple[TableSpec, ...]
-    failures: Mapping[str, str]
 
 
 def read_study(directory: Path) -> Study:
@@ -92,12 +97,10 @@ def read_study(directory: Path) -> Study:
             f"{str(directory)!r} holds no run of lsam-jax; give a directory with runs below it, "
             "such as the --out of lsam-jax train"
         )
-    plan = plan or _Plan((), (), None, {}, (), (), {})
+    plan = plan or Plan()
     groups = _planned(runs, plan, troubles)
     return Study(
-        plan.names,
-        plan.says,
-        plan.command,
+        plan,
         groups,
         (*plan.tables, *_rest(groups, plan.tables)),
         tuple(sorted(troubles)),
@@ -106,13 +109,13 @@ def read_study(directory: Path) -> Study:
     )
 
 
-def _plan(file: Path) -> _Plan | None:
+def _plan(file: Path) -> Plan | None:
     found = _json(file)
     if not found:
         return None
     names, command = found.get("name", []), found.get("command")
     try:
-        return _Plan(
+        return Plan(
             (names,) if isinstance(names, str) else tuple(names),
             tuple(found.get("scale", {}).get("says", [])),
             " ".join(map(str, command)) if isinstance(command, list) else command,
@@ -155,7 +158,7 @@ def _directories(directory: Path) -> Iterator[Path]:
         below.sort()
 
 
-def _planned(runs: list[RecordedRun], plan: _Plan, troubles: list[SkippedRun]) -> dict[str, Group]:
+def _planned(runs: list[RecordedRun], plan: Plan, troubles: list[SkippedRun]) -> dict[str, Group]:
     """Finished runs by their group: those of the plan, and then all others.
 
     What is left out, and what of the plan is not there, goes to the troubles.
