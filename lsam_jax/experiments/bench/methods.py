@@ -10,12 +10,11 @@ from typing import Any
 
 from lsam_jax.experiments.bench import timed, workload
 from lsam_jax.experiments.bench.catalog import CATALOGS, BenchedMethod, published
-from lsam_jax.experiments.bench.workload import Size
 from lsam_jax.experiments.models import registry
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Size):
+class Settings(workload.Size):
     """What to measure, on what; see `workload.Size`.
 
     Args:

@@ -16,10 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import lsam_jax as lsam
 from lsam_jax.experiments.bench import baselines, catalog, cost_model, timed, timing, workload
-from lsam_jax.experiments.bench.baselines import forced
 from lsam_jax.experiments.bench.catalog import OPTAX, RADIUS, SGD, TEXTBOOK
 from lsam_jax.experiments.bench.timed import Call, CompiledStep, Timed
-from lsam_jax.experiments.bench.workload import Size, Workload
 from lsam_jax.experiments.models import registry
 
 LAYERWISE, STATIC = "layer-wise SAM", "static cut"
@@ -28,7 +26,7 @@ FROZEN = "frozen backbone, 2 dense layers"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Size):
+class Settings(workload.Size):
     """What to measure, on what; see `workload.Size`.
 
     Args:
@@ -102,7 +100,7 @@ def bench(settings: Settings) -> dict[str, Any]:
 class _Ways:
     """Ways to write a gradient step; those that do not depend on the layers are made once."""
 
-    def __init__(self, work: Workload):
+    def __init__(self, work: workload.Workload):
         self._work = work
         self.plain = jax.value_and_grad(work.loss, has_aux=True)
         self.masked = baselines.textbook(work.loss, RADIUS)
@@ -119,7 +117,7 @@ class _Ways:
         }
 
 
-def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
+def _network(settings: Settings, work: workload.Workload) -> tuple[dict[str, Any], dict[str, Any]]:
     """All sets, with the programs that do not depend on the set compiled once."""
     sets, ways = usual_sets(settings.model), _Ways(work)
     methods = {
@@ -132,14 +130,14 @@ def _network(settings: Settings, work: Workload) -> tuple[dict[str, Any], dict[s
     rows = {}
     for title, selected in sets.items():
         k = len(selected)
-        own = Timed(layerwise[k], (forced(methods[k], work.params, selected),))
+        own = Timed(layerwise[k], (baselines.forced(methods[k], work.params, selected),))
         steps = ways.steps(own, selected)
         labels[steps[STATIC].step] = f"{STATIC}: {title}"
         calls = timed.prepare(steps, work, compiled)
         rows[title] = _row(calls, settings.rounds, work, methods[k])
     # What is compared is compiled more than once, in turn, as everything else that is timed.
     first = {ways.masked: _mask(work.params, ())}
-    first |= {layerwise[k]: forced(tx, work.params, ()) for k, tx in methods.items()}
+    first |= {layerwise[k]: baselines.forced(tx, work.params, ()) for k, tx in methods.items()}
     again = {
         labels[step]: partial(timed.compile_step, step, work.params, x, *work.args)
         for step, x in first.items()
@@ -157,7 +155,7 @@ def _mask(params: Any, selected: tuple[str, ...]) -> Any:
 
 
 def _row(
-    calls: Mapping[str, Call], rounds: int, work: Workload, tx: lsam.SamTransformation
+    calls: Mapping[str, Call], rounds: int, work: workload.Workload, tx: lsam.SamTransformation
 ) -> dict[str, Any]:
     """Costs of one set; and how far layer-wise SAM is from the textbook, which must be nothing."""
     found = {n: m._asdict() for n, m in timed.measure(calls, rounds).items()}

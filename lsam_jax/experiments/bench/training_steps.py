@@ -15,7 +15,6 @@ from lsam_jax.experiments import environment, files, tables
 from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.split import Split
-from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.training.finished_run import last_state
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.loop import Watcher
@@ -70,11 +69,11 @@ def _going_on(program: Program, state: State, batches: Sequence[Split]) -> Calla
 
 
 def costs_of_runs(
-    directories: Sequence[PathLike],
+    directories: Sequence[files.PathLike],
     rounds: int = 15,
-    out: PathLike | None = None,
+    out: files.PathLike | None = None,
     *,
-    data_dir: PathLike | None = None,
+    data_dir: files.PathLike | None = None,
 ) -> dict[str, Any]:
     """Times real training steps of runs from their last checkpoints on; the runs stay as they are.
 

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lsam_jax.experiments import errors
 from lsam_jax.experiments.cli import (
     bench,
     compare,
@@ -19,8 +20,6 @@ from lsam_jax.experiments.cli import (
     reproduce,
     train,
 )
-from lsam_jax.experiments.errors import STATUS as LOST_ONE
-from lsam_jax.experiments.errors import IncompleteError, LostError, Stopped
 
 _TRAIN = """
     PIL array_record filelock flax importlib_resources markdown_it matplotlib numpy orbax rich
@@ -108,13 +107,13 @@ def _status(arguments: argparse.Namespace) -> int:
         extra = EXTRAS[missing]
         message = f'{missing} is missing: pip install "lsam-jax[{extra}]"'
         return _fail(arguments, message, USER_ERROR)
-    except LostError as error:
-        return _fail(arguments, str(error), LOST_ONE)
-    except (FloatingPointError, IncompleteError) as error:
+    except errors.LostError as error:
+        return _fail(arguments, str(error), errors.STATUS)
+    except (FloatingPointError, errors.IncompleteError) as error:
         return _fail(arguments, str(error), FAILED)
     except (ValueError, TypeError, OSError) as error:
         return _fail(arguments, str(error), USER_ERROR)
-    except Stopped as error:
+    except errors.Stopped as error:
         print(f"lsam-jax: {error}; --resume goes on from there", file=sys.stderr)
         return SIGNAL + int(error.signal)
     return 0

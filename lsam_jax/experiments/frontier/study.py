@@ -16,7 +16,6 @@ from lsam_jax.components.radius import Radii
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.data.label_noise import given
 from lsam_jax.experiments.frontier import costs
 from lsam_jax.experiments.frontier.contenders import Contender, rounded
@@ -136,7 +135,7 @@ class _Runner:
         last = result["accuracy"][-1]
         print(f"{self.regime.name} {key}: {100 * last:.1f} %", file=sys.stderr, flush=True)
 
-    def _result(self, config: Config, data: Dataset) -> dict[str, Any]:
+    def _result(self, config: Config, data: datasets.Dataset) -> dict[str, Any]:
         config, prepare = _held(config)
         same = dataclasses.replace(config, seed=0), id(data)
         if self._program is None or self._program[0] != same:

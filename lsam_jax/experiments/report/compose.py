@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lsam_jax.experiments import files
-from lsam_jax.experiments.files import PathLike
+from lsam_jax.experiments.report import page
 from lsam_jax.experiments.report.figures import (
     costs,
     curves,
@@ -15,25 +15,12 @@ from lsam_jax.experiments.report.figures import (
     sharpness,
 )
 from lsam_jax.experiments.report.figures.drawing import PlotSeries
-from lsam_jax.experiments.report.numbers import equal_time, settings
+from lsam_jax.experiments.report.numbers import accuracy, equal_time, settings
 from lsam_jax.experiments.report.numbers import groups as grouping
-from lsam_jax.experiments.report.numbers.accuracy import (
-    ComparedRow,
-    accuracy_table,
-    lines,
-    measures_table,
-)
+from lsam_jax.experiments.report.numbers.accuracy import ComparedRow
 from lsam_jax.experiments.report.numbers.groups import task
 from lsam_jax.experiments.report.numbers.study import Study, TableSpec, read_study
-from lsam_jax.experiments.report.page import (
-    Block,
-    Document,
-    Section,
-    Table,
-    bullets,
-    escaped,
-    write,
-)
+from lsam_jax.experiments.report.page import Block, Document, Section, Table, bullets, escaped
 from lsam_jax.experiments.statistics import counted, listed, spoken
 
 PAPER = (
@@ -57,7 +44,7 @@ class Written(NamedTuple):
 
 
 def report(
-    directory: PathLike, out: PathLike | None = None, *, title: str | None = None
+    directory: files.PathLike, out: files.PathLike | None = None, *, title: str | None = None
 ) -> Written:
     """Turns the runs below a directory into ``report.html`` and ``report.md``.
 
@@ -80,7 +67,7 @@ def report(
     """
     study = read_study(Path(directory))
     place = files.writable_directory(directory if out is None else out)
-    html, markdown, *pictures = write(compose(study, title), place, "report", "report")
+    html, markdown, *pictures = page.write(compose(study, title), place, "report", "report")
     return Written(html, markdown, tuple(pictures))
 
 
@@ -160,16 +147,16 @@ def _troubles(study: Study) -> Section:
 
 
 def _of_table(study: Study, spec: TableSpec) -> Section:
-    found = lines(study, spec)
-    accuracy = accuracy_table(spec, found)
+    found = accuracy.lines(study, spec)
+    main = accuracy.accuracy_table(spec, found)
     entries = [PlotSeries(line.row.label, line.group) for line in found if line.group is not None]
     if not entries:
-        return Section.of(spec.title, accuracy)
+        return Section.of(spec.title, main)
     name, short = spec.name, spec.short
     return Section.of(
         spec.title,
-        accuracy,
-        measures_table(study, found),
+        main,
+        accuracy.measures_table(study, found),
         Section.of(
             f"{short}: curves",
             curves.learning(entries, f"{name}-curves"),

@@ -14,8 +14,6 @@ from rich.table import Table
 from lsam_jax import diagnostics
 from lsam_jax.experiments import files, tables
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.data.datasets import Dataset
-from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.study.evaluation_loss import Measured, Settings
 from lsam_jax.experiments.study.landscapes import landscapes
 from lsam_jax.experiments.study.sharpness import sharpness
@@ -26,13 +24,13 @@ DISTANCES = "distances.json"
 
 
 def diagnose(
-    directories: Sequence[PathLike],
+    directories: Sequence[files.PathLike],
     settings: Settings,
     *,
     with_landscapes: bool = False,
     again: bool = False,
-    out: PathLike | None = None,
-    data_dir: PathLike | None = None,
+    out: files.PathLike | None = None,
+    data_dir: files.PathLike | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Writes ``sharpness.json`` into each run, ``landscapes.npz`` if asked, and the distances.
 
@@ -84,7 +82,7 @@ def _load(
     paths: Mapping[str, Path], settings: Settings, data_dir: Any, failures: dict[str, str]
 ) -> dict[str, Finished]:
     """The runs that can be measured."""
-    data: dict[str, Dataset] = {}
+    data: dict[str, datasets.Dataset] = {}
     runs: dict[str, Finished] = {}
     for name, path in paths.items():
         with _leaving_others(name, failures):

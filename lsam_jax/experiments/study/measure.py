@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lsam_jax.experiments import files
 from lsam_jax.experiments.bench.training_steps import costs_of_runs
-from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.study.diagnose import diagnose
 from lsam_jax.experiments.study.evaluation_loss import Settings
 from lsam_jax.experiments.study.reproduce import Study, finished
@@ -19,7 +18,7 @@ SETTINGS: Mapping[str, Settings] = {
 """Of sharpness and landscapes, by scale."""
 
 
-def measure(study: Study, out: PathLike, *, data_dir: PathLike | None = None) -> None:
+def measure(study: Study, out: files.PathLike, *, data_dir: files.PathLike | None = None) -> None:
     """Writes what the tables and figures of a study need beside the runs; what is there stays.
 
     Raises:

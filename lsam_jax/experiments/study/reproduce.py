@@ -11,13 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lsam_jax.experiments import files
+from lsam_jax.experiments import errors, files, statistics
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.errors import LostError
-from lsam_jax.experiments.files import METRICS, PathLike
-from lsam_jax.experiments.statistics import spoken
 from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.study.paper_tables import NAMES, Artefact, artefact
 from lsam_jax.experiments.training.run_directory import configuration, differences
@@ -89,10 +86,10 @@ def plan(
 
 def reproduce(
     study: Study,
-    out: PathLike,
+    out: files.PathLike,
     *,
-    data_dir: PathLike | None = None,
-    weights: PathLike | None = None,
+    data_dir: files.PathLike | None = None,
+    weights: files.PathLike | None = None,
 ) -> dict[str, str]:
     """Runs what is missing.
 
@@ -117,7 +114,7 @@ def reproduce(
             if cell not in programs:
                 programs[cell] = build(config, data, weights=weights)
             train(config, directory / name, resume=True, weights=weights, program=programs[cell])
-        except LostError:
+        except errors.LostError:
             raise
         except (ArithmeticError, ValueError, OSError, RuntimeError) as error:
             # The others are run all the same: most of a table is better than none.
@@ -138,7 +135,7 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
             "name": name,
             "title": one.title,
             "caption": one.caption,
-            "paper": "" if name == "grid" else f"Lee, KDD 2024, {spoken(name)}",
+            "paper": "" if name == "grid" else f"Lee, KDD 2024, {statistics.spoken(name)}",
             "rows": [row.to_json() for row in one.rows],
         }
         for name, one in study.artefacts.items()
@@ -186,7 +183,7 @@ def finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
             f"{str(run)!r} holds a run of another configuration: {'; '.join(found)}; choose "
             "another --out"
         )
-    metrics = run / METRICS
+    metrics = run / files.METRICS
     lines = metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
     return lines >= wanted.epochs
 

@@ -11,15 +11,6 @@ from filelock import FileLock, Timeout
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.distributed.process_group import Team
-from lsam_jax.experiments.files import (
-    CHECKPOINTS,
-    CONFIG,
-    ENVIRONMENT,
-    LOCK,
-    METRICS,
-    PathLike,
-    flat,
-)
 from lsam_jax.experiments.training.checkpoints import Checkpoints
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.state import State
@@ -53,7 +44,7 @@ class Run:
 
     def __init__(
         self,
-        directory: PathLike,
+        directory: files.PathLike,
         config: Config,
         *,
         resume: bool = False,
@@ -71,7 +62,7 @@ class Run:
         if self._every is not None and self._every < 1:
             raise ValueError(f"--checkpoint-every={self._every} must be at least 1")
         files.writable_directory(self.directory)
-        self._lock = FileLock(self.directory / LOCK)
+        self._lock = FileLock(self.directory / files.LOCK)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -81,7 +72,7 @@ class Run:
             ) from error
         try:
             self._claim(resume, wanted)
-            self.checkpoints = Checkpoints(self.directory / CHECKPOINTS)
+            self.checkpoints = Checkpoints(self.directory / files.CHECKPOINTS)
         except BaseException:
             self._lock.release()
             raise
@@ -100,7 +91,7 @@ class Run:
 
     def environment_changes(self) -> dict[str, tuple[Any, Any]]:
         """What decides rounding and differs from when the run began: before and now, by name."""
-        began, now = files.read_json(self.directory / ENVIRONMENT), self._environment
+        began, now = files.read_json(self.directory / files.ENVIRONMENT), self._environment
         if not began:
             return {}
         before = {"devices": 1, **began}  # earlier versions knew no others
@@ -155,16 +146,17 @@ class Run:
 
     def _claim(self, resume: bool, wanted: dict[str, Any]) -> None:
         """Makes the directory this run's, or finds that it is."""
-        file, checkpoints = self.directory / CONFIG, self.directory / CHECKPOINTS
+        file, checkpoints = self.directory / files.CONFIG, self.directory / files.CHECKPOINTS
         there = _read(file) if file.exists() else None
-        foreign = [path.name for path in (checkpoints, self.directory / METRICS) if path.exists()]
+        known = (files.CHECKPOINTS, files.METRICS)
+        foreign = [name for name in known if (self.directory / name).exists()]
         if there is None and foreign:
             raise ValueError(
-                f"{str(self.directory)!r} has {foreign[0]} but no {CONFIG}, so it is not a run "
-                "of lsam-jax; choose another --out"
+                f"{str(self.directory)!r} has {foreign[0]} but no {files.CONFIG}, so it is not a "
+                "run of lsam-jax; choose another --out"
             )
         if there is None or not (checkpoints.is_dir() and any(checkpoints.iterdir())):
-            files.write_json(self.directory / ENVIRONMENT, self._environment)
+            files.write_json(self.directory / files.ENVIRONMENT, self._environment)
             files.write_json(file, wanted)
         elif not resume:
             raise ValueError(
@@ -183,13 +175,13 @@ def _on_one_device(x: Any) -> Any:
     return x.addressable_data(0) if isinstance(x, jax.Array) else x
 
 
-def configuration(directory: PathLike) -> Config:
+def configuration(directory: files.PathLike) -> Config:
     """The configuration of the run in a directory.
 
     Raises:
         ValueError: When there is no run.
     """
-    file = Path(directory) / CONFIG
+    file = Path(directory) / files.CONFIG
     if not file.is_file():
         raise ValueError(f"{str(directory)!r} holds no run; give the --out of lsam-jax train")
     return Config.from_json(_read(file)["config"])
@@ -212,7 +204,7 @@ def _completed(there: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What differs between two configurations with their origins, each as `a=1 there, a=2 now`."""
-    before, now = ({**flat(x["config"]), **flat(x["origin"])} for x in (there, wanted))
+    before, now = ({**files.flat(x["config"]), **files.flat(x["origin"])} for x in (there, wanted))
     return [
         f"{name}={before.get(name, 'unset')} there, {name}={now.get(name, 'unset')} now"
         for name in sorted(before.keys() | now.keys())

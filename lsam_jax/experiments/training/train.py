@@ -14,12 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from lsam_jax.components.rise import Following
-from lsam_jax.experiments import environment
+from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.distributed.devices import layout
 from lsam_jax.experiments.distributed.process_group import Team
-from lsam_jax.experiments.files import PathLike, flat
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.loggers import Sink, open_sinks
 from lsam_jax.experiments.training.loop import Result, Watcher, fit
@@ -38,12 +37,12 @@ NOTHING = 0.01
 
 def train(
     config: Config,
-    out: PathLike,
+    out: files.PathLike,
     *,
     resume: bool = False,
     checkpoint_every: int | None = None,
-    data_dir: PathLike | None = None,
-    weights: PathLike | None = None,
+    data_dir: files.PathLike | None = None,
+    weights: files.PathLike | None = None,
     log: Sequence[str] | None = None,
     devices: int | None = None,
     program: Program | None = None,
@@ -78,7 +77,7 @@ def train(
         origin = team.each(lambda: {} if weights is None else {"weights": _digest(weights)})
         count = team.each(lambda: layout(devices)).devices
         team.check_same(
-            flat(config.to_json())
+            files.flat(config.to_json())
             | origin
             | {"checkpoint_every": checkpoint_every, "devices": count}
             | environment.packages()
@@ -184,7 +183,7 @@ class _Reporter(Watcher):
         return self.asked.signal
 
 
-def _digest(weights: PathLike) -> str:
+def _digest(weights: files.PathLike) -> str:
     """Of the bytes of a file, so that a run is not resumed with another one."""
     file = Path(weights)
     if not file.is_file():

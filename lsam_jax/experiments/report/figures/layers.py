@@ -7,18 +7,9 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import PercentFormatter
 
-from lsam_jax.experiments.plotting import (
-    COLOURS,
-    logarithmic_bar,
-    mean_and_reach,
-    open_frame,
-    panels,
-    short_name,
-    slanted,
-)
+from lsam_jax.experiments import plotting, statistics
 from lsam_jax.experiments.report.figures.drawing import PlotSeries, png, seeds_text
 from lsam_jax.experiments.report.page import Figure
-from lsam_jax.experiments.statistics import listed
 
 MAP = "viridis"
 MOST = 12
@@ -33,23 +24,23 @@ def heat_maps(entries: Sequence[PlotSeries], name: str) -> Figure:
     positive = np.concatenate([x[np.isfinite(x) & (x > 0)] for x in norms])
     scale = LogNorm(*(np.quantile(positive, (0.005, 1)) if len(positive) else (0.1, 1)))
     size = 2.5, 0.15 * len(layers) + 1.2
-    canvas, places = panels(len(shown), 4, size, (2.3, 0), sharey=True)
+    canvas, places = plotting.panels(len(shown), 4, size, (2.3, 0), sharey=True)
     drawn: Any = None
     for place, entry, values in zip(places.flat, shown, norms, strict=False):
         edges = np.concatenate([[0], entry.group.runs[0].passes])
         rows = np.arange(len(layers) + 1) - 0.5
         drawn = place.pcolormesh(edges, rows, values.T, norm=scale, cmap=MAP, rasterized=True)
         place.set_title(entry.label, fontsize=9)
-        place.set_yticks(range(len(layers)), [short_name(x) for x in layers], fontsize=7)
+        place.set_yticks(range(len(layers)), [plotting.short_name(x) for x in layers], fontsize=7)
     places[0, 0].invert_yaxis()
     canvas.supxlabel("passes over the training images", fontsize=9)
     bar = {"label": "gradient norm of the layer", "extend": "min", "shrink": 0.7, "aspect": 30}
-    logarithmic_bar(canvas, drawn, places, **bar)
+    plotting.logarithmic_bar(canvas, drawn, places, **bar)
     return Figure(
         name,
         png(canvas),
         "Heat maps of the gradient norm of each layer by passes over the training images, for "
-        f"{listed([entry.label for entry in shown])}.",
+        f"{statistics.listed([entry.label for entry in shown])}.",
         "Gradient norm of each layer (log colour scale, the same for all), from the input (top) to "
         "the output, mean over the seeds; what the paper's Figure 1 shows as lines."
         f"{left_out(entries, shown)}",
@@ -65,15 +56,15 @@ def perturbations(entries: Sequence[PlotSeries], name: str) -> Figure | None:
     shown = alike(choosing)
     layers = shown[0].group.layers
     size = max(6.4, 0.32 * len(layers) + 2.2), 1.15
-    canvas, places = panels(len(shown), 1, size, (0, 1.5), sharex=True, sharey=True)
+    canvas, places = plotting.panels(len(shown), 1, size, (0, 1.5), sharex=True, sharey=True)
     for i, (place, entry) in enumerate(zip(places[:, 0], shown, strict=True)):
-        mean, reach = mean_and_reach(_shares(entry))
+        mean, reach = plotting.mean_and_reach(_shares(entry))
         place.bar(
             range(len(layers)),
             mean,
             0.75,
             yerr=reach,
-            color=COLOURS[i % len(COLOURS)],
+            color=plotting.COLOURS[i % len(plotting.COLOURS)],
             error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"},
         )
         place.set_title(entry.label, fontsize=9, loc="left", pad=3)
@@ -82,17 +73,17 @@ def perturbations(entries: Sequence[PlotSeries], name: str) -> Figure | None:
         place.tick_params(axis="x", length=0)
         place.tick_params(axis="y", labelsize=8)
         place.set_axisbelow(True)
-        open_frame(place, grid="y")
-    slanted(places[-1, 0], [short_name(x) for x in layers])
+        plotting.open_frame(place, grid="y")
+    plotting.slanted(places[-1, 0], [plotting.short_name(x) for x in layers])
     canvas.supylabel("share of the steps", fontsize=9)
     return Figure(
         name,
         png(canvas),
         "Bars of how often each layer was perturbed, for "
-        f"{listed([entry.label for entry in shown])}.",
+        f"{statistics.listed([entry.label for entry in shown])}.",
         "Share of all steps in which a layer was perturbed, from the input (left) to the output, "
         f"{seeds_text(shown)}; as the paper's Figure 5. Methods that never perturb are not shown"
-        f"{'; every layer in every step: ' + listed(every) if every else ''}."
+        f"{'; every layer in every step: ' + statistics.listed(every) if every else ''}."
         f"{left_out(choosing, shown)}",
     )
 
@@ -115,5 +106,5 @@ def left_out(entries: Sequence[PlotSeries], shown: Sequence[PlotSeries]) -> str:
         return ""
     return (
         f" Shown are the table's first {MOST} with the layers of its first; not shown: "
-        f"{listed(rest)}."
+        f"{statistics.listed(rest)}."
     )

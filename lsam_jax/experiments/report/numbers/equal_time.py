@@ -4,19 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lsam_jax.experiments import statistics
 from lsam_jax.experiments.report.numbers import groups as grouping
 from lsam_jax.experiments.report.numbers.accuracy import ComparedRow, accuracy_text, compare
 from lsam_jax.experiments.report.numbers.run_cost import SLACK, CostScale, Pairing
 from lsam_jax.experiments.report.numbers.study import Study
 from lsam_jax.experiments.report.page import Columns, Table
-from lsam_jax.experiments.statistics import (
-    Difference,
-    counted,
-    difference_text,
-    holm,
-    interval_text,
-    p_text,
-)
 
 SHORT = "*"
 HOW = {
@@ -43,7 +36,7 @@ def scales(study: Study, lines: Sequence[ComparedRow]) -> list[CostScale]:
 class _Row(NamedTuple):
     label: str
     pair: Pairing
-    difference: Difference
+    difference: statistics.Difference
     p: float | None
 
 
@@ -52,7 +45,7 @@ def table(scale: CostScale, lines: Sequence[ComparedRow]) -> Table:
     shown = [(x.row.label, x.group) for x in lines if x.group and scale.compares(x.group)]
     pairs = [scale.pair(group) for _, group in shown]
     differences = [compare(pair.group, pair.sgd) for pair in pairs]
-    adjusted = holm([difference.p for difference in differences])
+    adjusted = statistics.holm([difference.p for difference in differences])
     rows = [
         _Row(label, pair, difference, p)
         for (label, _), pair, difference, p in zip(shown, pairs, differences, adjusted, strict=True)
@@ -68,7 +61,7 @@ def table(scale: CostScale, lines: Sequence[ComparedRow]) -> Table:
         "paired by seed) after the last epoch."
     )
     if tested:
-        words += f" {counted(tested, 'comparison')}, for which p (Holm) is adjusted."
+        words += f" {statistics.counted(tested, 'comparison')}, for which p (Holm) is adjusted."
     if but:
         words += (
             f" {SHORT} No run of SGD cost as much; this is the longest, of {longest.passes} "
@@ -83,9 +76,9 @@ def table(scale: CostScale, lines: Sequence[ComparedRow]) -> Table:
         ),
         "its cost": lambda row: f"{row.pair.sgd_cost:.2f}",
         "its\naccuracy (%)": lambda row: accuracy_text(row.pair.sgd),
-        "difference": lambda row: difference_text(row.difference, 2, 100),
-        "95 % interval": lambda row: interval_text(row.difference, 2, 100),
-        "p": lambda row: p_text(row.difference.p),
-        "p (Holm)": lambda row: p_text(row.p),
+        "difference": lambda row: statistics.difference_text(row.difference, 2, 100),
+        "95 % interval": lambda row: statistics.interval_text(row.difference, 2, 100),
+        "p": lambda row: statistics.p_text(row.difference.p),
+        "p (Holm)": lambda row: statistics.p_text(row.p),
     }
     return Table.of(words, rows, columns)

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from lsam_jax.experiments.files import flat
+from lsam_jax.experiments import files, statistics
 from lsam_jax.experiments.report.numbers.groups import LENGTH, Group, setting_names
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun
 from lsam_jax.experiments.report.page import Columns, Table
-from lsam_jax.experiments.statistics import NOTHING, listed
 
 DATE = "date"
 NAMED = 6
@@ -30,15 +29,15 @@ def own_settings(groups: Sequence[Group]) -> Table:
     usual = {"passes": 1}
 
     def value(name: str, group: Group) -> str:
-        return _text(flat(group.config).get(name, usual.get(name)))
+        return _text(files.flat(group.config).get(name, usual.get(name)))
 
     def options(group: Group) -> str:
         found = dict(group.config.get("options", {}))
-        return ", ".join(f"{name}={_text(x)}" for name, x in found.items()) or NOTHING
+        return ", ".join(f"{name}={_text(x)}" for name, x in found.items()) or statistics.NOTHING
 
     columns: Columns = {
         "runs": lambda group: group.label,
-        "seeds": lambda group: listed([str(run.seed) for run in group.runs]),
+        "seeds": lambda group: statistics.listed([str(run.seed) for run in group.runs]),
         "method": lambda group: str(group.config["method"]),
         "options": options,
         **{name: partial(value, name) for name in dict.fromkeys((*LENGTH, *apart))},
@@ -56,7 +55,7 @@ def environments(runs: Sequence[RecordedRun]) -> Table:
     names = dict.fromkeys(name for run in known for name in run.environment)
     words = "Of the processes that began the runs."
     if len(known) < len(runs):
-        without = listed([run.name for run in runs if not run.environment][:NAMED])
+        without = statistics.listed([run.name for run in runs if not run.environment][:NAMED])
         words += f" Not recorded for {len(runs) - len(known)} of the runs: {without}."
     columns: Columns = {
         "of the machine and its software": str,
@@ -78,14 +77,14 @@ def _values(name: str, runs: Sequence[RecordedRun]) -> str:
 
 
 def _count(names: Sequence[str]) -> str:
-    return listed(names) if len(names) <= NAMED else f"{len(names)} runs"
+    return statistics.listed(names) if len(names) <= NAMED else f"{len(names)} runs"
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "none"
     if value == "":
-        return NOTHING
+        return statistics.NOTHING
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
