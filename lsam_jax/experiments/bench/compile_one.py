@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import lsam_jax as lsam
 from lsam_jax.experiments.bench import baselines, scanned_gpt, targets, workload
+from lsam_jax.experiments.bench.workload import Workload
 from lsam_jax.experiments.models import registry
 
 GPT = "gpt-scanned"
@@ -25,26 +26,8 @@ LARGE = scanned_gpt.Shape(width=768, heads=12, tokens=512, batch=4, words=8192)
 RHO, K = 0.1, 4
 
 
-class Loss(NamedTuple):
-    """What is differentiated, by the shapes of its arguments.
-
-    Attributes:
-        loss_fn: ``loss_fn(params, *args) -> (loss, aux)``.
-        params: Shapes of what is trained.
-        args: Of what else it reads.
-        batch: Examples in a batch, the first axis of those arguments that hold some.
-        layers: How the parameters are cut into layers.
-    """
-
-    loss_fn: Callable[..., Any]
-    params: Any
-    args: tuple[Any, ...]
-    batch: int
-    layers: Any = "array"
-
-
-def loss_of(network: str, size: workload.Size) -> Loss:
-    """A network of `registry.ARCHITECTURES` on images, or the scanned transformer."""
+def work_of(network: str, size: workload.Size) -> Workload:
+    """A network of `registry.ARCHITECTURES` on images, or the scanned transformer, by shapes."""
     if network == GPT:
         shape = LARGE
         run = partial(jax.lax.scan, scanned_gpt.block(shape))
@@ -53,63 +36,63 @@ def loss_of(network: str, size: workload.Size) -> Loss:
         params = jax.eval_shape(partial(scanned_gpt.parameters, shape), jax.random.key(0))
         layers = lsam.stacked("blocks", layers="slice")
         with_aux = lambda *args: (loss(*args), None)  # noqa: E731
-        return Loss(with_aux, params, (words, words), shape.batch, layers)
+        return Workload(with_aux, params, (words, words), shape.batch, layers=layers)
     work = workload.whole_network(network, size)
     params, args = jax.tree.map(_shape, (work.params, work.args))
-    return Loss(work.loss, params, args, size.batch_size)
+    return work._replace(params=params, args=args)
 
 
 def check_network(name: str) -> None:
-    """Raises a ValueError if `loss_of` does not know the network."""
+    """Raises a ValueError if `work_of` does not know the network."""
     if name != GPT:
         registry.preset(name)
 
 
-def _layerwise(loss: Loss, k: int | None = K, **options: Any) -> lsam.SamTransformation:
-    return lsam.layerwise_sam(k, RHO, normalize=True, layers=loss.layers, **options)
+def _layerwise(work: Workload, k: int | None = K, **options: Any) -> lsam.SamTransformation:
+    return lsam.layerwise_sam(k, RHO, normalize=True, layers=work.layers, **options)
 
 
-def _last_two(loss: Loss) -> list[str]:
-    found = lsam.inspect(loss.loss_fn, loss.params, *loss.args, has_aux=True, layers=loss.layers)
+def _last_two(work: Workload) -> list[str]:
+    found = lsam.inspect(work.loss, work.params, *work.args, has_aux=True, layers=work.layers)
     return [layer.name for layer in found.layers[-2:]]
 
 
-METHODS: dict[str, Callable[[Loss], lsam.SamTransformation] | None] = {
+METHODS: dict[str, Callable[[Workload], lsam.SamTransformation] | None] = {
     "plain": None,
     "textbook": None,
     "sam": lambda _: lsam.sam(RHO),
     "layer-wise": _layerwise,
-    "conditionals": lambda loss: _layerwise(loss, cuts=12, gate=True),
-    "one cut": lambda loss: _layerwise(loss, cuts=1, gate=False),
-    "last two": lambda loss: _layerwise(loss, k=None, selection=_last_two(loss)),
+    "conditionals": lambda work: _layerwise(work, cuts=12, gate=True),
+    "one cut": lambda work: _layerwise(work, cuts=1, gate=False),
+    "last two": lambda work: _layerwise(work, k=None, selection=_last_two(work)),
     "stale": lambda _: lsam.with_parts(lsam.sam(RHO), ascent=lsam.stale()),
 }
 """What is compiled, by name: a plain gradient, SAM by hand with a mask, and this library."""
 
 
-def step_of(name: str, loss: Loss) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def step_of(name: str, work: Workload) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """A step of `METHODS`, and the shapes of its arguments."""
     make = METHODS[name]
     if make is not None:
-        tx = make(loss)
-        step = lsam.value_and_grad(loss.loss_fn, tx, has_aux=True)
-        return step, (loss.params, jax.eval_shape(tx.init, loss.params), *loss.args)
+        tx = make(work)
+        step = lsam.value_and_grad(work.loss, tx, has_aux=True)
+        return step, (work.params, jax.eval_shape(tx.init, work.params), *work.args)
     if name == "plain":
-        return jax.value_and_grad(loss.loss_fn, has_aux=True), (loss.params, *loss.args)
-    textbook = baselines.normalized_textbook(loss.loss_fn, RHO)
-    return textbook, (loss.params, loss.params, *loss.args)
+        return jax.value_and_grad(work.loss, has_aux=True), (work.params, *work.args)
+    textbook = baselines.normalized_textbook(work.loss, RHO)
+    return textbook, (work.params, work.params, *work.args)
 
 
 def main(settings: dict[str, Any], folder: Path) -> None:
     """Traces and compiles."""
     size = workload.Size(settings["batch_size"], settings["image_size"])
-    loss = loss_of(settings["network"], size)
-    step, args = step_of(settings["method"], loss)
+    work = work_of(settings["network"], size)
+    step, args = step_of(settings["method"], work)
     mesh = targets.mesh(settings["target"], settings["devices"])
     whole = NamedSharding(mesh, PartitionSpec())
     rows = NamedSharding(mesh, PartitionSpec(targets.AXIS))
-    count = len(loss.args)
-    of_args = jax.tree.map(lambda x: rows if x.shape[:1] == (loss.batch,) else whole, args[-count:])
+    count, batch = len(work.args), (work.batch_size,)
+    of_args = jax.tree.map(lambda x: rows if x.shape[:1] == batch else whole, args[-count:])
     others = jax.tree.map(lambda _: whole, args[:-count])
     began = time.process_time()
     traced = jax.jit(step, in_shardings=(*others, *of_args), out_shardings=whole).lower(*args)

@@ -42,14 +42,15 @@ class Size:
 
 
 class Workload(NamedTuple):
-    """A loss and its arguments.
+    """A loss and its arguments, or their shapes.
 
     Attributes:
         loss: ``loss(params, *args) -> (loss, aux)``.
         params: What is trained.
         args: What else the loss reads, as arrays.
-        batch_size: Images in a batch.
+        batch_size: Examples in a batch, the first axis of those arguments that hold some.
         training: `loss`, where it is what a run trains on images and labels.
+        layers: How the parameters are cut into layers.
     """
 
     loss: Callable[..., tuple[jax.Array, Any]]
@@ -57,6 +58,7 @@ class Workload(NamedTuple):
     args: tuple[Any, ...]
     batch_size: int
     training: TrainingLoss | None = None
+    layers: Any = "array"
 
 
 def whole_network(

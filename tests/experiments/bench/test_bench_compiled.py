@@ -112,8 +112,8 @@ def test_what_is_refused_before_anything_is_compiled(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", compile_one.METHODS)
 def test_every_step_can_be_traced(method):
-    loss = compile_one.loss_of("resnet8", Settings(**SMALL))
-    step, args = compile_one.step_of(method, loss)
+    work = compile_one.work_of("resnet8", Settings(**SMALL))
+    step, args = compile_one.step_of(method, work)
     assert jax.tree.leaves(jax.eval_shape(step, *args))
 
 
