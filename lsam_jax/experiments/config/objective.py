@@ -78,7 +78,7 @@ class TrainingLoss:
         self, params: Any, batch_stats: Any, frozen: Any, batch: Split, key: jax.Array
     ) -> tuple[jax.Array, Aux]:
         """The loss of each image, f32[N], and what else the pass gives."""
-        return self._judged(self.outputs(params, batch_stats, frozen, batch, key), batch)
+        return self.judged(self.outputs(params, batch_stats, frozen, batch, key), batch)
 
     def outputs(
         self, params: Any, batch_stats: Any, frozen: Any, batch: Split, key: jax.Array
@@ -96,11 +96,12 @@ class TrainingLoss:
     def of_outputs(
         self, outputs: Any, batch_stats: Any, frozen: Any, batch: Split, key: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        """The loss, and what else the pass gives, of `outputs`."""
-        losses, aux = self._judged(outputs, batch)
+        """The mean loss, and what else the pass gives, of `outputs`."""
+        losses, aux = self.judged(outputs, batch)
         return losses.mean(), aux
 
-    def _judged(self, outputs: Any, batch: Split) -> tuple[jax.Array, Aux]:
+    def judged(self, outputs: Any, batch: Split) -> tuple[jax.Array, Aux]:
+        """The loss of each image, f32[N], and what else the pass gives, of `outputs`."""
         logits, updated = outputs
         targets = jax.nn.one_hot(batch.labels, logits.shape[-1])
         losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, self.smoothing))

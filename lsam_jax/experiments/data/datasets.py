@@ -85,9 +85,9 @@ def _prepared(
     name: str, train: tuple[str, ...], test: tuple[str, ...], data_dir: DataDir, size: int = 32
 ) -> Dataset:
     """A data set that TFDS has prepared, with the paper's preprocessing."""
-    fitted, held_out = (tfds.read(name, splits, size, data_dir) for splits in (train, test))
-    first, second = (Split(x.images, x.labels) for x in (fitted, held_out))
-    return Dataset(name, first, second, fitted.num_classes, (), (), crop_and_flip)
+    fitted, num_classes = tfds.read(name, train, size, data_dir)
+    held_out, _ = tfds.read(name, test, size, data_dir)
+    return Dataset(name, fitted, held_out, num_classes, (), (), crop_and_flip)
 
 
 LOADERS: Mapping[str, Callable[[DataDir], Dataset]] = {

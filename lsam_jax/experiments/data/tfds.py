@@ -12,32 +12,21 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.files import PathLike
 
 DataDir = PathLike | None
 CHUNK = 100
 
 
-class Labelled(NamedTuple):
-    """Images and labels of one or several splits in memory.
-
-    Attributes:
-        images: uint8 [N, H, W, C].
-        labels: int32 [N].
-        num_classes: Labels are 0 ... num_classes - 1.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    num_classes: int
-
-
-def read(name: str, splits: Sequence[str], size: int, data_dir: DataDir = None) -> Labelled:
+def read(
+    name: str, splits: Sequence[str], size: int, data_dir: DataDir = None
+) -> tuple[Split, int]:
     """All images of the splits, one split after the other.
 
     Args:
@@ -48,7 +37,7 @@ def read(name: str, splits: Sequence[str], size: int, data_dir: DataDir = None) 
             ``TFDS_DATA_DIR`` or else ``~/tensorflow_datasets``, as in TFDS.
 
     Returns:
-        The same arrays in every call.
+        The same arrays in every call, and how many classes there are.
 
     Raises:
         FileNotFoundError: When the data set is not there, or not as array_record.
@@ -60,14 +49,14 @@ def read(name: str, splits: Sequence[str], size: int, data_dir: DataDir = None) 
         raise ValueError(f"size={size} must be at least 1")
     try:
         opened = sources(name, splits, data_dir)
-        images, labels = _materialise(opened, size)
+        images = _materialise(opened, size)
     except RuntimeError as error:  # what array_record raises
         directory = prepared_directory(name, splits, data_dir)
         raise OSError(
             f"data={name!r} is damaged in {directory}: {str(error).splitlines()[0]}; delete the "
             "directory and prepare it again"
         ) from error
-    return Labelled(images, labels, _features(opened)["label"].num_classes)
+    return images, _features(opened)["label"].num_classes
 
 
 def sources(name: str, splits: Sequence[str], data_dir: DataDir) -> list[Any]:
@@ -86,7 +75,7 @@ def _features(opened: Sequence[Any]) -> Any:
     return opened[0].dataset_info.features
 
 
-def _materialise(opened: Sequence[Any], size: int) -> tuple[np.ndarray, np.ndarray]:
+def _materialise(opened: Sequence[Any], size: int) -> Split:
     count = sum(len(source) for source in opened)
     images = np.empty((count, size, size, 3), np.uint8)
     labels = np.empty(count, np.int32)
@@ -109,7 +98,7 @@ def _materialise(opened: Sequence[Any], size: int) -> tuple[np.ndarray, np.ndarr
             offset += len(source)
         for future in pending:
             future.result()
-    return images, labels
+    return Split(images, labels)
 
 
 def data_root(data_dir: DataDir = None) -> Path:

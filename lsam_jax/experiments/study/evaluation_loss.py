@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from lsam_jax.experiments.config.objective import TrainingLoss, variables
@@ -99,13 +98,9 @@ class EvaluationLoss:
 
     def __call__(self, params: Any, batch: Split, batch_stats: Any) -> jax.Array:
         """The mean over a batch."""
-        images, labels = batch
-        logits = self.training.model.apply(
-            variables(params, batch_stats, {}), self.training.preprocess(images)
-        )
-        targets = jax.nn.one_hot(labels, logits.shape[-1])
-        targets = optax.smooth_labels(targets, self.training.smoothing)
-        return optax.softmax_cross_entropy(logits, targets).mean()
+        images = self.training.preprocess(batch.images)
+        logits = self.training.model.apply(variables(params, batch_stats, {}), images)
+        return self.training.judged((logits, {}), batch)[0].mean()
 
     def describe(self) -> str:
         """What it is, in words."""

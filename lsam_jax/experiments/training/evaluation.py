@@ -19,8 +19,7 @@ PROBE_IMAGES = 256
 
 
 def evaluate(
-    model: Any,
-    preprocess: Callable[[Any], jax.Array],
+    loss_fn: TrainingLoss,
     split: Split,
     params: Any,
     batch_stats: Any,
@@ -42,7 +41,7 @@ def evaluate(
         batch = Split(*(part[chosen % count] for part in split))
         everything = variables(params, batch_stats, frozen)
         rows = layout.rows((batch, chosen < count))
-        total += np.asarray(_sums(model, preprocess, everything, *rows))
+        total += np.asarray(_sums(loss_fn.model, loss_fn.preprocess, everything, *rows))
     return float(total[0] / count), float(total[1] / count)
 
 

@@ -88,8 +88,7 @@ class Program:
 
     def judge(self, split: Split, params: Any, batch_stats: Any) -> tuple[float, float]:
         """Loss and accuracy on images, see `evaluation.evaluate`."""
-        loss, variables = self.loss_fn, (params, batch_stats, self._backbone)
-        return evaluate(loss.model, loss.preprocess, split, *variables, self.layout)
+        return evaluate(self.loss_fn, split, params, batch_stats, self._backbone, self.layout)
 
     def evaluate(self, params: Any, batch_stats: Any) -> tuple[float, float]:
         """Loss and accuracy on the validation split."""

@@ -111,7 +111,7 @@ def test_flowers_train_on_the_test_split_and_hold_out_the_rest(prepared):
 def test_the_order_is_that_of_tfds_one_split_after_the_other(prepared, name, monkeypatch):
     monkeypatch.setattr(data_tfds, "CHUNK", 2)  # with threads for the flowers
     splits = list(SPLITS[name])
-    got = data_tfds.read(name, splits, 32, prepared)
+    got, _ = data_tfds.read(name, splits, 32, prepared)
     builder = tfds.builder_from_directory(str(prepared / name / "3.0.2"))
     examples = [example for split in splits for example in builder.as_data_source(split)]
     images = [data_tfds.fit_square(example["image"], 32) for example in examples]
@@ -205,7 +205,7 @@ def test_an_unknown_name_lists_those_that_are_known():
     not (SHARED / "cifar10").is_dir(), reason="no prepared CIFAR-10 beside the repository"
 )
 def test_the_real_cifar10_is_decoded_as_tfds_does():
-    test = data_tfds.read("cifar10", ["test"], 32, SHARED)
+    test, _ = data_tfds.read("cifar10", ["test"], 32, SHARED)
     assert test.images.shape == (10_000, 32, 32, 3)
     np.testing.assert_array_equal(np.bincount(test.labels), [1000] * 10)
     directory = data_tfds.prepared_directory("cifar10", ["test"], SHARED)

@@ -213,9 +213,9 @@ def test_evaluation_counts_every_image_once(small, monkeypatch):
     monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 16)  # 50 images: the last batch has 2
     model = resnet.resnet8(width=4)
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
-    preprocess = Normalise(small.mean, small.std)
+    loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.0)
     loss, accuracy = evaluation.evaluate(
-        model, preprocess, small.validation, variables["params"], variables["batch_stats"], {}
+        loss_fn, small.validation, variables["params"], variables["batch_stats"], {}
     )
     logits = model.apply(
         variables, datasets.normalise(small.validation.images, small.mean, small.std)
@@ -237,7 +237,7 @@ def test_evaluation_pads_by_less_than_an_image_a_batch(small, monkeypatch):
     monkeypatch.setattr(evaluation, "_sums", counted)
     for largest, wanted in [(32, [25, 25]), (16, [13] * 4), (512, [50])]:
         monkeypatch.setattr(evaluation, "EVALUATION_BATCH", largest)
-        evaluation.evaluate(None, None, small.validation, {}, {}, {})
+        evaluation.evaluate(TrainingLoss(None, None, 0.0), small.validation, {}, {}, {})
         assert sizes == wanted
         sizes.clear()
 
