@@ -1,8 +1,7 @@
 """The networks by name, and what training must know of each beside the module itself."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,8 +10,7 @@ from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.models import resnet, vit, vit_weights
 
 
-@dataclasses.dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """A family of networks, called with what should differ from it.
 
     Attributes:

@@ -1,16 +1,14 @@
 """The tables and figures of the layer-wise SAM paper: which cells each is made of."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from lsam_jax.experiments.config.paper_results import TABLE1, TABLE3, TABLE4, Numbers, Published
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.study.cells import CELLS, GRID, METHODS
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row of a table, or a line of a figure.
 
     Attributes:
@@ -30,8 +28,7 @@ class Row:
         return {"run": self.cell, "label": self.label, "published": known}
 
 
-@dataclasses.dataclass(frozen=True)
-class Artefact:
+class Artefact(NamedTuple):
     """A table or a figure.
 
     Attributes:

@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lsam_jax.experiments import errors, files, statistics
 from lsam_jax.experiments.config.config import Config
@@ -24,8 +24,7 @@ from lsam_jax.experiments.training.train import train
 STUDY = "study.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
+class Study(NamedTuple):
     """What is to be there in the end.
 
     Attributes:

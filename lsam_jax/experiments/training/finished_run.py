@@ -1,8 +1,7 @@
 """A finished run, taken up from its directory."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.data.split import Split
@@ -13,8 +12,7 @@ from lsam_jax.experiments.training.state import State
 from lsam_jax.experiments.training.step import Program, build
 
 
-@dataclasses.dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """A run that has taken all of its steps.
 
     Args:

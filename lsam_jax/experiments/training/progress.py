@@ -1,6 +1,7 @@
 """How far a run is: a bar in a terminal, a line for each epoch in a log."""
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections import deque
@@ -16,6 +17,7 @@ SHOWN = {"train_loss": ".4f", "validation_loss": ".4f", "validation_accuracy": "
 BAR = "{desc} {percentage:3.0f}%|{bar}| {postfix[0]}"
 
 
+@dataclasses.dataclass(eq=False)
 class Progress:
     """Shows the progress of a run over all its steps.
 
@@ -34,39 +36,33 @@ class Progress:
         clock: Seconds; replaced in tests.
     """
 
-    def __init__(
-        self,
-        epochs: int,
-        steps_per_epoch: int,
-        batch_size: int,
-        start_step: int = 0,
-        description: str = "",
-        file: TextIO | None = None,
-        disable: bool | None = None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._epochs = epochs
-        self._steps_per_epoch = steps_per_epoch
-        self._batch_size = batch_size
-        self._first = self._finished = start_step
-        self._epoch = min(start_step // steps_per_epoch + 1, epochs)
-        self._file = sys.stderr if file is None else file
-        self._clock = clock
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    start_step: int = 0
+    description: str = ""
+    file: TextIO | None = None
+    disable: bool | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._finished = self.start_step
+        self._epoch = min(self.start_step // self.steps_per_epoch + 1, self.epochs)
+        self._file = sys.stderr if self.file is None else self.file
         self._pending: deque[Any] = deque()
         self._began: float | None = None
         self._since: float | None = None  # up to when training time is counted; None while paused
-        self._drawn = clock()
+        self._drawn = self.clock()
         self._images, self._seconds = EMA(SMOOTHING), EMA(SMOOTHING)
         self._loss, self._accuracy = EMA(SMOOTHING), EMA(SMOOTHING)
         self._validated: float | None = None
         self._bar: Any = None
-        if description:
-            print(description, file=self._file, flush=True)
-        if self._file.isatty() if disable is None else not disable:
+        if self.description:
+            print(self.description, file=self._file, flush=True)
+        if self._file.isatty() if self.disable is None else not self.disable:
             self._bar = tqdm(
-                total=epochs * steps_per_epoch,
-                initial=start_step,
+                total=self.epochs * self.steps_per_epoch,
+                initial=self.start_step,
                 desc=self._describe(),
                 file=self._file,
                 bar_format=BAR,
@@ -80,7 +76,7 @@ class Progress:
         Args:
             metrics: Has scalars `loss` and `accuracy`, of jax or NumPy, as the step returned them.
         """
-        now = self._clock()
+        now = self.clock()
         if self._began is None:
             self._began = now
             self._since = now
@@ -92,14 +88,14 @@ class Progress:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Keeps what is done inside, evaluation say, out of the images per second."""
-        now = self._clock()
+        now = self.clock()
         self._advance(now)
         self._draw(now)
         self._since = None
         try:
             yield
         finally:
-            self._since = self._clock()
+            self._since = self.clock()
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Shows an epoch that is over, inside or after its `paused`.
@@ -108,15 +104,15 @@ class Progress:
             record: Has "epoch"; "train_loss", "validation_loss" and "validation_accuracy" are
                 shown if it has them.
         """
-        now = self._clock()
+        now = self.clock()
         self._advance(now)
         self._pending.clear()
-        self._finished = record["epoch"] * self._steps_per_epoch
+        self._finished = record["epoch"] * self.steps_per_epoch
         if record.get("validation_accuracy") is not None:
             self._validated = record["validation_accuracy"]
         if self._bar is None:
             print(self._line(record, now), file=self._file, flush=True)
-        self._epoch = min(record["epoch"] + 1, self._epochs)
+        self._epoch = min(record["epoch"] + 1, self.epochs)
         self._draw(now)
 
     def close(self) -> None:
@@ -141,7 +137,7 @@ class Progress:
             self._loss(float(last.loss))
             self._accuracy(float(last.accuracy))
         if self._since is not None:
-            self._images(finished * self._batch_size)
+            self._images(finished * self.batch_size)
             self._seconds(now - self._since)
             self._since = now
 
@@ -161,16 +157,16 @@ class Progress:
             self._bar.refresh()
 
     def _describe(self) -> str:
-        return f"epoch {self._epoch}/{self._epochs}"
+        return f"epoch {self._epoch}/{self.epochs}"
 
     def _images_per_second(self) -> list[str]:
         return [f"{self._images() / self._seconds():,.0f} images/s"] if self._seconds() else []
 
     def _left(self, now: float) -> list[str]:
-        done = self._finished - self._first
+        done = self._finished - self.start_step
         if self._began is None or done <= 0:
             return []
-        left = self._epochs * self._steps_per_epoch - self._finished
+        left = self.epochs * self.steps_per_epoch - self._finished
         return [f"{tqdm.format_interval(left * (now - self._began) / done)} left"]
 
     def _line(self, record: Mapping[str, Any], now: float) -> str:
@@ -180,7 +176,7 @@ class Progress:
             if record.get(name) is not None
         ]
         parts += self._images_per_second() + self._left(now)
-        return f"epoch {record['epoch']}/{self._epochs}: {', '.join(parts)}"
+        return f"epoch {record['epoch']}/{self.epochs}: {', '.join(parts)}"
 
 
 def _is_ready(array: Any) -> bool:

@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import signal
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,9 +15,9 @@ from tqdm import tqdm
 from lsam_jax.components.rise import Following
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
-from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.distributed.devices import layout
 from lsam_jax.experiments.distributed.process_group import Team
+from lsam_jax.experiments.training.checkpoints import digest
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.loggers import Sink, open_sinks
 from lsam_jax.experiments.training.loop import Result, Watcher, fit
@@ -89,7 +88,8 @@ def train(
         built = program or team.each(
             lambda: build(config, data_dir=data_dir, weights=weights, devices=devices)
         )
-        team.check_same({"data": _checksum(built.data)} if team.count > 1 else {})
+        images = built.data.train, built.data.validation
+        team.check_same({"data": digest(images)} if team.count > 1 else {})
         stop = stack.enter_context(stop_requests())
         reporter = _Reporter(name, sinks, stop, stack, terminal)
         return fit(config, program=built, run=run, watcher=reporter)
@@ -190,11 +190,3 @@ def _digest(weights: files.PathLike) -> str:
         raise FileNotFoundError(f"weights={str(file)!r} is not a file; give the checkpoint's path")
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _checksum(data: Dataset) -> int:
-    """Of all images and labels: every process must have the same."""
-    arrays = [*data.train, *data.validation]
-    return sum(
-        zlib.crc32(np.ascontiguousarray(x).tobytes()) << 32 * i for i, x in enumerate(arrays)
-    )
