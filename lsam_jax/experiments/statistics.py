@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy import stats
 
+Row = TypeVar("Row", bound=Any)
 ENOUGH = 3
 """Seeds that a test needs."""
 
@@ -78,6 +79,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         most = max(most, min(1.0, p * (len(known) - rank)))
         adjusted[i] = most
     return adjusted
+
+
+def adjusted(rows: Iterable[Row]) -> list[Row]:
+    """Rows with a `difference`, or None for it, whose `p` is that of their tests after `holm`."""
+    rows = list(rows)
+    found = holm([row.difference.p if row.difference else None for row in rows])
+    return [row._replace(p=p) for row, p in zip(rows, found, strict=True)]
 
 
 def listed(words: Sequence[str]) -> str:

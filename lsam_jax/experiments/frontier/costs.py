@@ -29,11 +29,7 @@ class _Middle(Snapshots):
 
 
 def measure(
-    regime: Regime,
-    ledger: Ledger,
-    data_dir: Any = None,
-    blocks: int = 4,
-    contenders: Sequence[Contender] | None = None,
+    regime: Regime, ledger: Ledger, data_dir: Any = None, blocks: int = 4
 ) -> dict[str, Any]:
     """Takes up a run of each contender in its middle, and times steps of all in turn.
 
@@ -47,7 +43,7 @@ def measure(
     data = datasets.load(regime.config.data, data_dir)
     timed = [
         one
-        for one in (regime.contenders if contenders is None else contenders)
+        for one in regime.contenders
         if ledger.finals(one.name) and "perturb_from" not in one.options and one.length == 1
     ]
     programs, states = [], []

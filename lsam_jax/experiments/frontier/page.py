@@ -74,7 +74,7 @@ def _finding(title: str, rows: Sequence[Result]) -> str:
     plain, most = (f"{one.contender.label} {spread_text(one.last, 1, 100)} %" for one in (sgd, sam))
     gain = f"{plain}, {most}"
     there = [r for r in rows if r.contender.name not in (SGD, SAM) and r.cost <= PRICE]
-    if sam.over_sgd.low is None or sam.over_sgd.low <= 0:
+    if sam.difference.low is None or sam.difference.low <= 0:
         return f"{title}: {gain}. So SAM's gain is not told from nothing, and no share of it is."
     if not there:
         return f"{title}: {gain}. No method at a cost of {PRICE} or less has been run."
@@ -110,9 +110,9 @@ def _accuracies(regime: Regime, rows: Sequence[Result]) -> Table:
         "last": lambda row: spread_text(row.last, 1, 100),
         "best": lambda row: spread_text(row.best, 1, 100),
         "kept": _kept_text,
-        f"over {regime.plain}": lambda row: difference_text(row.over_sgd, 1, 100),
+        f"over {regime.plain}": lambda row: difference_text(row.difference, 1, 100),
         "95 % interval": lambda row: (
-            interval_text(row.over_sgd, 1, 100) if row.contender.name != SGD else NOTHING
+            interval_text(row.difference, 1, 100) if row.contender.name != SGD else NOTHING
         ),
         "p (Holm)": lambda row: p_text(row.p),
         "cost,\ncounted": lambda row: f"{row.counted:.2f}",

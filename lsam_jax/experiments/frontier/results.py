@@ -9,7 +9,7 @@ import numpy as np
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.kept import Kept, kept
 from lsam_jax.experiments.frontier.ledger import Ledger
-from lsam_jax.experiments.statistics import Difference, Spread, holm, paired, spread
+from lsam_jax.experiments.statistics import Difference, Spread, adjusted, paired, spread
 
 
 class Result(NamedTuple):
@@ -22,10 +22,10 @@ class Result(NamedTuple):
         best: Of the best evaluation, chosen by the test images.
         fitted: Share of the noisy training labels.
         kept: Of SAM's gain.
-        over_sgd: Paired difference of the last accuracies.
-        p: Of that difference, adjusted by Holm's rule for all contenders of the regime.
+        difference: Of the last accuracies from SGD's, paired.
         counted: Cost of the run in plain gradients, of runs of usual length.
         measured: Cost of a step; None where it was not measured.
+        p: Of the difference, adjusted by Holm's rule for all contenders of the regime.
     """
 
     contender: Contender
@@ -34,10 +34,10 @@ class Result(NamedTuple):
     best: Spread
     fitted: Spread
     kept: Kept
-    over_sgd: Difference
-    p: float | None
+    difference: Difference
     counted: float
     measured: float | None
+    p: float | None = None
 
     @property
     def cost(self) -> float:
@@ -55,9 +55,7 @@ def results(
     if not (last.get(SGD) and last.get(SAM)):
         return []
     there = [one for one in contenders if last[one.name]]
-    differences = [paired(last[one.name], last[SGD]) for one in there]
-    adjusted = holm([difference.p for difference in differences])
-    return [
+    return adjusted(
         Result(
             contender=one,
             rho=next(iter(ledger.finals(one.name, "rho").values())),
@@ -65,13 +63,12 @@ def results(
             best=spread([max(x) for x in ledger.finals(one.name).values()]),
             fitted=spread(list(ledger.finals(one.name, "fitted").values())),
             kept=kept(last[one.name], last[SGD], last[SAM]),
-            over_sgd=difference,
-            p=p,
+            difference=paired(last[one.name], last[SGD]),
             counted=one.length * _mean(ledger.finals(one.name, "cost").values()),
             measured=(costs or {}).get(one.name),
         )
-        for one, difference, p in zip(there, differences, adjusted, strict=True)
-    ]
+        for one in there
+    )
 
 
 def _mean(values: Iterable[float | None]) -> float:

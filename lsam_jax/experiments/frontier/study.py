@@ -57,12 +57,7 @@ def choose(radii: Sequence[float], accuracy: Callable[[float], float]) -> float:
     return best
 
 
-def run(
-    regime: Regime,
-    directory: Path,
-    data_dir: Any = None,
-    contenders: Sequence[Contender] | None = None,
-) -> Ledger:
+def run(regime: Regime, directory: Path, data_dir: Any = None) -> Ledger:
     """Makes the runs of a regime that are not in its ledger, contender by contender.
 
     Returns:
@@ -72,7 +67,7 @@ def run(
         OSError, ValueError: When the data are not there, or the ledger cannot be read or written.
     """
     runner = _Runner(regime, Ledger(directory / f"{regime.name}.jsonl"), data_dir)
-    for contender in regime.contenders if contenders is None else contenders:
+    for contender in regime.contenders:
         rho = runner.radius(contender)
         for seed in regime.seeds_of(contender):
             runner.ensure(contender, rho, seed, tuning=False)

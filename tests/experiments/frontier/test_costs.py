@@ -37,7 +37,7 @@ def test_states_are_of_the_middle_of_a_run_by_its_final_radius(tmp_path, small, 
     monkeypatch.setattr(costs, "time_steps", timed)
     monkeypatch.setattr(costs.datasets, "load", lambda *of: small)
     config = dataclasses.replace(TINY, epochs=4, options={}, method="sgd")
-    found = costs.measure(Regime("tiny", "tiny", config, 0, (0,)), ledger, None, 2, THREE)
+    found = costs.measure(Regime("tiny", "tiny", config, 0, (0,), THREE), ledger, None, 2)
     assert taken == {"sgd": (STEPS, {}), "sam": (STEPS, {"rho": 0.2})}  # 2 of 4 epochs
     assert found["costs"][SAM] == {"median": 2.0, "least": 1.5, "most": 2.5}
     assert costs.of_steps(found, THREE) == {SGD: 1.0, SAM: 2.0, "window": 1.5}

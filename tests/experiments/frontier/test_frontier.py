@@ -178,20 +178,20 @@ def test_runs_are_made_once(tmp_path, monkeypatch, capsys):
         config=dataclasses.replace(whole.config, epochs=1, passes=1, images=700),
         seeds=(0,),
         more_seeds=(),
+        contenders=(FEW[0], Contender("sam", "SAM", "sam", {}, (0.2, 0.4))),
     )
-    few = (FEW[0], Contender("sam", "SAM", "sam", {}, (0.2, 0.4)))
     monkeypatch.setattr(study, "MOST_STEPS", 0)
-    ledger = study.run(regime, tmp_path, contenders=few)
+    ledger = study.run(regime, tmp_path)
     assert ledger.tuned_radii(SAM) == [0.2, 0.4] and len(ledger) == 6
     (final,) = ledger.finals(SAM, "rho").values()
     assert final == study.choose((0.2, 0.4), lambda r: ledger.mean_tuned(SAM, r, TUNING_SEEDS))
     before = ledger.file.read_bytes()
     monkeypatch.setattr(study, "build", None)  # nothing more is run
-    study.run(regime, tmp_path, contenders=few)
+    study.run(regime, tmp_path)
     assert ledger.file.read_bytes() == before
     changed = regime._replace(config=dataclasses.replace(regime.config, learning_rate=0.2))
     with pytest.raises(ValueError, match="by another configuration"):
-        study.run(changed, tmp_path, contenders=few)
+        study.run(changed, tmp_path)
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from lsam_jax.experiments.statistics import (
     ENOUGH,
     NOTHING,
     Difference,
+    adjusted,
     difference_text,
-    holm,
     interval_text,
     p_text,
     paired,
@@ -38,7 +38,7 @@ class ComparedRow(NamedTuple):
     group: Group | None
     base: Group | None
     difference: Difference | None
-    p: float | None
+    p: float | None = None
 
 
 def compare(group: Group, base: Group) -> Difference:
@@ -58,11 +58,10 @@ def lines(study: Study, spec: TableSpec) -> list[ComparedRow]:
         group = study.groups.get(row.run)
         base = group and grouping.baseline(study.groups.values(), group.config)
         if group is None or base is None or base is group:
-            found.append(ComparedRow(row, group, None, None, None))
+            found.append(ComparedRow(row, group, None, None))
         else:
-            found.append(ComparedRow(row, group, base, compare(group, base), None))
-    adjusted = holm([line.difference.p if line.difference else None for line in found])
-    return [line._replace(p=p) for line, p in zip(found, adjusted, strict=True)]
+            found.append(ComparedRow(row, group, base, compare(group, base)))
+    return adjusted(found)
 
 
 def accuracy_table(spec: TableSpec, found: list[ComparedRow]) -> Table:

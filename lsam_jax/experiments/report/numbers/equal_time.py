@@ -37,22 +37,17 @@ class _Row(NamedTuple):
     label: str
     pair: Pairing
     difference: statistics.Difference
-    p: float | None
+    p: float | None = None
 
 
 def table(scale: CostScale, lines: Sequence[ComparedRow]) -> Table:
     """Every method beside the run of SGD that cost at least as much."""
     shown = [(x.row.label, x.group) for x in lines if x.group and scale.compares(x.group)]
-    pairs = [scale.pair(group) for _, group in shown]
-    differences = [compare(pair.group, pair.sgd) for pair in pairs]
-    adjusted = statistics.holm([difference.p for difference in differences])
-    rows = [
-        _Row(label, pair, difference, p)
-        for (label, _), pair, difference, p in zip(shown, pairs, differences, adjusted, strict=True)
-    ]
-    tested = sum(difference.p is not None for difference in differences)
+    pairs = [(label, scale.pair(group)) for label, group in shown]
+    rows = statistics.adjusted(_Row(label, x, compare(x.group, x.sgd)) for label, x in pairs)
+    tested = sum(row.difference.p is not None for row in rows)
     longest = max(scale.sgd, key=lambda group: group.passes)
-    but = "" if all(pair.is_enough for pair in pairs) else f", but where marked {SHORT}"
+    but = "" if all(row.pair.is_enough for row in rows) else f", but where marked {SHORT}"
     words = (
         f"Cost of a run, {scale.kind}, in runs of SGD of {scale.base.passes} passes; for each "
         "method the run of SGD with the least cost that is at least the method's (to "
