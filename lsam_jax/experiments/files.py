@@ -78,8 +78,14 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
+CONFIG, ENVIRONMENT = "config.json", "environment.json"
+METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
+SHARPNESS, LANDSCAPES = "sharpness.json", "landscapes.npz"
+"""What the directory of a run has, the last two by `lsam-jax diagnose`."""
+
+STUDY, COSTS, DISTANCES = "study.json", "costs.json", "distances.json"
+"""What a directory of runs has."""
 
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def work_of(network: str, size: workload.Size) -> Workload:
         with_aux = lambda *args: (loss(*args), None)  # noqa: E731
         return Workload(with_aux, params, (words, words), shape.batch, layers=layers)
     work = workload.whole_network(network, size)
-    params, args = jax.tree.map(_shape, (work.params, work.args))
+    params, args = jax.eval_shape(lambda: (work.params, work.args))
     return work._replace(params=params, args=args)
 
 
@@ -103,10 +103,6 @@ def main(settings: dict[str, Any], folder: Path) -> None:
         compiler_options={"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
     )
     (folder / "compiled.txt").write_text(compiled.as_text() or "")
-
-
-def _shape(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 if __name__ == "__main__":

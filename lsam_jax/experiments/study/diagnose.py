@@ -20,8 +20,6 @@ from lsam_jax.experiments.study.sharpness import sharpness
 from lsam_jax.experiments.training.finished_run import Finished, load
 from lsam_jax.experiments.training.run_directory import configuration
 
-DISTANCES = "distances.json"
-
 
 def diagnose(
     directories: Sequence[files.PathLike],
@@ -56,12 +54,12 @@ def diagnose(
     if len(set(paths)) < len(paths):
         raise ValueError(f"runs={' '.join(map(str, directories))} must name each run once")
     place = Path(os.path.commonpath(paths) if out is None else out)
-    file = files.writable_file(place / DISTANCES) if len(paths) > 1 else None
+    file = files.writable_file(place / files.DISTANCES) if len(paths) > 1 else None
     names = [_name(path, place) if file else path.name for path in paths]
     failures: dict[str, str] = {}
     runs = _load(dict(zip(names, paths, strict=True)), settings, data_dir, failures)
     if file is not None and len(runs) > 1:
-        with _leaving_others(DISTANCES, failures):
+        with _leaving_others(files.DISTANCES, failures):
             files.write_json(file, distances(runs))
     found = {}
     for name, run in runs.items():

@@ -13,7 +13,7 @@ from lsam_jax import diagnostics
 from lsam_jax.experiments import files
 from lsam_jax.experiments.study.evaluation_loss import Measured, check_same
 
-FILE, UNFINISHED = "landscapes.npz", "landscapes-unfinished.npz"
+UNFINISHED = "landscapes-unfinished.npz"
 
 
 def landscapes(measured: Measured, *, again: bool = False) -> None:
@@ -24,7 +24,7 @@ def landscapes(measured: Measured, *, again: bool = False) -> None:
         OSError: When it cannot be read or written.
     """
     settings, run = measured.settings, measured.run
-    file, unfinished = run.directory / FILE, run.directory / UNFINISHED
+    file, unfinished = run.directory / files.LANDSCAPES, run.directory / UNFINISHED
     layers = settings.chosen(run.program.layers)
     steps, model_steps = settings.steps, settings.model_steps
     made_of = {**measured.made_of(), "layers": layers, "steps": steps, "model_steps": model_steps}

@@ -9,7 +9,6 @@ from lsam_jax.experiments.study.diagnose import diagnose
 from lsam_jax.experiments.study.evaluation_loss import Settings
 from lsam_jax.experiments.study.reproduce import Study, finished
 
-COSTS = "costs.json"
 ROUNDS = 15
 SETTINGS: Mapping[str, Settings] = {
     "paper": Settings(),
@@ -41,13 +40,13 @@ def measure(study: Study, out: files.PathLike, *, data_dir: files.PathLike | Non
     if sharp:
         diagnose(sharp, settings, out=directory, data_dir=data_dir)
     timed = runs((row.cell for one in shown if one.costs for row in one.rows), study.seeds[:1])
-    known = _timed(directory / COSTS)
+    known = _timed(directory / files.COSTS)
     if {run.parent.name for run in timed} - known.keys():
         # All of them anew, as costs are relative to one another within one measurement: to SGD's.
         together = sorted(
             {*timed, *known.values()}, key=lambda run: (run.parent.name != "sgd", run)
         )
-        costs_of_runs(together, ROUNDS, directory / COSTS, data_dir=data_dir)
+        costs_of_runs(together, ROUNDS, directory / files.COSTS, data_dir=data_dir)
 
 
 def _timed(file: Path) -> dict[str, Path]:

@@ -21,8 +21,6 @@ from lsam_jax.experiments.training.run_directory import configuration, differenc
 from lsam_jax.experiments.training.step import Program, build
 from lsam_jax.experiments.training.train import train
 
-STUDY = "study.json"
-
 
 class Study(NamedTuple):
     """What is to be there in the end.
@@ -126,7 +124,7 @@ def reproduce(
 
 def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> None:
     """Adds what is planned, and what failed, to what ``study.json`` has."""
-    file = directory / STUDY
+    file = directory / files.STUDY
     before = files.read_json(file) or {}
     tables = {one["name"]: one for one in before.get("tables", [])}
     tables |= {
@@ -173,7 +171,7 @@ def finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
         ValueError: When another configuration is in its place.
     """
     run = directory / cell / f"seed{seed}"
-    if not (run / "config.json").is_file():
+    if not (run / files.CONFIG).is_file():
         return False
     wanted, there = dataclasses.replace(study.configs[cell], seed=seed), configuration(run)
     if there != wanted:

@@ -8,8 +8,6 @@ from lsam_jax import diagnostics
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.study.evaluation_loss import Measured, check_same
 
-FILE = "sharpness.json"
-
 
 def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
     """What the file holds; measured and written where it is not there yet.
@@ -18,7 +16,7 @@ def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
         ValueError: When the file is there and of other settings.
         OSError: When it cannot be read or written.
     """
-    file = measured.run.directory / FILE
+    file = measured.run.directory / files.SHARPNESS
     rho, probes = measured.settings.rho, measured.settings.probes
     made_of = {**measured.made_of(), "rho": rho}
     there: dict[str, Any] | None = None if again else files.read_json(file)

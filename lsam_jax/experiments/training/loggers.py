@@ -31,8 +31,8 @@ class JsonLines:
     """
 
     def __init__(self, directory: Path):
-        self._metrics = directory / "metrics.jsonl"
-        self._timing = directory / "timing.jsonl"
+        self._metrics = directory / files.METRICS
+        self._timing = directory / files.TIMING
 
     def start(self, records: Sequence[Record]) -> None:
         """Makes the metrics those of the restored epochs, whatever a killed process left."""

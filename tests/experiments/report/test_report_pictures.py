@@ -161,8 +161,8 @@ def test_perturbations_are_shares_of_the_steps(plain, rich, drawn):
 def test_landscapes_are_cut_at_one_height_for_all(rich, drawn):
     views = landscapes.views(entries(rich))
     assert [view.run.seed for view in views] == [0] * len(views)
-    landscapes.whole_model(views[:2], "model")
-    landscapes.surfaces(views[:2], "layers")
+    list(landscapes.whole_model(views[:2], "model"))
+    list(landscapes.surfaces(views[:2], "layers"))
     landscapes.contours(views[0], "contours")
     model, layers, contours = drawn
     spaces = [axes for axes in (*model.axes, *layers.axes) if axes.name == "3d"]
@@ -183,7 +183,7 @@ def test_the_first_direction_is_upwards(drawn, rich, monkeypatch):
     landscapes.contours(view._replace(around=around), "contours")
     surfaces = []
     monkeypatch.setattr(Axes3D, "plot_surface", lambda self, *grid, **_: surfaces.append(grid))
-    landscapes.surfaces([view._replace(around=around)], "surfaces")
+    list(landscapes.surfaces([view._replace(around=around)], "surfaces"))
     filled = drawn[0].axes[0].collections[0]
     path = filled.get_paths()[1].vertices  # losses between two levels: a band across
     assert np.ptp(path[:, 0]) == 2

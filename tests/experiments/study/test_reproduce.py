@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lsam_jax.experiments import files
 from lsam_jax.experiments.bench import training_steps
 from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.config.config import Config
@@ -15,7 +16,7 @@ from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.study import measure as reproduce_measures
 from lsam_jax.experiments.study import reproduce
 from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
-from lsam_jax.experiments.study.measure import COSTS, measure
+from lsam_jax.experiments.study.measure import measure
 from lsam_jax.experiments.study.paper_tables import NAMES, artefact
 from lsam_jax.experiments.study.reproduce import plan
 from lsam_jax.experiments.training.loop import NonFiniteLossError
@@ -214,7 +215,7 @@ def test_only_runs_that_are_there_are_measured(trained, monkeypatch, tmp_path):
     for known, again in [(names, False), ({"sgd", "lsam-k8"}, True)]:
         asked.clear()
         told = {"runs": {cell: {"config": {"seed": 0}} for cell in known}}
-        (tmp_path / COSTS).write_text(json.dumps(told))
+        (tmp_path / files.COSTS).write_text(json.dumps(told))
         measure(study, tmp_path)
         measured = [runs for kind, runs, _ in asked if kind == "costs"]
         assert bool(measured) == again

@@ -43,9 +43,8 @@ def views(entries: Sequence[PlotSeries]) -> list[View]:
     return found
 
 
-def whole_model(shown: Sequence[View], name: str) -> list[Figure]:
+def whole_model(shown: Sequence[View], name: str) -> Iterator[Figure]:
     """Of all parameters together, a column for each method."""
-    figures = []
     for title, part, labels in _parts([v for v in shown if v.around.model_loss is not None], name):
         canvas = Canvas(figsize=(2.9 * len(part) + 1.2, 5.6), layout="constrained")
         for column, view in enumerate(part, start=1):
@@ -64,13 +63,11 @@ def whole_model(shown: Sequence[View], name: str) -> list[Figure]:
             "Loss when all parameters move along two random directions that are scaled filter by "
             f"filter (Li et al., 2018), in lengths of these directions. {_shared(part[0].run)}"
         )
-        figures.append(Figure(title, png(canvas), alt, words))
-    return figures
+        yield Figure(title, png(canvas), alt, words)
 
 
-def surfaces(shown: Sequence[View], name: str) -> list[Figure]:
+def surfaces(shown: Sequence[View], name: str) -> Iterator[Figure]:
     """Of a few layers in space, a row for each method."""
-    figures = []
     for title, part, labels in _parts(shown, name):
         every = part[0].around.layers
         names = picked(every)
@@ -90,8 +87,7 @@ def surfaces(shown: Sequence[View], name: str) -> list[Figure]:
             f"the paper's Figures 2 and 6. {_shared(part[0].run)}"
         )
         alt = f"Surfaces of the loss around single layers, for {labels}."
-        figures.append(Figure(title, png(canvas), alt, words))
-    return figures
+        yield Figure(title, png(canvas), alt, words)
 
 
 def contours(view: View, name: str) -> Figure:

@@ -1,6 +1,6 @@
 """The numbers of a table's runs, beside the paper's and against the baseline's."""
 
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 from lsam_jax.experiments.report.numbers import groups as grouping
@@ -68,17 +68,11 @@ def accuracy_table(spec: TableSpec, found: list[ComparedRow]) -> Table:
     """Validation accuracy at the last epoch, the paper's, the difference from the baseline."""
     has_paper = any("accuracy" in line.row.published for line in found)
     has_lengths = len({line.group.passes for line in found if line.group}) > 1
-
-    def passes(line: ComparedRow) -> str:
-        return str(line.group.passes) if line.group else NOTHING
-
     columns: Columns = {
         "method": lambda line: line.row.label,
-        "passes": passes if has_lengths else None,
-        "seeds": lambda line: str(len(line.group.runs)) if line.group else "0",
-        "validation\naccuracy (%)": lambda line: (
-            accuracy_text(line.group) if line.group else "no finished run"
-        ),
+        "passes": _of_group(lambda group: str(group.passes)) if has_lengths else None,
+        "seeds": _of_group(lambda group: str(len(group.runs)), "0"),
+        "validation\naccuracy (%)": _of_group(accuracy_text, "no finished run"),
         "paper (%)": _published if has_paper else None,
         "difference\nfrom SGD": _difference,
         "95 % interval": lambda line: interval_text(line.difference, 2, 100),
@@ -93,8 +87,11 @@ def measures_table(study: Study, found: list[ComparedRow]) -> Table:
     speeds = (x.row.published.get("throughput") for x in found if x.group and x.group.is_sgd)
     paper_speed = next(filter(None, speeds), None)
 
-    def measured(line: ComparedRow) -> str:
-        cost = study.costs.get(line.group.name) if line.group else None
+    def last(name: str, digits: int, scale: float = 1.0) -> Callable[[ComparedRow], str]:
+        return _of_group(lambda group: spread_text(group.spread(name), digits, scale))
+
+    def measured(group: Group) -> str:
+        cost = study.costs.get(group.name)
         return f"{cost['ratio']:.2f} ({cost['low']:.2f} to {cost['high']:.2f})" if cost else NOTHING
 
     def in_paper(line: ComparedRow) -> str:
@@ -115,14 +112,14 @@ def measures_table(study: Study, found: list[ComparedRow]) -> Table:
         words += " The paper's cost is the ratio of its images per second to its SGD's."
     columns: Columns = {
         "method": lambda line: line.row.label,
-        "training\naccuracy (%)": partial(_last, "train_accuracy", 2, 100.0),
-        "training\nloss": partial(_last, "train_loss", 3, 1.0),
-        "validation\nloss": partial(_last, "validation_loss", 3, 1.0),
-        "gradient\nnorm": partial(_last, "gradient_norm", 3, 1.0),
+        "training\naccuracy (%)": last("train_accuracy", 2, 100),
+        "training\nloss": last("train_loss", 3),
+        "validation\nloss": last("validation_loss", 3),
+        "gradient\nnorm": last("gradient_norm", 3),
         "cost of a step,\ncounted": lambda line: (
             f"{CostScale(line.base or line.group).step(line.group):.2f}" if line.group else NOTHING
         ),
-        "cost of a step,\nmeasured": measured,
+        "cost of a step,\nmeasured": _of_group(measured),
         "cost of a step,\npaper": in_paper if paper_speed else None,
     }
     return Table.of(words, found, columns)
@@ -160,8 +157,11 @@ def _caption(spec: TableSpec, found: list[ComparedRow], has_lengths: bool, has_p
     return " ".join(words)
 
 
-def _last(name: str, digits: int, scale: float, line: ComparedRow) -> str:
-    return spread_text(line.group.spread(name), digits, scale) if line.group else NOTHING
+def _of_group(
+    cell: Callable[[Group], str], otherwise: str = NOTHING
+) -> Callable[[ComparedRow], str]:
+    """A cell of rows whose group has finished runs; else this is what is said."""
+    return lambda line: cell(line.group) if line.group else otherwise
 
 
 def _difference(line: ComparedRow) -> str:

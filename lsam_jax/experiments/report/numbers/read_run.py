@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsam_jax.experiments.config.former_names import in_todays_names
-from lsam_jax.experiments.files import CONFIG, ENVIRONMENT, METRICS
+from lsam_jax.experiments.files import CONFIG, ENVIRONMENT, LANDSCAPES, METRICS, SHARPNESS
 
-SHARPNESS, LANDSCAPES = "sharpness.json", "landscapes.npz"
 _JUDGED = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 NUMBERS = ("step", *_JUDGED, "gradient_norm", "cost")
 SINCE = ("rho", "rise")

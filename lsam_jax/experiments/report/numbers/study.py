@@ -7,14 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from lsam_jax.experiments import files, statistics
 from lsam_jax.experiments.config.former_names import in_todays_names
-from lsam_jax.experiments.files import CHECKPOINTS, CONFIG, METRICS, read_json
 from lsam_jax.experiments.report.numbers import groups as naming
 from lsam_jax.experiments.report.numbers.groups import Group, SkippedRun, recipe, same_but
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun, UnreadableError, read_run
-from lsam_jax.experiments.statistics import spoken
 
-STUDY, COSTS, DISTANCES = "study.json", "costs.json", "distances.json"
 COST = ("ratio", "low", "high")
 
 
@@ -90,7 +88,7 @@ def read_study(directory: Path) -> Study:
     """
     if not directory.is_dir():
         raise ValueError(f"{str(directory)!r} is not a directory; give one that holds runs")
-    plan = _plan(directory / STUDY)
+    plan = _plan(directory / files.STUDY)
     runs, troubles = _runs(directory)
     if not runs and not troubles and plan is None:
         raise ValueError(
@@ -104,8 +102,8 @@ def read_study(directory: Path) -> Study:
         groups,
         (*plan.tables, *_rest(groups, plan.tables)),
         tuple(sorted(troubles)),
-        _costs(directory / COSTS, groups),
-        _distances(directory / DISTANCES),
+        _costs(directory / files.COSTS, groups),
+        _distances(directory / files.DISTANCES),
     )
 
 
@@ -141,7 +139,7 @@ def _runs(directory: Path) -> tuple[list[RecordedRun], list[SkippedRun]]:
         try:
             run = read_run(path, path.name if name == "." else name)
         except UnreadableError as error:
-            if (path / METRICS).exists() or (path / CHECKPOINTS).exists():
+            if (path / files.METRICS).exists() or (path / files.CHECKPOINTS).exists():
                 troubles.append(SkippedRun(name, "unreadable", str(error)))
             continue
         troubles += [SkippedRun(name, "partly unreadable", why) for why in run.spoilt]
@@ -151,8 +149,8 @@ def _runs(directory: Path) -> tuple[list[RecordedRun], list[SkippedRun]]:
 
 def _directories(directory: Path) -> Iterator[Path]:
     """Those with a configuration; there are no runs within a run."""
-    for place, below, files in os.walk(directory):
-        if CONFIG in files:
+    for place, below, names in os.walk(directory):
+        if files.CONFIG in names:
             below.clear()
             yield Path(place)
         below.sort()
@@ -174,7 +172,7 @@ def _planned(runs: list[RecordedRun], plan: Plan, troubles: list[SkippedRun]) ->
                 kind, why = "failed", f"{why}; {plan.failures[run.name]}"
             troubles.append(SkippedRun(run.name, kind, why))
         elif differences:
-            why = f"another configuration than {STUDY} has: {'; '.join(differences)}"
+            why = f"another configuration than {files.STUDY} has: {'; '.join(differences)}"
             troubles.append(SkippedRun(run.name, "left out", why))
         else:
             found.get(group, others).append(run)
@@ -199,7 +197,7 @@ def _table(entry: Mapping[str, Any]) -> TableSpec:
         for row in entry["rows"]
     )
     title, caption = entry.get("title", entry["name"]), entry.get("caption", "")
-    short = spoken(entry["name"])
+    short = statistics.spoken(entry["name"])
     return TableSpec(entry["name"], short, title, caption, entry.get("paper", ""), rows)
 
 
@@ -250,7 +248,7 @@ def _distances(file: Path) -> dict[str, Any] | None:
 
 def _json(file: Path) -> dict[str, Any] | None:
     try:
-        found = read_json(file)
+        found = files.read_json(file)
     except (ValueError, OSError) as error:
         problem = str(error)
     else:
