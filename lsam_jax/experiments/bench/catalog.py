@@ -13,9 +13,8 @@ from lsam_jax.engine.costs import Profile
 from lsam_jax.experiments.bench import baselines, cost_model
 from lsam_jax.experiments.bench.timed import Timed
 from lsam_jax.experiments.bench.workload import Workload
-from lsam_jax.experiments.config import costs, paper_results
+from lsam_jax.experiments.config import costs, paper_results, presets
 from lsam_jax.experiments.config.methods import METHODS, ConfiguredMethod, Family, complete, method
-from lsam_jax.experiments.config.presets import PRESETS, Preset
 
 RADIUS, ALPHA = 0.1, 0.8
 SGD, TEXTBOOK, OPTAX = "SGD", "textbook mask", "optax.contrib.sam"
@@ -97,7 +96,7 @@ def table2(model: str) -> dict[str, BenchedMethod]:
     Args:
         model: Name of the network; one that is not in the paper takes ResNet-20's numbers.
     """
-    preset = paper_preset(model) or PRESETS["cifar10-resnet20"]
+    preset = paper_preset(model) or presets.PRESETS["cifar10-resnet20"]
     k, every = preset.methods["layerwise_sam"]["k"], paper_results.INTERVAL[preset.name]
     shared: dict[str, Any] = {"rho": RADIUS, "alpha": ALPHA}
     layerwise = partial(_own, name="layerwise_sam", k=k)
@@ -155,9 +154,9 @@ CATALOGS: Mapping[str, Callable[[str], dict[str, BenchedMethod]]] = {
 """From a model to its methods."""
 
 
-def paper_preset(model: str) -> Preset | None:
+def paper_preset(model: str) -> presets.Preset | None:
     """That of the paper with this network, if there is one."""
-    there = (one for one in PRESETS.values() if one.config.model == model and one.published)
+    there = (one for one in presets.PRESETS.values() if one.config.model == model and one.published)
     return next(there, None)
 
 

@@ -15,10 +15,8 @@ from lsam_jax.experiments import environment, files, tables
 from lsam_jax.experiments.bench import timing
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.split import Split
-from lsam_jax.experiments.training.finished_run import last_state
+from lsam_jax.experiments.training import finished_run, loop, run_directory
 from lsam_jax.experiments.training.history import History
-from lsam_jax.experiments.training.loop import Watcher
-from lsam_jax.experiments.training.run_directory import configuration
 from lsam_jax.experiments.training.state import State
 from lsam_jax.experiments.training.step import Program, build
 
@@ -43,7 +41,7 @@ def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int
     return timing.interleaved(calls, rounds, warmup=2)
 
 
-class Snapshots(Watcher):
+class Snapshots(loop.Watcher):
     """Copies the states of some epochs of a run, to time steps from there on.
 
     Attributes:
@@ -96,7 +94,7 @@ def costs_of_runs(
     if len(set(map(str, directories))) < len(directories):
         raise ValueError(f"runs={' '.join(map(str, directories))} must name each run once")
     file = None if out is None else files.writable_file(out)
-    configs = [configuration(directory) for directory in directories]
+    configs = [run_directory.configuration(directory) for directory in directories]
     first = configs[0]
     for directory, config in zip(directories, configs, strict=True):
         if (config.data, config.batch_size) != (first.data, first.batch_size):
@@ -106,7 +104,7 @@ def costs_of_runs(
             )
     data = datasets.load(first.data, data_dir)
     programs = [build(config, data) for config in configs]
-    states = [last_state(d, program) for d, program in zip(directories, programs, strict=True)]
+    states = [finished_run.last_state(*of) for of in zip(directories, programs, strict=True)]
     steps = [int(state.step) for state in states]
     names = _names([Path(directory) for directory in directories])
     costs = timing.costs(names, time_steps(programs, states, rounds))

@@ -34,12 +34,11 @@ def show_one(arguments: argparse.Namespace) -> None:
     first that is perturbed. Nothing is computed, and no data is needed.
     """
     from lsam_jax.experiments.cli.listing import print_inspection
-    from lsam_jax.experiments.config.overrides import parse
-    from lsam_jax.experiments.config.presets import preset
+    from lsam_jax.experiments.config import overrides, presets
     from lsam_jax.experiments.training.dry_run import outline
 
-    shown = preset(arguments.preset)
-    config = shown.configure("layerwise_sam", **parse(arguments.settings))
+    shown = presets.preset(arguments.preset)
+    config = shown.configure("layerwise_sam", **overrides.parse(arguments.settings))
     program = outline(dataclasses.replace(config, random_init=True))
     print_inspection(
         dataclasses.replace(shown, config=config),

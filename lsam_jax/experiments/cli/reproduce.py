@@ -36,18 +36,16 @@ def run(arguments: argparse.Namespace) -> None:
     if "frontier" in arguments.names:
         _run_frontier(arguments)
         return
-    from lsam_jax.experiments.config.overrides import parse
-    from lsam_jax.experiments.config.presets import preset
+    from lsam_jax.experiments.config import overrides, presets
     from lsam_jax.experiments.report import report
-    from lsam_jax.experiments.study.measure import measure
-    from lsam_jax.experiments.study.reproduce import plan, reproduce
+    from lsam_jax.experiments.study import measure, reproduce
 
     out, data_dir = arguments.out, arguments.data_dir
-    settings, recipe = parse(arguments.settings), preset(arguments.preset)
-    study = plan(arguments.names, recipe, arguments.scale, arguments.seeds, settings)
-    failures = reproduce(study, out, data_dir=data_dir, weights=arguments.weights)
+    settings, recipe = overrides.parse(arguments.settings), presets.preset(arguments.preset)
+    study = reproduce.plan(arguments.names, recipe, arguments.scale, arguments.seeds, settings)
+    failures = reproduce.reproduce(study, out, data_dir=data_dir, weights=arguments.weights)
     if not arguments.runs_only:
-        measure(study, out, data_dir=data_dir)
+        measure.measure(study, out, data_dir=data_dir)
         print(f"the report is {report(out).html}")
     if failures:
         raise IncompleteError(

@@ -77,13 +77,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _configure(arguments: argparse.Namespace) -> Any:
     """What is to be trained."""
-    from lsam_jax.experiments.config.overrides import parse
-    from lsam_jax.experiments.config.presets import preset
+    from lsam_jax.experiments.config import overrides, presets
 
-    changed = parse(arguments.settings)
+    changed = overrides.parse(arguments.settings)
     changed |= {"seed": arguments.seed} | ({"random_init": True} if arguments.random_init else {})
     changed |= {"epochs": arguments.epochs} if arguments.epochs is not None else {}
-    return preset(arguments.preset).configure(arguments.method, **changed)
+    return presets.preset(arguments.preset).configure(arguments.method, **changed)
 
 
 def _join(arguments: argparse.Namespace) -> Any:

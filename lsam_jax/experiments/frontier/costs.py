@@ -14,8 +14,7 @@ from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.frontier.contenders import SAM, SGD, Contender
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import Regime
-from lsam_jax.experiments.training.loop import fit
-from lsam_jax.experiments.training.step import build
+from lsam_jax.experiments.training import loop, step
 
 BLOCK = 30
 """Steps whose mean is one measurement: a multiple of all the periods among the contenders."""
@@ -51,9 +50,9 @@ def measure(
         rho = next(iter(ledger.finals(one.name, "rho").values()))
         config = regime.configure(one, rho, seed=0)
         middle = _Middle([max(1, config.epochs // 2)])
-        programs.append(build(config, data))
+        programs.append(step.build(config, data))
         with contextlib.suppress(Stopped):
-            fit(config, program=programs[-1], watcher=middle)
+            loop.fit(config, program=programs[-1], watcher=middle)
         states += middle.states
     seconds = time_steps(programs, states, BLOCK * blocks)
     means = seconds.reshape(blocks, BLOCK, len(timed)).mean(axis=1)

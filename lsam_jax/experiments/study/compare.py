@@ -17,25 +17,22 @@ from tqdm import tqdm
 
 from lsam_jax.experiments import files
 from lsam_jax.experiments.bench.training_steps import Snapshots, time_steps
+from lsam_jax.experiments.config import overrides, presets
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import METHODS
-from lsam_jax.experiments.config.overrides import parse
-from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.files import PathLike
 from lsam_jax.experiments.study import summary
 from lsam_jax.experiments.study.summary import Trained
-from lsam_jax.experiments.training import loop
+from lsam_jax.experiments.training import loop, step
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.state import State
-from lsam_jax.experiments.training.step import Program, build
 
 SNAPSHOTS = 4
 DEFAULT = ("sgd", "sam", "layerwise_sam", "stale")
 
 
 def configurations(
-    preset: Preset, methods: Sequence[str] = DEFAULT, settings: Sequence[str] = ()
+    preset: presets.Preset, methods: Sequence[str] = DEFAULT, settings: Sequence[str] = ()
 ) -> dict[str, Config]:
     """A preset's methods under one recipe.
 
@@ -60,7 +57,7 @@ def configurations(
         own[method].append(text.removeprefix(f"{method}."))
     return {
         METHODS[method].label if method in METHODS else method: preset.configure(
-            method, **{**parse(own[""]), **parse(own[method])}
+            method, **{**overrides.parse(own[""]), **overrides.parse(own[method])}
         )
         for method in methods
     }
@@ -72,7 +69,7 @@ def compare(
     out: str | Path,
     *,
     rounds: int = 100,
-    data_dir: PathLike | None = None,
+    data_dir: files.PathLike | None = None,
 ) -> dict[str, Any]:
     """Trains every configuration with every seed, and writes what came of it into `out`.
 
@@ -96,7 +93,7 @@ def compare(
     _check(configs, seeds, rounds)
     directory = files.writable_directory(out)
     data = datasets.load(next(iter(configs.values())).data, data_dir)
-    programs = {name: build(config, data) for name, config in configs.items()}
+    programs = {name: step.build(config, data) for name, config in configs.items()}
     runs, snapshots = _train(programs, seeds)
     step_seconds = _measure(programs, snapshots, rounds)
     report = summary.report(configs, seeds, runs, step_seconds)
@@ -118,7 +115,7 @@ def _check(configs: Mapping[str, Config], seeds: Sequence[int], rounds: int) -> 
 
 
 def _train(
-    programs: Mapping[str, Program], seeds: Sequence[int]
+    programs: Mapping[str, step.Program], seeds: Sequence[int]
 ) -> tuple[dict[str, list[Trained]], dict[str, list[State]]]:
     """All runs under one progress bar, and states from all over each method's first run."""
     runs: dict[str, list[Trained]] = {name: [] for name in programs}
@@ -158,7 +155,7 @@ class _Watcher(Snapshots):
 
 
 def _measure(
-    programs: Mapping[str, Program], snapshots: Mapping[str, Sequence[State]], rounds: int
+    programs: Mapping[str, step.Program], snapshots: Mapping[str, Sequence[State]], rounds: int
 ) -> np.ndarray:
     """Seconds [rounds, methods] of real training steps, taken up at states from all over a run.
 

@@ -17,8 +17,7 @@ from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.study.evaluation_loss import Measured, Settings
 from lsam_jax.experiments.study.landscapes import landscapes
 from lsam_jax.experiments.study.sharpness import sharpness
-from lsam_jax.experiments.training.finished_run import Finished, load
-from lsam_jax.experiments.training.run_directory import configuration
+from lsam_jax.experiments.training import finished_run, run_directory
 
 
 def diagnose(
@@ -78,15 +77,15 @@ def diagnose(
 
 def _load(
     paths: Mapping[str, Path], settings: Settings, data_dir: Any, failures: dict[str, str]
-) -> dict[str, Finished]:
+) -> dict[str, finished_run.Finished]:
     """The runs that can be measured."""
     data: dict[str, datasets.Dataset] = {}
-    runs: dict[str, Finished] = {}
+    runs: dict[str, finished_run.Finished] = {}
     for name, path in paths.items():
         with _leaving_others(name, failures):
-            of = configuration(path).data
+            of = run_directory.configuration(path).data
             data[of] = data.get(of) or datasets.load(of, data_dir)
-            run = load(path, data[of])
+            run = finished_run.load(path, data[of])
             settings.chosen(run.program.layers)  # complains before anything is computed
             runs[name] = run
     return runs
@@ -102,7 +101,7 @@ def _leaving_others(name: str, failures: dict[str, str]) -> Iterator[None]:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
 
 
-def distances(runs: Mapping[str, Finished]) -> dict[str, Any]:
+def distances(runs: Mapping[str, finished_run.Finished]) -> dict[str, Any]:
     """What ``distances.json`` holds: how far runs are from each other and from where they began.
 
     Raises:

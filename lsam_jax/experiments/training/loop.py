@@ -14,11 +14,8 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.distributed.process_group import Team
 from lsam_jax.experiments.errors import Stopped
-from lsam_jax.experiments.training.checkpoints import to_device, to_host
-from lsam_jax.experiments.training.epoch_timer import EpochClock
+from lsam_jax.experiments.training import checkpoints, epoch_timer, recording, run_directory
 from lsam_jax.experiments.training.history import History
-from lsam_jax.experiments.training.recording import record_epoch
-from lsam_jax.experiments.training.run_directory import Run
 from lsam_jax.experiments.training.state import State, StepMetrics
 from lsam_jax.experiments.training.step import Program, build
 
@@ -74,7 +71,7 @@ def fit(
     data: Dataset | None = None,
     *,
     program: Program | None = None,
-    run: Run | None = None,
+    run: run_directory.Run | None = None,
     watcher: Watcher | None = None,
     devices: int | None = None,
     prepare: Callable[[State], State] | None = None,
@@ -113,7 +110,7 @@ def fit(
     with team.noticing_losses():
         team.meet()
         if team.count > 1:
-            state = to_device(team.spread(to_host(state)), state)
+            state = checkpoints.to_device(team.spread(checkpoints.to_host(state)), state)
         state = program.layout.everywhere(state)
         team.first(partial(watcher.start, program, int(state.step), history))
         loop = _Loop(config, program, run, watcher, team)
@@ -128,13 +125,13 @@ class _Loop:
 
     config: Config
     program: Program
-    run: Run | None
+    run: run_directory.Run | None
     watcher: Watcher
     team: Team
 
     def __post_init__(self) -> None:
         self.batches = self.program.batches(self.config.seed)
-        self.clock = EpochClock()
+        self.clock = epoch_timer.EpochClock()
         self.pending: deque[tuple[int, StepMetrics]] = deque()
 
     def epoch(self, state: State, history: History) -> State:
@@ -154,7 +151,7 @@ class _Loop:
             with clock.waiting():
                 self._catch_up(0)
         with clock.evaluation(), self.watcher.evaluating():
-            record_epoch(program, history, state, self.config.seed)
+            recording.record_epoch(program, history, state, self.config.seed)
         timing = clock.read(history.epochs, (last - first) * self.config.batch_size)
         self.team.first(partial(self.watcher.epoch, state, history, timing))
         if self.run is not None:

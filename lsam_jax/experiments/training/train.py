@@ -17,13 +17,9 @@ from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.distributed.devices import layout
 from lsam_jax.experiments.distributed.process_group import Team
-from lsam_jax.experiments.training.checkpoints import digest
+from lsam_jax.experiments.training import checkpoints, loggers, loop, run_directory, signals
 from lsam_jax.experiments.training.history import History
-from lsam_jax.experiments.training.loggers import Sink, open_sinks
-from lsam_jax.experiments.training.loop import Result, Watcher, fit
 from lsam_jax.experiments.training.progress import Progress
-from lsam_jax.experiments.training.run_directory import Run
-from lsam_jax.experiments.training.signals import Stop, stop_requests
 from lsam_jax.experiments.training.state import State, StepMetrics
 from lsam_jax.experiments.training.step import Program, build
 
@@ -46,7 +42,7 @@ def train(
     devices: int | None = None,
     program: Program | None = None,
     terminal: TextIO | None = None,
-) -> Result:
+) -> loop.Result:
     """Trains in a directory: `fit` with checkpoints, metrics, a progress bar and clean stops.
 
     In several processes (`jax.distributed`) all must call it alike; the first of them writes.
@@ -82,22 +78,22 @@ def train(
             | environment.packages()
         )
         options: dict[str, Any] = {"resume": resume, "every": checkpoint_every, "origin": origin}
-        run = stack.enter_context(Run(out, config, devices=count, **options))
+        run = stack.enter_context(run_directory.Run(out, config, devices=count, **options))
         name = f"{config.model} on {config.data}, {config.method}, seed {config.seed}"
         sinks = team.first(lambda: _prepare(run, log, name, stack)) or []
         built = program or team.each(
             lambda: build(config, data_dir=data_dir, weights=weights, devices=devices)
         )
         images = built.data.train, built.data.validation
-        team.check_same({"data": digest(images)} if team.count > 1 else {})
-        stop = stack.enter_context(stop_requests())
+        team.check_same({"data": checkpoints.digest(images)} if team.count > 1 else {})
+        stop = stack.enter_context(signals.stop_requests())
         reporter = _Reporter(name, sinks, stop, stack, terminal)
-        return fit(config, program=built, run=run, watcher=reporter)
+        return loop.fit(config, program=built, run=run, watcher=reporter)
 
 
 def _prepare(
-    run: Run, log: Sequence[str] | None, name: str, stack: contextlib.ExitStack
-) -> Sequence[Sink]:
+    run: run_directory.Run, log: Sequence[str] | None, name: str, stack: contextlib.ExitStack
+) -> Sequence[loggers.Sink]:
     """Says what has changed since a run began, and opens the sinks, which `stack` closes."""
     for what, (before, now) in run.environment_changes().items():
         print(
@@ -105,19 +101,19 @@ def _prepare(
             "differ from those of an unbroken run",
             file=sys.stderr,
         )
-    sinks = open_sinks(log, run.directory, run.config.to_json(), name)
+    sinks = loggers.open_sinks(log, run.directory, run.config.to_json(), name)
     for sink in sinks:
         stack.callback(sink.close)
     return sinks
 
 
 @dataclasses.dataclass
-class _Reporter(Watcher):
+class _Reporter(loop.Watcher):
     """Shows a run, hands its metrics to the sinks, and passes on that it should stop."""
 
     name: str
-    sinks: Sequence[Sink]
-    asked: Stop
+    sinks: Sequence[loggers.Sink]
+    asked: signals.Stop
     stack: contextlib.ExitStack
     terminal: TextIO | None
     progress: Progress | None = None
