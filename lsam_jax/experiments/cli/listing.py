@@ -1,19 +1,19 @@
-"""Presets, as ``lsam-jax list`` and ``lsam-jax inspect`` print them."""
+"""Presets, as ``lsam-jax list`` and ``lsam-jax inspect`` show them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lsam_jax.experiments import tables
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.inspection import Inspection
 
 
-def print_presets(presets: Iterable[Preset], console: Console | None = None) -> None:
-    """Prints one row for each preset."""
+def presets_table(presets: Iterable[Preset]) -> Table:
+    """A row for each preset."""
     table = tables.empty()
     for heading in ("preset", "data", "model", "epochs", "batch"):
         is_number = heading in ("epochs", "batch")
@@ -23,32 +23,23 @@ def print_presets(presets: Iterable[Preset], console: Console | None = None) -> 
         config = preset.config
         cells = (preset.name, config.data, config.model, config.epochs, config.batch_size)
         table.add_row(*(escape(str(x)) for x in (*cells, preset.source.partition(":")[0])))
-    (console or Console()).print(table)
+    return table
 
 
-def print_inspection(
-    preset: Preset,
-    inspection: Inspection,
-    *,
-    parameters: int,
-    steps_per_epoch: int,
-    console: Console | None = None,
-) -> None:
-    """Prints what a preset runs, and what perturbing each of its layers would cost."""
-    console = Console() if console is None else console
-    console.print(f"[bold]{escape(preset.name)}[/bold]: {escape(preset.source)}", highlight=False)
-    for assumption in preset.assumed:
-        console.print(f"assumed: {escape(assumption)}", highlight=False)
+def outlined(
+    preset: Preset, inspection: Inspection, *, parameters: int, steps_per_epoch: int
+) -> Iterator[Any]:
+    """What a preset runs, and what perturbing each of its layers would cost."""
+    yield Text.assemble((preset.name, "bold"), f": {preset.source}")
+    yield from (Text(f"assumed: {assumption}") for assumption in preset.assumed)
     for table in (_config(preset), _methods(preset), inspection):
-        console.print()
-        console.print(table)
+        yield from ("", table)
     inside = sum(layer.parameters for layer in inspection.layers)
     steps = steps_per_epoch * preset.config.epochs
-    console.print(
+    yield Text(
         f"\n{parameters:,} parameters, {inside:,} of them ({inside / parameters:.1%}) in "
         f"{len(inspection.layers)} kernels\n{steps_per_epoch:,} steps per epoch, {steps:,} in "
-        f"{preset.config.epochs} epochs",
-        highlight=False,
+        f"{preset.config.epochs} epochs"
     )
 
 
@@ -60,20 +51,14 @@ def _config(preset: Preset) -> Table:
 
 
 def _methods(preset: Preset) -> Table:
-    table = tables.empty()
-    table.add_column("method", no_wrap=True)
-    table.add_column("its hyper-parameters", overflow="fold")
+    rows = {name: (options, preset.published.get(name)) for name, options in preset.methods.items()}
+    columns: dict[str, Callable[[Any], str]] = {
+        "its hyper-parameters": lambda row: ", ".join(f"{k}={_text(x)}" for k, x in row[0].items())
+    }
     if preset.published:
-        table.add_column("accuracy in\nthe paper (%)", justify="right", no_wrap=True)
-    for name, options in preset.methods.items():
-        values = ", ".join(f"{option}={_text(value)}" for option, value in options.items())
-        published = preset.published.get(name)
-        table.add_row(
-            name,
-            escape(values),
-            *(["" if published is None else f"{published:.2f}"] if preset.published else ()),
-        )
-    return table
+        paper = "accuracy in\nthe paper (%)"
+        columns[paper] = lambda row: "" if row[1] is None else f"{row[1]:.2f}"
+    return tables.table("method", rows, columns, words=2)
 
 
 def _text(value: Any) -> str:

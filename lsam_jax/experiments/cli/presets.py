@@ -20,10 +20,11 @@ def show_all(arguments: argparse.Namespace) -> None:
 
     Lists the presets: data, network, recipe and where it is from.
     """
-    from lsam_jax.experiments.cli.listing import print_presets
+    from lsam_jax.experiments import tables
+    from lsam_jax.experiments.cli import listing
     from lsam_jax.experiments.config.presets import PRESETS
 
-    print_presets(PRESETS.values())
+    tables.show(listing.presets_table(PRESETS.values()))
 
 
 def show_one(arguments: argparse.Namespace) -> None:
@@ -33,16 +34,18 @@ def show_one(arguments: argparse.Namespace) -> None:
     and the layers of its network in network order, with the cost of a step in which each is the
     first that is perturbed. Nothing is computed, and no data is needed.
     """
-    from lsam_jax.experiments.cli.listing import print_inspection
+    from lsam_jax.experiments import tables
+    from lsam_jax.experiments.cli import listing
     from lsam_jax.experiments.config import overrides, presets
     from lsam_jax.experiments.training.dry_run import outline
 
     shown = presets.preset(arguments.preset)
     config = shown.configure("layerwise_sam", **overrides.parse(arguments.settings))
     program = outline(dataclasses.replace(config, random_init=True))
-    print_inspection(
+    found = listing.outlined(
         dataclasses.replace(shown, config=config),
         program.inspection,
         parameters=sum(program.sizes.values()) + program.frozen,
         steps_per_epoch=program.steps_per_epoch,
     )
+    tables.show(*found)

@@ -34,7 +34,8 @@ def preset(**changes):
 
 def printed(function, *args, width=80, **options):
     console = Console(file=io.StringIO(), width=width)
-    function(*args, console=console, **options)
+    for one in function(*args, **options):
+        console.print(one)
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     return [line.rstrip() for line in lines]
@@ -42,7 +43,7 @@ def printed(function, *args, width=80, **options):
 
 def test_the_list_has_a_row_for_each_preset():
     small = preset(name="digits", config=Config(epochs=20, batch_size=64), source="this project")
-    lines = printed(listing.print_presets, [preset(), small])
+    lines = printed(lambda some: [listing.presets_table(some)], [preset(), small])
     assert lines[0].split() == ["preset", "data", "model", "epochs", "batch", "source"]
     assert lines[2].split()[:5] == [
         "cifar100-vit-b16-head",  # whole, to be copied to a command line
@@ -68,9 +69,7 @@ def inspection():
 
 
 def test_an_inspection_says_what_is_run_and_what_it_costs(inspection):
-    lines = printed(
-        listing.print_inspection, preset(), inspection, parameters=82, steps_per_epoch=1390
-    )
+    lines = printed(listing.outlined, preset(), inspection, parameters=82, steps_per_epoch=1390)
     text = " ".join(" ".join(lines).split())
     assert text.startswith(f"cifar100-vit-b16-head: {preset().source} assumed: ")
     assert "assumed: images of 32x32 pixels [b]" in text
@@ -91,15 +90,13 @@ def test_an_inspection_says_what_is_run_and_what_it_costs(inspection):
 
 def test_a_preset_of_no_paper_has_no_column_for_it(inspection):
     own = preset(published={}, assumed=())
-    text = "\n".join(
-        printed(listing.print_inspection, own, inspection, parameters=82, steps_per_epoch=1)
-    )
+    text = "\n".join(printed(listing.outlined, own, inspection, parameters=82, steps_per_epoch=1))
     assert "paper" not in text
     assert "assumed" not in text
 
 
 def test_every_setting_is_shown_once(inspection):
-    lines = printed(listing.print_inspection, preset(), inspection, parameters=1, steps_per_epoch=1)
+    lines = printed(listing.outlined, preset(), inspection, parameters=1, steps_per_epoch=1)
     shown = [line.split()[0] for line in lines if line]
 
     for field in dataclasses.fields(Config):
