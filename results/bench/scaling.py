@@ -44,7 +44,6 @@ class Settings(workload.Size):
 
     def __post_init__(self):
         super().__post_init__()
-        self._at_least(rounds=1, k=1)
         object.__setattr__(self, "values", self.values or VALUES[self.along])
         for value in self.values:
             if self.along == "depth" and (value < 8 or value % 6 != 2):

@@ -42,7 +42,6 @@ class Settings(Size):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(devices=1)
         targets.check(self.target)
         for network in self.networks:
             compile_one.check_network(network)

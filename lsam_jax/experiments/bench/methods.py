@@ -34,7 +34,6 @@ class Settings(workload.Size):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(rounds=1)
         if not self.models or len(set(self.models)) < len(self.models):
             raise ValueError(f"models={','.join(self.models)} must name one or more, each once")
         for model in self.models:

@@ -45,7 +45,6 @@ class Settings(workload.Size):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(rounds=1)
         usual_sets(self.model)
 
 

@@ -15,6 +15,8 @@ from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.models import registry
 
 CLASSES = 10
+LEAST = {"batch_size": 2, "image_size": 8, "rounds": 1, "devices": 1, "k": 1}
+"""Of the settings of a benchmark that have these names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +35,8 @@ class Size:
     image_size: int = 32
 
     def __post_init__(self) -> None:
-        self._at_least(batch_size=2, image_size=8)
-
-    def _at_least(self, **bounds: int) -> None:
-        for name, least in bounds.items():
-            if getattr(self, name) < least:
+        for name, least in LEAST.items():
+            if getattr(self, name, least) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
 
 

@@ -15,8 +15,7 @@ import numpy as np
 from lsam_jax.components.radius import Radii
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
-from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.data.label_noise import given
+from lsam_jax.experiments.data import datasets, label_noise
 from lsam_jax.experiments.frontier import costs
 from lsam_jax.experiments.frontier.contenders import Contender, rounded
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
@@ -144,7 +143,7 @@ class _Runner:
         history, state = trained.history, trained.state
         of = state.params, state.batch_stats
         held_out = data._replace(train=program.data.validation)
-        labels = given(held_out, config.label_noise, config.seed)
+        labels = label_noise.given(held_out, config.label_noise, config.seed)
         return {
             "accuracy": [round(x, 5) for x in history.validation_accuracy],
             "noisy_accuracy": program.judge(labels, *of)[1],

@@ -72,7 +72,6 @@ class TensorBoard:
     def __init__(self, directory: Path):
         self._directory = directory
         self._tensorboard = importlib.import_module("tensorboardX")
-        self._path = directory
         self._writer: Any = None
 
     def start(self, records: Sequence[Record]) -> None:

@@ -19,10 +19,9 @@ from lsam_jax.experiments.config import costs
 from lsam_jax.experiments.config.config import Config, base_optimizer
 from lsam_jax.experiments.config.methods import ConfiguredMethod, method
 from lsam_jax.experiments.config.objective import TrainingLoss, augmented, initial_variables
-from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.data import datasets, label_noise
 from lsam_jax.experiments.data.batches import Batches
 from lsam_jax.experiments.data.datasets import Dataset, Normalise
-from lsam_jax.experiments.data.label_noise import given
 from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.distributed.devices import Layout, layout
 from lsam_jax.experiments.files import PathLike
@@ -68,7 +67,7 @@ class Program:
 
     def train(self, seed: int) -> Split:
         """The training images with the labels that a run of this seed is given."""
-        return given(self.data, self.config.label_noise, seed)
+        return label_noise.given(self.data, self.config.label_noise, seed)
 
     def batches(self, seed: int) -> Batches:
         """The training batches of a run, by step; in several processes, the rows of this one."""
