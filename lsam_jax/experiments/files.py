@@ -90,5 +90,4 @@ STUDY, COSTS, DISTANCES = "study.json", "costs.json", "distances.json"
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries as one, with dots in its keys."""
-    found: dict[str, Any] = flatten_dict(tree, sep=".")
-    return found
+    return flatten_dict(tree, sep=".")

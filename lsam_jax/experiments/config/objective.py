@@ -84,14 +84,13 @@ class TrainingLoss:
         self, params: Any, batch_stats: Any, frozen: Any, batch: Split, key: jax.Array
     ) -> tuple[jax.Array, Any]:
         """Logits [N, classes], and the variables that the pass updates."""
-        found: tuple[jax.Array, Any] = self.model.apply(
+        return self.model.apply(
             variables(params, batch_stats, frozen),
             self.preprocess(batch.images),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        return found
 
     def of_outputs(
         self, outputs: Any, batch_stats: Any, frozen: Any, batch: Split, key: jax.Array

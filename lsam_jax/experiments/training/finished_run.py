@@ -68,5 +68,4 @@ def last_state(directory: PathLike, program: Program) -> State:
     checkpoints.close()
     if found is None:
         raise ValueError(f"{str(directory)!r} has no checkpoint yet")
-    state: State = found[0]
-    return state
+    return found[0]

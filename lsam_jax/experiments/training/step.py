@@ -82,8 +82,7 @@ class Program:
 
     def step(self, state: State, batch: Split) -> tuple[State, StepMetrics]:
         """The next state, of this process's rows of a batch; the old one is donated."""
-        found: tuple[State, StepMetrics] = self.compiled(state, self._backbone, batch)
-        return found
+        return self.compiled(state, self._backbone, batch)
 
     def judge(self, split: Split, params: Any, batch_stats: Any) -> tuple[float, float]:
         """Loss and accuracy on images, see `evaluation.evaluate`."""

@@ -18,6 +18,7 @@ from tiny import TINY
 import lsam_jax as lsam
 from lsam_jax import experiments
 from lsam_jax.experiments.cli import main as command
+from lsam_jax.experiments.cli import options
 from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.config import presets
 from lsam_jax.experiments.data import datasets
@@ -115,6 +116,11 @@ def test_help_suffices(command, capsys):
     assert "--out" in text
     assert "default: " in text
     assert len(text.split("\n\n")[1]) > 200  # says what it does
+
+
+def test_a_docstring_is_the_help_of_a_command():
+    found = options.described("Count sheep.\n\n    Counts them one by one,\n    to 3.5.\n    ")
+    assert found == {"help": "count sheep", "description": "Counts them one by one,\nto 3.5."}
 
 
 @pytest.mark.slow
