@@ -231,11 +231,11 @@ def _plan(directory, runs, wanted, seeds):
 
 def _across(directory, names, seeds):
     costs = {
-        name: {"cost": {"seconds": 0.1, "ratio": METHODS[name][4] * 1.03,
+        name: {"cost": {"seconds": 0.1, "mean": METHODS[name][4] * 1.03,
                         "low": METHODS[name][4], "high": METHODS[name][4] * 1.06}}
         for name in names
     }  # fmt: skip
-    costs["sgd"]["cost"] = {"seconds": 0.1, "ratio": 1.0, "low": 1.0, "high": 1.0}
+    costs["sgd"]["cost"] = {"seconds": 0.1, "mean": 1.0, "low": 1.0, "high": 1.0}
     (directory / "costs.json").write_text(json.dumps({"runs": costs, "rounds": 15}))
     runs = [f"{name}/seed{seed}" for name in names[:6] for seed in seeds]
     rng = np.random.default_rng(0)

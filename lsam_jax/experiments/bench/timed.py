@@ -136,8 +136,7 @@ def measure(
         clock: Seconds; replaced in tests.
     """
     seconds = timing.interleaved(calls, rounds, clock=clock)
-    chosen = [call.selected(rounds) for call in calls.values()]
-    kinds = [np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1) for rows in chosen]
+    kinds = [timing.kinds_of(call.selected(rounds)) for call in calls.values()]
     return timing.costs(tuple(calls), seconds, kinds)
 
 

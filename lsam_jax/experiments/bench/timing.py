@@ -103,6 +103,11 @@ def costs(
     }
 
 
+def kinds_of(selected: np.ndarray) -> np.ndarray:
+    """i64[rounds]: of what kind steps were that perturbed the layers bool[rounds, L]."""
+    return np.unique(selected, axis=0, return_inverse=True)[1].reshape(-1)
+
+
 def mean_over_kinds(values: np.ndarray, kinds: np.ndarray) -> float:
     """The median of each kind, weighted by its share.
 

@@ -2,9 +2,8 @@
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +22,31 @@ from lsam_jax.experiments.training.step import Program, build
 BATCHES = 8
 
 
-def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int) -> np.ndarray:
-    """Seconds [rounds, runs] of real training steps, interleaved; see `timing.interleaved`.
+class StepTimes(NamedTuple):
+    """What steps of runs took.
+
+    Attributes:
+        seconds: [rounds, runs].
+        selected: For each run bool[rounds, L], the layers that its steps perturbed.
+    """
+
+    seconds: np.ndarray
+    selected: Sequence[np.ndarray]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Several measurements of the same runs as one."""
+        seconds, selected = zip(*parts, strict=True)
+        rows = zip(*selected, strict=True)
+        return cls(np.concatenate(seconds), [np.concatenate(of_run) for of_run in rows])
+
+    def costs(self, names: Sequence[str]) -> dict[str, timing.Cost]:
+        """Relative to the first run's; steps that perturbed the same layers are one kind."""
+        return timing.costs(names, self.seconds, list(map(timing.kinds_of, self.selected)))
+
+
+def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int) -> StepTimes:
+    """Times real training steps, interleaved; see `timing.interleaved`.
 
     Args:
         programs: One for each run, on the same data.
@@ -35,10 +57,11 @@ def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int
     drawn = programs[0].batches(seed=0)
     batches = [drawn[step] for step in range(min(BATCHES, programs[0].steps_per_epoch))]
     calls = {
-        str(number): _going_on(program, state, batches)
+        str(number): _GoingOn(program, state, batches)
         for number, (program, state) in enumerate(zip(programs, states, strict=True))
     }
-    return timing.interleaved(calls, rounds, warmup=2)
+    seconds = timing.interleaved(calls, rounds, warmup=1)
+    return StepTimes(seconds, [np.stack(call.selected[-rounds:]) for call in calls.values()])
 
 
 class Snapshots(loop.Watcher):
@@ -57,13 +80,19 @@ class Snapshots(loop.Watcher):
             self.states.append(jax.tree.map(jnp.copy, state))
 
 
-def _going_on(program: Program, state: State, batches: Sequence[Split]) -> Callable[[], State]:
-    """Goes on with a run, one step for each call but the first, which has the state as it is."""
+class _GoingOn:
+    """Goes on with a run, one step for each call."""
 
-    def step(state: State, batch: Split) -> State:
-        return program.step(state, batch)[0]
+    def __init__(self, program: Program, state: State, batches: Sequence[Split]):
+        self._program, self._state = program, state
+        self._batches = itertools.cycle(batches)
+        self.selected: list[np.ndarray] = []
 
-    return partial(next, itertools.accumulate(itertools.cycle(batches), step, initial=state))
+    def __call__(self) -> State:
+        self._state, _ = self._program.step(self._state, next(self._batches))
+        # A copy of a few numbers, as the next step is given the array itself.
+        self.selected.append(np.array(self._state.sam.selected))
+        return self._state
 
 
 def costs_of_runs(
@@ -107,7 +136,7 @@ def costs_of_runs(
     states = [finished_run.last_state(*of) for of in zip(directories, programs, strict=True)]
     steps = [int(state.step) for state in states]
     names = _names([Path(directory) for directory in directories])
-    costs = timing.costs(names, time_steps(programs, states, rounds))
+    costs = time_steps(programs, states, rounds).costs(names)
     report = {
         "runs": {
             name: {"config": config.to_json(), "from_step": step, "cost": costs[name]._asdict()}
@@ -135,10 +164,12 @@ def costs_table(report: Mapping[str, Any]) -> Table:
         "method": lambda row: row["config"]["method"],
         "after step": lambda row: str(row["from_step"]),
         "ms a step": lambda row: f"{1000 * row['cost']['seconds']:.1f}",
-        "cost": lambda row: "{ratio:.2f} ({low:.2f}-{high:.2f})".format(**row["cost"]),
+        "cost": lambda row: "{mean:.2f} ({low:.2f}-{high:.2f})".format(**row["cost"]),
     }
     words = (
         f"A whole training step from the run's last checkpoint on, {report['rounds']} interleaved "
-        "rounds: median (quartiles) of the ratio to the first run."
+        "rounds: mean over the kinds of step (quartiles of all) of the ratio to the first run."
     )
+    if any("perturb_from" in row["config"]["options"] for row in report["runs"].values()):
+        words += " With perturb_from: of a step that perturbs, not of the run."
     return tables.table("run", report["runs"], columns, words=2, caption=words)

@@ -54,7 +54,7 @@ def measure(
         with contextlib.suppress(Stopped):
             loop.fit(config, program=programs[-1], watcher=middle)
         states += middle.states
-    seconds = time_steps(programs, states, BLOCK * blocks)
+    seconds = time_steps(programs, states, BLOCK * blocks).seconds
     means = seconds.reshape(blocks, BLOCK, len(timed)).mean(axis=1)
     relative = means / means[:, [[one.name for one in timed].index(SGD)]]
     least, median, most = np.quantile(relative, [0, 0.5, 1], axis=0).round(3).tolist()

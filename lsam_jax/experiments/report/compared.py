@@ -64,16 +64,16 @@ def _accuracy_and_cost(report: Mapping[str, Any]) -> Canvas:
         values = 100 * np.array(row["validation_accuracy"]["values"])
         cost = row["step_cost"]
         mean, reach = mean_and_reach(values[:, None])
-        across = [[cost["ratio"] - cost["low"]], [cost["high"] - cost["ratio"]]]
+        across = [[max(0, cost["mean"] - cost["low"])], [max(0, cost["high"] - cost["mean"])]]
         axes.errorbar(
-            cost["ratio"], mean, reach, across, fmt=MARKERS[i % len(MARKERS)],
+            cost["mean"], mean, reach, across, fmt=MARKERS[i % len(MARKERS)],
             color=colour, ms=8, lw=1.4, capsize=3, label=name,
         )  # fmt: skip
         if i == 0:
             axes.axhline(mean[0], color=colour, lw=1, ls=":", zorder=0)
     axes.set(
         title="Accuracy against cost",
-        xlabel=f"cost of a training step, {next(iter(report['methods']))} = 1 (median, quartiles)",
+        xlabel=f"cost of a training step, {next(iter(report['methods']))} = 1 (mean, quartiles)",
         ylabel="right of the test split (%)",
     )
     axes.set_xlim(left=0.9)

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from lsam_jax.experiments import files
-from lsam_jax.experiments.bench.training_steps import Snapshots, time_steps
+from lsam_jax.experiments.bench.training_steps import Snapshots, StepTimes, time_steps
 from lsam_jax.experiments.config import overrides, presets
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import METHODS
@@ -95,8 +94,8 @@ def compare(
     data = datasets.load(next(iter(configs.values())).data, data_dir)
     programs = {name: step.build(config, data) for name, config in configs.items()}
     runs, snapshots = _train(programs, seeds)
-    step_seconds = _measure(programs, snapshots, rounds)
-    report = summary.report(configs, seeds, runs, step_seconds)
+    times = _measure(programs, snapshots, rounds)
+    report = summary.report(configs, seeds, runs, times)
     report["seconds"] = time.perf_counter() - began
     files.write_json(directory / "compare.json", report)
     return report
@@ -156,12 +155,13 @@ class _Watcher(Snapshots):
 
 def _measure(
     programs: Mapping[str, step.Program], snapshots: Mapping[str, Sequence[State]], rounds: int
-) -> np.ndarray:
-    """Seconds [rounds, methods] of real training steps, taken up at states from all over a run.
+) -> StepTimes:
+    """Real training steps, taken up at states from all over a run.
 
     The cost of a layer-wise step depends on the layers that it selects, and these change
     during training.
     """
     moments = list(zip(*snapshots.values(), strict=True))
     share = max(1, rounds // len(moments))
-    return np.concatenate([time_steps(programs.values(), states, share) for states in moments])
+    parts = [time_steps(programs.values(), states, share) for states in moments]
+    return StepTimes.joined(parts)

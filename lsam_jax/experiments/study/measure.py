@@ -40,8 +40,8 @@ def measure(study: Study, out: files.PathLike, *, data_dir: files.PathLike | Non
     if sharp:
         diagnose(sharp, settings, out=directory, data_dir=data_dir)
     timed = runs((row.cell for one in shown if one.costs for row in one.rows), study.seeds[:1])
-    known = _timed(directory / files.COSTS)
-    if {run.parent.name for run in timed} - known.keys():
+    known, fresh = _timed(directory / files.COSTS)
+    if {run.parent.name for run in timed} - fresh:
         # All of them anew, as costs are relative to one another within one measurement: to SGD's.
         together = sorted(
             {*timed, *known.values()}, key=lambda run: (run.parent.name != "sgd", run)
@@ -49,7 +49,8 @@ def measure(study: Study, out: files.PathLike, *, data_dir: files.PathLike | Non
         costs_of_runs(together, ROUNDS, directory / files.COSTS, data_dir=data_dir)
 
 
-def _timed(file: Path) -> dict[str, Path]:
-    """The runs whose steps a file of costs has, by cell."""
+def _timed(file: Path) -> tuple[dict[str, Path], set[str]]:
+    """The runs whose steps a file of costs has, by cell, and the cells with a mean."""
     runs = (files.read_json(file) or {"runs": {}})["runs"]
-    return {cell: file.parent / cell / f"seed{x['config']['seed']}" for cell, x in runs.items()}
+    there = {cell: file.parent / cell / f"seed{x['config']['seed']}" for cell, x in runs.items()}
+    return there, {cell for cell, x in runs.items() if "mean" in x["cost"]}

@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from lsam_jax.experiments import environment, tables
-from lsam_jax.experiments.bench import timing
+from lsam_jax.experiments.bench.training_steps import StepTimes
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.statistics import over_seeds, statistics_text
 from lsam_jax.experiments.training.history import History
@@ -36,7 +36,7 @@ def report(
     configs: Mapping[str, Config],
     seeds: Sequence[int],
     trained: Mapping[str, Sequence[Trained]],
-    step_seconds: np.ndarray,
+    times: StepTimes,
 ) -> dict[str, Any]:
     """Everything that a comparison found.
 
@@ -45,7 +45,7 @@ def report(
         accuracy, and how much was perturbed is the mean over the run.
     """
     first = next(iter(configs.values()))
-    costs = timing.costs(tuple(configs), step_seconds)
+    costs = times.costs(tuple(configs))
 
     def found(name: str) -> dict[str, Any]:
         runs = trained[name]
@@ -69,7 +69,7 @@ def report(
     return {
         **{key: getattr(first, key) for key in RECIPE},
         "seeds": list(seeds),
-        "timing_rounds": len(step_seconds),
+        "timing_rounds": len(times.seconds),
         "methods": {name: found(name) for name in configs},
         "environment": environment.describe(),
     }
@@ -88,7 +88,7 @@ def table(report: Mapping[str, Any]) -> Table:
         "accuracy\n(last, %)": percent("validation_accuracy"),
         "accuracy\n(best, %)": percent("best_accuracy"),
         "labels\nfitted (%)": percent("labels_fitted"),
-        "cost of\na step": lambda row: f"{row['step_cost']['ratio']:.2f}",
+        "cost of\na step": lambda row: f"{row['step_cost']['mean']:.2f}",
         "time of\na run (s)": lambda row: f"{row['run_seconds']['mean']:.1f}",
     }
     return tables.table(
@@ -100,7 +100,7 @@ def table(report: Mapping[str, Any]) -> Table:
         caption=(
             f"{of_seeds}. Accuracy: on the test images, whose labels are clean; the best epoch is "
             "chosen by them. Labels fitted: of the training labels as given, the last epoch. Cost: "
-            "of a whole training step relative to SGD, measured interleaved, median. Time: of "
-            "training, without compilation and evaluation."
+            "of a whole training step relative to SGD, measured interleaved, mean over the kinds "
+            "of step. Time: of training, without compilation and evaluation."
         ),
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny import STEPS, TINY
 
+from lsam_jax.experiments.bench.training_steps import StepTimes
 from lsam_jax.experiments.frontier import costs
 from lsam_jax.experiments.frontier.contenders import SAM, SGD, Contender
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
@@ -32,7 +33,7 @@ def test_states_are_of_the_middle_of_a_run_by_its_final_radius(tmp_path, small, 
         assert rounds == 2 * costs.BLOCK
         seconds = np.tile([1.0, 1.5], (rounds, 1))
         seconds[: costs.BLOCK, 1] = 2.5  # the first block
-        return seconds
+        return StepTimes(seconds, [])
 
     monkeypatch.setattr(costs, "time_steps", timed)
     monkeypatch.setattr(costs.datasets, "load", lambda *of: small)

@@ -126,8 +126,16 @@ def test_cost_is_the_mean_over_all_steps(tmp_path):
     by_hand_total = (10 * 1.0 + 20 * 2.0 + 10 * 1.5) / 40
     np.testing.assert_allclose(CostScale(sgd).total(lsam), by_hand_total)
     np.testing.assert_allclose(CostScale(sgd).so_far(lsam, lsam.runs[0]), [0.25, 1.25, 1.625])
-    measured = CostScale(sgd, {lsam.name: {"ratio": 1.2}, sgd.name: {"ratio": 1.0}})
+    measured = CostScale(sgd, {lsam.name: {"mean": 1.2}, sgd.name: {"mean": 1.0}})
     np.testing.assert_allclose(measured.so_far(lsam, lsam.runs[0]), [0.3, 0.9, 1.2])
+
+
+def test_a_run_that_perturbs_at_its_end_costs_nothing_more_before(tmp_path):
+    write_simple(tmp_path / "sgd", "sgd", (0.7,))
+    write_simple(tmp_path / "late", "sam", (0.7,), perturb_from=0.75)
+    sgd, late = named_by_method(read_study(tmp_path))
+    measured = CostScale(sgd, {late.name: {"mean": 1.8}})
+    np.testing.assert_allclose(measured.so_far(late, late.runs[0]), [0.25, 0.5, 0.75, 1.2])
 
 
 def named_by_method(study):
@@ -169,7 +177,7 @@ def test_equal_time_compares_with_the_longer_run(plain):
 def test_measured_costs_choose_the_run_too(plain):
     sgd, lsam = named(plain, "sgd", "layerwise_sam")
     longer = groups.baselines(plain.groups.values(), sgd.config)
-    scale = CostScale(sgd, {lsam.name: {"ratio": 1.7}}, longer)
+    scale = CostScale(sgd, {lsam.name: {"mean": 1.7}}, longer)
     found = scale.pair(lsam)
     assert (found.sgd.passes, found.sgd_cost) == (8, 2.0)  # SGD's own ratio is 1
     assert not scale.knows(named(plain, "sam")[0])

@@ -214,7 +214,7 @@ def test_only_runs_that_are_there_are_measured(trained, monkeypatch, tmp_path):
     names = {name.split("/")[0] for name in timed}
     for known, again in [(names, False), ({"sgd", "lsam-k8"}, True)]:
         asked.clear()
-        told = {"runs": {cell: {"config": {"seed": 0}} for cell in known}}
+        told = {"runs": {c: {"config": {"seed": 0}, "cost": {"mean": 1.0}} for c in known}}
         (tmp_path / files.COSTS).write_text(json.dumps(told))
         measure(study, tmp_path)
         measured = [runs for kind, runs, _ in asked if kind == "costs"]

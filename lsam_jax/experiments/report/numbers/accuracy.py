@@ -92,7 +92,7 @@ def measures_table(study: Study, found: list[ComparedRow]) -> Table:
 
     def measured(group: Group) -> str:
         cost = study.costs.get(group.name)
-        return f"{cost['ratio']:.2f} ({cost['low']:.2f} to {cost['high']:.2f})" if cost else NOTHING
+        return f"{cost['mean']:.2f} ({cost['low']:.2f} to {cost['high']:.2f})" if cost else NOTHING
 
     def in_paper(line: ComparedRow) -> str:
         speed = line.row.published.get("throughput") if line.group else None
@@ -105,8 +105,8 @@ def measures_table(study: Study, found: list[ComparedRow]) -> Table:
         "Gradient norm: of the plain training loss over all parameters, on the same training "
         "images for all. Cost of a step relative to SGD: counted in floating-point operations of "
         "the gradient for the layers that were perturbed, mean over the run; measured as the time "
-        "of a whole step that goes on from the last checkpoint, median (quartiles) of interleaved "
-        "rounds."
+        "of a whole step that goes on from the last checkpoint, mean over the kinds of step "
+        "(quartiles of all)."
     )
     if paper_speed:
         words += " The paper's cost is the ratio of its images per second to its SGD's."

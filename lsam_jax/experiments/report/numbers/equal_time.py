@@ -16,7 +16,8 @@ HOW = {
     "counted": "Counted: floating-point operations of every step's gradient, for the layers that "
     "it perturbed, relative to a plain gradient.",
     "measured": "Measured: time of a whole step at the end of the first seed's run relative to "
-    "SGD's, times the number of steps; SGD's own step costs 1 whatever its length.",
+    "SGD's, times the number of steps; SGD's own step costs 1 whatever its length, and so does one "
+    "before perturb_from.",
 }
 
 

@@ -36,8 +36,8 @@ class CostScale(NamedTuple):
 
     Attributes:
         base: The baseline.
-        measured: Cost of a step relative to the baseline's by name of a group; None counts
-            floating-point operations instead.
+        measured: Cost of a step relative to the baseline's by name of a group, of one that perturbs
+            where a run does from some step on alone; None counts floating-point operations instead.
         sgd: Runs of SGD of all lengths under the baseline's recipe, for `pair`.
     """
 
@@ -72,8 +72,10 @@ class CostScale(NamedTuple):
         if self.measured is None:
             return run.gradients / self.base.steps
         # SGD's runs of any length take the same steps; measured differences are noise.
-        ratio = 1.0 if group.is_sgd else self.measured[group.name]["ratio"]
-        return ratio * run.numbers["step"] / self.base.steps
+        ratio = 1.0 if group.is_sgd else self.measured[group.name]["mean"]
+        steps = run.numbers["step"]
+        plain = (group.config["options"].get("perturb_from") or 0.0) * steps[-1]
+        return (steps + (ratio - 1) * np.maximum(0, steps - plain)) / self.base.steps
 
     def pair(self, group: Group) -> Pairing:
         """A method with the run of SGD that was given at least its cost."""

@@ -13,7 +13,7 @@ from lsam_jax.experiments.report.numbers import groups as naming
 from lsam_jax.experiments.report.numbers.groups import Group, SkippedRun, recipe, same_but
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun, UnreadableError, read_run
 
-COST = ("ratio", "low", "high")
+COST = ("mean", "low", "high")
 
 
 class Row(NamedTuple):
@@ -217,7 +217,11 @@ def _rest(groups: Mapping[str, Group], tables: Sequence[TableSpec]) -> Iterator[
 
 
 def _costs(file: Path, groups: Mapping[str, Group]) -> dict[str, dict[str, float]]:
-    """By group; a measurement's names are those of groups, or of directories of runs."""
+    """By group; a measurement's names are those of groups, or of directories of runs.
+
+    One without a mean, as earlier versions wrote them, is left out: it is the median of single
+    steps, which need not all cost the same.
+    """
     runs = (_json(file) or {}).get("runs", {})
     costs = {}
     for name, group in groups.items():
@@ -226,7 +230,9 @@ def _costs(file: Path, groups: Mapping[str, Group]) -> dict[str, dict[str, float
         if key is None:
             continue
         try:
-            costs[name] = {part: float(runs[key]["cost"][part]) for part in COST}
+            cost = runs[key]["cost"]
+            if "mean" in cost:
+                costs[name] = {part: float(cost[part]) for part in COST}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{str(file)!r} has no cost of {key!r}; make it again, or move it away"
