@@ -37,23 +37,21 @@ def drawn_alone(
     inspection: lsam.Inspection, names: Sequence[str], options: Options | None = None
 ) -> float:
     """SL-SAM's: forward, and then twice the pass to the drawn layers, which alone descend."""
-    again = 0.0
-    if names:
-        order = [layer.name for layer in inspection.layers]
-        first = min(map(order.index, names))
-        cut = max((p for p in map(order.index, inspection.cuts) if p <= first), default=first)
-        again = float(inspection.profile.again[cut])
+    order = [layer.name for layer in inspection.layers]
+    first = min(map(order.index, names))
+    cut = max((p for p in map(order.index, inspection.cuts) if p <= first), default=first)
+    again = float(inspection.profile.again[cut])
     return forward(inspection) + 2 * (inspection.cost(names) - 1) - again
 
 
 def differences(inspection: lsam.Inspection, names: Sequence[str], options: Options) -> float:
     """AdaZo-SAM's: a gradient, and for the ascent a forward pass and two for each probe."""
-    return 1 + (1 + 2 * options["probes"]) * forward(inspection) * bool(names)
+    return 1 + (1 + 2 * options["probes"]) * forward(inspection)
 
 
 def from_fresh_on(inspection: lsam.Inspection, names: Sequence[str], options: Options) -> float:
     """Stale SAM's: its ascent is of the step before, but from the layer on that is named."""
-    if options.get("fresh") is None or not names:
+    if options.get("fresh") is None:
         return 1.0
     order = [row.name for row in inspection.layers]
     first = order.index(options["fresh"])

@@ -25,7 +25,7 @@ class Family(NamedTuple):
         defaults: Options, where a configuration says nothing.
         loss: The loss as the method takes it, of a `TrainingLoss`.
         price: ``(inspection, names, options)`` to the counted cost of a step, relative to a plain
-            gradient, that selects the layers of these names.
+            gradient, that selects the layers of these names; there is at least one.
         freezes: Whether what a step does not draw stays as it is, see `lsam.freeze_inactive`.
     """
 
@@ -37,6 +37,11 @@ class Family(NamedTuple):
         lambda inspection, names, options: inspection.cost(names)
     )
     freezes: bool = False
+
+    @property
+    def takes_mean(self) -> bool:
+        """Whether all that it asks of a loss is its mean, which can be computed in parts."""
+        return self.loss is self._field_defaults["loss"]
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -67,10 +72,12 @@ class Family(NamedTuple):
             return shared.value_and_grad(self.loss(loss_fn), tx)
 
         def price(inspection: lsam.Inspection, names: Sequence[str]) -> float:
+            if not names:  # a plain step
+                return 1.0
             if shared.ascent_batch is not None:  # the passes share nothing, and all is climbed
-                return 1 + shared.ascent_batch * bool(names)
+                return 1 + shared.ascent_batch
             if shared.m is not None:  # likewise
-                return 1 + 1.0 * bool(names)
+                return 2.0
             return self.price(inspection, names, options)
 
         survival = jax.jit(partial(lsam.perturbation_survival, tx))
