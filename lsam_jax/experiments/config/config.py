@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optax
 
 import lsam_jax as lsam
 from lsam_jax.experiments.config.former_names import FORMAT, in_todays_names
-from lsam_jax.experiments.config.methods import complete
+from lsam_jax.experiments.config.methods import METHODS, complete
 
 Options = Mapping[str, Any] | tuple[tuple[str, Any], ...]
 DTYPES, OPTIMIZERS = ("float32", "bfloat16"), ("sgd", "adamw")
@@ -95,7 +96,8 @@ class Config:
 
     def __post_init__(self) -> None:
         full = complete(self.method, dict(self.options))
-        object.__setattr__(self, "options", tuple(sorted(full.items())))
+        pairs = ((name, _with(tuple, x)) for name, x in sorted(full.items()))
+        object.__setattr__(self, "options", tuple(pairs))
         for name, known in (("dtype", DTYPES), ("optimizer", OPTIMIZERS)):
             value = getattr(self, name)
             if value not in known:
@@ -118,13 +120,37 @@ class Config:
             )
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm={self.clip_norm} must be a finite number above zero")
-        if not all(0 < share < 1 for share in self.decay_at):
-            raise ValueError(f"decay_at={self.decay_at} must hold shares of the run, in (0, 1)")
+        once = len(set(self.decay_at)) == len(self.decay_at)
+        if not once or not all(0 < share < 1 for share in self.decay_at):
+            raise ValueError(
+                f"decay_at={self.decay_at} must hold shares of the run, in (0, 1), each once"
+            )
+        self._check_accumulate()
+
+    def _check_accumulate(self) -> None:
+        """Raises unless all batches that the method differentiates can be taken in parts."""
+        if self.accumulate == 1:
+            return
         if self.batch_size % self.accumulate or self.batch_size == self.accumulate:
             raise ValueError(
                 f"accumulate={self.accumulate} must divide batch_size={self.batch_size} into equal "
                 "parts of at least two images"
             )
+        if not METHODS[self.method].takes_mean:
+            raise ValueError(
+                f"accumulate={self.accumulate} is not for method={self.method!r}, which takes a "
+                "batch whole; leave it out"
+            )
+        options = dict(self.options)
+        share, m = options.get("ascent_batch"), options.get("m")
+        climbed = {"m": m, "ascent_batch": None if share is None else share * self.batch_size}
+        for name, images in climbed.items():
+            if images is not None and (images % self.accumulate or images == self.accumulate):
+                raise ValueError(
+                    f"{name}={options[name]} climbs on {images:g} images, which "
+                    f"accumulate={self.accumulate} does not divide into equal parts of at least "
+                    "two; make accumulate smaller"
+                )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Config":
@@ -144,8 +170,16 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON gives it back."""
-        values = {"format": FORMAT, **dataclasses.asdict(self), "options": dict(self.options)}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        values = {"format": FORMAT, **dataclasses.asdict(self)}
+        options = {name: _with(list, x) for name, x in dict(self.options).items()}
+        return {name: _with(list, x) for name, x in values.items()} | {"options": options}
+
+
+def _with(sequence: Callable[[Any], Any], value: Any) -> Any:
+    """A value whose lists and tuples are such sequences, within one another too."""
+    if type(value) in (list, tuple):  # and not a part of a method, which is a tuple by its type
+        return sequence(_with(sequence, x) for x in value)
+    return value
 
 
 def base_optimizer(
@@ -158,8 +192,9 @@ def base_optimizer(
         steps: Its length.
         freezes: Whether an array whose gradient is 0 stays as it is, momentum and all.
     """
+    falls = Counter(round(share * steps) for share in config.decay_at)  # some at one step, if short
     schedule = optax.piecewise_constant_schedule(
-        config.learning_rate, {round(share * steps): config.decay for share in config.decay_at}
+        config.learning_rate, {step: config.decay**times for step, times in falls.items()}
     )
     clip = () if config.clip_norm is None else (optax.clip_by_global_norm(config.clip_norm),)
     decay = optax.add_decayed_weights(config.weight_decay)

@@ -35,6 +35,11 @@ def parse(assignments: Sequence[str]) -> dict[str, Any]:
         name, equals, text = assignment.partition("=")
         if not (equals and name.isidentifier()):
             raise ValueError(f"--set {assignment} must read name=value, for example rho=0.2")
+        if name in ("method", "seed"):
+            raise ValueError(
+                f"--set {assignment}: {name} is not a setting; commands that take it have an "
+                "option for it, see --help"
+            )
         if name not in FIELDS:
             values[name] = _guess(text)
             continue

@@ -13,6 +13,7 @@ from typing import Any
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.overrides import FIELDS
 from lsam_jax.experiments.config.paper_results import TABLE1
+from lsam_jax.experiments.config.shared_options import SharedOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Preset:
         Args:
             method: One of `methods.METHODS`.
             **settings: Fields of `Config`, and options of the method, that differ from the
-                preset's.
+                preset's; where one makes the radius set itself, the preset's is left out.
 
         Raises:
             ValueError, TypeError: When a value makes no sense, or a name is neither a field nor an
@@ -53,8 +54,10 @@ class Preset:
         """
         fields = {name: value for name, value in settings.items() if name in FIELDS}
         options = {name: value for name, value in settings.items() if name not in FIELDS}
-        own = {**self.methods.get(method, {}), **options}
-        return dataclasses.replace(self.config, method=method, options=own, **fields)
+        own = dict(self.methods.get(method, {}))
+        if SharedOptions.of(options).sets_radius:
+            own.pop("rho", None)
+        return dataclasses.replace(self.config, method=method, options=own | options, **fields)
 
 
 _PAPER = "Lee, KDD 2024"
