@@ -5,6 +5,7 @@ Each method is a function of a `Problem` that returns a function `(w, count) -> 
 remembers from step to step is a local variable of it.
 """
 
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -175,6 +176,11 @@ def layerwise_look(p, rho, every, alpha, k, order):
     return step
 
 
+def key_for(purpose, seed, count):
+    own = jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose))
+    return jax.random.fold_in(own, count)
+
+
 def differences(p, rho, probes, c, seed):
     """With the same probes: array n of probe i in step t is drawn from the key seed, t, i, n."""
     masks = list(p.arrays.values())
@@ -186,7 +192,7 @@ def differences(p, rho, probes, c, seed):
         return u
 
     def step(w, count):
-        key = jax.random.fold_in(jax.random.key(seed), count)
+        key = key_for(b"probes", seed, count)
         us = [draw(jax.random.fold_in(key, i), w) for i in range(probes)]
         d = sum((p.loss(w + c * u) - p.loss(w - c * u)) / (2 * c) * u for u in us) / probes
         return p.gradient(w + rho * unit(d))
@@ -218,7 +224,7 @@ def part_of_weights(p, rho, beta, seed):
     """By weights, with the same draws: array n in step t is drawn from the key seed, t, n."""
 
     def step(w, count):
-        key = jax.random.fold_in(jax.random.key(seed), count)
+        key = key_for(b"weights", seed, count)
         drawn = np.zeros_like(w)
         for n, mask in enumerate(p.arrays.values()):
             drawn[mask] = jax.random.uniform(jax.random.fold_in(key, n), (mask.sum(),)) < beta

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arguments import check_number
+from lsam_jax.arrays.draws import key_for
 from lsam_jax.components.selector import Selector, all_layers
 from lsam_jax.layers.leaves import Layers
 
@@ -76,7 +77,7 @@ class _Bandit(NamedTuple):
         return BanditState(jnp.full(len(layers.names), self.active, jnp.float32))
 
     def draw(self, count: jax.Array, memory: BanditState, candidates: np.ndarray) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(self.seed), count)
+        key = key_for("bandit", self.seed, count)
 
         def again(drawing: tuple[Any, Any]) -> tuple[Any, Any]:
             key, now = jax.random.split(drawing[0])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
+from lsam_jax.arrays.draws import key_for
 from lsam_jax.components.context import remember_nothing
 from lsam_jax.layers.leaves import Layers
 
@@ -130,7 +131,7 @@ def bernoulli(p: arguments.Scalar, seed: int = 0) -> Cadence:
         return always
 
     def due(count: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed), count)
+        key = key_for("cadence", seed, count)
         return jax.random.uniform(key, (), jnp.float32) < arguments.resolve(p, count)
 
     return Cadence(due=due)

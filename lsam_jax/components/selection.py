@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lsam_jax.arguments import check_layer_names, check_real, resolve
+from lsam_jax.arrays.draws import key_for
 from lsam_jax.components.selector import Selector, all_layers
 from lsam_jax.engine.network import Network
 
@@ -51,7 +52,7 @@ def random(seed: int = 0) -> Selector:
     """
 
     def score(norms: jax.Array, count: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), count), norms.shape)
+        return jax.random.uniform(key_for("random", seed, count), norms.shape)
 
     return Selector(all_layers, score)
 
@@ -80,9 +81,9 @@ def independent(probability: Any, seed: int = 0) -> Selector:
     check_real("probability", probability, low=0.0, most=1.0)
 
     def draw(count: jax.Array, memory: Any, candidates: np.ndarray) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed), count)
         p = resolve(probability, count)
-        return (jax.random.uniform(key, candidates.shape) < p) & candidates
+        luck = jax.random.uniform(key_for("independent", seed, count), candidates.shape)
+        return (luck < p) & candidates
 
     return Selector(all_layers, draw=draw)
 
@@ -127,9 +128,9 @@ def fixed(names: Sequence[str]) -> Selector:
     >>> tx.update(w, tx.init(w), w, grad_fn=lambda w: w)[1].selected.tolist()
     [False, True]
     """
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    wanted = () if isinstance(names, str) else tuple(names)
+    if isinstance(names, str) or not all(isinstance(name, str) for name in wanted):
         raise TypeError(f"fixed takes a list of layer names; got names={names!r}.")
-    wanted = tuple(names)
 
     def check(known: tuple[str, ...]) -> None:
         check_layer_names("selection", wanted, known)

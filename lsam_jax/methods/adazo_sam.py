@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
+from lsam_jax.arrays.draws import key_for
 from lsam_jax.components.ascent import Ascent, Estimate, Loss
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.radius import Radius
@@ -69,7 +70,7 @@ def two_point(probes: int, step: float, seed: int) -> Ascent:
 
     def estimate(loss_of: Loss, w: Arrays, at: Targets, now: StepContext, memory: Any) -> Estimate:
         loss, aux = loss_of(w)
-        key = jax.random.fold_in(jax.random.key(seed), now.count)
+        key = key_for("probes", seed, now.count)
         total = [jnp.zeros_like(x) for x in w]
         for probe in range(probes):
             u = _normal(jax.random.fold_in(key, probe), w, at, now.layers)

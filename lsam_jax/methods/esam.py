@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lsam_jax import arguments
 from lsam_jax.arguments import resolve
 from lsam_jax.arrays import symbolic
+from lsam_jax.arrays.draws import key_for
 from lsam_jax.arrays.vectors import squared_norm
 from lsam_jax.components import descent
 from lsam_jax.components.context import Arrays, StepContext, Targets
@@ -154,7 +155,7 @@ def some_weights(share: Any, seed: int) -> Perturbation:
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
         p = resolve(share, now.count)
-        key = jax.random.fold_in(jax.random.key(seed), now.count)
+        key = key_for("weights", seed, now.count)
         draws = [now.layers.draw(n, d, jax.random.uniform, key) for n, d in zip(at.leaf, g)]
         masked = [jnp.where(u < p, d, jnp.zeros_like(d)) for u, d in zip(draws, g)]
         return along(masked, squared_norm(g), w, at, now._replace(rho=now.rho / p))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
+from lsam_jax.arrays.draws import key_for
 from lsam_jax.arrays.vectors import widened
 from lsam_jax.devices.shardings import draw_like
 
@@ -92,7 +93,7 @@ def flat_lora(
     count = jnp.asarray(step).astype(jnp.int32)
     share = jnp.minimum(count.astype(jnp.result_type(float)) / steps, 1)
     size = arguments.resolve(rho, count) * (1 - jnp.cos(math.pi * share)) / 2
-    key = jax.random.fold_in(_key(seed), count)
+    key = key_for("noise", _checked_seed(seed), count)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(weights)]
     noisy = []
     for n, (path, w, scale) in enumerate(zip(paths, leaves, scales)):
@@ -115,7 +116,7 @@ def _noise(w: jax.Array, size: Any, key: jax.Array, output_axis: int) -> jax.Arr
     return jax.lax.stop_gradient((size * rms).astype(wide.dtype) * z)
 
 
-def _key(seed: Any) -> Any:
+def _checked_seed(seed: Any) -> Any:
     if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
         return seed
     if (
@@ -126,7 +127,7 @@ def _key(seed: Any) -> Any:
         raise TypeError(
             f"seed must be a whole number, or a key made by jax.random.key; got seed={seed!r}."
         )
-    return jax.random.key(seed)
+    return seed
 
 
 def _check(rho: Any, step: Any, steps: Any) -> None:

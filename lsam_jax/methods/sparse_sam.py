@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
+from lsam_jax.arrays.draws import key_for
 from lsam_jax.arrays.vectors import squared_norm
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, along
@@ -38,7 +39,7 @@ def masked(sparsity: float, seed: int) -> Perturbation:
     """`w + rho m g / ||g||`, m a mask with the share `1 - sparsity` of ones; at first random."""
 
     def init(layers: Layers, leaves: Sequence[Any]) -> Mask:
-        key = jax.random.key(seed)
+        key = key_for("mask", seed)
         scores = [layers.draw(n, x, jax.random.uniform, key) for n, x in enumerate(leaves)]
         return most(layers, scores, sparsity)
 
@@ -62,8 +63,7 @@ def drop_and_grow(sparsity: float, every: Any, drop: arguments.Scalar, seed: int
         moves = now.layers.leaves(memory.moves)
         flat = _joined([moves[n] for n in at.leaf])
         size = _joined([jnp.abs(d) for d in g])
-        key = jax.random.fold_in(jax.random.key(seed), now.count)
-        luck = jax.random.uniform(key, flat.shape)
+        luck = jax.random.uniform(key_for("growth", seed, now.count), flat.shape)
         share = arguments.resolve(drop, now.count)
         count = jnp.round(share * flat.sum()).astype(jnp.int32)
         count = jnp.minimum(count, (~flat).sum())

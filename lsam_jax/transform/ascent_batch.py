@@ -17,6 +17,7 @@ import numpy as np
 
 from lsam_jax.arguments import check_argnums
 from lsam_jax.arrays import symbolic
+from lsam_jax.arrays.draws import key_for
 from lsam_jax.devices import shardings
 
 
@@ -103,8 +104,8 @@ class AscentBatch:
             return (jnp.asarray(count) * taken + places) % each
         if isinstance(self.samples, str):
             return places
-        key = jax.random.fold_in(self.samples, count)
-        return jnp.argsort(jax.random.uniform(key, (groups, each)), axis=1)[:, :taken]
+        luck = jax.random.uniform(key_for("samples", self.samples, count), (groups, each))
+        return jnp.argsort(luck, axis=1)[:, :taken]
 
 
 def ascent_batch(size: Any, samples: Any, argnums: Any, of_params: Sequence[int]) -> AscentBatch:

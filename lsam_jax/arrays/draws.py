@@ -1,0 +1,30 @@
+"""Keys of random draws: each purpose has its own, so that no draw says anything of another.
+
+With one key for all, a step that a coin of seed 0 perturbs would draw its layers by the same bits;
+and a random mask would be that of the signs of weights that were drawn from the same seed.
+"""
+
+import zlib
+from typing import Any
+
+import jax
+
+
+def key_for(purpose: str, seed: Any, count: Any = None) -> jax.Array:
+    """A key, a function of these alone.
+
+    Args:
+      purpose: what is drawn.
+      seed: a whole number, or a key.
+      count: of the step; None for what is drawn once.
+
+    >>> import jax
+    >>> from lsam_jax.arrays.draws import key_for
+    >>> coin, layers = (jax.random.uniform(key_for(of, 0, 3)) for of in ("coin", "layers"))
+    >>> bool(coin == layers)
+    False
+    """
+    is_key = isinstance(seed, jax.Array) and jax.numpy.issubdtype(seed.dtype, jax.dtypes.prng_key)
+    key = seed if is_key else jax.random.key(seed)
+    own = jax.random.fold_in(key, zlib.crc32(purpose.encode()))  # far from any count
+    return own if count is None else jax.random.fold_in(own, count)
