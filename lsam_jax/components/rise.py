@@ -88,7 +88,8 @@ def rise(
 
         rise(share=0.4, cap=0.2)        target = min(share / (1 - share) (L_0 - L), cap L_0)
 
-    so a perturbation may undo that share of it, and at most cap of the first loss. The share
+    so a perturbation may undo that share of it, and at most cap of the first loss; where that is
+    not positive there is no cap. The share
     depends on the task, about 0.1 where labels are clean, 0.3 to 0.4 where 40 % of them are wrong,
     and far less on method, part of the batch, network and optimizer than a radius does. What is
     measured of that, and where it does not hold, is in docs/radius.md.
@@ -206,7 +207,8 @@ def _aim(target: Any, share: Any, cap: Any) -> tuple[Callable[[Following, Any], 
     def undone(memory: Following, count: Any) -> Any:
         part = arguments.resolve(share, count)
         left = memory.first_loss - memory.loss
-        return jnp.minimum(part / (1 - part) * left, most * memory.first_loss)
+        bound = jnp.where(memory.first_loss > 0, most * memory.first_loss, jnp.inf)
+        return jnp.minimum(part / (1 - part) * left, bound)
 
     return undone, True
 

@@ -48,8 +48,8 @@ def hessian_eigenvalues(
       *args: further arguments of the loss.
       key: a random key, for the vector that the iteration starts from.
       k: how many, at most as many as there are parameters.
-      tolerance: of the eigenvalues, relative; 0 for machine precision, which float32 products do
-        not reach.
+      tolerance: of the eigenvalues, relative; if not all are above 0, relative to the largest by
+        magnitude. 0 for machine precision, which float32 products do not reach.
       batches: a sequence of batches of one shape; the loss is then the mean of
         `loss_fn(params, batch, *args)`. None if `args` have all of the data.
       layer: the layer's name, as `lsam_jax.layer_names` gives it; None for all parameters.
@@ -94,10 +94,32 @@ def _by_lanczos(
     product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, k: int, tolerance: float
 ) -> np.ndarray:
     """The k largest eigenvalues, f64[k], of the matrix that multiplies vectors [N]."""
-    operator = LinearOperator((start.size, start.size), matvec=product, dtype=np.float64)
-    start = product(start)  # a step of the power method
-    if not start.any():  # ARPACK cannot start from 0
+    ahead = product(start)  # a step of the power method
+    if not ahead.any():  # ARPACK cannot start from 0
         return np.zeros(k)
+    found = _largest(product, ahead, k, tolerance)
+    if found is not None and found[-1] >= 0:
+        return found
+    # To ARPACK no eigenvalue of 0 is ever near enough, as it measures by the eigenvalue itself; and
+    # a step of the power method has nothing of its vectors. With a shift none of the largest is 0.
+    unit = ahead / np.linalg.norm(ahead)
+    shift = 2 * np.linalg.norm(product(unit))
+    both = unit + start / np.linalg.norm(start)
+    shifted = _largest(lambda vector: product(vector) + shift * vector, both, k, tolerance)
+    if shifted is None or (found is None and shifted[-1] > (1 + tolerance) * shift):
+        raise ValueError(
+            f"tolerance={tolerance} was not reached for k={k} within {ROUNDS} rounds of Lanczos; "
+            "make it larger, or k."
+        )
+    # Both are bounds from below.
+    return shifted - shift if found is None else np.maximum(found, shifted - shift)
+
+
+def _largest(
+    product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, k: int, tolerance: float
+) -> np.ndarray | None:
+    """As ARPACK finds them, the largest first; None if it does not."""
+    operator = LinearOperator((start.size, start.size), matvec=product, dtype=np.float64)
     try:
         found = eigsh(
             operator,
@@ -109,9 +131,6 @@ def _by_lanczos(
             tol=tolerance,
             return_eigenvectors=False,
         )
-    except ArpackNoConvergence as error:
-        raise ValueError(
-            f"tolerance={tolerance} was not reached for k={k} within {ROUNDS} rounds of Lanczos; "
-            "make it larger, or k."
-        ) from error
+    except ArpackNoConvergence:
+        return None
     return np.sort(found)[::-1]

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays import promotion
@@ -128,7 +129,8 @@ class NormRecorder:
                 )
         last = self._steps[-1] if self._steps else -1
         self._steps.append(last + 1 if step is None else int(step))
-        self._rows.append(row)
+        # Copied: the caller may donate its arrays, or write into them.
+        self._rows.append(jax.tree.map(_copied, row))
 
     @property
     def steps(self) -> np.ndarray:
@@ -148,6 +150,10 @@ class NormRecorder:
         >>> diagnostics.NormRecorder(["w"]).norms.shape
         (0, 1)
         """
-        # Copied off the device here, once, and kept: thousands of small buffers would stay on it.
+        # Taken off the device here, once, and kept: thousands of small buffers would stay on it.
         self._rows = list(np.array(jax.device_get(self._rows), np.float32))
         return np.array(self._rows, np.float32).reshape(-1, len(self.names))
+
+
+def _copied(x: Any) -> Any:
+    return jnp.copy(x) if isinstance(x, jax.Array) else np.array(x)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays import promotion
@@ -55,7 +56,8 @@ def hessian_vector_product(
     leaves = mean(
         partial(_product, loss_fn, whole, params, whole.leaves(vector)), calls(args, batches)
     )
-    return whole.replace(params, leaves)
+    types = map(jnp.result_type, whole.leaves(params))
+    return whole.replace(params, [x.astype(dtype) for x, dtype in zip(leaves, types)])
 
 
 def on_block(

@@ -114,9 +114,14 @@ def test_a_negative_rise_and_a_loss_below_zero():
     tx = components.method(rho=lsam.rise(0.5), perturbation=downhill)
     *_, (_, state) = steps(tx, lambda w: w**2 - 100.0, jnp.asarray(1.0), 200)
     assert float(state.rise) == pytest.approx(0.5, rel=0.1)
-    tx = lsam.sam(lsam.rise(share=0.4))
-    *_, (_, state) = steps(tx, lambda w: w**2 - 100.0, jnp.asarray(1.0), 80, 0.1)
-    assert float(state.memory.radius.rho) == 1e-3  # 0.2 of a first loss below 0
+    of = [(share, offset) for share in (0.4, 0.7) for offset in (-100.0, -1.0, 100.0)]
+    ends = {}
+    for share, offset in of:  # what is learnt says the radius, whatever is added to the loss
+        tx = lsam.sam(lsam.rise(share=share, cap=1.0))
+        *_, (_, state) = steps(tx, lambda w: w**2 + offset, jnp.asarray(1.0), 80, 0.1)  # noqa: B023
+        ends[share, offset] = float(state.memory.radius.rho)
+        assert ends[share, offset] == pytest.approx(ends[share, -100.0], rel=1e-6)
+    assert 0.1 < ends[0.4, -1.0] < ends[0.7, -1.0]
 
 
 def test_steps_that_are_not_finite_halve_the_radius():

@@ -149,3 +149,15 @@ def test_batches_of_different_sizes_are_refused():
     batches = [jnp.ones((4, 2)), jnp.ones((3, 2))]
     with pytest.raises(ValueError, match=r"batches\[1\] has the shapes \['float32\[3, 2\]'\]"):
         sam_ball(lambda w, x: jnp.mean(x @ w), jnp.ones(2), batches=batches)
+
+
+def test_a_recorder_keeps_what_is_given_away_or_written_over():
+    recorder = NormRecorder(["a", "b"])
+    double, norms, buffer = jax.jit(lambda x: 2 * x, donate_argnums=0), jnp.ones(2), np.zeros(2)
+    for step in range(3):
+        recorder.append(norms)
+        norms, buffer[:] = double(norms), step
+        recorder.append(buffer)
+        recorder.append({"a": buffer[:1].reshape(()), "b": 0.0})
+    want = [row for n in range(3) for row in ([2**n] * 2, [n, n], [n, 0])]
+    np.testing.assert_array_equal(recorder.norms, want)

@@ -178,3 +178,26 @@ def test_refuses(function, change, error, message):
 def test_a_vector_unlike_the_parameters_is_refused():
     with pytest.raises(ValueError, match=r"vector must be a tree like params"):
         hessian_vector_product(lambda w: jnp.sum(w**2), jnp.ones(2), jnp.ones(3))
+
+
+PLACES = np.arange(100)
+NOT_ABOVE_0 = {
+    "few below": (-1.0 * (PLACES < 10), 1),
+    "many below": (np.where(PLACES < 60, 0, -3.0), 3),
+    "all apart": (-np.maximum(20.0 - PLACES, 0), 1),
+    "one above": (np.where(PLACES < 1, 1e-3, -1.0), 2),
+    "all below": (-1.0 - PLACES, 2),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", NOT_ABOVE_0)
+def test_largest_eigenvalues_that_are_not_above_0(name, turned):
+    """A step of the power method has nothing of the null space; turned, 0 is 1e-7 in float32."""
+    curvature, k = NOT_ABOVE_0[name]
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(100, 100)))[0] if turned else None
+    H = np.diag(curvature) if basis is None else basis * curvature @ basis.T
+    H = jnp.asarray((H + H.T) / 2, jnp.float32)
+    found = hessian_eigenvalues(lambda w: w @ H @ w / 2, jnp.ones(100), key=jax.random.key(0), k=k)
+    error = 1e-3 * abs(curvature).max()
+    np.testing.assert_allclose(found, np.sort(curvature)[::-1][:k], rtol=0, atol=error)
