@@ -25,11 +25,14 @@ class Cadence(NamedTuple):
       decide: from the squared norm of the clean gradient, the step count and the memory to bool[]
         and the new memory: the clean gradient is always computed, a second only if called for.
       init: makes the memory from the layers and the leaves of the parameters.
+      turn: from the step count to the number of the turn, which goes up by one from a step that is
+        due to the next: "rotating" samples are taken by it.
     """
 
     due: Callable[[jax.Array], jax.Array] | None = None
     decide: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]] | None = None
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
+    turn: Callable[[jax.Array], jax.Array] = lambda count: count
 
 
 always = Cadence()
@@ -63,7 +66,10 @@ def every(period: Any) -> Cadence:
     arguments.check_count("period", period, low=1)
     if arguments.static_int(period) == 1:
         return always
-    return Cadence(due=lambda count: count % arguments.resolve_whole(period, count) == 0)
+    return Cadence(
+        due=lambda count: count % arguments.resolve_whole(period, count) == 0,
+        turn=lambda count: count // arguments.resolve_whole(period, count),
+    )
 
 
 def between(start: float, stop: float | None = None, steps: int | None = None) -> Cadence:

@@ -8,7 +8,7 @@ takes them from its own rows, and a batch that is sorted by class is no worse th
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,12 +35,15 @@ class AscentBatch:
     samples: Any
     argnums: tuple[int, ...]
 
-    def of(self, args: Sequence[Any], state: Any) -> list[Any] | None:
+    def of(
+        self, args: Sequence[Any], state: Any, turn: Callable[[jax.Array], jax.Array]
+    ) -> list[Any] | None:
         """The arguments with the part of the batch; None if it is the whole.
 
         Args:
           args: of the loss, by position.
           state: the method's.
+          turn: of its cadence.
 
         Raises:
           ValueError: unless these samples can be taken of the batch.
@@ -56,7 +59,7 @@ class AscentBatch:
             return None
         groups = 1 if self.samples == "first" else math.gcd(rows, size)
         each, taken = rows // groups, size // groups
-        places = self._places(groups, each, taken, _count(state))
+        places = self._places(groups, each, taken, _count(state), turn)
         part = list(args)
         for n in self.argnums:
             part[n] = jax.tree.map(lambda x: _take(x, places, each), args[n])
@@ -97,11 +100,11 @@ class AscentBatch:
             )
         return size
 
-    def _places(self, groups: int, each: int, taken: int, count: Any) -> Any:
-        """The samples taken of each group, int[taken] or int[groups, taken]."""
-        places = np.arange(taken)
+    def _places(self, groups: int, each: int, taken: int, count: Any, turn: Any) -> Any:
+        """The samples taken of each group, i32[taken] or i32[groups, taken]."""
+        places = np.arange(taken, dtype=np.int32)
         if self.samples == "rotating":
-            return (jnp.asarray(count) * taken + places) % each
+            return (turn(jnp.asarray(count)) * taken + places) % each
         if isinstance(self.samples, str):
             return places
         luck = jax.random.uniform(key_for("samples", self.samples, count), (groups, each))
@@ -127,7 +130,8 @@ def ascent_batch(size: Any, samples: Any, argnums: Any, of_params: Sequence[int]
             f"at least 1; got ascent_batch={size!r}."
         )
     is_key = hasattr(samples, "dtype") and jnp.issubdtype(samples.dtype, jax.dtypes.prng_key)
-    if not is_key and samples not in ("even", "first", "rotating"):
+    named = isinstance(samples, str) and samples in ("even", "first", "rotating")
+    if not (is_key or named):
         raise ValueError(
             'ascent_samples must be "even", "first", "rotating" or a random key, '
             f"jax.random.key(0); got ascent_samples={samples!r}."

@@ -54,8 +54,8 @@ def value_and_grad(
         minus the clean one of the part. 1.0 is the method itself.
       ascent_samples: which they are. "even": every eighth, say, so that each device takes them from
         its own rows; right for a batch that is shuffled, and for one that is sorted. "first": the
-        first. "rotating": others in each step, for batches that come again with the same samples
-        in the same places. A random key (`jax.random.key(0)`): drawn anew in each step.
+        first. "rotating": others in each step that perturbs, for batches that come again with the
+        same samples in the same places. A random key (`jax.random.key(0)`): drawn anew in each.
       clean_aux: with ascent_batch, takes aux from the clean pass, on the part: statistics of
         BatchNorm, say, that are those of the weights that you have.
       batch_argnums: with m or ascent_batch, the positions of the arguments of `loss_fn` (by default
@@ -105,10 +105,14 @@ def value_and_grad(
         taken = (ascent_batch, ascent_samples, batch_argnums)
         sampled = samples.ascent_batch(*taken, signature.argnums)
         check_climbs_another_loss(method)
+    else:
+        _check_no_part(ascent_samples, clean_aux)
+
+    turn = method.cadence.turn
 
     def part(params: Any, call: Call) -> Any:
         loss_of, ascent = _of_params(loss_fn, call), None
-        some = None if sampled is None else sampled.of(call.args, call.state)
+        some = None if sampled is None else sampled.of(call.args, call.state, turn)
         if some is not None:
             ascent = AscentLoss(_of_params(loss_fn, call._replace(args=some)), clean_aux)
         loss, aux, *rest = step_of_any(method, loss_of, params, call.state, has_aux, ascent)
@@ -127,6 +131,18 @@ def value_and_grad(
         return ((loss, aux) if has_aux else loss), grads, new_state
 
     return with_state(wrapped, loss_fn, signature)
+
+
+def _check_no_part(ascent_samples: Any, clean_aux: Any) -> None:
+    for name, value, usual in (
+        ("ascent_samples", ascent_samples, "even"),
+        ("clean_aux", clean_aux, False),
+    ):
+        if value is not usual and not (isinstance(value, str) and value == usual):
+            raise ValueError(
+                f"{name}={value!r} says something of the part of the batch that ascent_batch= "
+                f"names, and there is none: pass ascent_batch=1/8, say, or leave {name} out."
+            )
 
 
 def _of_params(loss_fn: Callable[..., Any], call: Call) -> Callable[[Any], Any]:
