@@ -33,18 +33,22 @@ class CheckpointError(OSError):
 
 
 class Checkpoints:
-    """The checkpoints in a directory, by the number of steps taken.
+    """The checkpoints in a directory, by the number of steps taken, for readers.
+
+    Nothing is written: the run itself may be at work there.
 
     Args:
-        directory: Made at the first save.
+        directory: That there is.
     """
+
+    _CLEANS = False
 
     def __init__(self, directory: Path):
         self.directory = directory.absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT,
             enable_async_checkpointing=False,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=self._CLEANS,
             create=False,
             # One process of a run has checkpoints; Orbax must not wait for the others.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -53,7 +57,6 @@ class Checkpoints:
                 barrier_sync_key_prefix="lsam_jax" if jax.process_count() > 1 else None,
             ),
         )
-        self.directory.mkdir(parents=True, exist_ok=True)
         with _quiet():
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_names=("state", "meta")
@@ -63,35 +66,6 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Of the checkpoints that are there, ascending."""
         return sorted(self._manager.all_steps())
-
-    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Writes a checkpoint, and then deletes those that are too old.
-
-        Args:
-            step: Steps taken.
-            state: A pytree of arrays, random keys among them.
-            meta: What else there is to say, as JSON can hold it.
-
-        Raises:
-            CheckpointError: When it cannot be written; those before it stay.
-        """
-        arrays = to_host(state)
-        known = {"format": FORMAT, "arrays": inventory(arrays), "digest": digest(arrays)}
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave({**known, "own": meta})
-        )
-        steps = self.steps
-        try:
-            with _quiet():
-                self._manager.save(step, args=items, force=True)
-        except Exception as error:  # what fails below Orbax has many types
-            last = (
-                f"the last good one is that of step {steps[-1]}" if steps else "there is no other"
-            )
-            raise CheckpointError(
-                f"the checkpoint of step {step} could not be written into {str(self.directory)!r} "
-                f"({_reason(error)}); {last}. Make room there, then go on with --resume"
-            ) from error
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """The last checkpoint.
@@ -149,6 +123,50 @@ class Checkpoints:
                 f"delete its directory to go on from the one before, that of step {self.steps[-2]}"
             )
         return "no other is there: choose another --out to start anew"
+
+
+class OwnCheckpoints(Checkpoints):
+    """Those of the run that writes here: what a killed process left half done is cleaned up.
+
+    Args:
+        directory: Made where it is missing.
+    """
+
+    _CLEANS = True
+
+    def __init__(self, directory: Path):
+        directory.mkdir(parents=True, exist_ok=True)
+        super().__init__(directory)
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Writes a checkpoint, and then deletes those that are too old.
+
+        Args:
+            step: Steps taken.
+            state: A pytree of arrays, random keys among them.
+            meta: What else there is to say, as JSON can hold it.
+
+        Raises:
+            CheckpointError: When it cannot be written; those before it stay.
+        """
+        arrays = to_host(state)
+        known = {"format": FORMAT, "arrays": inventory(arrays), "digest": digest(arrays)}
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave({**known, "own": meta})
+        )
+        steps = self.steps
+        try:
+            with _quiet():
+                self._manager.save(step, args=items, force=True)
+        except Exception as error:  # what fails below Orbax has many types
+            last = (
+                f"the last good one is that of step {steps[-1]}" if steps else "there is no other"
+            )
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written into {str(self.directory)!r} "
+                f"({_reason(error)}); {last}. Make room there, then start the same run "
+                "again (lsam-jax train: with --resume)"
+            ) from error
 
 
 def to_host(state: Any) -> Any:

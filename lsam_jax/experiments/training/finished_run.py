@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.files import CHECKPOINTS, PathLike
+from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.training.checkpoints import Checkpoints
 from lsam_jax.experiments.training.run_directory import configuration
 from lsam_jax.experiments.training.state import State
@@ -39,12 +40,12 @@ def load(directory: PathLike, data: Dataset) -> Finished:
         OSError: When the checkpoint cannot be read.
     """
     config = configuration(directory)
-    program = build(config, data)
-    if program.frozen:
+    if registry.preset(config.model).frozen is not None:
         raise ValueError(
             f"{str(directory)!r} trained part of {config.model}; only networks that are trained "
             "whole can be diagnosed"
         )
+    program = build(config, data)
     state = last_state(directory, program)
     taken, steps = int(state.step), config.epochs * program.steps_per_epoch
     if taken < steps:
@@ -63,9 +64,11 @@ def last_state(directory: PathLike, program: Program) -> State:
         ValueError: When there is none yet.
         OSError: When it cannot be read.
     """
-    checkpoints = Checkpoints(Path(directory) / CHECKPOINTS)
-    found = checkpoints.restore(program.init(program.config.seed))
-    checkpoints.close()
+    place, found = Path(directory) / CHECKPOINTS, None
+    if place.is_dir():
+        checkpoints = Checkpoints(place)
+        found = checkpoints.restore(program.init(program.config.seed))
+        checkpoints.close()
     if found is None:
         raise ValueError(f"{str(directory)!r} has no checkpoint yet")
     return found[0]

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.distributed.process_group import Team
-from lsam_jax.experiments.training.checkpoints import Checkpoints
+from lsam_jax.experiments.training.checkpoints import OwnCheckpoints
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.state import State
 
@@ -72,7 +72,7 @@ class Run:
             ) from error
         try:
             self._claim(resume, wanted)
-            self.checkpoints = Checkpoints(self.directory / files.CHECKPOINTS)
+            self.checkpoints = OwnCheckpoints(self.directory / files.CHECKPOINTS)
         except BaseException:
             self._lock.release()
             raise
@@ -155,7 +155,15 @@ class Run:
                 f"{str(self.directory)!r} has {foreign[0]} but no {files.CONFIG}, so it is not a "
                 "run of lsam-jax; choose another --out"
             )
-        if there is None or not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+        has_checkpoints = checkpoints.is_dir() and any(checkpoints.iterdir())
+        metrics = self.directory / files.METRICS
+        is_begun = metrics.is_file() and metrics.stat().st_size > 0
+        if is_begun and not checkpoints.is_dir():
+            raise ValueError(
+                f"{str(self.directory)!r} already holds a run, whose checkpoints are gone; delete "
+                "it, or choose another --out"
+            )
+        if there is None or not (has_checkpoints or (is_begun and not resume)):
             files.write_json(self.directory / files.ENVIRONMENT, self._environment)
             files.write_json(file, wanted)
         elif not resume:

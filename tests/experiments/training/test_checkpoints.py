@@ -6,6 +6,7 @@ import resource
 import shutil
 import sys
 import threading
+import time
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,12 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from lsam_jax.experiments.training.checkpoints import CheckpointError, Checkpoints, digest
+from lsam_jax.experiments.training.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    OwnCheckpoints,
+    digest,
+)
 
 # Orbax's event loops and threads complain in their own ways of what is raised, and tested, here.
 pytestmark = [
@@ -49,7 +55,7 @@ def assert_same(a, b):
 
 @pytest.fixture
 def saved(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = OwnCheckpoints(tmp_path / "checkpoints")
     for step in (3, 5):
         checkpoints.save(step, state(step), {"number": step + 0.1})
     yield checkpoints
@@ -67,7 +73,7 @@ def test_what_is_saved_comes_back_bit_for_bit(saved):
 
 
 def test_nothing_saved_is_nothing_restored(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "new")
+    checkpoints = OwnCheckpoints(tmp_path / "new")
     assert checkpoints.restore(state()) is None
     assert checkpoints.steps == []
     checkpoints.close()
@@ -75,12 +81,26 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
 
 def test_what_a_killed_process_left_is_not_taken_for_a_checkpoint(saved):
     shutil.copytree(saved.directory / "5", saved.directory / "9.orbax-checkpoint-tmp")
-    again = Checkpoints(saved.directory)
+    again = OwnCheckpoints(saved.directory)
     assert again.steps == [3, 5]
     assert_same(again.restore(state())[0], state(5))
     again.save(9, state(9), {})
     assert again.steps == [5, 9]
     again.close()
+
+
+def test_a_reader_leaves_what_a_run_is_writing(saved):
+    half = saved.directory / "9.orbax-checkpoint-tmp"
+    shutil.copytree(saved.directory / "5", half)
+    reader = Checkpoints(saved.directory)
+    assert_same(reader.restore(state())[0], state(5))
+    reader.close()
+    time.sleep(0.2)  # Orbax would clean up in a thread
+    assert half.is_dir()
+    own = OwnCheckpoints(saved.directory)
+    own.save(8, state(8), {})
+    own.close()
+    assert not half.exists()  # the run itself cleans up
 
 
 def files(directory):
@@ -202,7 +222,7 @@ def test_an_error_leaves_no_hook_behind(tmp_path, saved, monkeypatch, step):
     if step == "open":
         monkeypatch.setattr(ocp, "CheckpointManager", fail)
         with pytest.raises(RuntimeError):
-            Checkpoints(tmp_path / "other")
+            OwnCheckpoints(tmp_path / "other")
     else:
         monkeypatch.setattr(saved._manager, step, fail)
         with pytest.raises(CheckpointError, match="for the test"):

@@ -96,6 +96,23 @@ def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
         Run(tmp_path, TINY)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_whose_checkpoints_are_gone_is_not_overwritten(tmp_path, resume):
+    Run(tmp_path, TINY).close()
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "checkpoints").rmdir()
+    with pytest.raises(ValueError, match=r"holds a run, whose checkpoints are gone; delete it, or"):
+        Run(tmp_path, TINY, resume=resume)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(tmp_path):
+    Run(tmp_path, TINY).close()
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="already holds a run; pass --resume"):
+        Run(tmp_path, TINY)
+    Run(tmp_path, TINY, resume=True).close()
+
+
 @pytest.mark.parametrize(
     ("change", "origin", "words"),
     [
