@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lsam_jax.experiments import environment, files, tables
 from lsam_jax.experiments.bench import timing
+from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.training import finished_run, loop, run_directory
@@ -100,7 +101,9 @@ def costs_of_runs(
     rounds: int = 15,
     out: files.PathLike | None = None,
     *,
+    names: Sequence[str] | None = None,
     data_dir: files.PathLike | None = None,
+    weights: files.PathLike | None = None,
 ) -> dict[str, Any]:
     """Times real training steps of runs from their last checkpoints on; the runs stay as they are.
 
@@ -109,7 +112,9 @@ def costs_of_runs(
             the first.
         rounds: How many steps of each are timed.
         out: A JSON file to store the result in; None for none.
+        names: What to call them; None for what tells their directories apart.
         data_dir: Where TFDS keeps prepared data; None for its default.
+        weights: The checkpoint of their pretrained backbone, for a model that has one.
 
     Returns:
         What the file holds.
@@ -126,16 +131,16 @@ def costs_of_runs(
     configs = [run_directory.configuration(directory) for directory in directories]
     first = configs[0]
     for directory, config in zip(directories, configs, strict=True):
-        if (config.data, config.batch_size) != (first.data, first.batch_size):
+        if _batches(config) != _batches(first):
             raise ValueError(
-                f"{str(directory)!r} trains on {config.data} in batches of {config.batch_size}, "
-                f"but {str(directories[0])!r} on {first.data} in batches of {first.batch_size}"
+                f"{str(directory)!r} trains on {_batches(config)}, but {str(directories[0])!r} on "
+                f"{_batches(first)}: cost compares runs on batches of one kind"
             )
     data = datasets.load(first.data, data_dir)
-    programs = [build(config, data) for config in configs]
+    programs = [build(config, data, weights=weights) for config in configs]
     states = [finished_run.last_state(*of) for of in zip(directories, programs, strict=True)]
     steps = [int(state.step) for state in states]
-    names = _names([Path(directory) for directory in directories])
+    names = names or _names([Path(directory) for directory in directories])
     costs = time_steps(programs, states, rounds).costs(names)
     report = {
         "runs": {
@@ -148,6 +153,12 @@ def costs_of_runs(
     if file is not None:
         files.write_json(file, report)
     return report
+
+
+def _batches(config: Config) -> str:
+    """What decides the shape of a batch."""
+    size = "" if config.image_size is None else f", image_size={config.image_size}"
+    return f"data={config.data}, batch_size={config.batch_size}{size}"
 
 
 def _names(directories: Sequence[Path]) -> tuple[str, ...]:

@@ -30,7 +30,8 @@ def add(commands: Any) -> None:
     option("--epochs", type=int, metavar="N", help="passes, if not the preset's (digits: 30)")
     option("--noise", type=float, metavar="SHARE", help="of the training labels that is drawn "
            "anew, if not the preset's (digits: 0.4); 0 for clean labels")  # fmt: skip
-    option("--seeds", type=int, default=3, metavar="N", help="runs of each method: 0 ... N-1")
+    option("--seeds", type=int, default=3, metavar="N", help="runs of each method: 0 ... "
+           "N-1; a method's own draws (layers, masks, probes) are alike in all")  # fmt: skip
     option.add_set("learning_rate=0.05, or for one method layerwise_sam.k=4")
     option.add_data_dir()
     option("--out", default="runs/compare", metavar="DIR", help="old results are replaced")

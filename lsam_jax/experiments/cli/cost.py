@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     option("runs", nargs="+", metavar="RUN", help="a directory; SGD's should be first")
     option("--rounds", type=int, default=15, metavar="N", help="steps of each that are timed")
     option.add_data_dir()
+    option.add_weights()
     option("--out", metavar="FILE.json", help="store the numbers and the environment")
 
 
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lsam_jax.experiments.bench.training_steps import costs_of_runs, costs_table
 
     given = arguments.runs, arguments.rounds, arguments.out
-    tables.show(costs_table(costs_of_runs(*given, data_dir=arguments.data_dir)))
+    places = {"data_dir": arguments.data_dir, "weights": arguments.weights}
+    tables.show(costs_table(costs_of_runs(*given, **places)))
     if arguments.out is not None:
         print(f"stored as {arguments.out}")

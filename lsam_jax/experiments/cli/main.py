@@ -114,7 +114,7 @@ def _status(arguments: argparse.Namespace) -> int:
     except (ValueError, TypeError, OSError) as error:
         return _fail(arguments, str(error), USER_ERROR)
     except errors.Stopped as error:
-        print(f"lsam-jax: {error}; --resume goes on from there", file=sys.stderr)
+        print(f"lsam-jax: {error}{arguments.go_on}", file=sys.stderr)
         return SIGNAL + int(error.signal)
     return 0
 

@@ -47,6 +47,10 @@ class Options:
             "TFDS_DATA_DIR, or else ~/tensorflow_datasets)",
         )
 
+    def add_weights(self) -> None:
+        """Adds ``--weights``."""
+        self("--weights", metavar="FILE", help="pretrained backbone: .npz or .safetensors")
+
     def add_size(self) -> None:
         """Adds the size of a benchmark's batch."""
         number: dict[str, Any] = {"type": int, "metavar": "N"}
@@ -65,6 +69,7 @@ def add_command(
     name: str,
     run: Callable[[argparse.Namespace], None],
     docstring: str | None,
+    go_on: str = "",
     **defaults: Any,
 ) -> Options:
     """Adds a command.
@@ -74,10 +79,11 @@ def add_command(
         name: Of the command.
         run: What it does with the parsed arguments.
         docstring: What the command line says of it, see `described`.
+        go_on: How to go on once a signal has stopped it, as the end of a sentence.
         **defaults: Arguments that it is not asked for.
     """
     parser = commands.add_parser(name, **described(docstring))
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     # A command that joins other processes puts here how it leaves them, given the exit status.
-    parser.set_defaults(run=run, leave=None, **defaults)
+    parser.set_defaults(run=run, leave=None, go_on=go_on, **defaults)
     return Options(parser)

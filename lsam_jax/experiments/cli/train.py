@@ -16,7 +16,9 @@ from lsam_jax.experiments.cli import options
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    option = options.add_command(commands, "train", run, __doc__)
+    option = options.add_command(
+        commands, "train", run, __doc__, go_on="; --resume goes on from there"
+    )
     option("preset", metavar="PRESET", help="see lsam-jax list")
     option(
         "--method",
@@ -25,13 +27,14 @@ def add(commands: Any) -> None:
         help="by its name in the library, or sgd, stale",
     )
     option("--epochs", type=int, metavar="N", help="passes, if not the preset's")
-    option("--seed", type=int, default=0, metavar="N", help="of everything that is random")
+    option("--seed", type=int, default=0, metavar="N", help="of all that is random but a "
+           "method's own draws (layers, masks, probes), which are alike in all runs")  # fmt: skip
     option.add_set("rho=0.05 or dtype=bfloat16")
     option.add_data_dir()
     option("--out", metavar="DIR", help="of the run (default: runs/PRESET/METHOD-seedN)")
     option("--resume", action="store_true", help="go on with the run in --out, if there is one")
     option("--checkpoint-every", type=int, metavar="STEPS", help="besides after every epoch")
-    option("--weights", metavar="FILE", help="pretrained backbone: .npz or .safetensors")
+    option.add_weights()
     option("--random-init", action="store_true", help="do without the pretrained backbone")
     option("--log", metavar="A,B", help="json, tensorboard, wandb (default: what is installed "
            "of the first two)")  # fmt: skip

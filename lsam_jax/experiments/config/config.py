@@ -46,7 +46,9 @@ class Config:
             and the perturbation are float32 either way.
         random_init: Whether a model whose backbone should be pretrained starts without.
         seed: Of the initial weights, the order of the batches, noisy labels, augmentation and
-            dropout.
+            dropout. What a method itself draws (random layers, masks, probes) is not of it, as one
+            program serves all seeds: see the method's own `seed`, an option that is 0 unless
+            `options` has it.
         epochs: How often the run is evaluated and saved.
         passes: Over the training images in each epoch: more than one where there are few of them,
             so that evaluation does not take longer than training.

@@ -52,6 +52,16 @@ def parse(assignments: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def text_of(value: Any) -> str:
+    """A value as `parse` reads it.
+
+    Example:
+        >>> text_of((0.5, 0.75)), text_of(None)
+        ('0.5,0.75', 'None')
+    """
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _guess(text: str) -> Any:
     """A truth, none, a number, or else the text."""
     for read in (int, float):

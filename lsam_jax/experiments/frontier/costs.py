@@ -1,7 +1,7 @@
 """What a training step of each contender costs, measured in the middle of a run."""
 
-import contextlib
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,32 +27,52 @@ class _Middle(Snapshots):
         return signal.SIGTERM if self.states else None
 
 
-def measure(
-    regime: Regime, ledger: Ledger, data_dir: Any = None, blocks: int = 4
-) -> dict[str, Any]:
-    """Takes up a run of each contender in its middle, and times steps of all in turn.
+def to_time(regime: Regime, ledger: Ledger) -> list[Contender]:
+    """The contenders whose steps are measured.
 
-    Contenders that perturb in a window alone cost what SGD and SAM do outside and inside of it;
-    those without final runs, whose radius is not known, are left out.
-
-    Returns:
-        For ``costs``, by contender, the median over the blocks of the cost of a step relative to
-        SGD's, with the least and the largest; and the environment.
+    Those that perturb in a window alone cost what SGD and SAM do outside and inside of it; those
+    without final runs, whose radius is not known, are left out.
     """
-    data = datasets.load(regime.config.data, data_dir)
-    timed = [
+    return [
         one
         for one in regime.contenders
         if ledger.finals(one.name) and "perturb_from" not in one.options and one.length == 1
     ]
+
+
+def measure(
+    regime: Regime, ledger: Ledger, data: datasets.Dataset, blocks: int = 4
+) -> dict[str, Any]:
+    """Takes up a run of each contender in its middle, and times steps of all in turn.
+
+    Returns:
+        For ``costs``, by contender, the median over the blocks of the cost of a step relative to
+        SGD's, with the least and the largest; ``left_out``, those whose loss was not finite before
+        the middle; and the environment.
+
+    Raises:
+        NonFiniteLossError: When SGD's was not.
+    """
+    timed: list[Contender] = []
+    left_out: list[str] = []
     programs, states = [], []
-    for one in timed:
+    for one in to_time(regime, ledger):
         rho = next(iter(ledger.finals(one.name, "rho").values()))
         config = regime.configure(one, rho, seed=0)
         middle = _Middle([max(1, config.epochs // 2)])
-        programs.append(step.build(config, data))
-        with contextlib.suppress(Stopped):
-            loop.fit(config, program=programs[-1], watcher=middle)
+        program = step.build(config, data)
+        try:
+            loop.fit(config, program=program, watcher=middle)
+        except Stopped:
+            pass
+        except loop.NonFiniteLossError as error:
+            if one.name == SGD:
+                raise
+            print(f"{regime.name} {one.name} is not timed: {error}", file=sys.stderr, flush=True)
+            left_out.append(one.name)
+            continue
+        timed.append(one)
+        programs.append(program)
         states += middle.states
     seconds = time_steps(programs, states, BLOCK * blocks).seconds
     means = seconds.reshape(blocks, BLOCK, len(timed)).mean(axis=1)
@@ -62,7 +82,13 @@ def measure(
         one.name: {"median": median[n], "least": least[n], "most": most[n]}
         for n, one in enumerate(timed)
     }
-    return {"costs": costs, "steps": BLOCK * blocks, "environment": environment.describe()}
+    described = environment.describe()
+    return {
+        "costs": costs,
+        "left_out": left_out,
+        "steps": BLOCK * blocks,
+        "environment": described,
+    }
 
 
 def of_steps(measured: Mapping[str, Any], contenders: Sequence[Contender]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from lsam_jax.experiments.frontier.contenders import SAM, SGD
 from lsam_jax.experiments.frontier.costs import of_steps
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS, Regime
-from lsam_jax.experiments.frontier.results import Result, results
+from lsam_jax.experiments.frontier.results import Result, kinds, results
 from lsam_jax.experiments.report import page
 from lsam_jax.experiments.report.figures.drawing import png
 from lsam_jax.experiments.report.page import Columns, Document, Figure, Section, Table, escaped
@@ -77,15 +77,20 @@ def _finding(title: str, rows: Sequence[Result]) -> str:
     if sam.difference.low is None or sam.difference.low <= 0:
         return f"{title}: {gain}. So SAM's gain is not told from nothing, and no share of it is."
     if not there:
-        return f"{title}: {gain}. No method at a cost of {PRICE} or less has been run."
+        return (
+            f"{title}: {gain}. No method at a cost of {PRICE} or less has been run (costs: "
+            f"{kinds(rows)})."
+        )
     best = max(there, key=lambda row: row.kept.share)
     words = (
-        f"{title}: {gain}. At a cost of at most {PRICE}, {best.contender.label} keeps most of the "
-        f"gain, {_kept_text(best)} %, at {best.cost:.2f}."
+        f"{title}: {gain}. At a cost of at most {PRICE} (costs: {kinds(rows)}), "
+        f"{best.contender.label} keeps most of the gain, {_kept_text(best)} %, at {best.cost:.2f}, "
+        f"{best.kind}."
     )
     sure = best.kept.share >= SHARE and best.kept.low is not None and best.kept.low > LEAST
     goal = f"{SHARE:.0%}, surely above {LEAST:.0%}"
-    return f"{words} What was looked for, {goal}, is {'reached' if sure else 'not reached'}."
+    reached = f"reached at a {best.kind} cost" if sure else "not reached"
+    return f"{words} What was looked for, {goal}, is {reached}."
 
 
 def _kept_text(row: Result) -> str:
@@ -103,7 +108,8 @@ def _accuracies(regime: Regime, rows: Sequence[Result]) -> Table:
         f"chosen by the test images. Kept: the share (%) of SAM's gain over {regime.plain}, with "
         f"Fieller's 95 % interval. Difference from {regime.plain} in percentage points, paired by "
         "seed, with its 95 % interval and the t-test's p after Holm. Cost of the run: counted in "
-        "plain gradients, and measured. Fitted: of the training labels as given (%)."
+        "plain gradients, and measured. Fitted: of the training labels as given (%). Layers that a "
+        "method draws at random are the same for all seeds."
     )
     columns: Columns = {
         "method": lambda row: row.contender.label,

@@ -29,6 +29,7 @@ def draw(found: Mapping[str, Sequence[Result]]) -> Figure:
 
 
 def _panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
+    told = sorted({result.kind for result in results}, reverse=True)  # measured first
     for result in results:
         name = result.contender.name
         if name in (SGD, SAM):
@@ -38,6 +39,7 @@ def _panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
             100 * result.last.mean,
             100 * (result.last.std or 0.0),
             fmt="o",
+            mfc=None if result.kind == told[0] else "white",
             ms=6 if name in NAMED else 3.5,
             color=NAMED.get(name, "0.7"),
             lw=1.2,
@@ -45,7 +47,10 @@ def _panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
         )
     _name_points(axes, [r for r in results if r.contender.name in NAMED])
     axes.set_title("\n".join(map(str.strip, title.split(";"))), fontsize=9)
-    axes.set(xlabel="cost of training, plain = 1", ylabel="right of the clean test images (%)")
+    how = f"{told[0]}; hollow: counted" if len(told) > 1 else told[0]
+    axes.set(
+        xlabel=f"cost of training, plain = 1 ({how})", ylabel="right of the clean test images (%)"
+    )
     axes.grid(alpha=0.25)
 
 

@@ -44,6 +44,17 @@ class Result(NamedTuple):
         """Measured, where it is, else counted; of the whole run."""
         return self.counted if self.measured is None else self.measured * self.contender.length
 
+    @property
+    def kind(self) -> str:
+        """How `cost` is told, in a word."""
+        return "counted" if self.measured is None else "measured"
+
+
+def kinds(rows: Iterable[Result]) -> str:
+    """How the costs of several are told, in words."""
+    found = {row.kind for row in rows}
+    return "measured or, where they are not, counted" if len(found) > 1 else found.pop()
+
 
 def results(
     ledger: Ledger,

@@ -56,16 +56,16 @@ def choose(radii: Sequence[float], accuracy: Callable[[float], float]) -> float:
     return best
 
 
-def run(regime: Regime, directory: Path, data_dir: Any = None) -> Ledger:
+def run(regime: Regime, directory: Path, data: datasets.Dataset) -> Ledger:
     """Makes the runs of a regime that are not in its ledger, contender by contender.
 
     Returns:
         The ledger, with all of them.
 
     Raises:
-        OSError, ValueError: When the data are not there, or the ledger cannot be read or written.
+        OSError, ValueError: When the ledger cannot be read or written.
     """
-    runner = _Runner(regime, Ledger(directory / f"{regime.name}.jsonl"), data_dir)
+    runner = _Runner(regime, Ledger(directory / f"{regime.name}.jsonl"), data)
     for contender in regime.contenders:
         rho = runner.radius(contender)
         for seed in regime.seeds_of(contender):
@@ -73,21 +73,25 @@ def run(regime: Regime, directory: Path, data_dir: Any = None) -> Ledger:
     return runner.ledger
 
 
-def measure_once(regime: Regime, directory: Path, data_dir: Any = None) -> None:
-    """Writes what steps cost beside the ledger, unless it is there; see `costs.measure`."""
+def measure_once(regime: Regime, directory: Path, data: datasets.Dataset) -> None:
+    """Writes what steps cost beside the ledger; see `costs.measure`.
+
+    All are timed anew where one is missing: costs are relative to SGD's of the same measurement.
+    """
     file = directory / f"{regime.name}-costs.json"
-    if not file.exists():
-        ledger = Ledger(directory / f"{regime.name}.jsonl")
-        files.write_json(file, costs.measure(regime, ledger, data_dir))
+    ledger = Ledger(directory / f"{regime.name}.jsonl")
+    there = files.read_json(file) or {"costs": {}}
+    known = {*there["costs"], *there.get("left_out", [])}
+    if any(one.name not in known for one in costs.to_time(regime, ledger)):
+        files.write_json(file, costs.measure(regime, ledger, data))
 
 
 class _Runner:
     """Makes runs and notes them, one program for all seeds and radii of a contender."""
 
-    def __init__(self, regime: Regime, ledger: Ledger, data_dir: Any):
+    def __init__(self, regime: Regime, ledger: Ledger, whole: datasets.Dataset):
         self.regime, self.ledger = regime, ledger
         files.writable_directory(ledger.file.parent)
-        whole = datasets.load(regime.config.data, data_dir)
         whole = datasets.limited(whole, regime.config.images)  # held-out images are among these
         self._data = {False: whole, True: datasets.hold_out(whole, regime.held_out)}
         self._program: tuple[Any, Program] | None = None

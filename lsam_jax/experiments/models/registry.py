@@ -52,13 +52,13 @@ class Architecture(NamedTuple):
             raise ValueError(
                 f"model={config.model!r} has a pretrained, frozen backbone, and no weights are "
                 "given: pass --weights FILE (.npz of the original release, or .safetensors of "
-                "Hugging Face), or --random-init to try it on random weights, which is worthless "
-                "for accuracy"
+                "Hugging Face), or configure random_init=true to try it on random weights, which "
+                "is worthless for accuracy"
             )
         if weights is not None and not self.frozen:
             raise ValueError(f"model={config.model!r} has no pretrained part; leave --weights out")
         if weights is not None and config.random_init:
-            raise ValueError("--weights and --random-init exclude each other; give one of them")
+            raise ValueError("--weights and random_init=true exclude each other; give one of them")
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {

@@ -1,10 +1,13 @@
 """What is measured of a study's runs once they are there: costs, sharpness, landscapes."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lsam_jax.experiments import files
 from lsam_jax.experiments.bench.training_steps import costs_of_runs
+from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.study.diagnose import diagnose
 from lsam_jax.experiments.study.evaluation_loss import Settings
 from lsam_jax.experiments.study.reproduce import Study, finished
@@ -17,13 +20,20 @@ SETTINGS: Mapping[str, Settings] = {
 """Of sharpness and landscapes, by scale."""
 
 
-def measure(study: Study, out: files.PathLike, *, data_dir: files.PathLike | None = None) -> None:
+def measure(
+    study: Study,
+    out: files.PathLike,
+    *,
+    data_dir: files.PathLike | None = None,
+    weights: files.PathLike | None = None,
+) -> list[str]:
     """Writes what the tables and figures of a study need beside the runs; what is there stays.
 
-    Raises:
-        ValueError: At the end, when something could not be measured.
+    Returns:
+        What could not be measured, and why; a line each. It leaves the rest.
     """
     directory, settings = Path(out), SETTINGS[study.scale]
+    failures: list[str] = []
     there = [(cell, seed) for cell, seed in study.runs() if finished(directory, study, cell, seed)]
 
     def runs(cells: Iterable[str], seeds: Iterable[int]) -> list[Path]:
@@ -34,11 +44,21 @@ def measure(study: Study, out: files.PathLike, *, data_dir: files.PathLike | Non
     # Those with landscapes are among those looked at for sharpness, which come last: the distances
     # that are left are those of the larger set.
     drawn = runs((row.cell for one in shown if one.landscapes for row in one.rows), study.seeds[:1])
-    if drawn:
-        diagnose(drawn, settings, with_landscapes=True, out=directory, data_dir=data_dir)
     sharp = runs((row.cell for one in shown for row in one.sharpness), study.seeds)
-    if sharp:
-        diagnose(sharp, settings, out=directory, data_dir=data_dir)
+    model = next(iter(study.configs.values())).model
+    if registry.preset(model).frozen is not None:
+        print(f"no sharpness and no landscapes: part of {model} is not trained", file=sys.stderr)
+        drawn = sharp = []
+    for some, with_landscapes in ((drawn, True), (sharp, False)):
+        if some:
+            with _leaving_the_rest(failures):
+                diagnose(
+                    some,
+                    settings,
+                    with_landscapes=with_landscapes,
+                    out=directory,
+                    data_dir=data_dir,
+                )
     timed = runs((row.cell for one in shown if one.costs for row in one.rows), study.seeds[:1])
     known, fresh = _timed(directory / files.COSTS)
     if {run.parent.name for run in timed} - fresh:
@@ -46,7 +66,26 @@ def measure(study: Study, out: files.PathLike, *, data_dir: files.PathLike | Non
         together = sorted(
             {*timed, *known.values()}, key=lambda run: (run.parent.name != "sgd", run)
         )
-        costs_of_runs(together, ROUNDS, directory / files.COSTS, data_dir=data_dir)
+        with _leaving_the_rest(failures):
+            costs_of_runs(
+                together,
+                ROUNDS,
+                directory / files.COSTS,
+                names=[run.parent.name for run in together],
+                data_dir=data_dir,
+                weights=weights,
+            )
+    return failures
+
+
+@contextlib.contextmanager
+def _leaving_the_rest(failures: list[str]) -> Iterator[None]:
+    """Notes what goes wrong, once said, so that the rest can follow."""
+    try:
+        yield
+    except (ArithmeticError, ValueError, OSError, RuntimeError) as error:
+        failures.append(" ".join(str(error).split()))
+        print(f"not measured: {failures[-1]}", file=sys.stderr, flush=True)
 
 
 def _timed(file: Path) -> tuple[dict[str, Path], set[str]]:

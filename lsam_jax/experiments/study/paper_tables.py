@@ -105,12 +105,20 @@ def _table4(preset: Preset) -> Artefact:
 
 
 def _grid(preset: Preset) -> Artefact:
+    own = dict(preset.methods["layerwise_sam"])
+    whose = "the paper's" if preset.name in TABLE1 else "the preset's"
+    normalised = "normalised" if own.pop("normalize", False) else "not normalised"
+    label = f"{whose}: rho={own.pop('rho'):g}, alpha={own.pop('alpha'):g}, {normalised}"
     rows = (
         Row("sgd", "SGD"),
-        Row("lsam", "the paper's: rho=0.1, not normalised"),
+        Row("lsam", label),
         *(Row(name, cell.label) for name, cell in GRID.items()),
     )
-    caption = "Layer-wise SAM's radius, mixture and normalisation; everything that was tried."
+    shared = ", ".join(f"{name}={x:g}" for name, x in own.items())
+    caption = (
+        "Layer-wise SAM's radius, mixture and normalisation; everything that was tried. All with "
+        f"{shared}."
+    )
     return Artefact("Hyper-parameters", caption, rows)
 
 

@@ -6,12 +6,14 @@ stopped goes on, and a run that fails leaves the others.
 """
 
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsam_jax.experiments import errors, files, statistics
+from lsam_jax.experiments.config import overrides
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
@@ -99,7 +101,8 @@ def reproduce(
     """
     directory = files.writable_directory(out)
     missing = [(c, s) for c, s in study.runs() if not finished(directory, study, c, s)]
-    data = datasets.load(study.preset.config.data, data_dir) if missing else None
+    needed = {study.configs[cell].data for cell, _ in missing}
+    data = {name: datasets.load(name, data_dir) for name in needed}
     programs: dict[str, Program] = {}
     failures: dict[str, str] = {}
     write_study(directory, study, failures)
@@ -109,7 +112,7 @@ def reproduce(
         config = dataclasses.replace(study.configs[cell], seed=seed)
         try:
             if cell not in programs:
-                programs[cell] = build(config, data, weights=weights)
+                programs[cell] = build(config, data[config.data], weights=weights)
             train(config, directory / name, resume=True, weights=weights, program=programs[cell])
         except errors.LostError:
             raise
@@ -165,7 +168,7 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
 
 
 def finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
-    """Whether a run of a study is there and whole.
+    """Whether a run of a study is there and whole, with its last checkpoint if it has any.
 
     Raises:
         ValueError: When another configuration is in its place.
@@ -181,12 +184,25 @@ def finished(directory: Path, study: Study, cell: str, seed: int) -> bool:
             "another --out"
         )
     metrics = run / files.METRICS
-    lines = metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
-    return lines >= wanted.epochs
+    lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.is_file() else []
+    if len(lines) < wanted.epochs:
+        return False
+    checkpoints = run / files.CHECKPOINTS
+    if not checkpoints.is_dir():
+        return True
+    try:
+        # An epoch's line is written before its checkpoint.
+        return (checkpoints / str(json.loads(lines[-1])["step"])).is_dir()
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _command(study: Study, names: Sequence[str]) -> str:
     usual = SCALES[study.scale]
     given = f"--preset {study.preset.name} --scale {study.scale} --seeds {len(study.seeds)}"
-    extra = [f"--set {k}={x}" for k, x in study.settings.items() if usual.get(k, study) != x]
+    extra = [
+        f"--set {name}={overrides.text_of(x)}"
+        for name, x in study.settings.items()
+        if usual.get(name, study) != x
+    ]
     return " ".join(["lsam-jax reproduce", *names, given, *extra])

@@ -194,6 +194,8 @@ def build(
     architecture = registry.preset(config.model)
     architecture.check_weights(config, weights)
     data = datasets.load(config.data, data_dir) if data is None else data
+    if data.name != config.data:
+        raise ValueError(f"data is {data.name}, but data={config.data!r} is configured: load that")
     limits = config.images, config.validation_images, config.image_size
     data = datasets.limited(data, *limits, augment=config.augment, crop=config.crop)
     steps = config.epochs * _steps_per_epoch(config, data)

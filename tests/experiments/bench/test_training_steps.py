@@ -1,5 +1,6 @@
 """What steps of real runs cost."""
 
+import json
 from functools import partial
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 
 from lsam_jax.experiments.bench import timing, training_steps
 from lsam_jax.experiments.bench.training_steps import StepTimes
+from lsam_jax.experiments.config.config import Config
 
 NOW = [0.0]
 
@@ -51,6 +53,19 @@ def test_measurements_of_the_same_runs_are_joined(times):
     assert both.seconds.shape == (12, 2)
     assert [rows.shape for rows in both.selected] == [(12, 1)] * 2
     assert both.costs(("sgd", "look"))["look"].mean == pytest.approx(4 / 3)
+
+
+def test_runs_on_images_of_another_size_are_refused(tmp_path):
+    for size in (None, 16):
+        config = Config(method="sgd", data="cifar10", image_size=size)
+        (tmp_path / f"{size}").mkdir()
+        told = {"config": config.to_json(), "origin": {}}
+        (tmp_path / f"{size}" / "config.json").write_text(json.dumps(told))
+    words = (
+        r"16' trains on data=cifar10, batch_size=64, image_size=16, but '.*None' on data=cifar10"
+    )
+    with pytest.raises(ValueError, match=words):
+        training_steps.costs_of_runs([tmp_path / "None", tmp_path / "16"])
 
 
 @pytest.mark.parametrize(("options", "says"), [({}, False), ({"perturb_from": 0.8}, True)])

@@ -247,7 +247,10 @@ def failing(error):
             ["train", "digits-resnet8", "--weights", "{file}", "--out", "{directory}/c"],
             "no pretrained part",
         ),
-        (["train", "cifar100-vit-b16-head", "--out", "{directory}/d"], "--weights FILE.*--random"),
+        (
+            ["train", "cifar100-vit-b16-head", "--out", "{directory}/d"],
+            "--weights FILE.*random_init",
+        ),
         (["train", "cifar100-vit-b16-head", "--weights", "{directory}/no"], "not a file"),
         (
             ["train", "cifar10-resnet20", "--data-dir", "{directory}", "--out", "{directory}/e"],

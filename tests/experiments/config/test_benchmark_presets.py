@@ -150,7 +150,9 @@ def test_what_is_frozen_is_not_trained_and_not_in_the_state():
 def test_pretrained_weights_are_asked_for_and_random_ones_must_be_meant():
     vit = presets.preset("cifar100-vit-b16-head")
     mock = mocked("cifar100", 4)
-    with pytest.raises(ValueError, match=r"'vit_b16' .*no weights.*--weights FILE.*--random-init"):
+    with pytest.raises(
+        ValueError, match=r"'vit_b16' .*no weights.*--weights FILE.*random_init=true"
+    ):
         build(vit.configure("layerwise_sam", batch_size=2), mock)
     with pytest.raises(ValueError, match="exclude each other"):
         build(vit.configure("layerwise_sam", batch_size=2, random_init=True), mock, weights="x.npz")

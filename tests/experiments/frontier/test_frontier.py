@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from lsam_jax.experiments.cli.main import main
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.frontier import contenders, costs, page, picture, study
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, GENTLE, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.kept import kept
@@ -106,9 +107,44 @@ def test_the_page_says_what_was_found(tmp_path):
     assert page.write(tmp_path) == tmp_path / "frontier.html"
     text = (tmp_path / "frontier.md").read_text()
     assert "SAM on 1/8 keeps most of the gain, 90 (" in text, text
-    assert "at 1.07. What was looked for, 90%, surely above 75%, is reached." in text
+    assert "(costs: measured or, where they are not, counted), SAM on 1/8 keeps" in text
+    assert "at 1.07, measured. What was looked for, 90%, surely above 75%, is reached at a " in text
     assert "| SAM on 1/8 | 0.7 | 0.7: 93.0 / 50.0, 1.2:" in text
     assert (tmp_path / "frontier.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_costs_are_said_to_be_counted_where_nothing_is_measured(tmp_path, monkeypatch):
+    _fill(tmp_path)
+    drawn = []
+    monkeypatch.setattr(page, "png", lambda figure: drawn.append(figure) or b"\x89PNG")
+    for measured, words, label in (
+        ((), "at 1.12, counted. What was looked for, 90%, surely above 75%, is reached at a counted"
+         " cost", "(counted)"),
+        ((SGD, SAM), "(costs: measured or, where they are not, counted)",
+         "(measured; hollow: counted)"),
+        ((SGD, SAM, "sam-1/8"), "(costs: measured)", "(measured)"),
+    ):  # fmt: skip
+        costs_of = {name: {"median": 1.1 if name != SAM else 1.8} for name in measured}
+        (tmp_path / "digits-40-costs.json").write_text(json.dumps({"costs": costs_of}))
+        page.write(tmp_path)
+        assert words in (tmp_path / "frontier.md").read_text()
+        assert drawn[-1].axes[0].get_xlabel() == f"cost of training, plain = 1 {label}"
+
+
+def test_a_contender_without_a_measured_cost_is_timed(tmp_path, monkeypatch):
+    _fill(tmp_path)
+    asked = []
+
+    def measure(regime, ledger, data):
+        asked.append([one.name for one in costs.to_time(regime, ledger)])
+        return {"costs": {SGD: {}, SAM: {}}, "left_out": ["sam-1/8"]}
+
+    monkeypatch.setattr(costs, "measure", measure)
+    file = tmp_path / "digits-40-costs.json"
+    file.write_text(json.dumps({"costs": {SGD: {}, SAM: {}}}))
+    for _ in range(2):  # the second time all are there, or known to have none
+        study.measure_once(REGIMES["digits-40"], tmp_path, None)
+        assert asked == [[SGD, SAM, "sam-1/8"]]
 
 
 def test_without_a_gain_the_page_says_so(tmp_path):
@@ -181,17 +217,18 @@ def test_runs_are_made_once(tmp_path, monkeypatch, capsys):
         contenders=(FEW[0], Contender("sam", "SAM", "sam", {}, (0.2, 0.4))),
     )
     monkeypatch.setattr(study, "MOST_STEPS", 0)
-    ledger = study.run(regime, tmp_path)
+    data = datasets.digits()
+    ledger = study.run(regime, tmp_path, data)
     assert ledger.tuned_radii(SAM) == [0.2, 0.4] and len(ledger) == 6
     (final,) = ledger.finals(SAM, "rho").values()
     assert final == study.choose((0.2, 0.4), lambda r: ledger.mean_tuned(SAM, r, TUNING_SEEDS))
     before = ledger.file.read_bytes()
     monkeypatch.setattr(study, "build", None)  # nothing more is run
-    study.run(regime, tmp_path)
+    study.run(regime, tmp_path, data)
     assert ledger.file.read_bytes() == before
     changed = regime._replace(config=dataclasses.replace(regime.config, learning_rate=0.2))
     with pytest.raises(ValueError, match="by another configuration"):
-        study.run(changed, tmp_path)
+        study.run(changed, tmp_path, data)
 
 
 @pytest.mark.slow
@@ -212,10 +249,24 @@ def _leaves(run):
     return jax.tree.leaves(run.state.params)
 
 
+def test_all_data_are_loaded_before_the_first_run(capsys, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(study, "run", lambda *given: ran.append(given))
+    words = ["frontier", "--regimes", "digits-40,cifar-40", "--data-dir", str(tmp_path / "none")]
+    assert main(["reproduce", *words, "--out", str(tmp_path)]) == 2
+    assert "data='cifar10' is not prepared" in capsys.readouterr().err
+    assert not ran
+
+
 def test_the_command_refuses_what_does_not_go_with_it(capsys, tmp_path):
     for words, said in (
         ("frontier table1", "a study of its own"),
-        ("frontier --set epochs=2", "fixed in advance"),
+        ("frontier --set epochs=2", "--set=epochs=2 does not go with frontier"),
+        ("frontier --seeds 3", "--seeds=3 does not go with frontier, whose settings were fixed"),
+        ("frontier --scale cpu", "--scale=cpu does not go"),
+        ("frontier --preset digits-resnet8", "--preset=digits-resnet8 does not go"),
+        ("frontier --weights f.npz", "--weights=f.npz does not go"),
+        ("table1 --regimes digits-40", "--regimes=digits-40 is for frontier alone; leave it out"),
         ("frontier --regimes moon", "regime='moon' is not known"),
     ):
         assert main(["reproduce", *words.split(), "--out", str(tmp_path)]) == 2

@@ -73,6 +73,25 @@ def test_runs_and_plans_of_before_the_methods_had_their_names(study):
     assert {name: group.config for name, group in read_study(study).groups.items()} == new
 
 
+@pytest.mark.parametrize(
+    ("runs", "known"),
+    [
+        ({"sgd": {"mean": 1.5}}, ["sgd"]),
+        ({"seed0": {"mean": 1.5}}, []),  # of all groups
+        ({"sgd": {"ratio": 1.5}, "sam": {"mean": 1.5}}, ["sam"]),  # a median of single steps
+    ],
+)
+def test_measured_costs_are_means_and_their_group_is_sure(runs, known, tmp_path):
+    for method in ("sgd", "sam"):
+        write_simple(tmp_path / method, method, (0.7,))
+    cells = {m: {"label": m, "config": config(m)} for m in ("sgd", "sam")}
+    (tmp_path / "study.json").write_text(json.dumps({"runs": cells}))
+    told = {name: {"cost": {"low": 1.0, "high": 2.0, **cost}} for name, cost in runs.items()}
+    (tmp_path / "costs.json").write_text(json.dumps({"runs": told}))
+    found = read_study(tmp_path).costs
+    assert found == {name: {"mean": 1.5, "low": 1.0, "high": 2.0} for name in known}
+
+
 def test_a_failed_run_that_began_says_both(study):
     plan = json.loads((study / "study.json").read_text())
     plan["failures"]["lsam-low/seed2"] = "out of memory"

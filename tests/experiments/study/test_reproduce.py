@@ -2,24 +2,19 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lsam_jax.experiments import files
-from lsam_jax.experiments.bench import training_steps
 from lsam_jax.experiments.cli.main import main
+from lsam_jax.experiments.config import overrides
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import PRESETS, preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.study import measure as reproduce_measures
 from lsam_jax.experiments.study import reproduce
 from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
-from lsam_jax.experiments.study.measure import measure
 from lsam_jax.experiments.study.paper_tables import NAMES, artefact
 from lsam_jax.experiments.study.reproduce import plan
-from lsam_jax.experiments.training.loop import NonFiniteLossError
 from lsam_jax.experiments.training.run_directory import configuration
 from lsam_jax.experiments.training.step import build
 
@@ -72,6 +67,23 @@ def test_the_grid_holds_all_that_it_says():
     assert {(True, 0.1, 1.0), (False, 0.5, 0.8)} <= seen
 
 
+@pytest.mark.parametrize(
+    ("name", "label", "shared"),
+    [
+        ("cifar10-resnet20", "the paper's: rho=0.1, alpha=0.8, not normalised", "All with k=4."),
+        (
+            "noisy-digits-resnet8",
+            "the preset's: rho=1.4, alpha=1, normalised",
+            "All with k=4, ascent_batch=0.0625.",
+        ),
+    ],
+)
+def test_the_grid_says_what_its_centre_is(name, label, shared):
+    grid = artefact("grid", preset(name))
+    assert grid.rows[1].label == label
+    assert grid.caption.endswith(shared)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("table3", "table4")])
 @pytest.mark.parametrize("benchmark", PRESETS)
 def test_every_benchmark_has_the_figures(name, benchmark):
@@ -117,28 +129,6 @@ def test_what_makes_no_sense_is_said_before_anything_runs(arguments, words):
         plan(*arguments)
 
 
-@pytest.fixture
-def trained(monkeypatch, small):
-    """Stands in for training: which runs were asked for; finishes them, or raises for some."""
-    asked, broken = [], set()
-
-    def train(config, out, *, resume, weights, program):
-        name = f"{out.parent.name}/{out.name}"
-        asked.append(name)
-        assert resume and program is not None and config.seed == int(out.name[4:])
-        if name in broken:
-            raise NonFiniteLossError("the training loss\nis nan")
-        out.mkdir(parents=True, exist_ok=True)
-        told = {"config": config.to_json(), "origin": {}}
-        (out / "config.json").write_text(json.dumps(told))
-        (out / "metrics.jsonl").write_text("{}\n" * config.epochs)
-
-    monkeypatch.setattr(reproduce, "train", train)
-    monkeypatch.setattr(reproduce, "build", lambda config, data, weights: object())
-    monkeypatch.setattr(datasets, "load", lambda name, data_dir: small)
-    return asked, broken
-
-
 def test_only_what_is_missing_is_run_and_a_failure_leaves_the_others(trained, tmp_path):
     asked, broken = trained
     broken.add("lsam/seed0")
@@ -177,6 +167,40 @@ def test_only_what_is_missing_is_run_and_a_failure_leaves_the_others(trained, tm
     )
 
 
+def test_the_data_are_those_of_the_configurations(trained, monkeypatch, tmp_path):
+    loaded = []
+    monkeypatch.setattr(datasets, "load", lambda name, data_dir: loaded.append(name))
+    reproduce.reproduce(plan(["figure1"], CIFAR, "cpu", 1, {"data": "cifar100"}), tmp_path)
+    assert loaded == ["cifar100"]
+
+
+def test_a_program_is_built_on_the_data_of_its_configuration(small):
+    with pytest.raises(ValueError, match="data is digits, but data='cifar10' is configured"):
+        build(Config(data="cifar10"), small)
+
+
+def test_a_run_without_its_last_checkpoint_goes_on(trained, tmp_path):
+    asked, _ = trained
+    study = plan(["figure1"], DIGITS, "paper", 1, SMALL)
+    reproduce.reproduce(study, tmp_path)
+    run = tmp_path / "sgd/seed0"
+    for steps, goes_on in (((), True), (("1",), True), (("1", "2"), False)):
+        asked.clear()
+        (run / "metrics.jsonl").write_text('{"step": 2}\n')
+        (run / "checkpoints").mkdir(exist_ok=True)
+        for step in steps:
+            (run / "checkpoints" / step).mkdir(exist_ok=True)
+        reproduce.reproduce(study, tmp_path)
+        assert bool(asked) == goes_on
+
+
+def test_the_command_that_is_told_can_be_given_again(trained, tmp_path):
+    settings = {**SMALL, "decay_at": (0.5, 0.75), "clip_norm": None, "augment": False}
+    reproduce.reproduce(plan(["figure1"], DIGITS, "paper", 1, settings), tmp_path)
+    told = json.loads((tmp_path / "study.json").read_text())["command"]
+    assert overrides.parse(told.split(" --set ")[1:]) == settings
+
+
 def test_runs_of_another_configuration_are_not_mixed_in(trained, tmp_path):
     asked, _ = trained
     reproduce.reproduce(plan(["figure1"], DIGITS, "paper", 1, SMALL), tmp_path)
@@ -184,62 +208,6 @@ def test_runs_of_another_configuration_are_not_mixed_in(trained, tmp_path):
     with pytest.raises(ValueError, match=r"weight_decay=0.0002 there, weight_decay=0.5 now.*--out"):
         reproduce.reproduce(other, tmp_path)
     assert asked == ["sgd/seed0"]
-
-
-def test_only_runs_that_are_there_are_measured(trained, monkeypatch, tmp_path):
-    _, broken = trained
-    broken.add("gsam/seed1")
-    names = ["table1", "figure6"]
-    study = plan(names, DIGITS, "paper", 2, SMALL)
-    reproduce.reproduce(study, tmp_path)
-    asked = []
-
-    def note(kind):
-        def measured(runs, *arguments, **options):
-            asked.append((kind, sorted(f"{run.parent.name}/{run.name}" for run in runs), options))
-
-        return measured
-
-    monkeypatch.setattr(reproduce_measures, "diagnose", note("diagnose"))
-    monkeypatch.setattr(reproduce_measures, "costs_of_runs", note("costs"))
-    measure(study, tmp_path)
-    (_, drawn, options), (_, sharp, _), (_, timed, _) = asked  # the larger set's distances stay
-    assert sharp == [
-        "gsam/seed0", "lsam/seed0", "lsam/seed1", "sam/seed0", "sam/seed1", "sgd/seed0", "sgd/seed1"
-    ]  # fmt: skip
-    assert drawn == ["lsam/seed0"]
-    assert options["with_landscapes"]
-    assert "sgd-x2/seed0" in timed
-    assert all(name.endswith("seed0") for name in timed)
-    names = {name.split("/")[0] for name in timed}
-    for known, again in [(names, False), ({"sgd", "lsam-k8"}, True)]:
-        asked.clear()
-        told = {"runs": {c: {"config": {"seed": 0}, "cost": {"mean": 1.0}} for c in known}}
-        (tmp_path / files.COSTS).write_text(json.dumps(told))
-        measure(study, tmp_path)
-        measured = [runs for kind, runs, _ in asked if kind == "costs"]
-        assert bool(measured) == again
-    (all_of_them,) = measured  # nothing that was there is lost
-    assert set(all_of_them) == {*timed, "lsam-k8/seed0"}
-
-
-def test_costs_are_relative_to_sgd(trained, monkeypatch, tmp_path):
-    given = []
-    monkeypatch.setattr(
-        reproduce_measures, "costs_of_runs", lambda runs, *rest, **options: given.append(runs)
-    )
-    study = plan(["table3"], CIFAR, "cpu", 1)
-    assert next(iter(study.configs)) == "lsam"
-    reproduce.reproduce(study, tmp_path)
-    measure(study, tmp_path)
-    assert given[0][0].parent.name == "sgd"
-
-
-def test_costs_are_named_by_what_tells_runs_apart():
-    assert training_steps._names([Path("s/sgd/seed0"), Path("s/lsam/seed0")]) == ("sgd", "lsam")
-    assert training_steps._names([Path("s/sgd/seed0"), Path("s/sgd/seed1")]) == ("seed0", "seed1")
-    crossed = [Path("a/x/0"), Path("a/y/0"), Path("a/x/1")]
-    assert training_steps._names(crossed) == ("a/x/0", "a/y/0", "a/x/1")
 
 
 @pytest.mark.slow
@@ -297,7 +265,7 @@ def test_limited_data(small):
 def test_a_program_is_built_on_what_the_configuration_leaves():
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     split = datasets.Split(images, np.arange(40, dtype=np.int32) % 4)
-    whole = datasets.Dataset("forty", split, split, 4, (), (), lambda images, key: images)
+    whole = datasets.Dataset("digits", split, split, 4, (), (), lambda images, key: images)
     config = Config(width=4, epochs=1, batch_size=8, options={"k": 1})
     limits = {"images": 24, "validation_images": 10, "image_size": 4, "passes": 2}
     moves = dataclasses.replace(config, crop=3, **limits)

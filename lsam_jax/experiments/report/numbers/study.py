@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -223,10 +224,14 @@ def _costs(file: Path, groups: Mapping[str, Group]) -> dict[str, dict[str, float
     steps, which need not all cost the same.
     """
     runs = (_json(file) or {}).get("runs", {})
+    known = {
+        name: (name, *(part for run in group.runs for part in (run.name, Path(run.name).name)))
+        for name, group in groups.items()
+    }
+    owners = Counter(key for names in known.values() for key in set(names))
     costs = {}
-    for name, group in groups.items():
-        names = (name, *(part for run in group.runs for part in (run.name, Path(run.name).name)))
-        key = next((key for key in names if key in runs), None)
+    for name, names in known.items():
+        key = next((key for key in names if key in runs and owners[key] == 1), None)
         if key is None:
             continue
         try:
