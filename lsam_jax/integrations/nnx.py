@@ -5,7 +5,7 @@ that wrote into the model itself would leak traced values out of the engine's tw
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,9 +48,12 @@ def make_value_fn(
     """
     graphdef, _, rest = nnx.split(model, wrt, ...)
     rest = jax.tree.map(lambda x: x, rest)  # else these are the model's own, which go on changing
+    others = _others_among((args, kwargs), model)
 
     def value_fn(params: Any) -> Any:
-        out = loss_fn(nnx.merge(graphdef, params, rest, copy=True), *args, **kwargs)
+        copy = nnx.merge(graphdef, params, rest, copy=True)
+        args, kwargs = others.put(others.given, others.copies())
+        out = loss_fn(copy, *args, **kwargs)
         return out[0] if isinstance(out, tuple | list) else out
 
     return value_fn
@@ -68,7 +71,8 @@ def value_and_grad(
 
     Both passes are made and nothing is computed twice; see `lsam_jax.value_and_grad`. What the
     clean pass changes in the model (BatchNorm statistics, the counters of its random streams) is
-    changed afterwards, once; the perturbed pass leaves no trace.
+    changed afterwards, once; the perturbed pass leaves no trace. So it is with other objects of
+    NNX among the arguments: `nnx.Rngs`, a metric, a second model.
 
     A method that needs the loss in parts (`functional_sam`, `esam`) does not find them here:
     `nnx.split` the model and call `lsam_jax.value_and_grad`.
@@ -90,6 +94,7 @@ def value_and_grad(
 
     Raises:
       TypeError, ValueError: as for `lsam_jax.value_and_grad`.
+      ValueError: if another argument shares variables with the model.
 
     >>> import jax.numpy as jnp, optax
     >>> import lsam_jax as lsam
@@ -108,18 +113,22 @@ def value_and_grad(
 
     def wrapped(model: Any, sam_state: Any, /, *args: Any, **kwargs: Any) -> Any:
         graphdef, params, rest = nnx.split(model, wrt, ...)
+        others = _others_among((args, kwargs), model)
+        args, kwargs = others.given
 
         def pure(params: Any, *args: Any) -> tuple[Any, Any]:
-            copy = nnx.merge(graphdef, params, rest, copy=True)
-            out = loss_fn(copy, *args, **kwargs)
+            copy, copies = nnx.merge(graphdef, params, rest, copy=True), others.copies()
+            args, named = others.put((args, kwargs), copies)
+            out = loss_fn(copy, *args, **named)
             loss, aux = out if has_aux else (out, None)
-            return loss, (aux, nnx.state(copy, nnx.Not(wrt)))
+            return loss, (aux, nnx.state(copy, nnx.Not(wrt)), nnx.state(copies))
 
         step = lsam.value_and_grad(pure, tx, has_aux=True, **sampling)
-        (loss, (aux, after)), grads, new_state = step(params, sam_state, *args)
+        (loss, (aux, *after)), grads, new_state = step(params, sam_state, *args)
         if sampling.get("m") is not None:
             after = jax.tree.map(_of_all_parts, after)
-        nnx.update(model, after)
+        nnx.update(model, after[0])
+        nnx.update(others.nodes, after[1])
         return ((loss, aux) if has_aux else loss), grads, new_state
 
     return wrapped
@@ -128,3 +137,53 @@ def value_and_grad(
 def _of_all_parts(x: Any) -> Any:
     """The mean over the parts of a batch; of counters and keys, which are the same in all, one."""
     return jnp.mean(x, axis=0) if jnp.issubdtype(x.dtype, jnp.inexact) else x[0]
+
+
+class _Others(NamedTuple):
+    """The objects of NNX among the arguments of a loss.
+
+    Attributes:
+      given: the arguments, with None for each of them.
+      places: which of the leaves they are, None being a leaf.
+      nodes: the objects.
+      split: these as a graph and its state, as they are now.
+    """
+
+    given: Any
+    places: list[int]
+    nodes: list[Any]
+    split: tuple[Any, Any]
+
+    def copies(self) -> list[Any]:
+        return nnx.merge(*self.split, copy=True)
+
+    def put(self, given: Any, nodes: list[Any]) -> Any:
+        """These arguments with these nodes in their places."""
+        leaves, treedef = jax.tree.flatten(given, is_leaf=lambda x: x is None)
+        for n, node in zip(self.places, nodes):
+            leaves[n] = node
+        return jax.tree.unflatten(treedef, leaves)
+
+
+def _others_among(arguments: Any, model: Any) -> _Others:
+    leaves, treedef = jax.tree.flatten(arguments, is_leaf=lambda x: x is None or _is_node(x))
+    places = [n for n, x in enumerate(leaves) if _is_node(x)]
+    nodes = [leaves[n] for n in places]
+    if nodes and _variables(nodes) & _variables(model):
+        found = ", ".join(type(x).__name__ for x in nodes if _variables(x) & _variables(model))
+        raise ValueError(
+            f"{found} among the arguments of the loss shares variables with the model, so that "
+            "it is not said whose they are: leave it out and take it from the model, or pass "
+            "nnx.clone(...) of it."
+        )
+    given = jax.tree.unflatten(treedef, [None if _is_node(x) else x for x in leaves])
+    graphdef, state = nnx.split(nodes)
+    return _Others(given, places, nodes, (graphdef, jax.tree.map(lambda x: x, state)))
+
+
+def _is_node(x: Any) -> bool:
+    return isinstance(x, nnx.Pytree | nnx.Variable)
+
+
+def _variables(node: Any) -> set[int]:
+    return {id(x) for _, x in nnx.iter_graph(node) if isinstance(x, nnx.Variable)}
