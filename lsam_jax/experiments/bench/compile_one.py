@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import lsam_jax as lsam
 from lsam_jax.experiments.bench import baselines, scanned_gpt, targets, workload
 from lsam_jax.experiments.bench.workload import Workload
+from lsam_jax.experiments.distributed import devices
 from lsam_jax.experiments.models import registry
 
 GPT = "gpt-scanned"
@@ -85,6 +86,7 @@ def step_of(name: str, work: Workload) -> tuple[Callable[..., Any], tuple[Any, .
 
 def main(settings: dict[str, Any], folder: Path) -> None:
     """Traces and compiles."""
+    devices.emulate(settings["devices"], 1)  # for a CPU
     size = workload.Size(settings["batch_size"], settings["image_size"])
     work = work_of(settings["network"], size)
     step, args = step_of(settings["method"], work)

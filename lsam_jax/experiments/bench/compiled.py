@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -43,6 +42,11 @@ class Settings(Size):
     def __post_init__(self) -> None:
         super().__post_init__()
         targets.check(self.target)
+        if os.name == "nt":
+            raise OSError(
+                "bench compiled needs the processor time of its compilers, which Windows does not "
+                "tell: run it on Linux or macOS"
+            )
         for network in self.networks:
             compile_one.check_network(network)
         for method in self.methods:
@@ -77,7 +81,7 @@ def _row(settings: Settings, network: str, method: str) -> dict[str, Any]:
     stops = targets.TARGETS[settings.target].stops and not settings.whole
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = os.times()
         with (folder / "log").open("w") as log:
             command = [sys.executable, "-m", compile_one.__name__, json.dumps(what), name]
             environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -91,9 +95,9 @@ def _row(settings: Settings, network: str, method: str) -> dict[str, Any]:
         if not hlo.is_there(folder) or not (stops or process.returncode == 0):
             lines = (folder / "log").read_text().strip().splitlines()
             return {"error": lines[-1] if lines else "the compiler ended and said nothing"}
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        after = os.times()
         traced = json.loads((folder / "traced.json").read_text())
-        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        spent = sum(after[2:4]) - sum(before[2:4])  # of children
         whole = folder / "compiled.txt"
         found = hlo.read(folder, whole.read_text() if whole.exists() else None)
         return {

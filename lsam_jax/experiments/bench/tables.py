@@ -103,7 +103,8 @@ def _of_compilers(rows: Mapping[str, Any]) -> dict[str, Callable[[Any], str]]:
         return lambda row: _text(row.get(key), scale, 0)
 
     def ratio(key: str, base: str = "textbook") -> Callable[[Any], str]:
-        return lambda row: _text(row.get(key), 1 / rows[base][key])
+        first = rows[base].get(key)  # None where it failed
+        return lambda row: _text(row.get(key) if first else None, 1 / (first or 1))
 
     known: dict[str, tuple[str, Callable[[str], Callable[[Any], str]]]] = {
         "trace\n(x)": ("trace_seconds", ratio),

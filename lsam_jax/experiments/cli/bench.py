@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from lsam_jax.experiments.cli import options
+from lsam_jax.experiments.errors import IncompleteError
 
 PACKAGE = "lsam_jax.experiments.bench"
 
@@ -93,9 +94,7 @@ def _compiled(kinds: Any) -> None:
     compiler estimates. With the default networks about a minute for a CPU or an H100; half of that
     for a TPU, where --whole takes an hour.
     """
-    option = options.add_command(
-        kinds, "compiled", partial(run, "compiled"), _compiled.__doc__, plot=None
-    )
+    option = options.add_command(kinds, "compiled", _run_compiled, _compiled.__doc__, plot=None)
     option("--target", default="cpu", metavar="NAME", help="cpu, tpu-v5e or h100 (default: cpu)")
     option(
         "--networks", default="resnet20,gpt-scanned", help="of images, or gpt-scanned", **SEVERAL
@@ -121,13 +120,23 @@ def _add_outputs(option: options.Options, plot: bool = True) -> None:
         option("--plot", metavar="FILE.png", help="draw them (default: no picture)")
 
 
-def run(name: str, arguments: argparse.Namespace) -> None:
+def _run_compiled(arguments: argparse.Namespace) -> None:
+    rows = run("compiled", arguments)["rows"]
+    failed = [f"{of}: {name}" for of, row in rows.items() for name in row if "error" in row[name]]
+    if failed:
+        raise IncompleteError(f"{len(failed)} of the programs failed: {', '.join(failed)}")
+
+
+def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures, prints, stores and draws.
 
     Args:
         name: Of a module with `Settings`, whose fields the arguments have, and `bench`, from those
             to the rows of a report.
         arguments: As they were parsed.
+
+    Returns:
+        The report.
     """
     from lsam_jax.experiments import environment, files, tables
     from lsam_jax.experiments.bench import pictures
@@ -155,3 +164,4 @@ def run(name: str, arguments: argparse.Namespace) -> None:
     if picture is not None:
         pictures.draw(report, picture)
         print(f"drawn as {arguments.plot}")
+    return report

@@ -67,7 +67,7 @@ def described(docstring: str | None) -> dict[str, str]:
 def add_command(
     commands: Any,
     name: str,
-    run: Callable[[argparse.Namespace], None],
+    run: Callable[[argparse.Namespace], object],
     docstring: str | None,
     go_on: str = "",
     **defaults: Any,

@@ -8,6 +8,7 @@ import pytest
 
 from lsam_jax.experiments.bench import compile_one, compiled, hlo, tables, targets
 from lsam_jax.experiments.bench.compiled import Settings
+from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.tables import show
 
 SMALL = {"networks": ("resnet8",), "methods": ("layer-wise",), "batch_size": 4, "image_size": 8}
@@ -133,6 +134,52 @@ def test_a_dump_of_a_step(target, capsys):
     assert (rows["layer-wise"]["conditionals"] > 0) == (target == "cpu")
     show(*tables.of(report))
     assert "layer-wise" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("failed", ["plain", "textbook"])
+def test_what_others_are_compared_with_may_fail(failed):
+    row = {"trace_seconds": 2.0, "compile_seconds": 4.0, "memory_bytes": 6, "cycles": 8}
+    rows = {name: dict(row) for name in ("plain", "textbook", "sam")}
+    rows[failed] = {"error": "out of memory"}
+    settings = {"devices": 1, "target": "tpu-v5e"}
+    report = {"bench": "compiled", "settings": settings, "rows": {"resnet8": rows}}
+    (table,) = tables.of(report)
+    shown = {column.header: list(column.cells)[2] for column in table.columns}
+    known = {"textbook": "compile\n(x)", "plain": "cycles\n(x plain)"}
+    assert {name: shown[column] for name, column in known.items()} == {
+        name: "-" if name == failed else "1.00" for name in known
+    }
+
+
+def test_plain_without_cycles_is_no_obstacle():
+    rows = {"plain": {"cycles": None}, "textbook": {"cycles": 3}}
+    settings = {"devices": 1, "target": "tpu-v5e"}
+    (table,) = tables.of({"bench": "compiled", "settings": settings, "rows": {"resnet8": rows}})
+    assert list(table.columns[-1].cells) == ["-", "-"]
+
+
+def test_the_command_says_that_programs_failed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(compiled.compile_one, "__name__", "lsam_jax.no_such_module")
+    file = tmp_path / "compiled.json"
+    words = ["--networks", "resnet8", "--methods", "sam", "--out", str(file)]
+    assert main(["bench", "compiled", *words]) == 1
+    said = capsys.readouterr().err
+    assert "3 of the programs failed: resnet8: plain, resnet8: textbook, resnet8: sam" in said
+    assert file.is_file()
+
+
+def test_windows_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(compiled.os, "name", "nt")
+    with pytest.raises(OSError, match="which Windows does not tell"):
+        Settings()
+
+
+@pytest.mark.slow
+def test_a_cpu_plays_several_devices():
+    settings = Settings(**SMALL, devices=2)
+    row = compiled._row(settings, "resnet8", "plain")
+    assert row.get("error") is None
+    assert row["memory_bytes"] > 0
 
 
 def test_a_compiler_that_fails_costs_its_own_row_alone(monkeypatch, capsys):
