@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lsam_jax.experiments.cli import options
+from lsam_jax.experiments.errors import IncompleteError
 
 
 def add(commands: Any) -> None:
@@ -34,6 +35,7 @@ def add(commands: Any) -> None:
            "N-1; a method's own draws (layers, masks, probes) are alike in all")  # fmt: skip
     option.add_set("learning_rate=0.05, or for one method layerwise_sam.k=4")
     option.add_data_dir()
+    option.add_weights()
     option("--out", default="runs/compare", metavar="DIR", help="old results are replaced")
     option("--rounds", type=int, default=100, metavar="N", help="of the cost measurement")
 
@@ -61,7 +63,10 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.out,
         rounds=arguments.rounds,
         data_dir=arguments.data_dir,
+        weights=arguments.weights,
     )
     tables.show(summary.table(report))
     drawn = compared.draw(report, Path(arguments.out))
     print(f"compare.json and {drawn} pictures are in {arguments.out}")
+    if report["failures"]:
+        raise IncompleteError(f"these runs failed: {'; '.join(report['failures'])}")

@@ -6,6 +6,7 @@ epoch stands beside it for what it is: chosen by the test split.
 """
 
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ def compare(
     *,
     rounds: int = 100,
     data_dir: files.PathLike | None = None,
+    weights: files.PathLike | None = None,
 ) -> dict[str, Any]:
     """Trains every configuration with every seed, and writes what came of it into `out`.
 
@@ -79,23 +81,27 @@ def compare(
         out: The directory for ``compare.json``; an old one is replaced.
         rounds: Of the cost measurement.
         data_dir: Where TFDS keeps prepared data; None for its default.
+        weights: The checkpoint of a pretrained backbone, for a model that has one.
 
     Returns:
-        What ``compare.json`` holds.
+        What ``compare.json`` holds. A run whose loss was not finite is left out and named under
+        ``failures``, and with it a method that has no other.
 
     Raises:
         ValueError: When an argument or a configuration makes no sense.
         OSError: When `out` cannot be written; found before anything is trained.
-        NonFiniteLossError: When a run's loss is not finite.
+        NonFiniteLossError: When none of the first method's runs has a loss that is finite.
     """
     began = time.perf_counter()
     _check(configs, seeds, rounds)
     directory = files.writable_directory(out)
     data = datasets.load(next(iter(configs.values())).data, data_dir)
-    programs = {name: step.build(config, data) for name, config in configs.items()}
-    runs, snapshots = _train(programs, seeds)
-    times = _measure(programs, snapshots, rounds)
-    report = summary.report(configs, seeds, runs, times)
+    programs = {name: step.build(config, data, weights=weights) for name, config in configs.items()}
+    runs, snapshots, failures = _train(programs, seeds)
+    there = {name: program for name, program in programs.items() if runs[name]}
+    times = _measure(there, snapshots, rounds)
+    report = summary.report({name: configs[name] for name in there}, seeds, runs, times)
+    report["failures"] = failures
     report["seconds"] = time.perf_counter() - began
     files.write_json(directory / "compare.json", report)
     return report
@@ -115,9 +121,15 @@ def _check(configs: Mapping[str, Config], seeds: Sequence[int], rounds: int) -> 
 
 def _train(
     programs: Mapping[str, step.Program], seeds: Sequence[int]
-) -> tuple[dict[str, list[Trained]], dict[str, list[State]]]:
-    """All runs under one progress bar, and states from all over each method's first run."""
+) -> tuple[dict[str, list[Trained]], dict[str, list[State]], dict[str, str]]:
+    """All runs under one progress bar, states from all over each method's first run, and failures.
+
+    Raises:
+        NonFiniteLossError: When the first method is left without a run.
+    """
     runs: dict[str, list[Trained]] = {name: [] for name in programs}
+    failures: dict[str, str] = {}
+    first = next(iter(programs))
     snapshots: dict[str, list[State]] = {}
     epochs = next(iter(programs.values())).config.epochs
     with tqdm(
@@ -132,11 +144,18 @@ def _train(
                 bar.set_description(f"{name}, seed {seed}")
                 watcher = _Watcher(bar, epochs)
                 config = dataclasses.replace(program.config, seed=seed)
-                result = loop.fit(config, program=program, watcher=watcher)
+                try:
+                    result = loop.fit(config, program=program, watcher=watcher)
+                except loop.NonFiniteLossError as error:
+                    if name == first and seed == seeds[-1] and not runs[first]:
+                        raise  # there is nothing to compare with
+                    failures[f"{name}, seed {seed}"] = str(error)
+                    bar.write(f"{name}, seed {seed}: {error}", file=sys.stderr)
+                    continue
                 snapshots.setdefault(name, watcher.states)
                 of = result.state.params, result.state.batch_stats, seed
                 runs[name].append(Trained(result.history, watcher.seconds, program.fitted(*of)))
-    return runs, snapshots
+    return runs, snapshots, failures
 
 
 class _Watcher(Snapshots):

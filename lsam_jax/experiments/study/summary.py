@@ -79,6 +79,8 @@ def table(report: Mapping[str, Any]) -> Table:
     """What `report` returned as a table."""
     seeds = len(report["seeds"])
     noise = f", {100 * report['label_noise']:g} % of the training labels drawn anew"
+    lost = report.get("failures", {})
+    left_out = f" Left out, as their loss was not finite: {'; '.join(lost)}." if lost else ""
     of_seeds = f"Mean ± sample standard deviation of {seeds} seeds" if seeds > 1 else "One seed"
 
     def percent(name: str) -> Callable[[Any], str]:
@@ -101,6 +103,6 @@ def table(report: Mapping[str, Any]) -> Table:
             f"{of_seeds}. Accuracy: on the test images, whose labels are clean; the best epoch is "
             "chosen by them. Labels fitted: of the training labels as given, the last epoch. Cost: "
             "of a whole training step relative to SGD, measured interleaved, mean over the kinds "
-            "of step. Time: of training, without compilation and evaluation."
+            f"of step. Time: of training, without compilation and evaluation.{left_out}"
         ),
     )
