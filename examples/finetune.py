@@ -328,7 +328,9 @@ def main(argv=None, model=Transformer()):
     parser.add_argument("--methods", nargs="+", choices=known, help="AdamW is always there")
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each method")
     parser.add_argument("--steps", type=positive, default=100, help="of each run")
-    parser.add_argument("--pretraining-steps", type=int, default=500, help="on prose, once")
+    parser.add_argument(
+        "--pretraining-steps", type=not_negative, default=500, help="on prose, once"
+    )
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="AdamW's, on code")
     parser.add_argument("--rounds", type=positive, default=30, help="of the cost measurement")
     parser.add_argument("--out", type=files.writable_directory, default="runs/finetune")
@@ -338,6 +340,12 @@ def main(argv=None, model=Transformer()):
     files.replace(a.out / "finetune.txt", table(report).encode())
     plot(report, a.out / "finetune.png")
     print(table(report), end="")
+
+
+def not_negative(text):
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    return int(text)
 
 
 def positive(text):

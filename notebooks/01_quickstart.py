@@ -203,11 +203,13 @@ measured = {name: np.median(np.divide(seconds[name], seconds["SGD"])) for name i
 print(f"{'':15} {'test accuracy (%)':>18} {'cost, counted':>14} {'measured':>9}")
 for name in METHODS:
     last = np.array([run["accuracy"][-1] for run in runs[name]])
-    accuracy = f"{last.mean():.2f} ±{last.std():.2f}"
+    spread = last.std(ddof=1) if SEEDS > 1 else 0  # of the sample
+    accuracy = f"{last.mean():.2f} ±{spread:.2f}"
     print(f"{name:15} {accuracy:>18} {counted[name]:14.2f} {measured[name]:9.2f}")
 
 # %% [markdown]
-# The accuracies are within the spread of the seeds: digits are too easy to tell the methods apart.
+# ±: sample standard deviation over the seeds. The accuracies are within it: digits are too easy to
+# tell the methods apart.
 # What can be seen is that all of them train, and what they cost. In a network as small as this one,
 # starting an operation takes longer than much of its arithmetic, which is why measured and counted
 # cost differ.

@@ -252,7 +252,11 @@ def test_it_trains_prints_and_writes(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [("--steps 0", "argument --steps: 0 must be at least 1"), ("--methods adam", "invalid choice")],
+    [
+        ("--steps 0", "argument --steps: 0 must be at least 1"),
+        ("--pretraining-steps -1", "argument --pretraining-steps: -1 must be at least 0"),
+        ("--methods adam", "invalid choice"),
+    ],
 )
 def test_it_refuses_in_one_line(tmp_path, capsys, wrong, message):
     with pytest.raises(SystemExit):
