@@ -154,7 +154,7 @@ def suggest_rho(
     part = None
     if ascent_batch is not None:
         sampled = samples.ascent_batch(ascent_batch, "first", batch_argnums, of_params=(0,))
-        some = sampled.of((params, *args), state)
+        some = sampled.of((params, *args), state, method.cadence.turn)
         part = None if some is None else some[1:]
     batch = apart((args, part, kwargs), lambda n, x: hasattr(x, "dtype"))
 

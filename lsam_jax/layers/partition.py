@@ -92,7 +92,7 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
                 owners.add(name, kind, keys, f"[{n}]" if stack else "")
             leaf_paths.append((part,))
             of_leaf.append(-1 if name is None else index.setdefault(name, len(index)))
-    if not index:
+    if not index and not _stands_for_any(params):
         raise ValueError(
             f"layers={layers!r} puts no parameter in a layer, so nothing could be perturbed. "
             f"The paths are: {', '.join(names) or '(none: params is empty)'}."
@@ -104,6 +104,14 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
     )
     every = np.ones(len(index), bool)
     return Layers(tuple(index), tuple(of_leaf), tuple(leaf_paths), treedef, rows, along).cut(every)
+
+
+def _stands_for_any(params: Params) -> bool:
+    """Whether Optax stands for parameters, as its `tree.map_params` does, by a node of its own.
+
+    It asks for the structure of a state, in which every tree like the parameters is that node.
+    """
+    return type(params).__module__.partition(".")[0] == "optax"
 
 
 def _parts(path: str, rank: int, stack: Stack | None) -> Iterator[tuple[str | None, str, int]]:

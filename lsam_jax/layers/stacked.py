@@ -92,7 +92,7 @@ class Stack(NamedTuple):
 
 def find(rule: Any, paths: Sequence[str], leaves: Sequence[Any]) -> list[Stack | None]:
     """The stack of each array, None for one that is not stacked."""
-    if not isinstance(rule, Stacked):
+    if not isinstance(rule, Stacked) or not paths:
         return [None] * len(paths)
     found = [_stack_of(rule.pattern, path, np.shape(leaf)) for path, leaf in zip(paths, leaves)]
     lengths: dict[str, tuple[int, str]] = {}

@@ -84,6 +84,8 @@ def drop_and_grow(sparsity: float, every: Any, drop: arguments.Scalar, seed: int
 def most(layers: Layers, scores: Sequence[jax.Array], sparsity: float) -> Mask:
     """The mask of the share `1 - sparsity` of all weights in layers that has the largest scores."""
     inside = layers.inside
+    if not inside:  # there are no weights: see layers_of
+        return Mask(layers.tree(list(scores)))
     of_layers = [jnp.asarray(scores[n]) for n in inside]
     flat = _joined(of_layers)
     chosen = _rank(-flat) < round((1 - sparsity) * flat.size)

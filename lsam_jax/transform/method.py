@@ -65,10 +65,12 @@ class Method(NamedTuple):
 def layers_of(method: Method, params: Any) -> Layers:
     """Cuts `params` into layers, and checks that the method fits them."""
     layers = partition(params, method.layers)
+    check_together(method)
+    if not layers.names:  # what stands for any parameters fits every method
+        return layers
     method.selector.check(layers.names)
     check_cut_names(method.cuts, layers.names)
     method.rho.check(layers.names)
-    check_together(method)
     check_fresh(method, layers.names)
     k = method.k
     if k is not None and arguments.is_concrete(k) and int(k) > len(layers.names):
