@@ -2,6 +2,7 @@
 
 import dataclasses
 from importlib import metadata
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -169,7 +170,7 @@ def test_the_command_says_that_programs_failed(monkeypatch, tmp_path, capsys):
 
 
 def test_windows_is_refused_by_name(monkeypatch):
-    monkeypatch.setattr(compiled.os, "name", "nt")
+    monkeypatch.setattr(compiled, "os", SimpleNamespace(name="nt"))
     with pytest.raises(OSError, match="which Windows does not tell"):
         Settings()
 

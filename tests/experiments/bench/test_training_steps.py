@@ -68,6 +68,18 @@ def test_runs_on_images_of_another_size_are_refused(tmp_path):
         training_steps.costs_of_runs([tmp_path / "None", tmp_path / "16"])
 
 
+def test_runs_are_built_with_the_weights_that_are_given(tmp_path, monkeypatch):
+    told = {"config": Config(method="sgd").to_json(), "origin": {}}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+
+    def build(config, data, weights):
+        raise LookupError(weights)
+
+    monkeypatch.setattr(training_steps, "build", build)
+    with pytest.raises(LookupError, match=r"vit\.npz"):
+        training_steps.costs_of_runs([tmp_path], weights="vit.npz")
+
+
 @pytest.mark.parametrize(("options", "says"), [({}, False), ({"perturb_from": 0.8}, True)])
 def test_the_table_shows_the_mean(times, options, says):
     costs = times.costs(("sgd", "look"))

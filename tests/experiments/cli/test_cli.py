@@ -174,7 +174,25 @@ def test_a_stopped_run_has_the_signals_status(capsys, monkeypatch, tmp_path):
     stopped = Stopped("stopped by SIGTERM after step 3; saved", signal.SIGTERM)
     monkeypatch.setattr(loop, "fit", failing(stopped))
     assert main([*COMPARE, "--out", str(tmp_path)]) == 143
-    assert "stopped by SIGTERM after step 3" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "stopped by SIGTERM after step 3" in said
+    assert "--resume" not in said  # it has none
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        ("train digits-resnet8", "; --resume goes on from there"),
+        ("reproduce table1", "; the same command goes on from there"),
+        ("compare", ""),
+    ],
+)
+def test_how_to_go_on_is_what_the_command_has(words, way, capsys, monkeypatch):
+    name = words.split()[0]
+    stopped = Stopped("stopped by SIGTERM after step 3", signal.SIGTERM)
+    monkeypatch.setattr(f"lsam_jax.experiments.cli.{name}.run", failing(stopped))
+    assert main(words.split()) == 143
+    assert capsys.readouterr().err == f"lsam-jax: stopped by SIGTERM after step 3{way}\n"
 
 
 @pytest.mark.parametrize("name", list(presets.PRESETS))

@@ -96,6 +96,15 @@ def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
         Run(tmp_path, TINY)
 
 
+def test_a_run_with_a_sequence_among_its_options_is_resumed(tmp_path):
+    options = {"k": None, "selection": ("stem/kernel", "head/kernel")}
+    config = dataclasses.replace(TINY, options=options)
+    Run(tmp_path, config).close()
+    (tmp_path / "checkpoints" / "4").mkdir()
+    Run(tmp_path, config, resume=True).close()
+    assert configuration(tmp_path) == config
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_whose_checkpoints_are_gone_is_not_overwritten(tmp_path, resume):
     Run(tmp_path, TINY).close()
