@@ -37,10 +37,12 @@ def drawn_alone(
     inspection: lsam.Inspection, names: Sequence[str], options: Options | None = None
 ) -> float:
     """SL-SAM's: forward, and then twice the pass to the drawn layers, which alone descend."""
-    order = [layer.name for layer in inspection.layers]
-    first = min(map(order.index, names))
-    cut = max((p for p in map(order.index, inspection.cuts) if p <= first), default=first)
-    again = float(inspection.profile.again[cut])
+    again = 0.0
+    if names:
+        order = [layer.name for layer in inspection.layers]
+        first = min(map(order.index, names))
+        cut = max((p for p in map(order.index, inspection.cuts) if p <= first), default=first)
+        again = float(inspection.profile.again[cut])
     return forward(inspection) + 2 * (inspection.cost(names) - 1) - again
 
 

@@ -25,7 +25,7 @@ class Family(NamedTuple):
         defaults: Options, where a configuration says nothing.
         loss: The loss as the method takes it, of a `TrainingLoss`.
         price: ``(inspection, names, options)`` to the counted cost of a step, relative to a plain
-            gradient, that selects the layers of these names; there is at least one.
+            gradient, that selects the layers of these names; at least one, but where it freezes.
         freezes: Whether what a step does not draw stays as it is, see `lsam.freeze_inactive`.
     """
 
@@ -72,7 +72,7 @@ class Family(NamedTuple):
             return shared.value_and_grad(self.loss(loss_fn), tx)
 
         def price(inspection: lsam.Inspection, names: Sequence[str]) -> float:
-            if not names:  # a plain step
+            if not names and not self.freezes:  # a plain step
                 return 1.0
             if shared.ascent_batch is not None:  # the passes share nothing, and all is climbed
                 return 1 + shared.ascent_batch
