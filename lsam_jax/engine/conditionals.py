@@ -29,12 +29,17 @@ class Conditionals(NamedTuple):
         conditionals around them if it is not traced, but False.
       nested: whether gates stand inside the conditional of their segment, which then leaves them
         out where there are no gates; a little slower where there are.
+      alike: whether the walk back through everything stands in the conditionals of the one that
+        leaves out, too, so that XLA for the CPU compiles the kernels of both once.
+      surely: bool[], True for these; XLA for the CPU, which would remove them, does not know.
     """
 
     inside: Transformation
     skips: Any
     gates: Any
     nested: bool
+    alike: bool
+    surely: Any
 
     def visits(self, differs: Any) -> Any:
         """Whether a segment is run, bool[], of whether anything in it differs."""
@@ -67,6 +72,19 @@ def conditionals_of(
         skips=_except_on(WITHOUT_SEGMENTS) if skip is None else jnp.asarray(skip),
         gates=_except_on(without_gates) if gate is None else gate and jnp.asarray(gate),
         nested=not captured,
+        alike=not convolutions,
+        surely=_true(hidden_on=[p for p in ("cpu",) if p not in WITHOUT_SEGMENTS]),
+    )
+
+
+def _true(hidden_on: Sequence[str]) -> Any:
+    """bool[]: True; where a program is lowered for one of these, its compiler does not know."""
+
+    def hidden() -> Any:
+        return jax.lax.optimization_barrier(jnp.asarray(True))
+
+    return jax.lax.platform_dependent(
+        **dict.fromkeys(hidden_on, hidden), default=lambda: jnp.asarray(True)
     )
 
 

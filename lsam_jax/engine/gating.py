@@ -59,7 +59,7 @@ class Gates:
 
         Args:
           args: the arguments of the program.
-          wanted: bool[], for each group.
+          wanted: bool[], for each group; True for one that surely is.
           conditionals: how to leave out what is not needed.
           at_all: whether anything is wanted; if it is not True, but bool[], all of it is inside
             conditionals.
@@ -106,13 +106,16 @@ class Gates:
 
         found = read(self._always)
         for i, outvars in self._groups.items():
+            some = wanted[i]
             if i in self._own:
                 own = jaxprs.as_function(self._own[i], self._reads[i], outvars, jaxpr)
                 zeros, reads = partial(_zeros, outvars), read(self._reads[i])
-                out = conditionals.gated(jnp.any(wanted[i]), inside(own), zeros, reads)
-                found += [masked(wanted[i], x) for x in out] if jnp.ndim(wanted[i]) else out
+                at_all = conditionals.surely if some is True else jnp.any(some)
+                out = conditionals.gated(at_all, inside(own), zeros, reads)
+                is_whole = some is True or not jnp.ndim(some)
             else:
-                found += [masked(wanted[i], x) for x in read(outvars)]
+                out, is_whole = read(outvars), some is True
+            found += out if is_whole else [masked(some, x) for x in out]
         return found
 
 

@@ -23,7 +23,7 @@ from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.flops import total_flops
 from lsam_jax.engine.gating import worth_gating
 from lsam_jax.engine.loop_rung import LoopRung
-from lsam_jax.engine.rung import UP, Rung
+from lsam_jax.engine.rung import REST, UP, Asked, Part, Rung
 from lsam_jax.engine.step_rules import Chosen, ValueAuxGrad
 from lsam_jax.engine.traced_loss import TracedLoss
 from lsam_jax.engine.two_pass import put
@@ -56,15 +56,8 @@ class Ladder:
         self.leaves = list(leaves)
         self.index = [n for n, place in enumerate(chosen.positions()) if place >= 0]
         self._conditionals = conditionals
-        layers = [chosen.of_leaf[n] for n in self.index]
-        self.wanted: dict[Any, Any] = dict(zip(layers, one_by_one(chosen.selected, layers)))
-        self.first = jnp.min(jnp.where(chosen.selected, chosen.position, len(chosen.position)))
-        cost = 3 * total_flops(self.chain.closed.jaxpr)  # forward, and twice that backward
-        self.worth = worth_gating(cost, conditionals)
-        made = (v for segment in self.chain.segments[1:] for v in segment.makes)
-        self.groups: dict[Any, Any] = dict.fromkeys(made, UP)
-        inputs = self.chain.closed.jaxpr.invars
-        self.groups.update(zip((inputs[n] for n in self.index), layers))
+        self.selected = self._selected(chosen)
+        self.all = self._all() if conditionals.alike else None
         self.rungs: list[Any] = []
         self.clean = Walk(self, self.leaves)
 
@@ -87,12 +80,37 @@ class Ladder:
         inputs = self.chain.closed.jaxpr.invars
         values = {**self.clean.values, **{inputs[n]: x for n, x in zip(self.index, late)}}
         for k in range(1, len(self.chain.segments)):
-            values.update(self.rungs[k].again(values, self.first, self.clean.values))
+            values.update(self.rungs[k].again(values, self.selected.part, self.clean.values))
         return results(self.chain, values)
 
     def at(self, moved: Leaves) -> "Walk":
         """The perturbed walk: the arrays that may move are now these."""
         return Walk(self, put(self.leaves, self.index, moved), self.clean)
+
+    def _selected(self, chosen: Chosen) -> Asked:
+        """The errors of the arrays that may move."""
+        chain, position = self.chain, chosen.position
+        first = jnp.min(jnp.where(chosen.selected, position, len(position)))
+        places = {p for s in chain.segments for p in (s.start, s.end) if p is not None}
+        # By reductions that differ in a constant array, so that XLA for the CPU has one kernel.
+        in_front = {p: jnp.any(chosen.selected & (position < p)) for p in places}
+        part = Part(first, {p: self._conditionals.visits(x) for p, x in in_front.items()})
+        layers = [chosen.of_leaf[n] for n in self.index]
+        made = (v for segment in chain.segments[1:] for v in segment.makes)
+        inputs = chain.closed.jaxpr.invars
+        groups = {**dict.fromkeys(made, UP), **dict(zip((inputs[n] for n in self.index), layers))}
+        wanted = dict(zip(layers, one_by_one(chosen.selected, layers)))
+        cost = 3 * total_flops(chain.closed.jaxpr)  # forward, and twice that backward
+        return Asked(part, groups, wanted, worth_gating(cost, self._conditionals))
+
+    def _all(self) -> Asked:
+        """All errors, in the same groups."""
+        selected, surely = self.selected, self._conditionals.surely
+        part = Part(-surely.astype(jnp.int32), dict.fromkeys(selected.part.reached, surely))
+        groups = {**dict.fromkeys(self.chain.moving, REST), **selected.groups}
+        return selected._replace(
+            part=part, groups=groups, wanted=dict.fromkeys(groups.values(), True)
+        )
 
 
 class Walk:
@@ -117,7 +135,7 @@ class Walk:
             elif k == 0:
                 ran = before._ran[0]
             else:
-                ran = rung.run(self.values, ladder.first, before._ran[k])
+                ran = rung.run(self.values, ladder.selected.part, before._ran[k])
             self._ran.append(ran)
             self.values.update(ran.made)
 
@@ -129,17 +147,15 @@ class Walk:
         """Loss, aux, and the gradient of the arrays that may move: zeros if not selected."""
         ladder, errors = self._ladder, self._errors(lambda loss, aux: loss)
         for k in range(len(self._ran) - 1, 0, -1):
-            found = ladder.rungs[k].back_where_wanted(
-                self._ran[k], errors, ladder.groups, ladder.wanted, ladder.first, ladder.worth
-            )
-            _add(errors, found)
+            _add(errors, ladder.rungs[k].back_where_wanted(self._ran[k], errors, ladder.selected))
         return *self.forward(), self._of_leaves(errors, ladder.index)
 
     def gradient(self, of: Callable[[Any, list[Any]], Any]) -> ValueAuxGrad:
         """Loss, aux, and the gradient of a function of both; see `PerturbedPass`."""
-        errors = self._errors(of)
-        for rung, ran in zip(self._ladder.rungs[::-1], self._ran[::-1]):
-            _add(errors, rung.back(ran, errors))
+        ladder, errors = self._ladder, self._errors(of)
+        for k in range(len(self._ran) - 1, -1, -1):
+            alike = ladder.all if k > 0 else None  # the ascent does not visit the first
+            _add(errors, ladder.rungs[k].back(self._ran[k], errors, alike))
         return *self.forward(), self._of_leaves(errors, range(len(self.weights)))
 
     def _errors(self, of: Callable[[Any, list[Any]], Any]) -> dict[Any, Any]:

@@ -20,6 +20,7 @@ from lsam_jax.engine.chain import Chain, Segment, error_of
 from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.gating import Gates
 from lsam_jax.engine.jaxprs import Scan
+from lsam_jax.engine.rung import Asked, Part
 
 Arrays = Sequence[Any]
 Values = Mapping[Any, Any]
@@ -64,14 +65,14 @@ class LoopRung:
             [n for n in moving if n in some] for some in (range(scan.fixed), scan.carry, scan.over)
         )
 
-    def run(self, values: Values, first: Any = None, before: Looped | None = None) -> Looped:
+    def run(self, values: Values, part: Part | None = None, before: Looped | None = None) -> Looped:
         """See `Rung.run`."""
         scan, operands = self._scan, self._read(values)
         carry = [operands[n] for n in scan.carry]
-        if before is None:
+        if part is None or before is None:
             carry, (carries, computed) = self._whole(operands, carry)
         else:
-            begin = self._begin(first)
+            begin = self._begin(part)
             there = jnp.minimum(begin, scan.length - 1)
             start = self._rows(before.carries, there)
             carry = [jnp.where(begin == 0, x, y) for x, y in zip(carry, start)]
@@ -87,15 +88,18 @@ class LoopRung:
             carry = [jnp.where(begin == scan.length, x, y) for x, y in zip(old, carry)]
         return Looped(self._made(carry, operands, carries, computed), operands, carries, computed)
 
-    def again(self, values: Values, first: Any, made: Values) -> dict[Any, Any]:
+    def again(self, values: Values, part: Part, made: Values) -> dict[Any, Any]:
         """See `Rung.again`: all of it, as JAX does not differentiate a loop of unknown length."""
-        del first, made
+        del part, made
         eqn = self._scan.eqn
         return dict(zip(eqn.outvars, jaxprs.run_equation(eqn, self._read(values))))
 
-    def back(self, ran: Looped, errors: Values) -> dict[Any, Any]:
+    def back(self, ran: Looped, errors: Values, alike: Asked | None = None) -> dict[Any, Any]:
         """See `Rung.back`."""
         scan, ways = self._scan, self._ways
+        on_devices = any(getattr(v.aval, "vma", None) for v in scan.eqn.invars)
+        if alike is not None and not on_devices:  # else there may be collectives on the way
+            return self.back_where_wanted(ran, errors, alike)
 
         def each(state: Any, x: Any) -> Any:
             of_carry, of_fixed = state
@@ -118,20 +122,13 @@ class LoopRung:
         )
         return self._by_variable([*of_fixed, *of_carry, *of_over])
 
-    def back_where_wanted(
-        self,
-        ran: Looped,
-        errors: Values,
-        groups: Mapping[Any, Any],
-        wanted: Mapping[Any, Any],
-        first: Any,
-        worth: float,
-    ) -> dict[Any, Any]:
+    def back_where_wanted(self, ran: Looped, errors: Values, asked: Asked) -> dict[Any, Any]:
         """See `Rung.back_where_wanted`."""
-        scan, ways, begin = self._scan, self._ways, self._begin(first)
-        invars = scan.eqn.invars
-        asked = [n for n in self._over if invars[n] in groups]
-        rows = [self._wanted_rows(invars[n]) for n in asked]
+        scan, ways, begin = self._scan, self._ways, self._begin(asked.part)
+        invars, groups, wanted = scan.eqn.invars, asked.groups, asked.wanted
+        over = [n for n in self._over if invars[n] in groups]
+        surely = {n: True for n in over if wanted.get(groups[invars[n]]) is True}
+        rows = {n: self._wanted_rows(invars[n]) for n in over if n not in surely}
         anyway = [*self._fixed, *self._carry]
         of_carry, of_collected, of_fixed = self._errors(errors)
 
@@ -143,22 +140,23 @@ class LoopRung:
             args = ways.arguments(given, self._rows(ran.computed, s), of_results)
             closed = ways.way_back(args)
             result = dict(zip(ways.moving, closed.jaxpr.outvars))
-            by_row = {n: [result[n]] for n in asked}
-            gates = Gates(closed, [result[n] for n in anyway], by_row, worth / scan.length)
-            is_wanted = dict(zip(asked, self._rows(rows, s)))
+            by_row = {n: [result[n]] for n in over}
+            worth = asked.worth / scan.length
+            gates = Gates(closed, [result[n] for n in anyway], by_row, worth)
+            is_wanted = {**surely, **dict(zip(rows, self._rows([*rows.values()], s)))}
             out, of_rows = gates.run(args, is_wanted, self._conditionals)
             found = dict(zip(anyway, out))
             of_fixed = [x + found[n] for n, x in zip(self._fixed, of_fixed)]
-            of_over = self._put(of_over, [of_rows[n][0] for n in asked], s)
+            of_over = self._put(of_over, [of_rows[n][0] for n in over], s)
             return [found[n] for n in self._carry], of_fixed, of_over
 
-        state = of_carry, of_fixed, [error_of(invars[n], {}) for n in asked]
+        state = of_carry, of_fixed, [error_of(invars[n], {}) for n in over]
         of_carry, of_fixed, of_over = jax.lax.fori_loop(0, scan.length - begin, each, state)
         of_carry = [jnp.where(begin == 0, x, jnp.zeros_like(x)) for x in of_carry]
-        of_asked = dict(zip(asked, of_over))
-        found = self._by_variable([*of_fixed, *of_carry, *(of_asked.get(n) for n in self._over)])
+        found_over = dict(zip(over, of_over))
+        found = self._by_variable([*of_fixed, *of_carry, *(found_over.get(n) for n in self._over)])
         return {
-            v: masked(wanted[i], x) if (i := groups[v]) in wanted else x
+            v: x if wanted.get(groups[v], True) is True else masked(wanted[groups[v]], x)
             for v, x in found.items()
             if v in groups
         }
@@ -178,9 +176,9 @@ class LoopRung:
         out, carried = self._ways.run(*given), self._scan.carried
         return out[:carried], out[carried:]
 
-    def _begin(self, first: Any) -> Any:
+    def _begin(self, part: Part) -> Any:
         """The first iteration that differs, in their order: i32[]."""
-        return jnp.sum(jnp.asarray(self._loop.until, jnp.int32) < first)
+        return jnp.sum(jnp.asarray(self._loop.until, jnp.int32) < part.first)
 
     def _place(self, s: Any) -> Any:
         return self._scan.length - 1 - s if self._scan.reverse else s

@@ -15,8 +15,37 @@ from lsam_jax.engine.gating import Gates
 Values = Mapping[Any, Any]
 """By the variables of the program."""
 
-UP = -1
-"""The group of what is not an array that may move, beside the groups of those, their layers."""
+UP, REST = -1, -2
+"""The groups of what others make and of all else, beside those of arrays that may move, their
+layers."""
+
+
+class Part(NamedTuple):
+    """The part of a network that a walk visits: what depends on layers that move.
+
+    Attributes:
+      first: i32[], the position of the first of these.
+      reached: whether anything does in front of a place, bool[], by place.
+    """
+
+    first: Any
+    reached: Mapping[int, Any]
+
+
+class Asked(NamedTuple):
+    """The errors that a walk back looks for.
+
+    Attributes:
+      part: what it visits.
+      groups: the group of each of them, by variable.
+      wanted: whether they are wanted, bool[] or True, by group.
+      worth: the operations that a conditional has to save.
+    """
+
+    part: Part
+    groups: Mapping[Any, Any]
+    wanted: Mapping[Any, Any]
+    worth: float
 
 
 class Ran(NamedTuple):
@@ -60,53 +89,46 @@ class Rung:
             inside=jaxprs.as_it_is,
         )
 
-    def run(self, values: Values, first: Any = None, before: Ran | None = None) -> Ran:
+    def run(self, values: Values, part: Part | None = None, before: Ran | None = None) -> Ran:
         """A run, at these values of what is read.
 
         Args:
           values: by variable.
-          first: i32[], the position of the first layer that has moved since the run `before`, whose
-            values stand where nothing differs; None runs everything.
+          part: what has moved since the run `before`, whose values stand where nothing differs;
+            None runs everything.
           before: that run.
         """
         given = self._given(values)
         old = () if before is None else before.computed
         # What is given is not handed through conditionals.
-        computed = self._unless(first, self._ways.run, old, given)
+        computed = self._unless(part, self._ways.run, old, given)
         made = self._ways.kept_results(given, computed)
         return Ran(dict(zip(self._makes, made)), given, computed)
 
-    def again(self, values: Values, first: Any, made: Values) -> dict[Any, Any]:
+    def again(self, values: Values, part: Part, made: Values) -> dict[Any, Any]:
         """What it makes, to be differentiated by others; `made` where nothing differs."""
         old = [made[v] for v in self._makes]
-        new = self._unless(first, self._equations, old, self._given(values))
+        new = self._unless(part, self._equations, old, self._given(values))
         return dict(zip(self._makes, new))
 
-    def back(self, ran: Ran, errors: Values) -> dict[Any, Any]:
-        """From the errors of what it makes to those of all that it reads, by variable."""
-        args = self._arguments(ran, errors)
-        return dict(zip(self._moving(), jex.jaxpr_as_fun(self._ways.way_back(args))(*args)))
-
-    def back_where_wanted(
-        self,
-        ran: Ran,
-        errors: Values,
-        groups: Mapping[Any, Any],
-        wanted: Mapping[Any, Any],
-        first: Any,
-        worth: float,
-    ) -> dict[Any, Any]:
-        """The same by conditionals, for what belongs to a group: zeros where it is not wanted.
+    def back(self, ran: Ran, errors: Values, alike: Asked | None = None) -> dict[Any, Any]:
+        """From the errors of what it makes to those of all that it reads, by variable.
 
         Args:
           ran: a run.
           errors: of what it makes.
-          groups: the group of what is asked for, by variable; `UP` for what others make.
-          wanted: bool[], by group.
-          first: i32[], the position of the first layer that is wanted.
-          worth: the operations that a conditional has to save.
+          alike: all that it reads, to be asked for by conditionals like those of
+            `back_where_wanted`, unless these would hold what is seen from outside; None for none.
         """
         args = self._arguments(ran, errors)
+        closed = self._ways.way_back(args)
+        if alike is not None and not any(eqn.effects for eqn in closed.jaxpr.eqns):
+            return self.back_where_wanted(ran, errors, alike)
+        return dict(zip(self._moving(), jex.jaxpr_as_fun(closed)(*args)))
+
+    def back_where_wanted(self, ran: Ran, errors: Values, asked: Asked) -> dict[Any, Any]:
+        """The same by conditionals, for what is asked for: zeros where it is not wanted."""
+        args, groups, part = self._arguments(ran, errors), asked.groups, asked.part
         closed = self._ways.way_back(args)
         names: dict[Any, list[Any]] = {}
         results: dict[Any, list[Any]] = {}
@@ -114,25 +136,23 @@ class Rung:
             if v in groups:
                 names.setdefault(groups[v], []).append(v)
                 results.setdefault(groups[v], []).append(result)
-        gates = Gates(closed, [], results, worth)
-        wanted = {**wanted, UP: self._conditionals.visits(first < self._start)}
-        _, found = gates.run(args, wanted, self._conditionals, self._visits(first))
+        gates = Gates(closed, [], results, asked.worth)
+        wanted = {UP: part.reached[self._start], **asked.wanted}
+        _, found = gates.run(args, wanted, self._conditionals, self._visits(part))
         return {v: x for i, vs in names.items() for v, x in zip(vs, found[i])}
 
-    def _visits(self, first: Any) -> Any:
-        if first is None or self._end is None:
-            return True
-        return self._conditionals.visits(first < self._end)
+    def _visits(self, part: Part | None) -> Any:
+        return True if part is None or self._end is None else part.reached[self._end]
 
     def _unless(
         self,
-        first: Any,
+        part: Part | None,
         run: Callable[..., list[Any]],
         old: Sequence[Any],
         operands: Sequence[Any],
     ) -> list[Any]:
         """What `run` gives, and what there was where nothing differs."""
-        visits = self._visits(first)
+        visits = self._visits(part)
         if visits is True:
             return run(*operands)
         if not old:

@@ -193,3 +193,18 @@ def test_aux_is_that_of_the_clean_pass():
     assert aux["name"] == "low" and aux["rises"] is False and float(aux["sum"]) == 0.5
     g = 2 * np.asarray(params)
     assert relative_error(grads, 2 * (np.asarray(params) + 2 * g / np.linalg.norm(g))) <= 1e-12
+
+
+@pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eagerly", "compiled"])
+@pytest.mark.parametrize("selection", [lsam.budget(0.5), lsam.price(1.5), lsam.budget(0.5, "low")])
+def test_a_loss_that_fails_says_why_itself_where_costs_are_counted(selection, run):
+    params, (x, _) = problem()
+    tx = lsam.layerwise_sam(1, RHO, selection=selection)
+
+    def wrong(params, x):
+        return jnp.sum(x @ jnp.ones((x.shape[1] + 1, 2))) + jnp.sum(jax.tree.leaves(params)[0])
+
+    with pytest.raises(TypeError, match="contracting dimensions"):
+        run(lsam.value_and_grad(wrong, tx))(params, tx.init(params), x)
+    with pytest.raises(ValueError, match="needs to count what a layer costs"):
+        lsam.value_and_grad(BRANCHES, tx)(params, tx.init(params), x)
