@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax.arguments import check_argnums, check_callable
+from lsam_jax.arrays.promotion import InParts
 from lsam_jax.devices.shardings import row_parts, take_rows
 from lsam_jax.engine.auxiliary import Pair
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # not a tuple: jax.jit must be able to refer to it
-class SplitLoss:
+class SplitLoss(InParts):
     """A loss in two parts, `loss(outputs(params, ...), ...)`; made by `split_loss`."""
 
     outputs: Callable[..., Any]
@@ -62,7 +63,7 @@ def split_loss(outputs: Callable[..., Any], loss: Callable[..., Any]) -> SplitLo
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PerSample:
+class PerSample(InParts):
     """A loss that is a mean over samples; made by `per_sample`."""
 
     losses: Callable[..., Any]

@@ -18,6 +18,11 @@ Rules = tuple[str, str]
 OURS = ("standard", "allow")
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class InParts:
+    """A dataclass that is a function made of functions, which keeps its kind under any rules."""
+
+
 @overload
 def usual(function: Function) -> Function: ...
 @overload
@@ -52,7 +57,7 @@ def _rules() -> Rules:
 
 def _under(rules: Rules, function: Any) -> Any:
     """The function under these rules; of a loss in parts, the functions that it is made of."""
-    if dataclasses.is_dataclass(function) and not isinstance(function, type):
+    if isinstance(function, InParts):
         values = {f.name: getattr(function, f.name) for f in dataclasses.fields(function)}
         parts = {name: _under(rules, x) for name, x in values.items() if callable(x)}
         return dataclasses.replace(function, **parts)

@@ -82,7 +82,8 @@ def _along_clean_cotangent(
     def objective(loss: Any, aux: list[Any]) -> Any:
         outputs = jax.tree.leaves(need(aux)[0])
         pairs = [(o, c) for o, c in zip(outputs, cotangent) if jnp.issubdtype(o.dtype, jnp.inexact)]
-        return sum((vdot([o], [c]) for o, c in pairs), jnp.zeros(()))
+        # Of complex outputs JAX's gradient is the conjugate, so that their product needs none.
+        return sum((jnp.real(vdot([o], [c])) for o, c in pairs), jnp.zeros(()))
 
     return perturbed.gradient(objective)
 

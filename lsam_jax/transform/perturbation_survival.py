@@ -11,7 +11,7 @@ from lsam_jax.arrays.vectors import squared_norm, widened
 from lsam_jax.transform.method import layers_of, numbers, state_of
 from lsam_jax.transform.state import SamState
 from lsam_jax.transform.step_rules import MethodStep
-from lsam_jax.transform.transform import SamTransformation
+from lsam_jax.transform.transform import SamTransformation, check_method
 
 
 @promotion.usual
@@ -31,6 +31,9 @@ def perturbation_survival(
       sam_state: the state of `tx`; the layers that its last step perturbed are looked at, or all
         layers if there are none.
 
+    Raises:
+      TypeError: if `tx` is not what a method returns.
+
     Returns:
       f32[], from 0 (nothing survives) to 1; 1 too if nothing was to be moved. Below 0.9, use a
       larger radius, or keep the weights in float32.
@@ -44,6 +47,7 @@ def perturbation_survival(
     0.0
     0.98
     """
+    check_method(tx)
     method = tx.method._replace(ascent=tx.method.ascent._replace(rests=None))
     layers = layers_of(method, params)
     sam_state = state_of(method, layers, params, sam_state)

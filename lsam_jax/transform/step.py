@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
@@ -188,7 +189,9 @@ def step_by_gradient(
 
     if timed:
         called_for, memory = rules.decide(clean)
-        out = rules.decided(jax.lax.cond(called_for, perturbed, unperturbed, leaves), memory)
+        like = jax.eval_shape(unperturbed, leaves)  # grad_fn may be of another type than updates
+        alike = lambda leaves: jax.tree.map(_as, perturbed(leaves), like)  # noqa: E731
+        out = rules.decided(jax.lax.cond(called_for, alike, unperturbed, leaves), memory)
     else:
         out = perturbed(leaves)
     return layers.tree(out.direction), rules.next_state(out)
@@ -223,6 +226,10 @@ def _leaves_like(tree: Any, layers: Layers, what: str) -> list[Any]:
     if found != layers.treedef:
         raise ValueError(f"{what} must be a pytree like params: {layers.treedef}; got {found}.")
     return layers.leaves(tree)
+
+
+def _as(x: Any, like: Any) -> jax.Array:
+    return jnp.asarray(x, like.dtype)
 
 
 def _takes_one_argument(fun: Callable[..., Any]) -> bool:

@@ -28,6 +28,7 @@ from lsam_jax.engine.two_pass import (
     in_one,
     nothing_moves,
 )
+from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.branches import Branches, taken
 from lsam_jax.transform.method import Method, checked, shares_passes
 from lsam_jax.transform.state import SamState
@@ -74,9 +75,6 @@ def untraced_step(
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by gradients of the whole: loss, aux, direction of descent, new state."""
     layers, arrays, state = checked(method, params, state)
-    why = f"and this loss cannot be traced before it is differentiated. {reason}"
-    network = in_tree_order(layers, layers.leaves_of(arrays), why)
-    layers, chosen, state = chosen_at(method, layers, state, network)
     leaves = layers.leaves_of(arrays)
 
     def tree(leaves: Leaves) -> Any:
@@ -85,12 +83,15 @@ def untraced_step(
     untraced = partial(_untraced, method, tree=tree, has_aux=has_aux)
     program = untraced(loss_fn)
     climbed = None if ascent is None else untraced(ascent.loss_fn)
-    if method.ascent.fresh is not None:
+    try:
+        layers, chosen, state = _chosen(method, layers, state, leaves, reason)
+        refused = None
+    except ValueError as error:
+        refused = error
+    if refused is not None:
         program.value_and_grad(leaves)  # a loss that fails by itself says why itself
-        raise ValueError(
-            f"fresh={method.ascent.fresh!r} needs the order of the layers in the network, and this "
-            f"loss cannot be traced before it is differentiated. {reason} Or leave fresh out."
-        )
+        raise refused
+    leaves = layers.leaves_of(arrays)
     second = descent_of(method, loss_fn, tree, lambda aux: aux[0][1])
     rules = at_step(method, layers, state, leaves, chosen, second)
     may_move = chosen.among(chosen.candidates)
@@ -120,6 +121,17 @@ def untraced_step(
     if some and climbed is None and shares_passes(method):
         _warn(reason)  # only now: a loss that fails this way too has an error of its own
     return rules.handed_back(result, result.aux[0])
+
+
+def _chosen(method: Method, layers: Layers, state: SamState, leaves: Leaves, reason: str) -> Any:
+    """The layers of the step; or a ValueError if it takes the loss as a program to say which."""
+    why = "this loss cannot be traced before it is differentiated. " + reason
+    if method.ascent.fresh is not None:
+        raise ValueError(
+            f"fresh={method.ascent.fresh!r} needs the order of the layers in the network, and "
+            f"{why} Or leave fresh out."
+        )
+    return chosen_at(method, layers, state, in_tree_order(layers, leaves, f"and {why}"))
 
 
 def _untraced(

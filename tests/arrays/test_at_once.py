@@ -58,3 +58,32 @@ def test_flags_of_rows():
     found = one_by_one(jnp.asarray(flags), [rows, WINDOW])
     assert found[0].tolist() == flags[list(rows)].tolist()
     assert bool(found[1]) == flags[WINDOW]
+
+
+@pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eagerly", "compiled"])
+def test_derivatives_are_the_functions(run):
+    def ends(function):
+        return lambda a, b: sum(function((a, b, jnp.int32(7)))[:2])
+
+    got = run(jax.grad(ends(lambda x: at_once(following, x)), (0, 1)))(*NUMBERS[:2])
+    np.testing.assert_allclose(got, [np.exp(0.5) + 2, -1 + 0.5], rtol=1e-6)
+    forward = run(jax.jacfwd(ends(lambda x: at_once(following, x)), (0, 1)))(*NUMBERS[:2])
+    np.testing.assert_allclose(forward, got, rtol=1e-6)
+
+
+def test_a_derivative_through_steps_whose_radius_sets_itself(x64):
+    """Of what five steps come to, by the weights that they start from: against differences."""
+    tx = lsam.sam(lsam.rise(share=0.4))
+    step = lsam.value_and_grad(lambda w: jnp.sum(jnp.cosh(w)), tx)
+
+    def end(w):
+        state = tx.init(w)
+        for _ in range(5):
+            _, direction, state = step(w, state)
+            w = w - 0.05 * direction
+        return jnp.sum(w**3)
+
+    w, d, c = jnp.asarray([1.0, -0.5, 2.0]), jnp.asarray([0.3, 1.0, -0.2]), 1e-4
+    run = jax.jit(end)
+    difference = (run(w + c * d) - run(w - c * d)) / (2 * c)
+    assert float(jax.jit(jax.grad(end))(w) @ d) == pytest.approx(float(difference), rel=1e-5)

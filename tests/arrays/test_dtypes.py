@@ -172,3 +172,32 @@ def test_what_is_not_real_and_floating_is_refused(dtype):
     for tx in (lsam.sam(RHO), lsam.layerwise_sam(1, RHO)):  # whether or not it is in a layer
         with refused(TypeError, "real floating arrays", "'bias'", dtype):
             tx.init(params)
+
+
+CLOCKED = {
+    "look_sam": lambda: lsam.look_sam(2.0, every=2),
+    "ae_sam": lambda: lsam.ae_sam(2.0),
+    "every": lambda: lsam.with_parts(lsam.sam(2.0), when=lsam.every(2)),
+}
+
+
+@pytest.mark.parametrize("types", [("float32", "bfloat16"), ("bfloat16", "float32")])
+@pytest.mark.parametrize("name", CLOCKED)
+def test_grad_fn_of_another_type_than_the_updates_beside_a_cadence(name, types):
+    """The steps are those of both in the wider type, rounded to that of the updates."""
+    tx, w = CLOCKED[name](), {"w": jnp.asarray([1.0, -2.0, 0.5], jnp.bfloat16)}
+
+    def run(of_updates, of_grad_fn):
+        def gradient(dtype):
+            return lambda p: {"w": (p["w"] ** 2 * jnp.roll(p["w"], 1)).astype(dtype)}
+
+        state, found = tx.init(w), []
+        for _ in range(3):
+            given = gradient(of_updates)(w)
+            update = jax.jit(lambda g, s: tx.update(g, s, w, grad_fn=gradient(of_grad_fn)))
+            updates, state = update(given, state)
+            assert updates["w"].dtype == of_updates
+            found.append(np.asarray(updates["w"], np.float32))
+        return found
+
+    np.testing.assert_allclose(run(*types), run("float32", "float32"), rtol=4e-2)

@@ -5,7 +5,9 @@ and so are its results, to the bit.
 """
 
 import contextlib
+import dataclasses
 import re
+from typing import Any
 
 import contract
 import jax
@@ -220,3 +222,37 @@ def test_diagnostics():
         with strict():
             got = function()
         assert all(map(np.array_equal, jax.tree.leaves(got), jax.tree.leaves(want)))
+
+
+@dataclasses.dataclass
+class Loss:
+    """A loss with a way of its own to be made, as equinox.Module may have."""
+
+    data: tuple
+    function: Any
+
+    def __init__(self, data):
+        self.data, self.function = data, loss
+
+    def __call__(self, params):
+        return self.function(params, *self.data)
+
+
+class Careless(Loss):
+    def __call__(self, params):
+        return jnp.mean(self.data[0].astype(jnp.bfloat16) @ params["a"]["w"])
+
+
+def test_a_loss_that_is_a_dataclass():
+    params, tx, data = parameters("mixed"), lsam.sam(0.1), batch()
+    for make in (Loss, lambda data: jax.tree_util.Partial(Loss(data))):
+        loss_fn = make(data)
+
+        def step(params, loss_fn=loss_fn):
+            state = tx.init(params)
+            by_value = tx.update(params, state, params, value_fn=loss_fn)
+            return by_value, lsam.value_and_grad(loss_fn, tx)(params, state)
+
+        assert_same_program(step, params)
+    with strict(), pytest.raises(Exception, match="promotion"):  # by the user's rules
+        tx.update(params, tx.init(params), params, value_fn=Careless(data))

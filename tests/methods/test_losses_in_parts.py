@@ -267,3 +267,28 @@ def test_samples_are_passed_by_position():
     loss_fn = lsam.per_sample(lambda w, x: x @ w)
     with pytest.raises(ValueError, match=r"argnums=\(1,\).*by position"):
         lsam.value_and_grad(loss_fn, tx)(w, tx.init(w), x=jnp.ones((4, 1)))
+
+
+def test_functional_sam_of_complex_outputs():
+    """As of the same outputs in two real parts."""
+    rng = np.random.default_rng(0)
+    w, x = jnp.asarray(rng.normal(size=(3, 2))), jnp.asarray(rng.normal(size=(5, 3)))
+    turn = jnp.exp(1j * jnp.arange(2))
+
+    def outputs(w, x):
+        return jnp.tanh(x @ w) * turn + 1j * (x @ w) ** 2
+
+    def loss(out, x):
+        return jnp.sum(jnp.abs(out - (1 + 2j)) ** 2 * (1 + out.real**2))
+
+    tx = lsam.functional_sam(RHO)
+    pairs = lsam.split_loss(
+        lambda w, x: (outputs(w, x).real, outputs(w, x).imag),
+        lambda out, x: loss(out[0] + 1j * out[1], x),
+    )
+    (value, got, _), (_, want, _) = (
+        jax.jit(lsam.value_and_grad(loss_fn, tx))(w, tx.init(w), x)
+        for loss_fn in (lsam.split_loss(outputs, loss), pairs)
+    )
+    assert float(value) == pytest.approx(float(loss(outputs(w, x), x)), rel=1e-12)
+    assert relative_error(np.asarray(got), np.asarray(want)) <= EXACT

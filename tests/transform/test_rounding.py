@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
+from refusals import refused
 
 import lsam_jax as lsam
 
@@ -62,3 +64,8 @@ def test_half_precision_neither_overflows_nor_vanishes_on_its_way_uphill():
     loss = lambda w: jnp.float16(2e-4) * jnp.sum(w)  # noqa: E731
     state = lsam.value_and_grad(loss, tx)(small, tx.init(small))[2]
     assert float(state.rise) == pytest.approx(0.5 * 2e-4 * 0.02 * np.sqrt(2), rel=0.02)
+
+
+def test_of_a_chain_is_refused():
+    with refused(TypeError, "tx must be what", "GradientTransformationExtraArgs"):
+        lsam.perturbation_survival(optax.chain(lsam.sam()), jnp.ones(2), jnp.ones(2), None)
