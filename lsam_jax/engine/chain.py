@@ -51,6 +51,34 @@ class Chain(NamedTuple):
     selected: Any
 
 
+class Part(NamedTuple):
+    """The part of a network that a walk visits: what depends on layers that move.
+
+    Attributes:
+      first: i32[], the position of the first of these.
+      reached: whether anything does in front of a place, bool[], by place.
+    """
+
+    first: Any
+    reached: Mapping[int, Any]
+
+
+class Asked(NamedTuple):
+    """The errors that a walk back looks for.
+
+    Attributes:
+      part: what it visits.
+      groups: the group of each of them, by variable.
+      wanted: whether they are wanted, bool[] or True, by group.
+      worth: the operations that a conditional has to save.
+    """
+
+    part: Part
+    groups: Mapping[Any, Any]
+    wanted: Mapping[Any, Any]
+    worth: float
+
+
 def chain(
     closed: jex.ClosedJaxpr,
     leaves: Sequence[Any],

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 
 from lsam_jax.arrays.vectors import one_by_one
 from lsam_jax.engine import jaxprs
-from lsam_jax.engine.chain import Chain, chain, error_of
+from lsam_jax.engine.chain import Asked, Chain, Part, chain, error_of
 from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.flops import total_flops
 from lsam_jax.engine.gating import worth_gating
 from lsam_jax.engine.loop_rung import LoopRung
-from lsam_jax.engine.rung import REST, UP, Asked, Part, Rung
+from lsam_jax.engine.rung import REST, UP, Rung
 from lsam_jax.engine.step_rules import Chosen, ValueAuxGrad
 from lsam_jax.engine.traced_loss import TracedLoss
 from lsam_jax.engine.two_pass import put

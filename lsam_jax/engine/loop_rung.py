@@ -16,11 +16,10 @@ from jax.extend import core as jex
 from lsam_jax.arrays.vectors import masked
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.both_ways import BothWays
-from lsam_jax.engine.chain import Chain, Segment, error_of
+from lsam_jax.engine.chain import Asked, Chain, Part, Segment, error_of
 from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.gating import Gates
 from lsam_jax.engine.jaxprs import Scan
-from lsam_jax.engine.rung import Asked, Part
 
 Arrays = Sequence[Any]
 Values = Mapping[Any, Any]

@@ -8,7 +8,7 @@ from jax.extend import core as jex
 
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.both_ways import BothWays
-from lsam_jax.engine.chain import Chain, Segment, error_of
+from lsam_jax.engine.chain import Asked, Chain, Part, Segment, error_of
 from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.gating import Gates
 
@@ -18,34 +18,6 @@ Values = Mapping[Any, Any]
 UP, REST = -1, -2
 """The groups of what others make and of all else, beside those of arrays that may move, their
 layers."""
-
-
-class Part(NamedTuple):
-    """The part of a network that a walk visits: what depends on layers that move.
-
-    Attributes:
-      first: i32[], the position of the first of these.
-      reached: whether anything does in front of a place, bool[], by place.
-    """
-
-    first: Any
-    reached: Mapping[int, Any]
-
-
-class Asked(NamedTuple):
-    """The errors that a walk back looks for.
-
-    Attributes:
-      part: what it visits.
-      groups: the group of each of them, by variable.
-      wanted: whether they are wanted, bool[] or True, by group.
-      worth: the operations that a conditional has to save.
-    """
-
-    part: Part
-    groups: Mapping[Any, Any]
-    wanted: Mapping[Any, Any]
-    worth: float
 
 
 class Ran(NamedTuple):
