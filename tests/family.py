@@ -84,8 +84,8 @@ TABLE = {
         lambda: lsam.esam(RHO, 0.6, gamma=1), lambda p, o: textbook.part(p, RHO, 0.6, p.arrays)
     ),
     "esam_weights": Row(
-        lambda: lsam.esam(RHO, 0.6, gamma=1, weights=True, seed=5),
-        lambda p, o: textbook.part_of_weights(p, RHO, 0.6, 5),
+        lambda: lsam.esam(RHO, 0.6, gamma=1, weights=True, seed=8),
+        lambda p, o: textbook.part_of_weights(p, RHO, 0.6, 8),
     ),
     "sparse_sam": Row(
         lambda: lsam.sparse_sam(RHO, 0.7, seed=3), lambda p, o: textbook.sparse(p, RHO)

@@ -57,7 +57,7 @@ PRICES = {
     "all": ("all", None, 1.25),
     "high": ("high", K, 1.25),
     "the first": (["layer6/w"], None, 1.15),
-    "random": ("random", K, 1.3),
+    "random": (lsam.random(5), K, 1.3),
     "per cost": (lsam.per_cost("low"), K, 1.25),
     "drawn": (lsam.independent(0.5), None, 1.25),
 }
@@ -252,7 +252,7 @@ def test_other_faces_choose_the_same(face, x64):
     Mapped, the program that is counted is that of a part of the batch: a network as small as this
     one has another relative cost then.
     """
-    options = {"k": 1, "rho": RHO, "selection": lsam.price(1.6, "random"), "normalize": True}
+    options = {"k": 1, "rho": RHO, "selection": lsam.price(1.6, lsam.random(2)), "normalize": True}
     whole = jax.jit(lsam.value_and_grad(contract.loss, lsam.layerwise_sam(**options)))
     axis = {"axis_name": "batch"} if face in ("checked", "unchecked") else {}
     tx = lsam.layerwise_sam(**options, **axis)
