@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def key_for(purpose: str, seed: Any, count: Any = None) -> jax.Array:
@@ -24,7 +25,11 @@ def key_for(purpose: str, seed: Any, count: Any = None) -> jax.Array:
     >>> bool(coin == layers)
     False
     """
-    is_key = isinstance(seed, jax.Array) and jax.numpy.issubdtype(seed.dtype, jax.dtypes.prng_key)
-    key = seed if is_key else jax.random.key(seed)
+    key = seed if is_key(seed) else jax.random.key(seed)
     own = jax.random.fold_in(key, zlib.crc32(purpose.encode()))  # far from any count
     return own if count is None else jax.random.fold_in(own, count)
+
+
+def is_key(x: Any) -> bool:
+    """Whether it is a typed random key, as `jax.random.key` makes them."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

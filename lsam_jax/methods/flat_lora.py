@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
-from lsam_jax.arrays.draws import key_for
+from lsam_jax.arrays.draws import is_key, key_for
 from lsam_jax.arrays.vectors import widened
 from lsam_jax.devices.shardings import draw_like
 
@@ -117,7 +117,7 @@ def _noise(w: jax.Array, size: Any, key: jax.Array, output_axis: int) -> jax.Arr
 
 
 def _checked_seed(seed: Any) -> Any:
-    if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
+    if is_key(seed):
         return seed
     if (
         isinstance(seed, bool)

@@ -17,7 +17,7 @@ import numpy as np
 
 from lsam_jax.arguments import check_argnums
 from lsam_jax.arrays import symbolic
-from lsam_jax.arrays.draws import key_for
+from lsam_jax.arrays.draws import is_key, key_for
 from lsam_jax.devices import shardings
 
 
@@ -129,9 +129,8 @@ def ascent_batch(size: Any, samples: Any, argnums: Any, of_params: Sequence[int]
             "ascent_batch must be a share above 0 and at most 1.0, or a whole number of samples, "
             f"at least 1; got ascent_batch={size!r}."
         )
-    is_key = hasattr(samples, "dtype") and jnp.issubdtype(samples.dtype, jax.dtypes.prng_key)
     named = isinstance(samples, str) and samples in ("even", "first", "rotating")
-    if not (is_key or named):
+    if not (is_key(samples) or named):
         raise ValueError(
             'ascent_samples must be "even", "first", "rotating" or a random key, '
             f"jax.random.key(0); got ascent_samples={samples!r}."
