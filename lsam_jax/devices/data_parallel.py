@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
+from lsam_jax.arrays.draws import is_key
 from lsam_jax.devices import meshes
 from lsam_jax.devices.meshes import Devices, Ground
 
@@ -209,19 +210,15 @@ def _is_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray | np.generic)
 
 
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
 def _has_rows(x: Any) -> bool:
-    return _is_array(x) and x.ndim > 0 and not _is_key(x)
+    return _is_array(x) and x.ndim > 0 and not is_key(x)
 
 
 def _put(x: Any, sharding: Sharding) -> jax.Array:
     """An array of this process as its part of a global one."""
     if jax.process_count() == 1:
         return jax.device_put(x, sharding)
-    if _is_key(x):
+    if is_key(x):
         data = jax.make_array_from_process_local_data(sharding, np.asarray(jax.random.key_data(x)))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
     return jax.make_array_from_process_local_data(sharding, np.asarray(x))
