@@ -102,7 +102,7 @@ def test_a_batch_is_augmented_from_its_key_and_only_when_asked():
 @pytest.mark.slow
 def test_a_run_trains_on_augmented_images():
     small = datasets.Dataset(
-        "small", *[datasets.Split(IMAGES[:8], np.arange(8, dtype=np.int32))] * 2, 8, (), ()
+        "digits", *[datasets.Split(IMAGES[:8], np.arange(8, dtype=np.int32))] * 2, 8, (), ()
     )
     shown = small._replace(augment=augmentation.crop_and_flip)
     config = Config(method="sgd", width=4, epochs=1, batch_size=8)
