@@ -23,7 +23,7 @@ RADII = tuple(float(f"{x:.2g}") for x in np.geomspace(1e-3, 10, 25))
 HEADER, NUMBERS = ("radius", "loss", "sharpness", "rise", ""), range(4)
 FITTING = (
     "How much SAM gains follows the rise, not the radius: about 0.1 nats fit clean labels, 0.3 "
-    "where 40 % of them are wrong."
+    "where 40 % of them are drawn at random."
 )
 
 
@@ -119,7 +119,7 @@ def suggest_rho(
       batch_argnums: the positions of the arguments that have the samples along their first axis.
       radii: those to try, ascending; by default 25 from 0.001 to 10.
       target: how large r may be, in units of the loss (nats, for cross-entropy): 0.1 fits clean
-        labels, 0.3 where 40 % of the labels are wrong.
+        labels, 0.3 where 40 % of the labels are drawn at random.
       **kwargs: further keyword arguments of the loss.
 
     Returns:

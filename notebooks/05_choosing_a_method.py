@@ -245,8 +245,9 @@ plt.show()
 #
 # | you want | take |
 # |---|---|
-# | SAM's perturbation near SGD's price | `layerwise_sam(k)`; look at `lsam.inspect` first |
-# | a price that is fixed beforehand | the same with `selection=lsam.budget(0.1)`; check that it still helps |
+# | SAM's gain for little | `sam(rise(share=0.4))` with `ascent_batch=1 / 8` |
+# | most of it, and no second gradient | `with_parts(sam(rise(share=0.4)), ascent=stale())` |
+# | a price that is fixed beforehand | `layerwise_sam(k, rho, normalize=True, selection=lsam.budget(0.1))`; check that it still helps |
 # | a small, fixed surcharge, and memory to spare | `look_sam(every=5)`, or the same with `k` |
 # | no second gradient at all | `momentum_sam` |
 # | weights of very different size | `asam` |

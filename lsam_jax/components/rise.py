@@ -89,10 +89,10 @@ def rise(
         rise(share=0.4, cap=0.2)        target = min(share / (1 - share) (L_0 - L), cap L_0)
 
     so a perturbation may undo that share of it, and at most cap of the first loss; where that is
-    not positive there is no cap. The share
-    depends on the task, about 0.1 where labels are clean, 0.3 to 0.4 where 40 % of them are wrong,
-    and far less on method, part of the batch, network and optimizer than a radius does. What is
-    measured of that, and where it does not hold, is in docs/radius.md.
+    not positive there is no cap. The share depends on the task, about 0.1 where labels are clean,
+    0.3 to 0.4 where 40 % of them are drawn anew, and far less on method, part of the batch, network
+    and optimizer than a radius does. What is measured of that, and where it does not hold, is in
+    docs/radius.md.
 
     SAM flattens what it looks at, so that the same radius raises the loss less and less. To follow
     that on and on would keep the network from learning. So the radius stays below `reach` times the
