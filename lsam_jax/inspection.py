@@ -223,7 +223,7 @@ def inspect(
         leaves = parts.treedef.flatten_up_to(params)
         tree = parts.treedef.unflatten
         program = trace(lambda x: loss_fn(tree(x), *args, **kwargs), leaves, has_aux)
-        found.append(_inspected(program, leaves, parts, selector, (k, cuts)))
+        found.append(_inspected(program, leaves, parts, selector, k, cuts))
 
     # Under eval_shape, so that shapes are enough and nothing is computed.
     jax.eval_shape(look, shapes)
@@ -233,14 +233,18 @@ def inspect(
 
 
 def _inspected(
-    program: TracedLoss, arrays: Sequence[Any], parts: Layers, selector: Selector, cutting: Any
+    program: TracedLoss,
+    arrays: Sequence[Any],
+    parts: Layers,
+    selector: Selector,
+    k: int,
+    cuts: Cuts,
 ) -> Inspection:
-    """The layers of a network, and where it is cut, of `(k, cuts)`."""
-    k, cuts = cutting
-    network, place, profile = network_of(program, arrays, parts)
+    """The layers of a network, and where it is cut."""
+    where = wanted(cuts, selector)
+    network, place, profile = network_of(program, arrays, parts, where, fewest(selector, k))
     order, candidates = np.argsort(network.position), selector.candidates(network)
-    least = fewest(selector, k)
-    where = place(wanted(cuts, selector), candidates, least) if candidates.any() else []
+    places = place(candidates) if candidates.any() else []
     each = parts.apart()
     shapes = [np.shape(x)[has_row:] for x, has_row in zip(each.leaves_of(arrays), each.stacked)]
     shapes_of = [[shape for shape, j in zip(shapes, each.of_leaf) if j == i] for i in order]
@@ -249,7 +253,7 @@ def _inspected(
         LayerCost(parts.names[i], s[0] if len(s) == 1 else tuple(s), int(sizes[i]), float(cost[i]))
         for i, s in zip(order, shapes_of)
     ]
-    where_names = tuple(parts.names[order[p]] for p in where)
+    where_names = tuple(parts.names[order[p]] for p in places)
     found = [n for n in over_inputs(program.closed.jaxpr) if not parts.pieces[n]]
     scanned = tuple(parts.paths[parts.array_of.index(n)][0] for n in found)
     return Inspection(tuple(rows), where_names, profile(), scanned)

@@ -21,30 +21,62 @@ def network_of(
     program: TracedLoss,
     arrays: Sequence[Any],
     layers: Layers,
-    cuts: Cuts = "auto",
-    k: int | None = None,
+    cuts: Cuts,
+    k: int | None,
     gated: bool = True,
-) -> tuple[
-    Network, Callable[[Cuts, np.ndarray, int | None], list[int]], Callable[[], costs.Profile]
-]:
+    climbed: TracedLoss | None = None,
+) -> tuple[Network, Callable[[np.ndarray], list[int]], Callable[[], costs.Profile]]:
     """The network of a loss, a function that places cuts in it, and one that counts its costs.
 
-    The second takes the argument `cuts`, the candidates, and k if it is static, and gives the
-    positions, ascending. Costs are counted only if something asks for them; what a step costs
-    depends on the cuts that will be made, which `cuts` and `k` say, and on whether the gradients of
-    layers that are not selected are `gated`.
+    The second takes the candidates, and gives the positions, ascending. Costs are counted only if
+    something asks for them.
+
+    Args:
+      program: the loss that is descended.
+      arrays: the parameters.
+      layers: how they are cut into layers.
+      cuts: where to cut.
+      k: how many layers are selected, if that is static.
+      gated: whether the gradients of layers that are not selected are skipped.
+      climbed: the loss that is climbed, if that is another: the passes then share nothing.
     """
     seen, each, of_each = program.apart(layers, arrays)
     position, reached = layer_order(seen, each, of_each, len(layers.names))
+    order = np.argsort(position)
 
     @cache
     def profile() -> costs.Profile:
-        return costs.profile(seen, each, of_each, position)
+        own = costs.profile(seen, each, of_each, position)
+        if climbed is None:
+            return own
+        return costs.apart(own, costs.profile(*climbed.apart(layers, arrays), position))
+
+    @cache
+    def quick() -> np.ndarray:
+        return costs.at_cuts(seen, each, of_each, position)
 
     def cost(candidates: np.ndarray) -> Callable[[Any], Any]:
-        places, order = place(cuts, candidates, k), np.argsort(position)
+        places = place(candidates)
         counted = profile().at(places) if gated else profile().ungated(places, candidates[order])
         return lambda selected: counted(selected[order])
+
+    def scanned(candidates: np.ndarray) -> list[loops.Loop]:
+        return loops.find(seen.closed.jaxpr, Chosen(of_each, position, candidates, candidates))
+
+    def place(candidates: np.ndarray) -> list[int]:
+        places = np.sort(position[candidates])
+        count = AUTOMATIC if cuts == "auto" else cuts  # or the names of layers
+        if count == 1:
+            return [int(places[0])]
+        begun, free = _around_scans(scanned(candidates), places)
+        if isinstance(count, int | np.integer):
+            # With k layers to choose, the first is no later than the k-th last candidate.
+            free = free[free <= places[max(len(places) - (k or 1), 0)]]
+            if len(free) > count:
+                free = free[choose_cuts(quick()[free], int(count))]
+        else:
+            free = position[[layers.names.index(name) for name in count]]
+        return sorted({int(places[0]), *map(int, free), *begun})
 
     network = Network(
         layers.names,
@@ -56,78 +88,18 @@ def network_of(
         sizes=layers.sizes(layers.leaves_of(arrays)),
         runs_in_part=lambda candidates: bool(scanned(candidates)),
     )
-
-    def scanned(candidates: np.ndarray) -> list[loops.Loop]:
-        return loops.find(seen.closed.jaxpr, Chosen(of_each, position, candidates, candidates))
-
-    def place(cuts: Cuts, candidates: np.ndarray, k: int | None) -> list[int]:
-        places = np.sort(position[candidates])
-        if isinstance(cuts, str | int | np.integer):
-            count = AUTOMATIC if cuts == "auto" else int(cuts)
-            if count == 1:
-                return [int(places[0])]
-            begun, free = around_scans(candidates)
-            # With k layers to choose, the first is no later than the k-th last candidate.
-            free = free[free <= places[max(len(places) - (k or 1), 0)]]
-            if len(free) > count:
-                free = free[choose_cuts(quick()[free], count)]
-        else:
-            begun, _ = around_scans(candidates)
-            free = position[[layers.names.index(name) for name in cuts]]
-        return sorted({int(places[0]), *map(int, free), *begun})
-
-    @cache
-    def quick() -> np.ndarray:
-        return costs.at_cuts(seen, each, of_each, position)
-
-    def around_scans(candidates: np.ndarray) -> tuple[set[int], np.ndarray]:
-        """Where iterations of scans begin, and what follows them; and the places outside."""
-        places = np.sort(position[candidates])
-        begun: set[int] = set()
-        outside = np.ones(len(places), bool)
-        for loop in scanned(candidates):
-            at = np.searchsorted(places, [loop.begins, *loop.until], side="right")
-            begun.update(int(places[n]) for n in at if n < len(places))
-            outside &= (places <= loop.begins) | (places > loop.until[-1])
-        return begun, places[outside]
-
     return network, place, profile
 
 
-def network_apart(
-    network: Network,
-    descent: Callable[[], costs.Profile],
-    ascent: TracedLoss,
-    arrays: Sequence[Any],
-    layers: Layers,
-    cuts: Callable[[np.ndarray], Sequence[int]],
-) -> Network:
-    """The network where another loss is climbed than descended: the passes share nothing.
-
-    Args:
-      network: that of the loss that is descended.
-      descent: counts the costs of that loss.
-      ascent: the loss that is climbed.
-      arrays: the parameters.
-      layers: how they are cut into layers.
-      cuts: from the candidates to the positions at which the ascent may end.
-    """
-
-    @cache
-    def profile() -> costs.Profile:
-        climbed = costs.profile(*ascent.apart(layers, arrays), network.position)
-        return costs.apart(descent(), climbed)
-
-    def cost(candidates: np.ndarray) -> Callable[[Any], Any]:
-        order = np.argsort(network.position)
-        counted = profile().ungated(cuts(candidates), candidates[order])
-        return lambda selected: counted(selected[order])
-
-    return network._replace(
-        price=lambda: profile().full[network.position],
-        first=lambda: profile().first[network.position],
-        cost=cost,
-    )
+def _around_scans(scanned: Sequence[loops.Loop], places: np.ndarray) -> tuple[set[int], np.ndarray]:
+    """Where iterations of scans begin, and what follows them; and the places outside."""
+    begun: set[int] = set()
+    outside = np.ones(len(places), bool)
+    for loop in scanned:
+        at = np.searchsorted(places, [loop.begins, *loop.until], side="right")
+        begun.update(int(places[n]) for n in at if n < len(places))
+        outside &= (places <= loop.begins) | (places > loop.until[-1])
+    return begun, places[outside]
 
 
 def choose_cuts(cost: np.ndarray, count: int) -> list[int]:

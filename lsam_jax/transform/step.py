@@ -20,7 +20,7 @@ from lsam_jax.devices.collectives import check_loss
 from lsam_jax.devices.m_sharpness import check_references
 from lsam_jax.devices.shardings import beside
 from lsam_jax.engine.cpu_convolutions import in_conditional
-from lsam_jax.engine.cuts import network_apart, network_of
+from lsam_jax.engine.cuts import network_of
 from lsam_jax.engine.network import Network, in_tree_order
 from lsam_jax.engine.passes import Cutting, passes_of
 from lsam_jax.engine.stale_and_fresh import stale_and_fresh
@@ -116,15 +116,8 @@ def _network(
     """The network of a loss, and of another that is climbed; from candidates to its cuts."""
     where = wanted(method.cuts, method.selector, climbed is None) if shares_passes(method) else 1
     least = fewest(method.selector, arguments.static_int(method.k))
-    gated = method.gate is not False
-    network, place, profile = network_of(program, arrays, layers, where, least, gated)
-
-    def cuts(candidates: np.ndarray) -> list[int]:
-        return place(where, candidates, least)
-
-    if climbed is not None:
-        network = network_apart(network, profile, climbed, arrays, layers, cuts)
-    return network, cuts
+    gated = climbed is None and method.gate is not False
+    return network_of(program, arrays, layers, where, least, gated, climbed)[:2]
 
 
 def _traced(
