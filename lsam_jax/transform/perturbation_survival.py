@@ -4,13 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lsam_jax.arrays import promotion
 from lsam_jax.arrays.vectors import squared_norm, widened
-from lsam_jax.transform.method import layers_of, numbers, state_of
+from lsam_jax.transform.method import layers_of, state_of
 from lsam_jax.transform.state import SamState
-from lsam_jax.transform.step_rules import MethodStep
+from lsam_jax.transform.step_rules import awake
 from lsam_jax.transform.transform import SamTransformation, check_method
 
 
@@ -48,12 +47,9 @@ def perturbation_survival(
     0.98
     """
     check_method(tx)
-    method = tx.method._replace(ascent=tx.method.ascent._replace(rests=None))
-    layers = layers_of(method, params)
-    sam_state = state_of(method, layers, params, sam_state)
-    now = numbers(method, layers, sam_state)
+    layers = layers_of(tx.method, params)
+    sam_state = state_of(tx.method, layers, params, sam_state)
     selected = sam_state.selected | ~sam_state.selected.any()
-    every = np.ones(len(layers.names), bool)
     index = layers.inside
     types = [jnp.result_type(x) for x in layers.leaves(params)]
     if all(jnp.promote_types(types[n], jnp.float32) == types[n] for n in index):
@@ -65,7 +61,7 @@ def perturbation_survival(
             return list(map(widened, arrays)) if wide else arrays
 
         w, g = cast(params), cast(gradient)
-        rules = MethodStep(method, now, sam_state, every, selected, w)
+        rules = awake(tx.method, layers, sam_state, selected, w)
         start = [w[n] for n in index]
         there, _ = rules.perturb(rules.masked([g[n] for n in index], index), start, index)
         return [x.astype(jnp.float32) - y.astype(jnp.float32) for x, y in zip(there, start)]

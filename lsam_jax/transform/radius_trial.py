@@ -17,9 +17,9 @@ from lsam_jax.engine.traced_loss import trace
 from lsam_jax.engine.two_pass import put
 from lsam_jax.engine.untraceable import SIGNS, way_out
 from lsam_jax.layers.leaves import Layers
-from lsam_jax.transform.method import Method, choose, numbers
+from lsam_jax.transform.method import Method, choose
 from lsam_jax.transform.state import SamState
-from lsam_jax.transform.step_rules import MethodStep
+from lsam_jax.transform.step_rules import MethodStep, awake
 
 Leaves = Sequence[Any]
 LossOfParams = Callable[[Any], Any]
@@ -111,10 +111,8 @@ class RadiusTrial(NamedTuple):
         return network_of(program, arrays, self.layers, where, least)[0]
 
     def _rules(self, w: Leaves, state: SamState, selected: Any, rho: Any) -> MethodStep:
-        awake = self.method.ascent._replace(rests=None)
-        method = self.method._replace(rho=as_radii("rho", rho), ascent=awake)
-        every = np.ones(len(self.layers.names), bool)
-        return MethodStep(method, numbers(method, self.layers, state), state, every, selected, w)
+        method = self.method._replace(rho=as_radii("rho", rho))
+        return awake(method, self.layers, state, selected, w)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
@@ -33,7 +32,7 @@ from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.branches import Branches, taken
 from lsam_jax.transform.method import Method, checked, initial_memory, layers_of, shares_passes
 from lsam_jax.transform.state import Outcome, SamState, initial_state
-from lsam_jax.transform.step_rules import at_step, chosen_at, descent_of
+from lsam_jax.transform.step_rules import at_step, in_types_of
 
 Leaves = Sequence[Any]
 
@@ -65,17 +64,13 @@ def step(
     climbed = None if ascent is None else traced(ascent.loss_fn)
     clean_aux = ascent is not None and ascent.clean_aux
     network, cuts = _network(method, layers, arrays, program, climbed)
-    layers, chosen, state = chosen_at(method, layers, state, network)
-    leaves = layers.leaves_of(arrays)
+    rules, chosen = at_step(method, layers, arrays, state, network)
+    layers, leaves = rules.now.layers, rules.leaves
     program = program.on(layers, leaves)
     climbed = None if climbed is None else climbed.on(layers, leaves)
-    second = descent_of(
-        method,
-        loss_fn,
-        lambda leaves: tree(layers.arrays(leaves)),
-        lambda aux: program.aux_of(aux)[1],
+    rules = rules.descending(
+        loss_fn, lambda leaves: tree(layers.arrays(leaves)), lambda aux: program.aux_of(aux)[1]
     )
-    rules = at_step(method, layers, state, leaves, chosen, second)
     inside = in_conditional(program.closed.jaxpr)
 
     def perturbed(leaves: Leaves) -> StepResult:
@@ -148,9 +143,8 @@ def step_by_gradient(
     _check_gradients_suffice(method)
     axes = method.axes
     network = in_tree_order(layers, layers.leaves_of(arrays))
-    layers, chosen, state = chosen_at(method, layers, state, network)
-    leaves = layers.leaves_of(arrays)
-    rules = at_step(method, layers, state, leaves, chosen)
+    rules, chosen = at_step(method, layers, arrays, state, network)
+    layers, leaves = rules.now.layers, rules.leaves
     extra = () if _takes_one_argument(grad_fn) else (0,)
 
     def gradient(leaves: Leaves) -> list[Any]:
@@ -183,7 +177,7 @@ def step_by_gradient(
     if timed:
         called_for, memory = rules.decide(clean)
         like = jax.eval_shape(unperturbed, leaves)  # grad_fn may be of another type than updates
-        alike = lambda leaves: jax.tree.map(_as, perturbed(leaves), like)  # noqa: E731
+        alike = lambda leaves: in_types_of(like, perturbed(leaves))  # noqa: E731
         out = rules.decided(jax.lax.cond(called_for, alike, unperturbed, leaves), memory)
     else:
         out = perturbed(leaves)
@@ -219,10 +213,6 @@ def _leaves_like(tree: Any, layers: Layers, what: str) -> list[Any]:
     if found != layers.treedef:
         raise ValueError(f"{what} must be a pytree like params: {layers.treedef}; got {found}.")
     return layers.leaves(tree)
-
-
-def _as(x: Any, like: Any) -> jax.Array:
-    return jnp.asarray(x, like.dtype)
 
 
 def _takes_one_argument(fun: Callable[..., Any]) -> bool:

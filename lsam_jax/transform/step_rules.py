@@ -147,7 +147,7 @@ class MethodStep(NamedTuple):
             rise.astype(jnp.float32),
             _effect(None if perturbed is None else average(perturbed), rise),
             jnp.isfinite(sharpness),
-            _like(memory, new),
+            in_types_of(memory, new),
         )
 
     def plain_step(self, g: Leaves, loss: Any = None) -> Outcome:
@@ -166,7 +166,7 @@ class MethodStep(NamedTuple):
             self.state.rise,
             _effect(loss, 0.0),
             jnp.asarray(True) if loss is None else jnp.isfinite(loss),
-            _like(memory, new),
+            in_types_of(memory, new),
         )
 
     def starts_plain(self, same_first_pass: bool) -> bool:
@@ -223,6 +223,18 @@ class MethodStep(NamedTuple):
             rise=jnp.where(rests, before.rise, out.rise),
         )
 
+    def descending(
+        self,
+        loss_fn: Callable[[Any], Any],
+        tree: Callable[[Leaves], Any],
+        need: Callable[[Leaves], Any],
+    ) -> "MethodStep":
+        """The same for this loss; `tree` and `need` as in `Descent.second`."""
+        second = self.method.descent.second
+        if second is None:
+            return self
+        return self._replace(descend=partial(second, loss_fn, tree, need))
+
     def handed_back(self, result: StepResult, aux: Any) -> tuple[Any, Any, Any, SamState]:
         """Loss, aux as the loss returned it, direction of descent, new state."""
         method, out = self.method, result.outcome
@@ -232,28 +244,26 @@ class MethodStep(NamedTuple):
 
 
 def at_step(
-    method: Method,
-    layers: Layers,
-    state: SamState,
-    leaves: Leaves,
-    chosen: Chosen,
-    second: Callable[[Leaves, PerturbedPass], ValueAuxGrad] | None = None,
-) -> MethodStep:
-    """The method at a step, and the layers that it has chosen."""
-    now = numbers(method, layers, state)
-    return MethodStep(method, now, state, chosen.candidates, chosen.selected, leaves, second)
-
-
-def chosen_at(
-    method: Method, layers: Layers, state: SamState, network: Network
-) -> tuple[Layers, Chosen, SamState]:
-    """The layers that a step chooses, cut into leaves for it, and the state with the choice."""
+    method: Method, layers: Layers, arrays: Leaves, state: SamState, network: Network
+) -> tuple[MethodStep, Chosen]:
+    """The method at a step, and the layers that it chooses, cut into leaves for it."""
     candidates, selected, state = choose(method, network, state)
     known = isinstance(selected, np.ndarray)
     # Rows that the program may be cut between, otherwise than by the candidates, are leaves.
     together = method.ascent.fresh is None and (known or network.runs_in_part(candidates))
     layers = layers.cut(candidates) if together else layers.apart()
-    return layers, Chosen(layers.of_leaf, network.position, candidates, selected), state
+    chosen = Chosen(layers.of_leaf, network.position, candidates, selected)
+    now, leaves = numbers(method, layers, state), layers.leaves_of(arrays)
+    return MethodStep(method, now, state, candidates, selected, leaves), chosen
+
+
+def awake(
+    method: Method, layers: Layers, state: SamState, selected: Any, leaves: Leaves
+) -> MethodStep:
+    """The method as it moves any layers, whether its ascent rests or not."""
+    method = method._replace(ascent=method.ascent._replace(rests=None))
+    every = np.ones(len(layers.names), bool)
+    return MethodStep(method, numbers(method, layers, state), state, every, selected, leaves)
 
 
 def _effect(loss: Any, rise: Any) -> Effect:
@@ -261,16 +271,6 @@ def _effect(loss: Any, rise: Any) -> Effect:
     return Effect(*numbers)
 
 
-def _like(old: Any, new: Any) -> Any:
+def in_types_of(old: Any, new: Any) -> Any:
+    """The new arrays in the types of the old ones."""
     return jax.tree.map(lambda a, b: jnp.asarray(b, a.dtype), old, new)
-
-
-def descent_of(
-    method: Method,
-    loss_fn: Callable[[Any], Any],
-    tree: Callable[[Sequence[Any]], Any],
-    need: Callable[[Sequence[Any]], Any],
-) -> Callable[[Leaves, PerturbedPass], ValueAuxGrad] | None:
-    """`MethodStep.descend`; `tree` and `need` as in `Descent.second`."""
-    second = method.descent.second
-    return None if second is None else partial(second, loss_fn, tree, need)

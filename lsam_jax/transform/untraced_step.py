@@ -18,7 +18,7 @@ from lsam_jax.arrays import promotion
 from lsam_jax.devices.collectives import check_loss
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.network import in_tree_order
-from lsam_jax.engine.step_rules import StepResult
+from lsam_jax.engine.step_rules import Chosen, StepResult
 from lsam_jax.engine.traced_loss import PrefixSuffix, gradient_of, loss_and_aux, shapes_of
 from lsam_jax.engine.two_losses import AscentLoss, two_losses
 from lsam_jax.engine.two_pass import (
@@ -32,7 +32,7 @@ from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.branches import Branches, taken
 from lsam_jax.transform.method import Method, checked, shares_passes
 from lsam_jax.transform.state import SamState
-from lsam_jax.transform.step_rules import at_step, chosen_at, descent_of
+from lsam_jax.transform.step_rules import MethodStep, at_step
 
 Leaves = Sequence[Any]
 LIBRARIES = ("lsam_jax", "jax", "optax")
@@ -75,7 +75,6 @@ def untraced_step(
 ) -> tuple[Any, Any, Any, SamState]:
     """One step by gradients of the whole: loss, aux, direction of descent, new state."""
     layers, arrays, state = checked(method, params, state)
-    leaves = layers.leaves_of(arrays)
 
     def tree(leaves: Leaves) -> Any:
         return layers.tree(method.axes.with_mean_gradient(leaves))
@@ -84,16 +83,16 @@ def untraced_step(
     program = untraced(loss_fn)
     climbed = None if ascent is None else untraced(ascent.loss_fn)
     try:
-        layers, chosen, state = _chosen(method, layers, state, leaves, reason)
+        rules, chosen = _chosen(method, layers, arrays, state, reason)
         refused = None
     except ValueError as error:
         refused = error
     if refused is not None:
-        program.value_and_grad(leaves)  # a loss that fails by itself says why itself
+        # A loss that fails by itself says why itself.
+        program.value_and_grad(layers.leaves_of(arrays))
         raise refused
-    leaves = layers.leaves_of(arrays)
-    second = descent_of(method, loss_fn, tree, lambda aux: aux[0][1])
-    rules = at_step(method, layers, state, leaves, chosen, second)
+    rules = rules.descending(loss_fn, tree, lambda aux: aux[0][1])
+    layers, leaves = rules.now.layers, rules.leaves
     may_move = chosen.among(chosen.candidates)
 
     def passes(loss: Untraced) -> OneCut:
@@ -123,15 +122,18 @@ def untraced_step(
     return rules.handed_back(result, result.aux[0])
 
 
-def _chosen(method: Method, layers: Layers, state: SamState, leaves: Leaves, reason: str) -> Any:
-    """The layers of the step; or a ValueError if it takes the loss as a program to say which."""
+def _chosen(
+    method: Method, layers: Layers, arrays: Leaves, state: SamState, reason: str
+) -> tuple[MethodStep, Chosen]:
+    """The method at the step; or a ValueError if it takes the loss as a program to say which."""
     why = "this loss cannot be traced before it is differentiated. " + reason
     if method.ascent.fresh is not None:
         raise ValueError(
             f"fresh={method.ascent.fresh!r} needs the order of the layers in the network, and "
             f"{why} Or leave fresh out."
         )
-    return chosen_at(method, layers, state, in_tree_order(layers, leaves, f"and {why}"))
+    network = in_tree_order(layers, layers.leaves_of(arrays), f"and {why}")
+    return at_step(method, layers, arrays, state, network)
 
 
 def _untraced(
