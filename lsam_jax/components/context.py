@@ -81,11 +81,3 @@ def zeros_like_layers(layers: Layers, leaves: Sequence[Any]) -> Any:
     return layers.tree(
         [jnp.zeros_like(x) if i != -1 else () for i, x in zip(layers.of_leaf, leaves)]
     )
-
-
-def mean_of_layers(memory: Any, g: Sequence[Any], at: Targets, now: StepContext, decay: Any) -> Any:
-    """`decay memory + (1 - decay) g`, for a memory that `zeros_like_layers` made."""
-    mean = now.layers.leaves(memory)
-    for n, x in zip(at.leaf, g):
-        mean[n] = (decay * mean[n] + (1 - decay) * x).astype(mean[n].dtype)
-    return now.layers.tree(mean)

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays.vectors import by_row, ratio, squared_norm, sum_of_squares
-from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
+from lsam_jax.components.context import (
+    Arrays,
+    StepContext,
+    Targets,
+    remember_nothing,
+    zeros_like_layers,
+)
 from lsam_jax.layers.leaves import Layers
 
 Move = Callable[[Arrays, Arrays, Targets, StepContext, Any], list[Any]]
@@ -67,6 +73,30 @@ normalized = Perturbation(_normalized)
 
 normalized_by_layer = Perturbation(_normalized_by_layer)
 """`w_i + rho g_i / ||g_i||`, each layer by its own norm."""
+
+
+def along_running_mean(
+    decay: Callable[[StepContext], Any],
+    direction: Callable[[Arrays, Arrays, StepContext], Arrays] = lambda g, m, now: m,
+) -> Perturbation:
+    """`w + rho d / ||d||`, d made of the gradient g and its running mean m.
+
+    Args:
+      decay: of the mean, `m = decay m + (1 - decay) g`, by the step; it starts at 0.
+      direction: `(g, m, now) -> d`, by default m.
+    """
+
+    def update(memory: Any, g: Arrays, at: Targets, now: StepContext) -> Any:
+        mean, keep = now.layers.leaves(memory), decay(now)
+        for n, x in zip(at.leaf, g):
+            mean[n] = (keep * mean[n] + (1 - keep) * x).astype(mean[n].dtype)
+        return now.layers.tree(mean)
+
+    def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
+        mean = now.layers.leaves(update(memory, g, at, now))
+        return _normalized(direction(g, [mean[n] for n in at.leaf], now), w, at, now, ())
+
+    return Perturbation(move, zeros_like_layers, update)
 
 
 def by_name(normalize: bool | str) -> Perturbation:

@@ -3,14 +3,8 @@
 from typing import Any, Unpack
 
 from lsam_jax import arguments
-from lsam_jax.components.context import (
-    Arrays,
-    StepContext,
-    Targets,
-    mean_of_layers,
-    zeros_like_layers,
-)
-from lsam_jax.components.perturbation import Perturbation, normalized
+from lsam_jax.components.context import Arrays, StepContext
+from lsam_jax.components.perturbation import along_running_mean
 from lsam_jax.components.radius import Radius
 from lsam_jax.transform.options import LayerOptions, with_options
 from lsam_jax.transform.transform import SamTransformation, method
@@ -56,19 +50,10 @@ def f_sam(
     """
     arguments.check_real("sigma", sigma)
     arguments.check_number("decay", decay, low=0.0, below=1.0)
-    return method(rho=rho, perturbation=less_the_mean(sigma, decay), **options)
 
-
-def less_the_mean(sigma: arguments.Scalar, decay: Any) -> Perturbation:
-    """`w + rho d / ||d||`, d being the gradient less `sigma` times its running mean."""
-
-    def update(memory: Any, g: Arrays, at: Targets, now: StepContext) -> Any:
-        return mean_of_layers(memory, g, at, now, decay)
-
-    def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
-        m = now.layers.leaves(update(memory, g, at, now))
+    def less_the_mean(g: Arrays, m: Arrays, now: StepContext) -> Arrays:
         share = arguments.resolve(sigma, now.count)
-        d = [(x - share * m[n]).astype(x.dtype) for n, x in zip(at.leaf, g)]
-        return normalized.move(d, w, at, now, ())
+        return [(x - share * y).astype(x.dtype) for x, y in zip(g, m)]
 
-    return Perturbation(move, zeros_like_layers, update)
+    along = along_running_mean(lambda now: decay, less_the_mean)
+    return method(rho=rho, perturbation=along, **options)

@@ -3,14 +3,7 @@
 from typing import Any, Unpack
 
 from lsam_jax import arguments
-from lsam_jax.components.context import (
-    Arrays,
-    StepContext,
-    Targets,
-    mean_of_layers,
-    zeros_like_layers,
-)
-from lsam_jax.components.perturbation import Perturbation, normalized
+from lsam_jax.components.perturbation import along_running_mean
 from lsam_jax.components.radius import Radius
 from lsam_jax.transform.options import LayerOptions, with_options
 from lsam_jax.transform.transform import SamTransformation, method
@@ -50,17 +43,5 @@ def vasso(
     [3.83, 0.0]
     """
     arguments.check_share("theta", theta)
-    return method(rho=rho, perturbation=along_the_mean(theta), **options)
-
-
-def along_the_mean(theta: Any) -> Perturbation:
-    """`w + rho d / ||d||`, d being the running mean of the gradient."""
-
-    def update(memory: Any, g: Arrays, at: Targets, now: StepContext) -> Any:
-        return mean_of_layers(memory, g, at, now, 1 - arguments.resolve(theta, now.count))
-
-    def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
-        d = now.layers.leaves(update(memory, g, at, now))
-        return normalized.move([d[n] for n in at.leaf], w, at, now, ())
-
-    return Perturbation(move, zeros_like_layers, update)
+    along = along_running_mean(lambda now: 1 - arguments.resolve(theta, now.count))
+    return method(rho=rho, perturbation=along, **options)
