@@ -1,11 +1,10 @@
 """What the second pass differentiates: the loss, or something else at the perturbed weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
+from lsam_jax.engine.step_rules import Leaves, PerturbedPass, ValueAuxGrad
 
-Leaves = Sequence[Any]
 Second = Callable[[Any, Any, Callable[[Leaves], Any], Leaves, PerturbedPass], ValueAuxGrad]
 
 

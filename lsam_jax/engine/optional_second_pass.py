@@ -10,11 +10,9 @@ from typing import Any
 
 import jax
 
-from lsam_jax.engine.step_rules import OptionalStepRules, StepResult
+from lsam_jax.engine.step_rules import Leaves, OptionalStepRules, StepResult
 from lsam_jax.engine.traced_loss import PrefixSuffix
 from lsam_jax.engine.two_pass import in_one, in_two
-
-Leaves = Sequence[Any]
 
 
 def one_or_two(

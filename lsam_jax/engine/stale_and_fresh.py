@@ -12,11 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arrays.vectors import ratio, squared_norm
-from lsam_jax.engine.step_rules import Chosen, StepResult, StepRules
+from lsam_jax.engine.step_rules import Chosen, Leaves, StepResult, StepRules
 from lsam_jax.engine.traced_loss import TracedLoss
 from lsam_jax.engine.two_pass import both_passes, in_one, in_two, known_passes, nothing_moves, put
-
-Leaves = Sequence[Any]
 
 
 def stale_and_fresh(

@@ -1,6 +1,6 @@
 """ESAM: perturbs drawn weights, descends on the samples that suffer most."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import jax
@@ -19,12 +19,10 @@ from lsam_jax.components.radius import Radius
 from lsam_jax.components.selection import independent
 from lsam_jax.devices.shardings import lay_like, whole
 from lsam_jax.engine import auxiliary
-from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
+from lsam_jax.engine.step_rules import Leaves, PerturbedPass, ValueAuxGrad
 from lsam_jax.losses import PerSample
 from lsam_jax.transform.options import LayerOptions, with_options
 from lsam_jax.transform.transform import SamTransformation, method
-
-Leaves = Sequence[Any]
 
 
 @with_options

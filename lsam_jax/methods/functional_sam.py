@@ -1,6 +1,6 @@
 """Functional SAM: the outputs are perturbed, the loss's gradient is not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import jax
@@ -10,12 +10,10 @@ from lsam_jax.arrays.vectors import vdot
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.radius import Radius
 from lsam_jax.engine import auxiliary
-from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
+from lsam_jax.engine.step_rules import Leaves, PerturbedPass, ValueAuxGrad
 from lsam_jax.losses import SplitLoss
 from lsam_jax.transform.options import SelectionOptions, with_options
 from lsam_jax.transform.transform import SamTransformation, method
-
-Leaves = Sequence[Any]
 
 
 @with_options

@@ -1,6 +1,6 @@
 """GAM: descends the norm of the gradient beside the loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import jax
@@ -13,11 +13,9 @@ from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.radius import Radius
 from lsam_jax.engine import auxiliary
-from lsam_jax.engine.step_rules import PerturbedPass, ValueAuxGrad
+from lsam_jax.engine.step_rules import Leaves, PerturbedPass, ValueAuxGrad
 from lsam_jax.transform.options import DeviceOptions, with_options
 from lsam_jax.transform.transform import SamTransformation, method
-
-Leaves = Sequence[Any]
 
 
 @with_options

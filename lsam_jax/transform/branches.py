@@ -6,10 +6,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lsam_jax.engine.optional_second_pass import one_or_two
-from lsam_jax.engine.step_rules import Chosen, OptionalStepRules, StepResult
+from lsam_jax.engine.step_rules import Chosen, Leaves, OptionalStepRules, StepResult
 from lsam_jax.engine.traced_loss import PrefixSuffix
 
-Leaves = Sequence[Any]
 Step = Callable[[Leaves], StepResult]
 
 

@@ -5,7 +5,7 @@ by what, how far, what to descend, when).
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from lsam_jax.engine.cuts import network_of
 from lsam_jax.engine.network import Network, in_tree_order
 from lsam_jax.engine.passes import Cutting, passes_of
 from lsam_jax.engine.stale_and_fresh import stale_and_fresh
-from lsam_jax.engine.step_rules import StepResult
+from lsam_jax.engine.step_rules import Leaves, StepResult
 from lsam_jax.engine.traced_loss import TracedLoss, cut, trace
 from lsam_jax.engine.two_losses import AscentLoss, two_losses
 from lsam_jax.engine.two_pass import both_passes, nothing_moves, put
@@ -33,8 +33,6 @@ from lsam_jax.transform.branches import Branches, taken
 from lsam_jax.transform.method import Method, checked, initial_memory, layers_of, shares_passes
 from lsam_jax.transform.state import Outcome, SamState, initial_state
 from lsam_jax.transform.step_rules import at_step, in_types_of
-
-Leaves = Sequence[Any]
 
 
 @promotion.usual

@@ -13,12 +13,10 @@ from lsam_jax.arrays.vectors import by_row, one_by_one, squared_norm, vdot
 from lsam_jax.components.context import Effect, StepContext, Targets
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.network import Network
-from lsam_jax.engine.step_rules import Chosen, PerturbedPass, StepResult, ValueAuxGrad
+from lsam_jax.engine.step_rules import Chosen, Leaves, PerturbedPass, StepResult, ValueAuxGrad
 from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.method import Method, choose, numbers
 from lsam_jax.transform.state import Outcome, SamState, advance, keep_unless
-
-Leaves = Sequence[Any]
 
 
 class MethodStep(NamedTuple):

@@ -18,7 +18,7 @@ from lsam_jax.arrays import promotion
 from lsam_jax.devices.collectives import check_loss
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.network import in_tree_order
-from lsam_jax.engine.step_rules import Chosen, StepResult
+from lsam_jax.engine.step_rules import Chosen, Leaves, StepResult
 from lsam_jax.engine.traced_loss import PrefixSuffix, gradient_of, loss_and_aux, shapes_of
 from lsam_jax.engine.two_losses import AscentLoss, two_losses
 from lsam_jax.engine.two_pass import (
@@ -34,7 +34,6 @@ from lsam_jax.transform.method import Method, checked, shares_passes
 from lsam_jax.transform.state import SamState
 from lsam_jax.transform.step_rules import MethodStep, at_step
 
-Leaves = Sequence[Any]
 LIBRARIES = ("lsam_jax", "jax", "optax")
 
 
