@@ -17,13 +17,12 @@ from jax.sharding import Sharding
 
 from lsam_jax.arrays.draws import is_key
 from lsam_jax.devices import meshes
-from lsam_jax.devices.meshes import Devices, Ground
 
 
 def data_parallel(
     step: Callable[..., Any],
     *,
-    devices: Devices = None,
+    devices: meshes.Devices = None,
     batch_argnums: int | Sequence[int] = -1,
     batch_axes: str | Sequence[str] | None = None,
     donate_argnums: int | Sequence[int] = (),
@@ -84,7 +83,7 @@ class DataParallel:
     def __init__(
         self,
         step: Callable[..., Any],
-        devices: Devices,
+        devices: meshes.Devices,
         batch_argnums: int | Sequence[int],
         batch_axes: str | Sequence[str] | None,
         donate_argnums: int | Sequence[int],
@@ -142,7 +141,7 @@ class DataParallel:
             self._programs[key] = self._program(placed, batches, on)
         return placed, self._programs[key]
 
-    def _program(self, args: list[Any], batches: set[int], on: Ground) -> Callable[..., Any]:
+    def _program(self, args: list[Any], batches: set[int], on: meshes.Ground) -> Callable[..., Any]:
         out = jax.eval_shape(self._step, *args)
         kept = [x for i, x in enumerate(args) if i not in batches]
 
@@ -153,29 +152,29 @@ class DataParallel:
             step, out_shardings=_places(out, kept, on.same), donate_argnums=self._donated
         )
 
-    def _replicate(self, tree: Any, on: Ground) -> Any:
+    def _replicate(self, tree: Any, on: meshes.Ground) -> Any:
         return jax.tree.map(lambda x: _everywhere(x, on), tree)
 
-    def _shard(self, batch: Any, on: Ground) -> Any:
+    def _shard(self, batch: Any, on: meshes.Ground) -> Any:
         for path, x in jax.tree.leaves_with_path(batch):
             _check(path, x, on)
         return jax.tree.map(lambda x: _by_rows(x, on), batch)
 
 
-def _everywhere(x: Any, on: Ground) -> Any:
+def _everywhere(x: Any, on: meshes.Ground) -> Any:
     # jit puts numbers of Python everywhere itself, and keeps their weak types
     if not _is_array(x) or on.holds(x):
         return x
     return _put(x, on.same)
 
 
-def _by_rows(x: Any, on: Ground) -> Any:
+def _by_rows(x: Any, on: meshes.Ground) -> Any:
     if not _has_rows(x):
         return _everywhere(x, on)
     return x if on.holds(x) else _put(x, on.rows)
 
 
-def _check(path: Any, x: Any, on: Ground) -> None:
+def _check(path: Any, x: Any, on: meshes.Ground) -> None:
     if not _has_rows(x) or on.holds(x) or x.shape[0] % on.parts == 0:
         return
     where = jax.tree_util.keystr(path)

@@ -13,7 +13,6 @@ from jax.extend import core as jex
 
 from lsam_jax.arrays import symbolic
 from lsam_jax.engine import jaxprs
-from lsam_jax.engine.jaxprs import Scan, scan_of
 from lsam_jax.engine.scan_plans import JOINS, KEEP_ROWS
 from lsam_jax.engine.step_rules import Chosen
 
@@ -33,7 +32,7 @@ class Loop(NamedTuple):
       rows: of each operand that it runs over, by variable.
     """
 
-    scan: Scan
+    scan: jaxprs.Scan
     until: np.ndarray
     begins: int
     rows: dict[Any, Rows]
@@ -53,7 +52,7 @@ def find(jaxpr: jex.Jaxpr, chosen: Chosen) -> list[Loop]:
     for eqn in jaxpr.eqns:
         variables = [v for v in eqn.invars if jaxprs.is_variable(v)]
         if eqn.primitive.name == "scan" and not eqn.effects:
-            loop = _loop(scan_of(eqn), last, rows, position)
+            loop = _loop(jaxprs.scan_of(eqn), last, rows, position)
             if loop is not None:
                 found.append(loop)
         latest = max((last.get(v, -1) for v in variables), default=-1)
@@ -67,7 +66,7 @@ def find(jaxpr: jex.Jaxpr, chosen: Chosen) -> list[Loop]:
 
 
 def _loop(
-    scan: Scan, last: dict[Any, int], rows: dict[Any, Rows], position: np.ndarray
+    scan: jaxprs.Scan, last: dict[Any, int], rows: dict[Any, Rows], position: np.ndarray
 ) -> Loop | None:
     runs_over = [scan.eqn.invars[n] for n in scan.over]
     by_row = {v: rows[v] for v in runs_over if jaxprs.is_variable(v) and v in rows}

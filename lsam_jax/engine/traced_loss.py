@@ -10,7 +10,6 @@ from jax.extend import core as jex
 
 from lsam_jax.devices.collectives import zeros_like_type
 from lsam_jax.engine import auxiliary, effects, jaxprs, kept, scan_plans, scans
-from lsam_jax.engine.effects import is_reference
 from lsam_jax.layers.leaves import Layers
 
 Suffix = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, list[Any]]]
@@ -266,7 +265,7 @@ def starting_over(closed: jex.ClosedJaxpr) -> tuple[Callable[..., list[Any]], li
       A function with the arguments of the program, which gives its results and behind them what
       the references hold in the end; and the references.
     """
-    held = [c for v, c in zip(closed.jaxpr.constvars, closed.consts) if is_reference(v)]
+    held = [c for v, c in zip(closed.jaxpr.constvars, closed.consts) if effects.is_reference(v)]
     start = [reference[...] for reference in held]
 
     def run(*args: Any) -> list[Any]:
@@ -281,6 +280,6 @@ def starting_over(closed: jex.ClosedJaxpr) -> tuple[Callable[..., list[Any]], li
 def own(variables: Sequence[Any], values: Sequence[Any]) -> list[Any]:
     """The values of variables, with new references in the place of references."""
     return [
-        jax.new_ref(zeros_like_type(v.aval.inner_aval)) if is_reference(v) else x
+        jax.new_ref(zeros_like_type(v.aval.inner_aval)) if effects.is_reference(v) else x
         for v, x in zip(variables, values)
     ]

@@ -7,13 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.arguments import resolve
 from lsam_jax.arrays import symbolic
 from lsam_jax.arrays.draws import key_for
 from lsam_jax.arrays.vectors import squared_norm
-from lsam_jax.components import descent
 from lsam_jax.components.context import Arrays, StepContext, Targets
-from lsam_jax.components.descent import Descent
+from lsam_jax.components.descent import Descent, of_loss
 from lsam_jax.components.perturbation import Perturbation, along, normalized
 from lsam_jax.components.radius import Radius
 from lsam_jax.components.selection import independent
@@ -76,7 +74,7 @@ def esam(
         rho=rho,
         selection="all" if everything else independent(beta, seed),
         perturbation=some_weights(beta, seed) if weights else undiluted(beta),
-        descent=descent.of_loss if gamma == 1 else of_samples(float(gamma)),
+        descent=of_loss if gamma == 1 else of_samples(float(gamma)),
         **options,
     )
 
@@ -142,7 +140,7 @@ def undiluted(share: Any) -> Perturbation:
     """`w + (rho / share) g / ||g||`, to move as much as if not only a share were drawn (ESAM)."""
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
-        rho = now.rho / resolve(share, now.count)
+        rho = now.rho / arguments.resolve(share, now.count)
         return normalized.move(g, w, at, now._replace(rho=rho), memory)
 
     return Perturbation(move)
@@ -152,7 +150,7 @@ def some_weights(share: Any, seed: int) -> Perturbation:
     """`w + (rho / share) m g / ||g||`, each weight's m being 1 with probability `share` (ESAM)."""
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
-        p = resolve(share, now.count)
+        p = arguments.resolve(share, now.count)
         key = key_for("weights", seed, now.count)
         draws = [now.layers.draw(n, d, jax.random.uniform, key) for n, d in zip(at.leaf, g)]
         masked = [jnp.where(u < p, d, jnp.zeros_like(d)) for u, d in zip(draws, g)]

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from lsam_jax import arguments
-from lsam_jax.arguments import Cuts
+from lsam_jax.arguments import Cuts, Scalar
 from lsam_jax.components import perturbation
 from lsam_jax.components.combination import mixed
 from lsam_jax.components.radius import Radius
@@ -15,7 +14,7 @@ from lsam_jax.transform.transform import SamTransformation, method
 def layerwise_sam(
     k: Any,
     rho: Radius,
-    alpha: arguments.Scalar = 1.0,
+    alpha: Scalar = 1.0,
     *,
     selection: Any = "high",
     layers: LayerSpec = "kernel",

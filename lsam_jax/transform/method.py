@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
-from lsam_jax.arguments import Cuts, check_cut_names
 from lsam_jax.components.ascent import Ascent
 from lsam_jax.components.cadence import Cadence
 from lsam_jax.components.combination import Combination
@@ -57,7 +56,7 @@ class Method(NamedTuple):
     cadence: Cadence
     norm_decay: Any
     select_every: Any
-    cuts: Cuts
+    cuts: arguments.Cuts
     gate: bool | None
     axes: Axes
 
@@ -69,7 +68,7 @@ def layers_of(method: Method, params: Any) -> Layers:
     if not layers.names:  # what stands for any parameters fits every method
         return layers
     method.selector.check(layers.names)
-    check_cut_names(method.cuts, layers.names)
+    arguments.check_cut_names(method.cuts, layers.names)
     method.rho.check(layers.names)
     check_fresh(method, layers.names)
     k = method.k

@@ -8,27 +8,21 @@ import numpy as np
 import optax
 
 from lsam_jax import arguments
-from lsam_jax.components import ascent as ascents
-from lsam_jax.components import cadence as cadences
-from lsam_jax.components import combination as combinations
-from lsam_jax.components import descent as descents
-from lsam_jax.components import perturbation as perturbations
-from lsam_jax.components.ascent import Ascent
-from lsam_jax.components.cadence import Cadence
-from lsam_jax.components.combination import Combination
-from lsam_jax.components.descent import Descent
-from lsam_jax.components.perturbation import Perturbation
+from lsam_jax.components.ascent import Ascent, gradient
+from lsam_jax.components.cadence import Cadence, always
+from lsam_jax.components.combination import Combination, perturbed_only
+from lsam_jax.components.descent import Descent, of_loss
+from lsam_jax.components.perturbation import Perturbation, normalized
 from lsam_jax.components.radius import Radius, as_radii
 from lsam_jax.components.selection import as_selector
 from lsam_jax.devices import collectives
 from lsam_jax.engine.two_losses import AscentLoss
 from lsam_jax.engine.untraceable import SIGNS, way_out
-from lsam_jax.transform import step
 from lsam_jax.transform.method import Method, check_climbs_another_loss
 from lsam_jax.transform.optax_placement import MISSING, check_placement, explained
 from lsam_jax.transform.options import DEFAULTS, EngineOptions, with_options
 from lsam_jax.transform.state import SamState
-from lsam_jax.transform.step import start, step_by_gradient
+from lsam_jax.transform.step import start, step, step_by_gradient
 from lsam_jax.transform.surroundings import check_surroundings
 from lsam_jax.transform.untraced_step import untraced_step
 
@@ -171,11 +165,11 @@ def method(
     *,
     rho: Radius,
     alpha: arguments.Scalar = 1.0,
-    ascent: Ascent = ascents.gradient,
-    perturbation: Perturbation = perturbations.normalized,
-    descent: Descent = descents.of_loss,
-    combination: Combination = combinations.perturbed_only,
-    when: Cadence = cadences.always,
+    ascent: Ascent = gradient,
+    perturbation: Perturbation = normalized,
+    descent: Descent = of_loss,
+    combination: Combination = perturbed_only,
+    when: Cadence = always,
     **options: Unpack[EngineOptions],
 ) -> SamTransformation:
     """The method of these parts; with none but `rho`, SAM.
@@ -257,11 +251,11 @@ def step_of_any(
     has_aux: bool,
     ascent: AscentLoss | None = None,
 ) -> tuple[Any, Any, Any, SamState]:
-    """`step.step`, by the engine if that can be."""
+    """`step`, by the engine if that can be."""
     if ascent is not None:
         check_climbs_another_loss(method)
     try:
-        return step.step(method, loss_fn, params, state, has_aux, ascent)
+        return step(method, loss_fn, params, state, has_aux, ascent)
     except SIGNS as error:
         reason = way_out(error)
     # Outside of the handler, so that an error of the loss is shown as `jax.grad` would show it.
