@@ -13,6 +13,9 @@ from lsam_jax import arguments
 from lsam_jax.components.context import Arrays, StepContext, Targets, remember_nothing
 from lsam_jax.layers.leaves import Layers
 
+Mixed = tuple[list[Any], Any]
+"""The direction, one array for each that may move, and the memory."""
+
 
 class Combination(NamedTuple):
     """A pure function that makes the direction of descent, and its memory.
@@ -25,21 +28,19 @@ class Combination(NamedTuple):
       uses_clean: whether `mix` needs the clean gradient, g; if not, any ascent will do.
     """
 
-    mix: Callable[[Arrays, Arrays, Targets, StepContext, Any], tuple[list[Any], Any]]
+    mix: Callable[[Arrays, Arrays, Targets, StepContext, Any], Mixed]
     plain_step: Callable[[Arrays, StepContext, Any], Arrays] = lambda g, now, memory: g
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
     descend_unselected: bool = True
     uses_clean: bool = True
 
 
-def _mix(g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any) -> tuple[list[Any], Any]:
+def _mix(g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any) -> Mixed:
     a = now.alpha
     return [((1 - a) * x + a * y).astype(y.dtype) for x, y in zip(g, h)], memory
 
 
-def _perturbed_only(
-    g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any
-) -> tuple[list[Any], Any]:
+def _perturbed_only(g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any) -> Mixed:
     return list(h), memory
 
 

@@ -8,7 +8,7 @@ import jax
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import step_along
 from lsam_jax.components.ascent import Ascent, Estimate, Loss
-from lsam_jax.components.combination import Combination
+from lsam_jax.components.combination import Combination, Mixed
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.radius import Radius
@@ -80,9 +80,7 @@ def gradient_norm(step: float) -> Ascent:
     return Ascent(estimate)
 
 
-def _plus_penalty(
-    g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any
-) -> tuple[list[Any], Any]:
+def _plus_penalty(g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any) -> Mixed:
     weight = [now.alpha * now.radius(i) for i in at.layer]
     return [(x + a * y).astype(y.dtype) for a, x, y in zip(weight, g, h)], memory
 

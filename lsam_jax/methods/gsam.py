@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays.vectors import ratio, squared_norm, total, vdot
-from lsam_jax.components.combination import Combination
+from lsam_jax.components.combination import Combination, Mixed
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.radius import Radius
 from lsam_jax.transform.options import SelectionOptions, with_options
@@ -45,9 +45,7 @@ def gsam(
     return method(rho=rho, alpha=alpha, combination=surrogate_gap, **options)
 
 
-def _surrogate_gap(
-    g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any
-) -> tuple[list[Any], Any]:
+def _surrogate_gap(g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any) -> Mixed:
     square = squared_norm(h, at.chosen)
     along = ratio(ratio(vdot(g, h), square), square)  # the part of g along h, in units of h
     a = now.alpha

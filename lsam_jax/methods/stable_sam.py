@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 
 from lsam_jax.arrays.vectors import ratio, squared_norm
-from lsam_jax.components.combination import Combination
+from lsam_jax.components.combination import Combination, Mixed
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.radius import Radius
 from lsam_jax.transform.options import SelectionOptions, with_options
@@ -41,9 +41,7 @@ def stable_sam(rho: Radius = 0.05, **options: Unpack[SelectionOptions]) -> SamTr
     return method(rho=rho, combination=same_norm, **options)
 
 
-def _same_norm(
-    g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any
-) -> tuple[list[Any], Any]:
+def _same_norm(g: Arrays, h: Arrays, at: Targets, now: StepContext, memory: Any) -> Mixed:
     scale = ratio(jnp.sqrt(squared_norm(g)), squared_norm(h, at.chosen))
     return [(scale * y).astype(y.dtype) for y in h], memory
 
