@@ -15,21 +15,12 @@ Pair = tuple | list
 """What `(loss, aux)` may be, as for `jax.value_and_grad`."""
 
 
-@jax.tree_util.register_pytree_node_class
+@jax.tree_util.register_static
 class Constant:
     """A leaf of aux that is no array: part of the structure."""
 
     def __init__(self, value: Any):
         self.value = value
-
-    def tree_flatten(self) -> tuple[tuple[()], "Constant"]:
-        """No leaves."""
-        return (), self
-
-    @classmethod
-    def tree_unflatten(cls, constant: "Constant", leaves: Any) -> "Constant":
-        """The same again."""
-        return constant
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Constant) or type(self.value) is not type(other.value):

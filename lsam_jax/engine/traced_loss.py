@@ -214,7 +214,10 @@ def layer_order(
     order = sorted(range(count), key=lambda i: (meets.get(i, never), reads.get(i, never), i))
     position = np.empty(count, np.int64)
     position[order] = np.arange(count)
-    return position, _reached(jaxpr, of_leaf, count)
+    wanted = jaxprs.reaching(jaxpr, jaxpr.outvars[:1])
+    reached = np.zeros(count, bool)
+    reached[[i for v, i in zip(jaxpr.invars, of_leaf) if i >= 0 and v in wanted]] = True
+    return position, reached
 
 
 Times = dict[int, tuple[int, ...]]
@@ -247,15 +250,6 @@ def _first_times(jaxpr: jex.Jaxpr, made_of: dict[Any, frozenset[int]]) -> tuple[
             if not alone:
                 meets.setdefault(i, time)
     return meets, reads
-
-
-def _reached(jaxpr: jex.Jaxpr, of_leaf: Sequence[int], count: int) -> np.ndarray:
-    wanted = jaxprs.reaching(jaxpr, jaxpr.outvars[:1])
-    reached = np.zeros(count, bool)
-    for v, i in zip(jaxpr.invars, of_leaf):
-        if i >= 0:
-            reached[i] |= v in wanted
-    return reached
 
 
 def starting_over(closed: jex.ClosedJaxpr) -> tuple[Callable[..., list[Any]], list[Any]]:

@@ -29,13 +29,8 @@ NEEDS_NUMBERS = (
 class UntraceableError(Exception):
     """Raised instead of whatever a loss raised while it was traced: without a trace it might not.
 
-    Attributes:
-      way_out: why, and what to change in the loss.
+    Its text says why, and what to change in the loss.
     """
-
-    def __init__(self, way_out: str):
-        super().__init__(way_out)
-        self.way_out = way_out
 
 
 SIGNS = (
@@ -52,7 +47,7 @@ SIGNS = (
 def way_out(error: BaseException) -> str:
     """What to change in a loss that gave this sign."""
     if isinstance(error, UntraceableError):
-        return error.way_out
+        return str(error)
     leaked = isinstance(error, jax.errors.UnexpectedTracerError)
     reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return f"{CLOSES_OVER if leaked else NEEDS_NUMBERS} ({reason})"
