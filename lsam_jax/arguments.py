@@ -1,5 +1,6 @@
 """Checks of what the user wrote, before anything is computed."""
 
+import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +37,8 @@ def check_real(
     if callable(value):
         return
     kind = getattr(value, "dtype", None) or np.asarray(value).dtype
-    if np.ndim(value) != 0 or not _is_real(kind):
+    is_real = jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.floating)
+    if np.ndim(value) != 0 or not is_real:
         raise TypeError(f"{name} must be a real number or an Optax schedule; got {value!r}.")
     if isinstance(value, jax.core.Tracer):
         return
@@ -59,6 +61,13 @@ def check_number(name: str, value: Any, **bounds: Any) -> None:
     if callable(value):
         raise TypeError(f"{name} must be a number, not a schedule; got {name}={value!r}.")
     check_real(name, value, **bounds)
+
+
+def check_static(name: str, value: Any, decides: str, **bounds: Any) -> None:
+    """As `check_real`, of what must be known before a step is compiled, as it decides something."""
+    check_real(name, value, **bounds)
+    if not is_concrete(value):
+        raise TypeError(f"{name} {decides}, so it must be a plain number.")
 
 
 def check_share(name: str, value: Any) -> None:
@@ -108,8 +117,15 @@ def check_callable(name: str, value: Any, way_out: str) -> Callable[..., Any]:
     return value
 
 
-def _is_real(dtype: Any) -> bool:
-    return bool(jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating))
+def takes(fun: Any, count: int, unsaid: bool) -> bool:
+    """Whether a function takes so many arguments; `unsaid` for one without a signature."""
+    try:
+        inspect.signature(fun).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin
+        return unsaid
+    return True
 
 
 def check_argnums(name: str, argnums: Any, of_params: Sequence[int] = (0,)) -> tuple[int, ...]:

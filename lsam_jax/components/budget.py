@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arguments import check_real, is_concrete
+from lsam_jax.arguments import check_static
 from lsam_jax.components.selection import as_selector
 from lsam_jax.components.selector import Choice, Selector, ask
 from lsam_jax.engine.network import Network
@@ -43,9 +43,7 @@ def budget(fraction: float, selection: Any = "high") -> Selector:
     >>> sam_state.selected.tolist()  # w1 and w2 would cost more than 0.1
     [False, False, True]
     """
-    check_real("fraction", fraction, low=0.0)
-    if not is_concrete(fraction):
-        raise TypeError("fraction decides what is compiled, so it must be a plain number.")
+    check_static("fraction", fraction, "decides what is compiled", low=0.0)
     inner = as_selector(selection)
 
     def candidates(network: Network) -> np.ndarray:
@@ -155,9 +153,7 @@ def price(mean: float, selection: Any = "high") -> Selector:
     >>> sam_state.perturbations.tolist()
     [2, 0, 4]
     """
-    check_real("mean", mean, above=1.0)
-    if not is_concrete(mean):
-        raise TypeError("mean is compared with what is compiled, so it must be a plain number.")
+    check_static("mean", mean, "is compared with what is compiled", above=1.0)
     rule = _Price(mean, as_selector(selection))
     return rule.inner._replace(
         candidates=rule.candidates,

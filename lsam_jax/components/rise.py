@@ -5,7 +5,6 @@ optimizer; by how much the loss should rise does not. That rise, on the batch th
 there for nothing: `r = <grad L(w + eps), eps>`, of the descent gradient and the perturbation.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -197,7 +196,7 @@ def _aim(target: Any, share: Any, cap: Any) -> tuple[Callable[[Following, Any], 
         if cap is not None:
             raise ValueError(f"cap={cap!r} bounds a share of what has been learnt: pass share=0.4.")
         arguments.check_real("target", target, above=0.0)
-        if _takes_three(target):
+        if callable(target) and arguments.takes(target, 3, unsaid=False):  # and is no schedule
             return lambda memory, count: target(memory.first_loss, memory.loss, count), True
         return lambda memory, count: arguments.resolve(target, count), False
     most = 0.2 if cap is None else cap
@@ -281,14 +280,3 @@ def _checked_bounds(bounds: Any) -> tuple[float, float]:
             f"bounds must be the smallest and the largest radius, in this order; got {bounds!r}."
         )
     return low, high
-
-
-def _takes_three(target: Any) -> bool:
-    """Whether it is a function of first loss, loss and step, rather than a schedule."""
-    if not callable(target):
-        return False
-    try:
-        inspect.signature(target).bind(None, None, None)
-    except (TypeError, ValueError):  # another number of arguments; a builtin without a signature
-        return False
-    return True

@@ -66,9 +66,7 @@ def esam(
     [6.0]
     """
     arguments.check_share("beta", beta)
-    arguments.check_share("gamma", gamma)
-    if not arguments.is_concrete(gamma):
-        raise TypeError("gamma decides what is compiled, so it must be a plain number.")
+    arguments.check_static("gamma", gamma, "decides what is compiled", above=0.0, most=1.0)
     everything = weights or arguments.equals(beta, 1.0)
     return method(
         rho=rho,

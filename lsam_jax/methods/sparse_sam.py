@@ -164,9 +164,7 @@ def sparse_sam(
     >>> sorted(direction.tolist())  # two of four weights are moved, by 2 w / ||w||
     [1.0, 1.0, 2.0, 2.0]
     """
-    arguments.check_real("sparsity", sparsity, low=0.0, below=1.0)
-    if not arguments.is_concrete(sparsity):
-        raise TypeError("sparsity decides the size of a mask, so it must be a plain number.")
+    arguments.check_static("sparsity", sparsity, "decides the size of a mask", low=0.0, below=1.0)
     arguments.check_count("every", every, low=1)
     arguments.check_real("drop", drop, low=0.0, most=1.0)
     sync = options.get("perturbation_sync", "global")

@@ -4,7 +4,6 @@ Nothing here knows a method by name: a `Method` holds the orthogonal choices (wh
 by what, how far, what to descend, when).
 """
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -143,7 +142,7 @@ def step_by_gradient(
     network = in_tree_order(layers, layers.leaves_of(arrays))
     rules, chosen = at_step(method, layers, arrays, state, network)
     layers, leaves = rules.now.layers, rules.leaves
-    extra = () if _takes_one_argument(grad_fn) else (0,)
+    extra = () if arguments.takes(grad_fn, 1, unsaid=True) else (0,)
 
     def gradient(leaves: Leaves) -> list[Any]:
         there = grad_fn(layers.tree(axes.as_local(leaves)), *extra)
@@ -211,13 +210,3 @@ def _leaves_like(tree: Any, layers: Layers, what: str) -> list[Any]:
     if found != layers.treedef:
         raise ValueError(f"{what} must be a pytree like params: {layers.treedef}; got {found}.")
     return layers.leaves(tree)
-
-
-def _takes_one_argument(fun: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(fun).bind(None)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin without a signature
-        return True
-    return True
