@@ -70,17 +70,12 @@ def distance_between(first: Any, second: Any, layers: LayerSpec = "kernel") -> D
     >>> found.whole.euclidean, round(found.whole.relative, 4), list(found.layers)
     (5.0, 1.4286, ['w'])
     """
-    shapes = [_shapes(tree) for tree in (first, second)]
-    if shapes[0] != shapes[1]:
-        differing = sorted(
-            path
-            for path in shapes[0].keys() | shapes[1].keys()
-            if shapes[0].get(path) != shapes[1].get(path)
-        )
+    a, b = _shapes(first), _shapes(second)
+    if a != b:
+        path = min(path for path in a.keys() | b.keys() if a.get(path) != b.get(path))
         raise ValueError(
-            f"first and second must be networks of the same shapes; {differing[0]!r} is "
-            f"{shapes[0].get(differing[0], 'missing')} in first and "
-            f"{shapes[1].get(differing[0], 'missing')} in second."
+            f"first and second must be networks of the same shapes; {path!r} is "
+            f"{a.get(path, 'missing')} in first and {b.get(path, 'missing')} in second."
         )
     return Distances(
         _distance(first, second, None, layers),
