@@ -91,12 +91,8 @@ def explicit_mesh(args: Any, mesh: Mesh, devices: Devices) -> Mesh | None:
       ValueError: if there are several, or it is not what the user said.
     """
     places = [x.sharding for x in jax.tree.leaves(args) if isinstance(x, jax.Array)]
-    theirs = [place.mesh for place in places if isinstance(place, NamedSharding)]
-    found = list(
-        dict.fromkeys(
-            m for m in theirs if isinstance(m, Mesh) and AxisType.Explicit in m.axis_types
-        )
-    )
+    theirs = dict.fromkeys(place.mesh for place in places if isinstance(place, NamedSharding))
+    found = [m for m in theirs if isinstance(m, Mesh) and AxisType.Explicit in m.axis_types]
     if not found:
         return None
     if len(found) > 1:
