@@ -123,23 +123,19 @@ class Inspection(NamedTuple):
         return "\n".join([*text_lines(HEADER, self.rows(), NUMBERS), *self._hint()])
 
     def _hint(self) -> list[str]:
-        return [*self._last(), *self._stacks()]
-
-    def _last(self) -> list[str]:
-        if self.last is None:
-            return []
-        rho, rise = self.last
-        return [f"last step: radius {rho:.3g}, the loss rises by {rise:.3g} along the perturbation"]
-
-    def _stacks(self) -> list[str]:
-        if not self.scanned:
-            return []
-        more = len(self.scanned) - 3
-        some = ", ".join(self.scanned[:3]) + (f" and {more} more" if more > 0 else "")
-        return [
-            f"A scan runs over {some}. If their first axis is one of layers, "
-            "layers=lsam.stacked(pattern) makes each slice a layer."
-        ]
+        lines = []
+        if self.last is not None:
+            rho, rise = self.last
+            effect = f"the loss rises by {rise:.3g} along the perturbation"
+            lines.append(f"last step: radius {rho:.3g}, {effect}")
+        if self.scanned:
+            more = len(self.scanned) - 3
+            some = ", ".join(self.scanned[:3]) + (f" and {more} more" if more > 0 else "")
+            lines.append(
+                f"A scan runs over {some}. If their first axis is one of layers, "
+                "layers=lsam.stacked(pattern) makes each slice a layer."
+            )
+        return lines
 
     def __rich__(self) -> Any:
         """The table for `rich.print`."""
