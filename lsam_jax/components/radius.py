@@ -91,9 +91,8 @@ def bounded(sigma: arguments.Scalar, rho_max: Any) -> Radii:
     def of(g: Arrays, at: Targets, now: StepContext, memory: Any) -> Any:
         square = squared_norm(g)
         # Not sigma / 0, which is no number where sigma is 0 too.
-        by_gradient = arguments.resolve(sigma, now.count) / jnp.sqrt(
-            jnp.where(square == 0, 1, square)
-        )
+        norm = jnp.sqrt(jnp.where(square == 0, 1, square))
+        by_gradient = arguments.resolve(sigma, now.count) / norm
         bound = largest.of(g, at, now, memory)
         return jnp.where(square == 0, bound, jnp.minimum(by_gradient, bound))
 

@@ -70,9 +70,10 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
         raise ValueError("params must be the parameters, got None: call update(..., params).")
     with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
     names = paths.names([path for path, _ in with_paths])
-    for path, (_, leaf) in zip(names, with_paths):
+    leaves = [leaf for _, leaf in with_paths]
+    for path, leaf in zip(names, leaves):
         _check_leaf(path, leaf)
-    found = find(layers, names, [leaf for _, leaf in with_paths])
+    found = find(layers, names, leaves)
     rule = layers.layers if isinstance(layers, Stacked) else layers
     by_slice = isinstance(layers, Stacked) and rule == "slice"
     name_of = _naming("module" if by_slice else rule)
@@ -98,10 +99,7 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
             f"The paths are: {', '.join(names) or '(none: params is empty)'}."
         )
     rows = tuple((1,) * stack.length if stack else () for stack in found)
-    along = tuple(
-        shardings.along_first(leaf) if stack else None
-        for (_, leaf), stack in zip(with_paths, found)
-    )
+    along = tuple(shardings.along_first(x) if stack else None for x, stack in zip(leaves, found))
     every = np.ones(len(index), bool)
     return Layers(tuple(index), tuple(of_leaf), tuple(leaf_paths), treedef, rows, along).cut(every)
 
