@@ -60,47 +60,34 @@ def bandit(
     """
     check_number("active", active, above=0.0, most=1.0)
     check_number("rate", rate, low=0.0)
-    rule = _Bandit(active, rate, scale_free, seed)
-    return Selector(all_layers, draw=rule.draw, init=rule.init, observe=rule.observe)
 
+    def init(layers: Layers, leaves: Sequence[Any]) -> BanditState:
+        return BanditState(jnp.full(len(layers.names), active, jnp.float32))
 
-class _Bandit(NamedTuple):
-    """The arguments of `bandit`."""
-
-    active: float
-    rate: float
-    scale_free: bool
-    seed: int
-
-    def init(self, layers: Layers, leaves: Sequence[Any]) -> BanditState:
-        del leaves
-        return BanditState(jnp.full(len(layers.names), self.active, jnp.float32))
-
-    def draw(self, count: jax.Array, memory: BanditState, candidates: np.ndarray) -> jax.Array:
-        key = key_for("bandit", self.seed, count)
-
+    def draw(count: jax.Array, memory: BanditState, candidates: np.ndarray) -> jax.Array:
         def again(drawing: tuple[Any, Any]) -> tuple[Any, Any]:
             key, now = jax.random.split(drawing[0])
-            return key, (
-                jax.random.uniform(now, candidates.shape) < memory.probability
-            ) & candidates
+            drawn = jax.random.uniform(now, candidates.shape) < memory.probability
+            return key, drawn & candidates
 
-        first = (key, jnp.zeros_like(memory.probability, bool))
+        first = (key_for("bandit", seed, count), jnp.zeros_like(memory.probability, bool))
         return jax.lax.while_loop(lambda drawing: ~drawing[1].any(), again, first)[1]
 
     def observe(
-        self, memory: BanditState, selected: Any, norms: jax.Array, candidates: np.ndarray
+        memory: BanditState, selected: Any, norms: jax.Array, candidates: np.ndarray
     ) -> BanditState:
         p = memory.probability
         a = jnp.where(selected, norms, 0)
-        if self.scale_free:
+        if scale_free:
             square = jnp.sum(a**2) / jnp.sum(selected)
             a = a / jnp.sqrt(jnp.where(square > 0, square, 1))
         reward = jnp.where(selected, (a / p) ** 2, 0)
         loss = jnp.max(reward) - reward
-        moved = jnp.where(selected, p * jnp.exp(-self.rate * loss / p), p)
-        projected = _project(jnp.where(candidates, moved, 0), self.active * candidates.sum())
+        moved = jnp.where(selected, p * jnp.exp(-rate * loss / p), p)
+        projected = _project(jnp.where(candidates, moved, 0), active * candidates.sum())
         return BanditState(jnp.where(candidates, projected, p).astype(jnp.float32))
+
+    return Selector(all_layers, draw=draw, init=init, observe=observe)
 
 
 def _project(p: jax.Array, total: Any) -> jax.Array:

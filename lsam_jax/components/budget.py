@@ -154,49 +154,39 @@ def price(mean: float, selection: Any = "high") -> Selector:
     [2, 0, 4]
     """
     check_static("mean", mean, "is compared with what is compiled", above=1.0)
-    rule = _Price(mean, as_selector(selection))
-    return rule.inner._replace(
-        candidates=rule.candidates,
-        select=rule.select,
-        init=rule.init,
-        observe=rule.observe,
-        fewer=True,
-    )
+    inner = as_selector(selection)
 
-
-class _Price(NamedTuple):
-    """The price, and what is perturbed when it is affordable."""
-
-    mean: float
-    inner: Selector
-
-    def candidates(self, network: Network) -> np.ndarray:
-        wanted, reached = self.inner.candidates(network), network.reached
+    def candidates(network: Network) -> np.ndarray:
+        wanted, reached = inner.candidates(network), network.reached
         if not (wanted & reached).any():
             return wanted
         first = np.where(reached, network.first(), np.inf)
         return wanted | (first == first.min())  # which saves for what is wanted
 
-    def select(self, choice: Choice) -> tuple[Any, Any]:
+    def select(choice: Choice) -> tuple[Any, Any]:
         if not choice.candidates.any():
             return choice.candidates, choice.memory
-        income = float(self.mean) - 1
+        income = float(mean) - 1
         cost = choice.network.cost(choice.candidates)
-        cheapest = _cheapest(self.mean, choice, cost)
-        wanted = choice.candidates & self.inner.candidates(choice.network)
+        cheapest = _cheapest(mean, choice, cost)
+        wanted = choice.candidates & inner.candidates(choice.network)
         of_inner = choice._replace(candidates=wanted, memory=choice.memory.inner)
-        wish, kept = ask(self.inner, of_inner)
+        wish, kept = ask(inner, of_inner)
         # What the step before cost shows in what it has perturbed, even where it was not finite.
         change = jnp.where(choice.count > 0, income - cost(jnp.asarray(choice.last)), 0)
         balance = (choice.memory.balance + change).astype(jnp.float32)
         affordable = choice.steps * (cost(wish) - income) <= balance
         return jnp.where(affordable, wish, cheapest), Account(balance, kept)
 
-    def init(self, layers: Layers, leaves: Sequence[Any]) -> Account:
-        return Account(jnp.zeros((), jnp.float32), self.inner.init(layers, leaves))
+    def init(layers: Layers, leaves: Sequence[Any]) -> Account:
+        return Account(jnp.zeros((), jnp.float32), inner.init(layers, leaves))
 
-    def observe(self, memory: Account, *seen: Any) -> Account:
-        return memory._replace(inner=self.inner.observe(memory.inner, *seen))
+    def observe(memory: Account, *seen: Any) -> Account:
+        return memory._replace(inner=inner.observe(memory.inner, *seen))
+
+    return inner._replace(
+        candidates=candidates, select=select, init=init, observe=observe, fewer=True
+    )
 
 
 def _cheapest(mean: float, choice: Choice, cost: Any) -> np.ndarray:
