@@ -92,15 +92,14 @@ def between(start: float, stop: float | None = None, steps: int | None = None) -
     >>> [bool(late.due(count)) for count in (0, 13, 14, 15)]
     [False, False, True, True]
     """
-    if steps is None:
-        first = _whole("start", start, " Pass steps=..., the length of the run, for shares of it.")
-        last = None if stop is None else _whole("stop", stop, "")
-        end = last
-    else:
-        length = _whole("steps", steps, "")
-        first = _share_of(length, "start", start)
-        last = None if stop is None else _share_of(length, "stop", stop)
-        end = length if last is None else last
+    length = None if steps is None else _whole("steps", steps)
+
+    def place(name: str, value: float, way_out: str = "") -> int:
+        return _whole(name, value, way_out) if length is None else _share_of(length, name, value)
+
+    first = place("start", start, " Pass steps=..., the length of the run, for shares of it.")
+    last = None if stop is None else place("stop", stop)
+    end = length if last is None else last
     if end is not None and first >= end:
         of = "" if steps is None else f" of steps={steps}"
         raise ValueError(
@@ -143,7 +142,7 @@ def bernoulli(p: arguments.Scalar, seed: int = 0) -> Cadence:
     return Cadence(due=due)
 
 
-def _whole(name: str, value: Any, way_out: str) -> int:
+def _whole(name: str, value: Any, way_out: str = "") -> int:
     _check_plain(name, value)
     arguments.check_real(name, value, low=0.0)
     if not float(value).is_integer():
