@@ -84,7 +84,7 @@ def flat_lora(
     >>> bool(loss_fn(lora, 0) < 0.1 * first)
     True
     """
-    _check(rho, step, steps)
+    _check(rho, step, steps, seed)
     treedef: Any
     leaves, treedef = jax.tree.flatten(weights)
     scales, found = (leaves, treedef) if merged is None else jax.tree.flatten(merged)
@@ -93,7 +93,7 @@ def flat_lora(
     count = jnp.asarray(step).astype(jnp.int32)
     share = jnp.minimum(count.astype(jnp.result_type(float)) / steps, 1)
     size = arguments.resolve(rho, count) * (1 - jnp.cos(math.pi * share)) / 2
-    key = key_for("noise", _checked_seed(seed), count)
+    key = key_for("noise", seed, count)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(weights)]
     noisy = []
     for n, (path, w, scale) in enumerate(zip(paths, leaves, scales)):
@@ -116,26 +116,17 @@ def _noise(w: jax.Array, size: Any, key: jax.Array, output_axis: int) -> jax.Arr
     return jax.lax.stop_gradient((size * rms).astype(wide.dtype) * z)
 
 
-def _checked_seed(seed: Any) -> Any:
-    if is_key(seed):
-        return seed
-    if (
-        isinstance(seed, bool)
-        or jnp.ndim(seed)
-        or not jnp.issubdtype(jnp.result_type(seed), jnp.integer)
-    ):
-        raise TypeError(
-            f"seed must be a whole number, or a key made by jax.random.key; got seed={seed!r}."
-        )
-    return seed
-
-
-def _check(rho: Any, step: Any, steps: Any) -> None:
+def _check(rho: Any, step: Any, steps: Any, seed: Any) -> None:
     arguments.check_real("rho", rho, low=0.0)
     for name, value, low in (("step", step, 0), ("steps", steps, 1)):
         if callable(value):
             raise TypeError(f"{name} must be a whole number; got the function {value!r}.")
         arguments.check_count(name, value, low=low)
+    is_whole = not is_key(seed) and jnp.issubdtype(jnp.result_type(seed), jnp.integer)
+    if not (is_key(seed) or (is_whole and jnp.ndim(seed) == 0)):
+        raise TypeError(
+            f"seed must be a whole number, or a key made by jax.random.key; got seed={seed!r}."
+        )
 
 
 def _check_array(path: str, w: Any, scale: Any, output_axis: int) -> None:
