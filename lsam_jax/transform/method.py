@@ -70,7 +70,8 @@ def layers_of(method: Method, params: Any) -> Layers:
     method.selector.check(layers.names)
     arguments.check_cut_names(method.cuts, layers.names)
     method.rho.check(layers.names)
-    check_fresh(method, layers.names)
+    if method.ascent.fresh is not None:
+        arguments.check_layer_names("fresh", [method.ascent.fresh], layers.names)
     k = method.k
     if k is not None and arguments.is_concrete(k) and int(k) > len(layers.names):
         raise ValueError(
@@ -81,8 +82,8 @@ def layers_of(method: Method, params: Any) -> Layers:
 
 
 def check_together(method: Method) -> None:
-    """Raises a ValueError if a part of the method would be left out without a word."""
-    ascent = method.ascent
+    """Raises a ValueError if parts of the method do not go together."""
+    ascent, selector = method.ascent, method.selector
     if ascent.estimate is not None and not ascent.uses_loss:
         check_no_clean_pass(method)
     others = ascent.estimate is not None or method.descent.second is not None
@@ -92,21 +93,13 @@ def check_together(method: Method) -> None:
             "loss, so no other ascent or descent goes with it (adazo_sam, gam, functional_sam, "
             "esam with gamma below 1): use when=every(2) or bernoulli(0.5), say."
         )
-
-
-def check_fresh(method: Method, names: Sequence[str] | None = None) -> None:
-    """Raises a ValueError if the method, or layers of these names, do not go with `fresh`."""
-    fresh, selector = method.ascent.fresh, method.selector
-    if fresh is None:
-        return
-    if not (selector.score is None and selector.draw is None and selector.select is None):
+    chooses = any(rule is not None for rule in (selector.score, selector.draw, selector.select))
+    if ascent.fresh is not None and chooses:
         raise ValueError(
-            f"fresh={fresh!r} needs the layers that move to be known before a step is compiled, "
-            "and the selection of this method chooses them in each step: pass it "
+            f"fresh={ascent.fresh!r} needs the layers that move to be known before a step is "
+            "compiled, and the selection of this method chooses them in each step: pass it "
             'selection="all" or a list of layer names, or leave fresh out.'
         )
-    if names is not None:
-        arguments.check_layer_names("fresh", [fresh], names)
 
 
 def check_no_clean_pass(method: Method) -> None:

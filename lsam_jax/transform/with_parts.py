@@ -5,7 +5,7 @@ from typing import Any
 from lsam_jax.components.ascent import Ascent
 from lsam_jax.components.cadence import Cadence
 from lsam_jax.components.combination import Combination
-from lsam_jax.transform.method import Method, check_fresh, check_together
+from lsam_jax.transform.method import Method, check_together
 from lsam_jax.transform.transform import SamTransformation, transformation
 
 OWN_STEPS = Combination._field_defaults["plain_step"]
@@ -72,7 +72,6 @@ def _climbing(method: Method, ascent: Any) -> Method:
         )
     climbing = method._replace(ascent=ascent)
     check_together(climbing)
-    check_fresh(climbing)
     return climbing
 
 
