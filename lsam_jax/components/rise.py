@@ -139,50 +139,34 @@ def rise(
         arguments.check_number("reach", reach, above=0.0)
     if ratios is not None and not isinstance(ratios, Radii):
         raise TypeError(f"ratios must be what per_layer(...) returns; got {ratios!r}.")
-    rule = _Rule(aim, by_loss, ratios, first, (low, high), speed, averages, reach)
-    radii = Radii(
-        rule.of, init=rule.init, update=rule.update, recover=rule.recover, needs_loss=by_loss
-    )
-    return radii if ratios is None else radii._replace(check=ratios.check)
 
+    def of(g: Arrays, at: Targets, now: StepContext, memory: Following) -> Any:
+        rho = jnp.where(memory.steps == 0, 0.0, memory.rho) if by_loss else memory.rho
+        return rho if ratios is None else rho * ratios.of(g, at, now, ())
 
-class _Rule(NamedTuple):
-    """The arguments of `rise`, with `aim` for what the radius follows."""
-
-    aim: Callable[[Following, Any], Any]
-    by_loss: bool
-    ratios: Radii | None
-    first: float
-    bounds: tuple[float, float]
-    speed: Any
-    averages: tuple[float, float]
-    reach: float
-
-    def of(self, g: Arrays, at: Targets, now: StepContext, memory: Following) -> Any:
-        rho = jnp.where(memory.steps == 0, 0.0, memory.rho) if self.by_loss else memory.rho
-        return rho if self.ratios is None else rho * self.ratios.of(g, at, now, ())
-
-    def update(self, memory: Following, effect: Effect, now: StepContext) -> Following:
-        low, high = self.bounds
+    def update(memory: Following, effect: Effect, now: StepContext) -> Following:
         r = jnp.asarray(effect.rise, memory.rho.dtype)
         moved = r != 0
-        seen = _with_loss(memory, effect.loss, moved, self.averages[0])
-        new = _with_rise(seen, r, self.averages)
-        target = self.aim(new, now.count)
-        step = arguments.resolve(self.speed, now.count) * _error(target, new)
-        far = self.reach * _radius_for(target, new)
+        seen = _with_loss(memory, effect.loss, moved, averages[0])
+        new = _with_rise(seen, r, averages)
+        goal = aim(new, now.count)
+        step = arguments.resolve(speed, now.count) * _error(goal, new)
+        far = reach * _radius_for(goal, new)
         rho = jnp.clip(jnp.minimum(memory.rho * jnp.exp(step), far), low, high)
         pinned = (rho <= low) | (rho >= high)
         new = new._replace(rho=rho, at_bound=jnp.where(pinned, memory.at_bound + 1, 0))
         return jax.tree.map(lambda old, new: jnp.where(moved, new, old), seen, new)
 
-    def init(self, layers: Layers, leaves: Any) -> Following:
+    def init(layers: Layers, leaves: Any) -> Following:
         zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
-        start = Following(zero + self.first, *[zero] * 3, *[none] * 3, *[zero] * 6)
+        start = Following(zero + first, *[zero] * 3, *[none] * 3, *[zero] * 6)
         return jax.tree.map(jnp.copy, start)  # none is the other: a step may donate its state
 
-    def recover(self, memory: Following) -> Following:
-        return memory._replace(rho=jnp.maximum(memory.rho / 2, self.bounds[0]))
+    def recover(memory: Following) -> Following:
+        return memory._replace(rho=jnp.maximum(memory.rho / 2, low))
+
+    radii = Radii(of, init=init, update=update, recover=recover, needs_loss=by_loss)
+    return radii if ratios is None else radii._replace(check=ratios.check)
 
 
 def _aim(target: Any, share: Any, cap: Any) -> tuple[Callable[[Following, Any], Any], bool]:
