@@ -22,8 +22,6 @@ from lsam_jax.components.context import (
 )
 from lsam_jax.layers.leaves import Layers
 
-Move = Callable[[Arrays, Arrays, Targets, StepContext, Any], list[Any]]
-
 
 class Perturbation(NamedTuple):
     """A pure function that moves weights, and its memory.
@@ -35,7 +33,7 @@ class Perturbation(NamedTuple):
       refresh: a new memory, from the layers and scores given from outside, one for each leaf.
     """
 
-    move: Move
+    move: Callable[[Arrays, Arrays, Targets, StepContext, Any], list[Any]]
     init: Callable[[Layers, Sequence[Any]], Any] = remember_nothing
     update: Callable[[Any, Arrays, Targets, StepContext], Any] = lambda memory, g, at, now: memory
     refresh: Callable[[Layers, Sequence[Any]], Any] | None = None

@@ -9,8 +9,6 @@ from lsam_jax.engine.optional_second_pass import one_or_two
 from lsam_jax.engine.step_rules import Chosen, Leaves, OptionalStepRules, StepResult
 from lsam_jax.engine.traced_loss import PrefixSuffix
 
-Step = Callable[[Leaves], StepResult]
-
 
 class Branches(NamedTuple):
     """The ways that a step can go, as the engine, or the loss as it is, takes them.
@@ -24,7 +22,7 @@ class Branches(NamedTuple):
       one_loss: whether ascent and descent are of one loss.
     """
 
-    perturbed: Step
+    perturbed: Callable[[Leaves], StepResult]
     value_and_grad: Callable[[Leaves], Any]
     cut: Callable[[Sequence[bool]], PrefixSuffix]
     one_or_two: Callable[..., Any]
