@@ -7,11 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax import arguments
 from lsam_jax.arrays.vectors import vdot
 from lsam_jax.components.radius import as_radii
-from lsam_jax.components.selector import fewest, wanted
-from lsam_jax.engine.cuts import network_of
 from lsam_jax.engine.network import Network, in_tree_order
 from lsam_jax.engine.traced_loss import trace
 from lsam_jax.engine.two_pass import put
@@ -19,6 +16,7 @@ from lsam_jax.engine.untraceable import SIGNS, way_out
 from lsam_jax.layers.leaves import Layers
 from lsam_jax.transform.method import Method, choose
 from lsam_jax.transform.state import SamState
+from lsam_jax.transform.step import network_at
 from lsam_jax.transform.step_rules import MethodStep, awake
 
 Leaves = Sequence[Any]
@@ -106,9 +104,7 @@ class RadiusTrial(NamedTuple):
         except SIGNS as error:
             why = f"and this loss cannot be traced before it is differentiated. {way_out(error)}"
             return in_tree_order(self.layers, w, why)
-        where = wanted(self.method.cuts, self.method.selector)
-        least = fewest(self.method.selector, arguments.static_int(self.method.k))
-        return network_of(program, arrays, self.layers, where, least)[0]
+        return network_at(self.method, self.layers, arrays, program)[0]
 
     def _rules(self, w: Leaves, state: SamState, selected: Any, rho: Any) -> MethodStep:
         method = self.method._replace(rho=as_radii("rho", rho))

@@ -60,7 +60,7 @@ def step(
     program = traced(loss_fn)
     climbed = None if ascent is None else traced(ascent.loss_fn)
     clean_aux = ascent is not None and ascent.clean_aux
-    network, cuts = _network(method, layers, arrays, program, climbed)
+    network, cuts = network_at(method, layers, arrays, program, climbed)
     rules, chosen = at_step(method, layers, arrays, state, network)
     layers, leaves = rules.now.layers, rules.leaves
     program = program.on(layers, leaves)
@@ -98,12 +98,12 @@ def step(
     return rules.handed_back(result, aux)
 
 
-def _network(
+def network_at(
     method: Method,
     layers: Layers,
     arrays: Leaves,
     program: TracedLoss,
-    climbed: TracedLoss | None,
+    climbed: TracedLoss | None = None,
 ) -> tuple[Network, Callable[[np.ndarray], list[int]]]:
     """The network of a loss, and of another that is climbed; from candidates to its cuts."""
     where = wanted(method.cuts, method.selector, climbed is None) if shares_passes(method) else 1
