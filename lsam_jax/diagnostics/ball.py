@@ -94,6 +94,4 @@ def value_and_gradient(loss_fn: Loss, params: Any, arguments: Any) -> tuple[jax.
     return jax.value_and_grad(lambda p: scalar(loss_fn, p, arguments))(params)
 
 
-@partial(jax.jit, static_argnums=0)
-def _loss(loss_fn: Loss, params: Any, arguments: Any) -> jax.Array:
-    return scalar(loss_fn, params, arguments)
+_loss = jax.jit(scalar, static_argnums=0)

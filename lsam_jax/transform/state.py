@@ -184,13 +184,12 @@ def advance(
         seen = jnp.any(state.norms > 0)
         mean = jnp.where(seen, decay * state.norms + (1 - decay) * out.norms, out.norms)
     finite = out.finite & jnp.all(jnp.isfinite(out.norms))
-    selected = jnp.asarray(out.selected)
     memory = keep_unless(finite, state.memory, out.memory)
     return SamState(
         count=optax.safe_increment(state.count),
         norms=jnp.where(finite, mean, state.norms).astype(jnp.float32),
-        selected=selected,
-        perturbations=state.perturbations + selected.astype(jnp.int32),
+        selected=out.selected,
+        perturbations=state.perturbations + out.selected.astype(jnp.int32),
         sharpness=jnp.asarray(out.sharpness, jnp.float32),
         memory=memory._replace(radius=learn(finite)),
         rho=jnp.asarray(out.rho, jnp.float32),
