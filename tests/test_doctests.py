@@ -30,7 +30,7 @@ CORE = sorted(
     if path.parts[0] not in ELSEWHERE
 )
 HOMES = {
-    "lsam_jax.presets": ("lsam_jax.methods.published", "lsam_jax.methods.practices"),
+    "lsam_jax.presets": ("lsam_jax.methods.practices",),
     "lsam_jax.components": ("lsam_jax.transform.transform",),
 }
 
