@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 
 from lsam_jax.engine import jaxprs
-from lsam_jax.engine.jaxprs import Transformation
 from lsam_jax.engine.kept import fewest
 
 Arrays = Sequence[Any]
@@ -26,7 +25,6 @@ class BothWays:
       results: the numbers of the results that are.
       handed_on: how many results, the first, are wanted where it is run and not kept.
       args: arguments, to be traced with.
-      inside: a transformation of both ways.
     """
 
     def __init__(
@@ -36,10 +34,9 @@ class BothWays:
         results: Sequence[int],
         handed_on: int,
         args: Arrays,
-        inside: Transformation,
     ):
         self.moving, self.results = list(moving), list(results)
-        self._inside, self._handed_on = inside, handed_on
+        self._handed_on = handed_on
 
         def forward(*args: Any) -> list[Any]:
             def of_moving(some: Arrays) -> tuple[list[Any], list[Any]]:
@@ -54,7 +51,7 @@ class BothWays:
             self._count = len(out)
             return [*out, *residuals]
 
-        self._forward: jex.ClosedJaxpr = jax.make_jaxpr(inside(forward))(*args)
+        self._forward: jex.ClosedJaxpr = jax.make_jaxpr(forward)(*args)
         self._backward: jex.ClosedJaxpr | None = None
         jaxpr = self._forward.jaxpr
         self._inputs = [*jaxpr.constvars, *jaxpr.invars]
@@ -89,7 +86,7 @@ class BothWays:
                 pull_back = jax.tree.unflatten(self._pull_back, self._residuals(*args[:count]))
                 return pull_back(list(args[count:]))[0]
 
-            self._backward = jax.make_jaxpr(self._inside(backward))(*arguments)
+            self._backward = jax.make_jaxpr(backward)(*arguments)
         return self._backward
 
     def _values(self, atoms: Sequence[Any], given: Arrays, computed: Arrays) -> list[Any]:

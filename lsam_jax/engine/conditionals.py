@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsam_jax.engine.jaxprs import Transformation
-
 WITHOUT_SEGMENTS = ("tpu",)
 GPUS = ("cuda", "rocm")
 
@@ -23,7 +21,6 @@ class Conditionals(NamedTuple):
     """How to leave out what is not needed.
 
     Attributes:
-      inside: a transformation of what runs inside a conditional.
       skips: bool[], whether segments in which nothing differs between the passes are left out.
       gates: bool[], whether the weight gradients of layers that are not selected are; there are no
         conditionals around them if it is not traced, but False.
@@ -34,7 +31,6 @@ class Conditionals(NamedTuple):
       surely: bool[], True for these; XLA for the CPU, which would remove them, does not know.
     """
 
-    inside: Transformation
     skips: Any
     gates: Any
     nested: bool
@@ -54,12 +50,11 @@ class Conditionals(NamedTuple):
 
 
 def conditionals_of(
-    inside: Transformation, convolutions: bool, skip: bool | None = None, gate: bool | None = None
+    convolutions: bool, skip: bool | None = None, gate: bool | None = None
 ) -> Conditionals:
     """Those for a loss.
 
     Args:
-      inside: a transformation of what runs inside a conditional.
       convolutions: whether the loss holds some.
       skip: whether segments are left out; None: where that pays.
       gate: the same of weight gradients.
@@ -68,7 +63,6 @@ def conditionals_of(
     captured = not convolutions and jax.__version_info__ >= (0, 10)
     without_gates = WITHOUT_SEGMENTS if captured else (*WITHOUT_SEGMENTS, *GPUS)
     return Conditionals(
-        inside=inside,
         skips=_except_on(WITHOUT_SEGMENTS) if skip is None else jnp.asarray(skip),
         gates=_except_on(without_gates) if gate is None else gate and jnp.asarray(gate),
         nested=not captured,

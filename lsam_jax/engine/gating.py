@@ -69,20 +69,19 @@ class Gates:
         nested = conditionals.nested and at_all is not True
 
         def finish(operands: Sequence[Any], boundary: Sequence[Any]) -> list[Any]:
-            return self._finish(operands, boundary, wanted, conditionals, nested)
+            return self._finish(operands, boundary, wanted, conditionals)
 
         def everything(*operands: Any) -> list[Any]:
             return finish(operands, self._common(*operands))
 
         if nested and results:
             zeros = partial(_zeros, results)
-            out = jax.lax.cond(at_all, conditionals.inside(everything), zeros, *operands)
+            out = jax.lax.cond(at_all, everything, zeros, *operands)
         elif at_all is True or not self._boundary:
             out = everything(*operands)
         else:
             zeros = partial(_zeros, self._boundary)
-            common = conditionals.inside(self._common)
-            out = finish(operands, jax.lax.cond(at_all, common, zeros, *operands))
+            out = finish(operands, jax.lax.cond(at_all, self._common, zeros, *operands))
         rest = iter(out)
         always = [next(rest) for _ in self._always]
         return always, {i: [next(rest) for _ in vs] for i, vs in self._groups.items()}
@@ -93,13 +92,11 @@ class Gates:
         boundary: Sequence[Any],
         wanted: Mapping[Any, Any],
         conditionals: Conditionals,
-        nested: bool,
     ) -> list[Any]:
         """The results, of what the equations that are run anyway have given."""
         jaxpr = self._closed.jaxpr
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], operands))
         env.update(zip(self._boundary, boundary))
-        inside = jaxprs.as_it_is if nested else conditionals.inside  # once is enough
 
         def read(atoms: Sequence[Any]) -> list[Any]:
             return [env[v] if jaxprs.is_variable(v) else jnp.asarray(v.val) for v in atoms]
@@ -111,7 +108,7 @@ class Gates:
                 own = jaxprs.as_function(self._own[i], self._reads[i], outvars, jaxpr)
                 zeros, reads = partial(_zeros, outvars), read(self._reads[i])
                 at_all = conditionals.surely if some is True else jnp.any(some)
-                out = conditionals.gated(at_all, inside(own), zeros, reads)
+                out = conditionals.gated(at_all, own, zeros, reads)
                 is_whole = some is True or not jnp.ndim(some)
             else:
                 out, is_whole = read(outvars), some is True

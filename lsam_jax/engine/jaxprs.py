@@ -17,16 +17,7 @@ from lsam_jax.engine import effects
 Rule = Callable[[Any], Callable[..., list[Any]] | None]
 """From an equation to the function that stands in for it, or None to run it as it is."""
 
-Transformation = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-"""From a function to one that computes the same."""
-
 CHECKPOINT_NAMES = frozenset({"checkpoint", "remat", "remat2"})  # by version of JAX
-
-
-def as_it_is(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """The transformation that changes nothing."""
-    return fun
 
 
 def is_variable(atom: Any) -> bool:

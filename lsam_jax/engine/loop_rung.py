@@ -58,7 +58,7 @@ class LoopRung:
         self._selected = chain.selected
         self._reads = {v for v in segment.reads if v in chain.moving}
         first = self._at(self._read(values), 0)
-        self._ways = _of_iteration(scan, chain, first, conditionals)
+        self._ways = _of_iteration(scan, chain, first)
         moving = self._ways.moving
         self._fixed, self._carry, self._over = (
             [n for n in moving if n in some] for some in (range(scan.fixed), scan.carry, scan.over)
@@ -239,9 +239,7 @@ class LoopRung:
         return jnp.any(reads & self._selected, axis=1)
 
 
-def _of_iteration(
-    scan: Scan, chain: Chain, operands: Arrays, conditionals: Conditionals
-) -> BothWays:
+def _of_iteration(scan: Scan, chain: Chain, operands: Arrays) -> BothWays:
     """One iteration, from the operands of the scan, with a row of each that it runs over."""
     eqn = scan.eqn
     carried = [jaxprs.is_inexact(v) for v in eqn.outvars[: scan.carried]]
@@ -260,5 +258,4 @@ def _of_iteration(
         ],
         handed_on=scan.carried,
         args=operands,
-        inside=conditionals.inside,
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from lsam_jax.engine import effects
 from lsam_jax.engine.conditionals import conditionals_of
-from lsam_jax.engine.cpu_convolutions import holds_convolution, in_conditional
+from lsam_jax.engine.cpu_convolutions import holds_convolution
 from lsam_jax.engine.gating import gated_value_and_grad
 from lsam_jax.engine.ladder import Ladder
 from lsam_jax.engine.step_rules import Chosen
@@ -53,8 +53,7 @@ def passes_of(
         return known_passes(program, leaves, chosen)
     places = list(cutting.places())
     jaxpr = program.closed.jaxpr
-    inside, convolutions = in_conditional(jaxpr), holds_convolution(jaxpr)
-    conditionals = conditionals_of(inside, convolutions, cutting.skip, cutting.gate)
+    conditionals = conditionals_of(holds_convolution(jaxpr), cutting.skip, cutting.gate)
     if len(places) == 1 or effects.holds_references(jaxpr):
         gradient = partial(gated_value_and_grad, conditionals=conditionals)
         return at_cut(program, leaves, chosen, places[0], gradient, chosen.selected)

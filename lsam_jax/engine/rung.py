@@ -58,7 +58,6 @@ class Rung:
             results=[n for n, v in enumerate(segment.makes) if v in wanted],
             handed_on=0,
             args=self._given(values),
-            inside=jaxprs.as_it_is,
         )
 
     def run(self, values: Values, part: Part | None = None, before: Ran | None = None) -> Ran:
@@ -129,11 +128,10 @@ class Rung:
             return run(*operands)
         if not old:
             return []
-        run_inside = self._conditionals.inside(run)
         return list(
             jax.lax.cond(
                 visits,
-                lambda old, operands: list(run_inside(*operands)),
+                lambda old, operands: list(run(*operands)),
                 lambda old, operands: list(old),
                 list(old),
                 list(operands),

@@ -17,16 +17,14 @@ class Branches(NamedTuple):
       perturbed: from the leaves of the parameters to a step with a perturbation.
       value_and_grad: from these to `((loss, aux), gradient)`, of a step without one.
       cut: from which leaves may move to the loss, cut in front of them.
-      one_or_two: `(called_for, twice, once, operand)`, a conditional behind the clean gradient.
-      either: the same of whole steps.
+      branch: `(called_for, one, other, operand)`, a conditional.
       one_loss: whether ascent and descent are of one loss.
     """
 
     perturbed: Callable[[Leaves], StepResult]
     value_and_grad: Callable[[Leaves], Any]
     cut: Callable[[Sequence[bool]], PrefixSuffix]
-    one_or_two: Callable[..., Any]
-    either: Callable[..., Any]
+    branch: Callable[..., Any]
     one_loss: bool
 
 
@@ -53,7 +51,7 @@ def taken(branches: Branches, leaves: Leaves, chosen: Chosen, rules: CadencedRul
     same_first_pass = branches.one_loss and known and all(may_move)
     if chosen.candidates.any() and rules.starts_plain(same_first_pass):
         parts = branches.cut(may_move)
-        return one_or_two(parts, leaves, may_move, rules, branches.one_or_two)
+        return one_or_two(parts, leaves, may_move, rules, branches.branch)
     due = rules.due()
     if due is None:
         return branches.perturbed(leaves)
@@ -62,4 +60,4 @@ def taken(branches: Branches, leaves: Leaves, chosen: Chosen, rules: CadencedRul
         (loss, aux), g = branches.value_and_grad(leaves)
         return StepResult(loss, aux, rules.plain_step(g, loss))
 
-    return branches.either(due, branches.perturbed, unperturbed, leaves)
+    return branches.branch(due, branches.perturbed, unperturbed, leaves)

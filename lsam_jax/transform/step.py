@@ -17,7 +17,7 @@ from lsam_jax.components.selector import fewest, wanted
 from lsam_jax.devices.collectives import check_loss
 from lsam_jax.devices.m_sharpness import check_references
 from lsam_jax.devices.shardings import beside
-from lsam_jax.engine.cpu_convolutions import in_conditional
+from lsam_jax.engine.cpu_convolutions import quick_on_cpu
 from lsam_jax.engine.cuts import network_of
 from lsam_jax.engine.network import Network, in_tree_order
 from lsam_jax.engine.passes import Cutting, passes_of
@@ -68,7 +68,6 @@ def step(
     rules = rules.descending(
         loss_fn, lambda leaves: tree(layers.arrays(leaves)), lambda aux: program.aux_of(aux)[1]
     )
-    inside = in_conditional(program.closed.jaxpr)
 
     def perturbed(leaves: Leaves) -> StepResult:
         places = partial(cuts, chosen.candidates)
@@ -89,11 +88,11 @@ def step(
         perturbed=perturbed,
         value_and_grad=program.value_and_grad,
         cut=partial(cut, program, leaves),
-        one_or_two=lambda due, twice, once, late: jax.lax.cond(due, inside(twice), once, late),
-        either=lambda due, yes, no, leaves: jax.lax.cond(due, inside(yes), inside(no), leaves),
+        branch=jax.lax.cond,
         one_loss=climbed is None,
     )
-    result = taken(branches, leaves, chosen, rules)
+    losses = [program] if climbed is None else [program, climbed]
+    result = quick_on_cpu(partial(taken, branches, chosen=chosen, rules=rules), losses)(leaves)
     aux = (climbed if climbed and clean_aux else program).settle(result.aux)
     return rules.handed_back(result, aux)
 

@@ -110,8 +110,7 @@ def untraced_step(
         perturbed=perturbed,
         value_and_grad=program.value_and_grad,
         cut=program.cut,
-        one_or_two=_branch,
-        either=_branch,
+        branch=_branch,
         one_loss=climbed is None,
     )
     result = taken(branches, leaves, chosen, rules)
