@@ -1,5 +1,8 @@
-"""The errors that a command line tells apart."""
+"""The errors that a command line tells apart, and how one leaves the rest of several tasks."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from signal import Signals
 
 LOST = (
@@ -16,6 +19,22 @@ class LostError(OSError):
 
 class IncompleteError(RuntimeError):
     """Some of several runs failed; the others are there."""
+
+
+@contextlib.contextmanager
+def noted(name: str, failures: dict[str, str]) -> Iterator[None]:
+    """Notes what goes wrong with a task of this name, once said, so that others can follow.
+
+    Raises:
+        LostError: As it came; no other can follow.
+    """
+    try:
+        yield
+    except LostError:
+        raise
+    except (ArithmeticError, ValueError, OSError, RuntimeError) as error:
+        failures[name] = " ".join(str(error).split())
+        print(f"{name} failed: {failures[name]}", file=sys.stderr, flush=True)
 
 
 class Stopped(Exception):  # noqa: N818 (not an error)

@@ -58,11 +58,11 @@ def run(arguments: argparse.Namespace) -> None:
     study = reproduce.plan(arguments.names, recipe, given["scale"], given["seeds"], settings)
     places = {"data_dir": arguments.data_dir, "weights": arguments.weights}
     failures = reproduce.reproduce(study, arguments.out, **places)
-    unmeasured: list[str] = []
+    unmeasured: dict[str, str] = {}
     if not arguments.runs_only:
         unmeasured = measure.measure(study, arguments.out, **places)
         print(f"the report is {report(arguments.out).html}")
-    problems = [f"not measured: {why}" for why in unmeasured]
+    problems = [f"{what} not measured: {why}" for what, why in unmeasured.items()]
     if failures:
         problems.insert(0, f"{len(failures)} of the runs failed: {', '.join(failures)}")
     if problems:

@@ -1,9 +1,7 @@
 """Finished runs looked at: how sharp their minima are, and how far apart."""
 
-import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from rich.table import Table
 from lsam_jax import diagnostics
 from lsam_jax.experiments import files, tables
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.errors import noted
 from lsam_jax.experiments.study.evaluation_loss import Measured, Settings
 from lsam_jax.experiments.study.landscapes import landscapes
 from lsam_jax.experiments.study.sharpness import sharpness
@@ -58,15 +57,15 @@ def diagnose(
     failures: dict[str, str] = {}
     runs = _load(dict(zip(names, paths, strict=True)), settings, data_dir, failures)
     if file is not None and len(runs) > 1:
-        with _leaving_others(files.DISTANCES, failures):
+        with noted(files.DISTANCES, failures):
             files.write_json(file, distances(runs))
     found = {}
     for name, run in runs.items():
         measured = Measured(run, settings, name)
-        with _leaving_others(name, failures):
+        with noted(name, failures):
             found[name] = sharpness(measured, again=again)
         if with_landscapes:
-            with _leaving_others(name, failures):
+            with noted(name, failures):
                 landscapes(measured, again=again)
     if failures:
         raise ValueError(
@@ -82,23 +81,13 @@ def _load(
     data: dict[str, datasets.Dataset] = {}
     runs: dict[str, finished_run.Finished] = {}
     for name, path in paths.items():
-        with _leaving_others(name, failures):
+        with noted(name, failures):
             of = run_directory.configuration(path).data
             data[of] = data.get(of) or datasets.load(of, data_dir)
             run = finished_run.load(path, data[of])
             settings.chosen(run.program.layers)  # complains before anything is computed
             runs[name] = run
     return runs
-
-
-@contextlib.contextmanager
-def _leaving_others(name: str, failures: dict[str, str]) -> Iterator[None]:
-    """Notes what goes wrong, once said, so that other runs can follow."""
-    try:
-        yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        failures[name] = str(error)
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
 
 
 def distances(runs: Mapping[str, finished_run.Finished]) -> dict[str, Any]:

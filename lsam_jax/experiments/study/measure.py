@@ -1,12 +1,13 @@
 """What is measured of a study's runs once they are there: costs, sharpness, landscapes."""
 
-import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lsam_jax.experiments import files
 from lsam_jax.experiments.bench.training_steps import costs_of_runs
+from lsam_jax.experiments.errors import noted
 from lsam_jax.experiments.models import registry
 from lsam_jax.experiments.study.diagnose import diagnose
 from lsam_jax.experiments.study.evaluation_loss import Settings
@@ -26,14 +27,14 @@ def measure(
     *,
     data_dir: files.PathLike | None = None,
     weights: files.PathLike | None = None,
-) -> list[str]:
+) -> dict[str, str]:
     """Writes what the tables and figures of a study need beside the runs; what is there stays.
 
     Returns:
-        What could not be measured, and why; a line each. It leaves the rest.
+        What could not be measured, and why. It leaves the rest.
     """
     directory, settings = Path(out), SETTINGS[study.scale]
-    failures: list[str] = []
+    failures: dict[str, str] = {}
     there = [(cell, seed) for cell, seed in study.runs() if finished(directory, study, cell, seed)]
 
     def runs(cells: Iterable[str], seeds: Iterable[int]) -> list[Path]:
@@ -49,16 +50,11 @@ def measure(
     if registry.preset(model).frozen is not None:
         print(f"no sharpness and no landscapes: part of {model} is not trained", file=sys.stderr)
         drawn = sharp = []
-    for some, with_landscapes in ((drawn, True), (sharp, False)):
+    places: dict[str, Any] = {"out": directory, "data_dir": data_dir}
+    for name, some in (("landscapes", drawn), ("sharpness", sharp)):
         if some:
-            with _leaving_the_rest(failures):
-                diagnose(
-                    some,
-                    settings,
-                    with_landscapes=with_landscapes,
-                    out=directory,
-                    data_dir=data_dir,
-                )
+            with noted(name, failures):
+                diagnose(some, settings, with_landscapes=name == "landscapes", **places)
     timed = runs((row.cell for one in shown if one.costs for row in one.rows), study.seeds[:1])
     known, fresh = _timed(directory / files.COSTS)
     if {run.parent.name for run in timed} - fresh:
@@ -66,7 +62,7 @@ def measure(
         together = sorted(
             {*timed, *known.values()}, key=lambda run: (run.parent.name != "sgd", run)
         )
-        with _leaving_the_rest(failures):
+        with noted("cost of a step", failures):
             costs_of_runs(
                 together,
                 ROUNDS,
@@ -76,16 +72,6 @@ def measure(
                 weights=weights,
             )
     return failures
-
-
-@contextlib.contextmanager
-def _leaving_the_rest(failures: list[str]) -> Iterator[None]:
-    """Notes what goes wrong, once said, so that the rest can follow."""
-    try:
-        yield
-    except (ArithmeticError, ValueError, OSError, RuntimeError) as error:
-        failures.append(" ".join(str(error).split()))
-        print(f"not measured: {failures[-1]}", file=sys.stderr, flush=True)
 
 
 def _timed(file: Path) -> tuple[dict[str, Path], set[str]]:

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsam_jax.experiments import errors, files, statistics
+from lsam_jax.experiments import files, statistics
 from lsam_jax.experiments.config import overrides
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.errors import noted
 from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
 from lsam_jax.experiments.study.paper_tables import NAMES, Artefact, artefact
 from lsam_jax.experiments.training.run_directory import configuration, differences
@@ -110,18 +111,12 @@ def reproduce(
         name = f"{cell}/seed{seed}"
         print(f"[{number}/{len(missing)}] {name}", file=sys.stderr, flush=True)
         config = dataclasses.replace(study.configs[cell], seed=seed)
-        try:
+        with noted(name, failures):  # most of a table is better than none
             if cell not in programs:
                 programs[cell] = build(config, data[config.data], weights=weights)
             train(config, directory / name, resume=True, weights=weights, program=programs[cell])
-        except errors.LostError:
-            raise
-        except (ArithmeticError, ValueError, OSError, RuntimeError) as error:
-            # The others are run all the same: most of a table is better than none.
-            failures[name] = " ".join(str(error).split())
-            print(f"{name} failed: {failures[name]}", file=sys.stderr, flush=True)
+        if name in failures:
             write_study(directory, study, failures)
-    write_study(directory, study, failures)
     return failures
 
 

@@ -78,7 +78,7 @@ def test_what_cannot_be_measured_leaves_the_rest_and_the_report(
     assert asked == ["sharpness", "sharpness", "costs"]
     assert reported == [str(tmp_path)]
     said = capsys.readouterr().err
-    assert "error: not measured: no sharpness; not measured: no sharpness; not measured: no" in said
+    assert "error: landscapes not measured: no sharpness; sharpness not measured: no sharp" in said
 
 
 def test_runs_on_a_frozen_backbone_are_timed_with_its_weights(trained, monkeypatch, tmp_path):
@@ -89,7 +89,7 @@ def test_runs_on_a_frozen_backbone_are_timed_with_its_weights(trained, monkeypat
     )
     study = plan(["table1"], preset("cifar100-vit-b16-head"), "paper", 1)
     reproduce.reproduce(study, tmp_path, weights="vit.npz")
-    assert measure(study, tmp_path, weights="vit.npz") == []
+    assert measure(study, tmp_path, weights="vit.npz") == {}
     assert [one["weights"] for one in asked] == ["vit.npz"]
 
 
