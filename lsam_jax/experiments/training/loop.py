@@ -4,17 +4,18 @@ import contextlib
 import dataclasses
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+import lsam_jax as lsam
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.distributed.process_group import Team
 from lsam_jax.experiments.errors import Stopped
-from lsam_jax.experiments.training import checkpoints, epoch_timer, recording, run_directory
+from lsam_jax.experiments.training import checkpoints, epoch_timer, run_directory
 from lsam_jax.experiments.training.history import History
 from lsam_jax.experiments.training.state import State, StepMetrics
 from lsam_jax.experiments.training.step import Program, build
@@ -151,7 +152,7 @@ class _Loop:
             with clock.waiting():
                 self._catch_up(0)
         with clock.evaluation(), self.watcher.evaluating():
-            recording.record_epoch(program, history, state, self.config.seed)
+            _record(program, history, state, self.config.seed)
         timing = clock.read(history.epochs, (last - first) * self.config.batch_size)
         self.team.first(partial(self.watcher.epoch, state, history, timing))
         if self.run is not None:
@@ -195,3 +196,42 @@ class _Loop:
                     f"the training loss of {config.method} with seed {config.seed} is {loss} at "
                     f"step {step}; lower learning_rate={config.learning_rate}{radius}{good}"
                 )
+
+
+def _record(program: Program, history: History, state: State, seed: int) -> None:
+    """Evaluates the state, and appends an epoch to the history."""
+    record = {name: np.asarray(x) for name, x in state.record._asdict().items()}
+    selected = record.pop("selected")
+    means = {name: x.astype(np.float64).mean() for name, x in record.items()}
+    names = lsam.layer_names(state.params, program.method.layers)
+    chosen = dict(zip(names, selected.T, strict=True))
+    total = dict(zip(names, np.asarray(state.sam.perturbations).tolist(), strict=True))
+    size_of = {layer.name: layer.parameters for layer in program.inspection.layers}
+    sizes = np.array([size_of[name] for name in names])
+    never = np.zeros(len(selected), bool)
+    validation_loss, validation_accuracy = program.evaluate(state.params, state.batch_stats)
+    probe = program.probe(state.params, state.batch_stats, seed)
+    survival = program.method.survival(state.params, probe.gradient, state.sam)
+    history.append(
+        step=int(state.step),
+        train_loss=means.pop("loss"),
+        train_accuracy=means.pop("accuracy"),
+        validation_loss=validation_loss,
+        validation_accuracy=validation_accuracy,
+        gradient_norm=probe.norm,
+        layer_norms=[probe.norms[name] for name in program.layers],
+        perturbations=[total.get(name, 0) for name in program.layers],
+        perturbation_survival=float(survival),
+        cost=_mean_cost(program, names, selected),
+        perturbed_parameters=selected.mean(axis=0) @ sizes / sum(program.sizes.values()),
+        perturbed_layers=np.mean([chosen.get(name, never) for name in program.layers]),
+        **means,
+    )
+
+
+def _mean_cost(program: Program, names: Sequence[str], selected: np.ndarray) -> float:
+    """Of the steps whose layers are the rows of `selected`, relative to a plain gradient."""
+    kinds, steps = np.unique(selected, axis=0, return_counts=True)
+    chosen = [[name for name, one in zip(names, kind, strict=True) if one] for kind in kinds]
+    costs = [program.method.price(program.inspection, some) for some in chosen]
+    return float(np.average(costs, weights=steps))
