@@ -7,9 +7,8 @@ import statistics
 
 import pytest
 
-from lsam_jax.experiments.frontier.kept import kept
 from lsam_jax.experiments.frontier.regimes import REGIMES
-from lsam_jax.experiments.statistics import MINUS, difference_text, interval_text, paired
+from lsam_jax.experiments.statistics import MINUS, difference_text, interval_text, kept, paired
 
 ROOT = pathlib.Path(__file__).parent.parent
 CHOOSE, FAQ = (ROOT / "docs" / f"{page}.md" for page in ("how-to-choose", "faq"))

@@ -11,6 +11,8 @@ from scipy import stats
 Row = TypeVar("Row", bound=Any)
 ENOUGH = 3
 """Seeds that a test needs."""
+CONFIDENCE = 0.95
+"""Of intervals."""
 
 
 class Spread(NamedTuple):
@@ -40,6 +42,23 @@ class Difference(NamedTuple):
     n: int
 
 
+class Kept(NamedTuple):
+    """A share of SAM's gain.
+
+    Attributes:
+        share: 0 is SGD's accuracy, 1 SAM's; NaN where SAM gains nothing at all.
+        low: Of the 95 % interval; None where the gain is too uncertain for the share to have one,
+            or there are less than three seeds.
+        high: Likewise.
+        seeds: How many seeds all three have.
+    """
+
+    share: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+
 def spread(values: Sequence[float | None]) -> Spread:
     """Of at least one value; None is not a number."""
     found = np.array(values, float)
@@ -61,8 +80,45 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     if len(seeds) < ENOUGH or not differences.std() > 1e-12 * np.abs(ours).max():
         return Difference(mean, None, None, None, len(seeds))
     test = stats.ttest_rel(ours, theirs)
-    low, high = test.confidence_interval(0.95)
+    low, high = test.confidence_interval(CONFIDENCE)
     return Difference(mean, float(low), float(high), float(test.pvalue), len(seeds))
+
+
+def kept(method: Mapping[int, float], sgd: Mapping[int, float], sam: Mapping[int, float]) -> Kept:
+    """The ratio of two mean paired differences, with Fieller's interval.
+
+    With a the method's differences from SGD, and b those of SAM, the interval holds every share s
+    for which a t-test does not tell the mean of a - s b from zero (Fieller, `Some problems in
+    interval estimation <https://doi.org/10.1111/j.2517-6161.1954.tb00159.x>`_, 1954).
+
+    Example:
+        >>> sgd, sam = dict.fromkeys(range(4), 0.70), {0: 0.90, 1: 0.91, 2: 0.89, 3: 0.90}
+        >>> half = kept({0: 0.80, 1: 0.81, 2: 0.80, 3: 0.79}, sgd, sam)
+        >>> round(half.share, 2), round(half.low, 2), round(half.high, 2)
+        (0.5, 0.44, 0.56)
+    """
+    seeds = sorted(method.keys() & sgd.keys() & sam.keys())
+    a = np.array([method[seed] - sgd[seed] for seed in seeds])
+    b = np.array([sam[seed] - sgd[seed] for seed in seeds])
+    n = len(seeds)
+    if n == 0 or not b.mean():
+        return Kept(math.nan, None, None, n)
+    share = float(a.mean() / b.mean())
+    low, high = _fieller(a, b) if n >= ENOUGH else (None, None)
+    return Kept(share, low, high, n)
+
+
+def _fieller(a: np.ndarray, b: np.ndarray) -> tuple[float | None, float | None]:
+    """Where `(mean(a) - s mean(b))^2 <= t^2 var(a - s b) / n`, a quadratic in s."""
+    n = len(a)
+    t = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
+    (aa, ab), (_, bb) = np.cov(a, b) * t**2 / n
+    square, linear, constant = b.mean() ** 2 - bb, a.mean() * b.mean() - ab, a.mean() ** 2 - aa
+    inner = linear**2 - square * constant
+    if square <= 0 or inner < 0:  # SAM's gain is not told from nothing
+        return None, None
+    reach = math.sqrt(inner)
+    return float((linear - reach) / square), float((linear + reach) / square)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

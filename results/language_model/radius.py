@@ -12,7 +12,7 @@ import jax
 from small import MODEL, SEEDS, TUNING, Stored, finetune, loss, mean, plain, sam, texts, train
 
 import lsam_jax as lsam
-from lsam_jax.experiments.frontier.kept import kept
+from lsam_jax.experiments.statistics import kept
 
 REPEATED, REPEATING = 2_000, (1e-2, 600)  # bytes to train on; first rate, and steps
 RADII, SHARES = (0.1, 0.2, 0.4, 0.8, 1.6), (0.4, 0.2, 0.1)

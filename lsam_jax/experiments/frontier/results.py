@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
-from lsam_jax.experiments.frontier.kept import Kept, kept
 from lsam_jax.experiments.frontier.ledger import Ledger
-from lsam_jax.experiments.statistics import Difference, Spread, adjusted, paired, spread
+from lsam_jax.experiments.statistics import Difference, Kept, Spread, adjusted, kept, paired, spread
 
 
 class Result(NamedTuple):

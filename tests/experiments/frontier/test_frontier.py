@@ -12,10 +12,10 @@ from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.frontier import contenders, costs, page, picture, study
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, GENTLE, SAM, SGD, Contender
-from lsam_jax.experiments.frontier.kept import kept
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS
 from lsam_jax.experiments.frontier.results import results
+from lsam_jax.experiments.statistics import kept
 from lsam_jax.experiments.training.loop import fit
 from lsam_jax.experiments.training.step import build
 
