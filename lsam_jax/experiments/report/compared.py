@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from lsam_jax.experiments import files
 from lsam_jax.experiments.plotting import COLOURS, MARKERS, mean_and_reach, open_frame, panels
 from lsam_jax.experiments.report.figures import curves, layers
-from lsam_jax.experiments.report.figures.drawing import PlotSeries, png
+from lsam_jax.experiments.report.figures.drawing import png
 from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.read_run import BY_LAYER, NUMBERS, SINCE, RecordedRun
 
@@ -26,12 +26,12 @@ def draw(report: Mapping[str, Any], directory: Path) -> int:
     Returns:
         How many there are.
     """
-    entries = [PlotSeries(name, _group(name, row)) for name, row in report["methods"].items()]
+    groups = [_group(name, row) for name, row in report["methods"].items()]
     figures = (
-        curves.learning(entries, "learning_curves"),
-        curves.gradient_norms(entries, "gradient_norm"),
-        curves.radii(entries, "radius"),
-        layers.perturbations(entries, "perturbations"),
+        curves.learning(groups, "learning_curves"),
+        curves.gradient_norms(groups, "gradient_norm"),
+        curves.radii(groups, "radius"),
+        layers.perturbations(groups, "perturbations"),
     )
     drawn = {figure.name: figure.png for figure in figures if figure is not None}
     drawn["accuracy_cost"] = png(_accuracy_and_cost(report))

@@ -1,6 +1,7 @@
 """From a directory of runs to its report: read, composed, written."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +15,10 @@ from lsam_jax.experiments.report.figures import (
     layers,
     sharpness,
 )
-from lsam_jax.experiments.report.figures.drawing import PlotSeries
 from lsam_jax.experiments.report.numbers import accuracy, equal_time, settings
 from lsam_jax.experiments.report.numbers import groups as grouping
 from lsam_jax.experiments.report.numbers.accuracy import ComparedRow
-from lsam_jax.experiments.report.numbers.groups import task
+from lsam_jax.experiments.report.numbers.groups import Group, task
 from lsam_jax.experiments.report.numbers.study import Study, TableSpec, read_study
 from lsam_jax.experiments.report.page import Block, Document, Section, Table, bullets, escaped
 from lsam_jax.experiments.statistics import counted, listed, spoken
@@ -79,18 +79,17 @@ def compose(study: Study, title: str | None = None) -> Document:
 def _sections(study: Study) -> Iterator[Section]:
     groups = list(study.groups.values())
     runs = [run for group in groups for run in group.runs]
-    everyone = [PlotSeries(group.label, group) for group in groups]
     if study.troubles:
         yield _troubles(study)
     for spec in study.tables:
         yield _of_table(study, spec)
-    if views := landscapes.views(everyone):
+    if views := landscapes.views(groups):
         around = (landscapes.contours(view, f"landscape-{view.name}") for view in views)
         whole = landscapes.whole_model(views, "landscape-model")
         yield Section(
             "Loss landscapes", (*whole, *landscapes.surfaces(views, "landscape-layers"), *around)
         )
-    if measured := sharpness.measured(everyone):
+    if measured := sharpness.measured(groups):
         layers_of = sharpness.by_layer(measured, "sharpness-layers")
         yield Section("Sharpness", (sharpness.table(measured), layers_of))
     if study.distances is not None:
@@ -149,8 +148,8 @@ def _troubles(study: Study) -> Section:
 def _of_table(study: Study, spec: TableSpec) -> Section:
     found = accuracy.lines(study, spec)
     main = accuracy.accuracy_table(spec, found)
-    entries = [PlotSeries(line.row.label, line.group) for line in found if line.group is not None]
-    if not entries:
+    groups = [replace(one.group, label=one.row.label) for one in found if one.group is not None]
+    if not groups:
         return Section.of(spec.title, main)
     name, short = spec.name, spec.short
     return Section.of(
@@ -159,27 +158,27 @@ def _of_table(study: Study, spec: TableSpec) -> Section:
         accuracy.measures_table(study, found),
         Section.of(
             f"{short}: curves",
-            curves.learning(entries, f"{name}-curves"),
-            curves.gradient_norms(entries, f"{name}-gradient-norm"),
-            curves.radii(entries, f"{name}-radius"),
+            curves.learning(groups, f"{name}-curves"),
+            curves.gradient_norms(groups, f"{name}-gradient-norm"),
+            curves.radii(groups, f"{name}-radius"),
         ),
-        _equal_time(study, spec, found, entries),
+        _equal_time(study, spec, found, groups),
         Section.of(
             f"{short}: layers",
-            layers.heat_maps(entries, f"{name}-layer-norms"),
-            layers.perturbations(entries, f"{name}-perturbations"),
+            layers.heat_maps(groups, f"{name}-layer-norms"),
+            layers.perturbations(groups, f"{name}-perturbations"),
         ),
     )
 
 
 def _equal_time(
-    study: Study, spec: TableSpec, found: list[ComparedRow], entries: list[PlotSeries]
+    study: Study, spec: TableSpec, found: list[ComparedRow], groups: list[Group]
 ) -> Section | None:
     scales = equal_time.scales(study, found)
     if not scales:
         return None
     recipe = grouping.recipe(scales[0].base.config)
-    shown = [entry for entry in entries if grouping.recipe(entry.group.config) == recipe]
+    shown = [group for group in groups if grouping.recipe(group.config) == recipe]
     return Section.of(
         f"{spec.short}: cost and accuracy at equal time",
         costs.scatter(scales, shown, f"{spec.name}-cost"),

@@ -1,5 +1,7 @@
 """What the pictures of a report show, read off the figures before they are files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib.colors import LogNorm
@@ -17,7 +19,7 @@ from lsam_jax.experiments.report.figures import (
     sharpness,
 )
 from lsam_jax.experiments.report.figures import layers as layer_pictures
-from lsam_jax.experiments.report.figures.drawing import PlotSeries, by_panel
+from lsam_jax.experiments.report.figures.drawing import by_panel
 from lsam_jax.experiments.report.numbers import accuracy as tables
 from lsam_jax.experiments.report.numbers import equal_time
 from lsam_jax.experiments.report.numbers.study import read_study
@@ -58,12 +60,12 @@ def rich(tmp_path_factory):
     return read_study(place)
 
 
-def entries(study):
-    return [PlotSeries(group.label, group) for group in study.groups.values()]
+def groups(study):
+    return list(study.groups.values())
 
 
 def short(study):
-    return [entry for entry in entries(study) if entry.group.passes == 4]
+    return [group for group in groups(study) if group.passes == 4]
 
 
 def line(axes, label):
@@ -91,7 +93,7 @@ def test_curves_are_means_by_passes_with_the_range_around(plain, drawn):
 
 
 def test_runs_of_several_lengths_are_drawn_by_their_share(plain, drawn):
-    curves.learning(entries(plain), "curves")
+    curves.learning(groups(plain), "curves")
     axes = drawn[0].axes[1]
     assert axes.get_xlabel() == "share of the whole run (%)"
     ends = {x.get_xdata()[-1] for x in axes.lines}
@@ -100,9 +102,9 @@ def test_runs_of_several_lengths_are_drawn_by_their_share(plain, drawn):
 
 
 def test_a_panel_has_few_methods_and_sgd_in_all_of_them(plain):
-    sgd, *_ = entries(plain)
-    other = next(e for e in entries(plain) if e.group.config["method"] == "layerwise_sam")
-    many = [sgd, *(PlotSeries(f"method {i}", other.group) for i in range(8))]
+    sgd, *_ = groups(plain)
+    other = next(group for group in groups(plain) if group.config["method"] == "layerwise_sam")
+    many = [sgd, *(dataclasses.replace(other, label=f"method {i}") for i in range(8))]
     found = by_panel(many)
     assert [len(panel) for panel in found] == [6, 4]
     for panel in found:
@@ -110,13 +112,13 @@ def test_a_panel_has_few_methods_and_sgd_in_all_of_them(plain):
         for attribute in ("color", "linestyle"):
             styles = [style[attribute] for _, style in panel[1:]]
             assert len(set(styles)) == len(styles)
-    assert [entry.label for panel in found for entry, _ in panel[1:]] == [e[0] for e in many[1:]]
+    assert [group for panel in found for group, _ in panel[1:]] == many[1:]
 
 
 def test_accuracy_is_drawn_at_the_cost_of_the_run(plain, drawn):
     (spec,) = plain.tables
     found = tables.lines(plain, spec)
-    costs.scatter(equal_time.scales(plain, found), entries(plain), "cost")
+    costs.scatter(equal_time.scales(plain, found), groups(plain), "cost")
     (axes,) = drawn[0].axes
     sgd, lsam = axes.containers
     np.testing.assert_allclose(sgd.lines[0].get_xydata(), [[1, 71], [2, 100 * 2.17 / 3]])
@@ -130,7 +132,7 @@ def test_accuracy_is_drawn_at_the_cost_of_the_run(plain, drawn):
 def test_curves_at_equal_time_are_by_cost(plain, drawn):
     (spec,) = plain.tables
     (scale,) = equal_time.scales(plain, tables.lines(plain, spec))
-    costs.at_equal_time(scale, entries(plain), "time")
+    costs.at_equal_time(scale, groups(plain), "time")
     (axes,) = drawn[0].axes
     np.testing.assert_allclose(line(axes, "layer-wise SAM").get_xdata(), 1.3 * np.arange(1, 5) / 4)
     np.testing.assert_allclose(line(axes, "SGD, 8 passes").get_xdata(), np.arange(1, 9) / 4)
@@ -154,12 +156,12 @@ def test_perturbations_are_shares_of_the_steps(plain, rich, drawn):
     (axes,) = drawn[0].axes  # SGD has no panel
     heights = [bar.get_height() for bar in axes.patches]
     np.testing.assert_allclose(heights, 3 / STEPS)
-    figure = layer_pictures.perturbations(entries(rich), "bars")
+    figure = layer_pictures.perturbations(groups(rich), "bars")
     assert "every layer in every step: LookSAM." in figure.caption
 
 
 def test_landscapes_are_cut_at_one_height_for_all(rich, drawn):
-    views = landscapes.views(entries(rich))
+    views = landscapes.views(groups(rich))
     assert [view.run.seed for view in views] == [0] * len(views)
     list(landscapes.whole_model(views[:2], "model"))
     list(landscapes.surfaces(views[:2], "layers"))
@@ -175,8 +177,8 @@ def test_landscapes_are_cut_at_one_height_for_all(rich, drawn):
 
 
 def test_the_first_direction_is_upwards(drawn, rich, monkeypatch):
-    """PlotSeries [i, j] is i steps along the first direction: rows of a matrix, so y."""
-    (view, *_) = landscapes.views(entries(rich))
+    """Entry [i, j] is i steps along the first direction: rows of a matrix, so y."""
+    (view, *_) = landscapes.views(groups(rich))
     steps = np.arange(3.0)
     loss = np.array([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]])  # grows along the first direction
     around = view.around._replace(steps=steps, layers=("one",), loss=loss[None])
@@ -194,8 +196,8 @@ def test_the_first_direction_is_upwards(drawn, rich, monkeypatch):
 
 
 def test_sharpness_is_the_mean_over_seeds(rich, drawn):
-    measured = sharpness.measured(entries(rich))
-    runs = measured[0].group.runs
+    measured = sharpness.measured(groups(rich))
+    runs = measured[0].runs
     table = sharpness.table(measured)
     tops = [run.sharpness["top_eigenvalue"] for run in runs]
     assert table.rows[0][:2] == ("SGD", "3")

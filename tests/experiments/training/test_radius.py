@@ -12,7 +12,6 @@ from tiny import TINY
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.methods import method
 from lsam_jax.experiments.report.figures import curves
-from lsam_jax.experiments.report.figures.drawing import PlotSeries
 from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun
 from lsam_jax.experiments.training.history import History
@@ -96,7 +95,7 @@ def test_the_picture_shows_both():
     numbers = {"step": [4, 8, 12], "rho": [0.1, 0.4, 0.9], "rise": [0.01, 0.2, 0.3]}
     numbers = {name: np.array(values) for name, values in numbers.items()}
     run = RecordedRun("a", {"method": "sam", "epochs": 3}, ("a",), numbers, {}, {})
-    drawn = curves.radii([PlotSeries("SAM", Group("sam", "SAM", (run,)))], "radius")
+    drawn = curves.radii([Group("sam", "SAM", (run,))], "radius")
     pixels = imread(io.BytesIO(drawn.png))[..., :3]
     blue = np.array([0, 0x72, 0xB2]) / 255
     on_line = np.abs(pixels - blue).max(axis=-1) < 0.01

@@ -1,6 +1,7 @@
 """Accuracy against what it cost."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,11 +11,11 @@ from lsam_jax.experiments.plotting import COLOURS, curve, open_frame, panels
 from lsam_jax.experiments.report.figures.drawing import (
     BASELINE,
     MARKERS,
-    PlotSeries,
     png,
     seeds_text,
 )
 from lsam_jax.experiments.report.numbers.accuracy import ACCURACY
+from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.run_cost import CostScale
 from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
@@ -27,10 +28,10 @@ ASIDE = 0.03
 """By how many inches."""
 
 
-def scatter(scales: Sequence[CostScale], entries: Sequence[PlotSeries], name: str) -> Figure:
+def scatter(scales: Sequence[CostScale], groups: Sequence[Group], name: str) -> Figure:
     """Accuracy by cost of the whole run, a panel for each way to tell costs."""
     canvas, places = panels(len(scales), len(scales), (4.4, 4.4), (2.2, 0), sharey=True)
-    methods = [entry for entry in entries if not entry.group.is_sgd]
+    methods = [group for group in groups if not group.is_sgd]
     heights = [
         height
         for place, scale in zip(places[0], scales, strict=True)
@@ -50,15 +51,15 @@ def scatter(scales: Sequence[CostScale], entries: Sequence[PlotSeries], name: st
             " The black line joins runs of SGD of growing length: a method above it does more with "
             "its time than SGD does with longer training."
         )
-    shown = listed([entry.label for entry in entries])
+    shown = listed([group.label for group in groups])
     alt = f"Points of validation accuracy against the cost of the whole run, for {shown}."
     return Figure(name, png(canvas), alt, words)
 
 
-def _points(place: Axes, scale: CostScale, methods: Sequence[PlotSeries]) -> list[float]:
+def _points(place: Axes, scale: CostScale, methods: Sequence[Group]) -> list[float]:
     """Draws a panel; the heights that it must show."""
-    known = [entry for entry in methods if scale.knows(entry.group)]
-    groups = [*scale.sgd, *(entry.group for entry in known)]
+    known = [group for group in methods if scale.knows(group)]
+    groups = [*scale.sgd, *known]
     costs = [scale.total(group) for group in groups]
     found = [group.spread(ACCURACY) for group in groups]
     means, deviations = (100 * np.array([x[i] or 0.0 for x in found]) for i in (0, 1))
@@ -67,14 +68,14 @@ def _points(place: Axes, scale: CostScale, methods: Sequence[PlotSeries]) -> lis
         costs[:sgd], means[:sgd], deviations[:sgd], color=BASELINE, marker="o", ms=5, lw=1.2,
         capsize=3, label="SGD" if sgd == 1 else "SGD, longer from left to right",
     )  # fmt: skip
-    for n, entry in enumerate(known, start=sgd):
-        i = methods.index(entry)
+    for n, group in enumerate(known, start=sgd):
+        i = methods.index(group)
         aside = sum(abs(costs[n] - other) < SAME for other in costs[:n]) * ASIDE
         moved = ScaledTranslation(aside, 0, place.figure.dpi_scale_trans)
         place.errorbar(
             costs[n], means[n], deviations[n], color=COLOURS[i % len(COLOURS)],
             marker=MARKERS[(i + i // len(COLOURS) + 1) % len(MARKERS)], ms=8, mec="white", lw=1.2,
-            capsize=3, linestyle="none", label=entry.label, transform=place.transData + moved,
+            capsize=3, linestyle="none", label=group.label, transform=place.transData + moved,
         )  # fmt: skip
     place.set_xlim(*_room(costs))
     place.set_xlabel(f"cost of the run, {scale.kind} (runs of SGD, {scale.base.passes} passes)")
@@ -82,22 +83,22 @@ def _points(place: Axes, scale: CostScale, methods: Sequence[PlotSeries]) -> lis
     return [*(means - deviations), *(means + deviations)]
 
 
-def at_equal_time(scale: CostScale, entries: Sequence[PlotSeries], name: str) -> Figure | None:
+def at_equal_time(scale: CostScale, groups: Sequence[Group], name: str) -> Figure | None:
     """Accuracy by the cost so far, a panel for each method, with SGD's runs of all lengths."""
-    methods = [e for e in entries if not e.group.is_sgd and scale.knows(e.group)]
+    methods = [group for group in groups if not group.is_sgd and scale.knows(group)]
     if not methods:
         return None
     canvas, places = panels(len(methods), 3, (3.6, 3), (0.4, 0.6), sharex=True, sharey=True)
-    sgd = [PlotSeries(f"SGD, {group.passes} passes", group) for group in scale.sgd]
-    for i, (place, entry) in enumerate(zip(places.flat, methods, strict=False)):
+    sgd = [replace(group, label=f"SGD, {group.passes} passes") for group in scale.sgd]
+    for i, (place, group) in enumerate(zip(places.flat, methods, strict=False)):
         for j, longer in enumerate(sgd):
             _draw(place, scale, longer, GREYS[min(j, 3)], DASHES[j % 4])
-        _draw(place, scale, entry, COLOURS[i % len(COLOURS)], "-")
-        place.set_title(entry.label, fontsize=10)
+        _draw(place, scale, group, COLOURS[i % len(COLOURS)], "-")
+        place.set_title(group.label, fontsize=10)
         place.tick_params(labelbottom=i + places.shape[1] >= len(methods))
         open_frame(place, grid="y")
     # The first epochs are far below, and would leave no height for the end.
-    runs = [100 * run.numbers[ACCURACY] for e in (*methods, *sgd) for run in e.group.runs]
+    runs = [100 * run.numbers[ACCURACY] for group in (*methods, *sgd) for run in group.runs]
     high = float(np.nanmax([run[-1] for run in runs]))
     low = float(np.nanmin([run[[-1, len(run) // 2]] for run in runs]))
     if high > low:
@@ -112,18 +113,18 @@ def at_equal_time(scale: CostScale, entries: Sequence[PlotSeries], name: str) ->
         name,
         png(canvas),
         f"Curves of validation accuracy by {scale.kind} cost, for "
-        f"{listed([entry.label for entry in methods])}, each beside SGD.",
+        f"{listed([group.label for group in methods])}, each beside SGD.",
         f"Validation accuracy by the cost so far, {scale.kind}, {seeds_text([*methods, *sgd])}: "
         "each method (in colour) beside SGD's runs of all lengths (grey). At one place on the "
         "axis all had the same time. The first epochs are cut off below.",
     )
 
 
-def _draw(place: Axes, scale: CostScale, entry: PlotSeries, colour: str, line: str) -> None:
-    runs = entry.group.runs
-    cost = np.mean([scale.so_far(entry.group, run) for run in runs], axis=0)
+def _draw(place: Axes, scale: CostScale, group: Group, colour: str, line: str) -> None:
+    runs = group.runs
+    cost = np.mean([scale.so_far(group, run) for run in runs], axis=0)
     values = np.array([100 * run.numbers[ACCURACY] for run in runs])
-    curve(place, cost, values, color=colour, linestyle=line, label=entry.label, lw=1.5)
+    curve(place, cost, values, color=colour, linestyle=line, label=group.label, lw=1.5)
 
 
 def _room(values: Sequence[float]) -> tuple[float, float]:

@@ -1,13 +1,14 @@
 """What runs went through, by passes over the training images."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from lsam_jax.experiments.plotting import curve, logarithmic, open_frame, panels
-from lsam_jax.experiments.report.figures.drawing import PlotSeries, by_panel, png, seeds_text
+from lsam_jax.experiments.report.figures.drawing import by_panel, png, seeds_text
+from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun
 from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
@@ -19,17 +20,17 @@ LEAST = 3
 ACCURACY = "validation_accuracy", "validation accuracy (%)"
 
 
-def learning(entries: Sequence[PlotSeries], name: str) -> Figure:
+def learning(groups: Sequence[Group], name: str) -> Figure:
     """Training loss and validation accuracy: the paper's Figure 3.
 
     Args:
-        entries: Runs of several lengths are drawn by their share of the whole run.
+        groups: Runs of several lengths are drawn by their share of the whole run.
         name: Of the figure.
     """
     numbers = [("train_loss", "training loss"), ACCURACY, ACCURACY]
-    drawn = _Curves(entries, numbers, (11, 3.5, 0.3), sharey="col")
+    drawn = _Curves(groups, numbers, (11, 3.5, 0.3), sharey="col")
     for place in drawn.places[:, 2]:
-        _zoom(place, drawn.axis, entries)
+        _zoom(place, drawn.of, groups)
     titles = "Training loss", "Validation accuracy", "The same, end of the run"
     for place, title in zip(drawn.places[0], titles, strict=True):
         place.set_title(title, fontsize=11)
@@ -37,26 +38,26 @@ def learning(entries: Sequence[PlotSeries], name: str) -> Figure:
         name,
         "training loss and validation accuracy",
         f"Training loss (log scale; mean over the batches as they were trained on) and validation "
-        f"accuracy, {seeds_text(entries)}; as the paper's Figure 3.{drawn.repeats}",
+        f"accuracy, {seeds_text(groups)}; as the paper's Figure 3.{drawn.repeats}",
     )
 
 
-def gradient_norms(entries: Sequence[PlotSeries], name: str) -> Figure:
+def gradient_norms(groups: Sequence[Group], name: str) -> Figure:
     """Norm of the whole model's gradient: the paper's Figure 4."""
     number = "gradient_norm", "norm of the training loss's gradient"
-    drawn = _Curves(entries, [number], (5.6, 3.9, 0), across=True, sharey=True)
+    drawn = _Curves(groups, [number], (5.6, 3.9, 0), across=True, sharey=True)
     return drawn.figure(
         name,
         "the gradient norm",
         "Norm of the plain training loss's gradient over all parameters, on the same training "
-        f"images for all methods (log scale), {seeds_text(entries)}; as the paper's Figure 4."
+        f"images for all methods (log scale), {seeds_text(groups)}; as the paper's Figure 4."
         f"{drawn.repeats}",
     )
 
 
-def radii(entries: Sequence[PlotSeries], name: str) -> Figure | None:
+def radii(groups: Sequence[Group], name: str) -> Figure | None:
     """The radius, and by how much it makes the loss rise; None if no run perturbs or says so."""
-    told = [e for e in entries if all(np.any(run.numbers["rho"] > 0) for run in e.group.runs)]
+    told = [of for of in groups if all(np.any(run.numbers["rho"] > 0) for run in of.runs)]
     if not told:
         return None
     numbers = [("rho", "radius"), ("rise", "rise of the loss along it")]
@@ -68,18 +69,15 @@ def radii(entries: Sequence[PlotSeries], name: str) -> Figure | None:
     )
 
 
-class _Axis(NamedTuple):
-    """What curves are drawn by."""
-
-    label: str
-    of: Callable[[RecordedRun], np.ndarray]
+Axis = Callable[[RecordedRun], np.ndarray]
+"""What the curves of a run are drawn by."""
 
 
 class _Curves:
     """A canvas with a row of places for a few methods each, one for each number.
 
     Args:
-        entries: What is drawn.
+        groups: What is drawn.
         numbers: Names in a record, and what the places call them.
         size: Width and height of a row, and what is added to the height of all.
         across: Whether rows, of one place, stand beside each other.
@@ -88,14 +86,14 @@ class _Curves:
 
     def __init__(
         self,
-        entries: Sequence[PlotSeries],
+        groups: Sequence[Group],
         numbers: Sequence[tuple[str, str]],
         size: tuple[float, float, float],
         across: bool = False,
         **share: Any,
     ):
-        rows, (width, height, more) = by_panel(entries), size
-        self.axis, self._entries = _axis(entries), entries
+        rows, (width, height, more) = by_panel(groups), size
+        (self.label, self.of), self._groups = _axis(groups), groups
         self.repeats = " SGD is repeated in every panel." if len(rows) > 1 else ""
         columns = len(rows) if across else len(numbers)
         each = (width, height) if across else (width / columns, height)
@@ -104,39 +102,39 @@ class _Curves:
         self.places = found.reshape(len(rows), len(numbers))
         for places, row in zip(self.places, rows, strict=True):
             for place, (number, label) in zip(places, numbers, strict=True):
-                for entry, style in row:
-                    runs = entry.group.runs
+                for group, style in row:
+                    runs = group.runs
                     values = np.array([_values(run, number) for run in runs])
-                    curve(place, self.axis.of(runs[0]), values, label=entry.label, lw=1.5, **style)
+                    curve(place, self.of(runs[0]), values, label=group.label, lw=1.5, **style)
                 if number != ACCURACY[0]:
                     logarithmic(place)
-                place.set(xlabel=self.axis.label, ylabel=label)
+                place.set(xlabel=self.label, ylabel=label)
                 open_frame(place, grid="y")
             places[0].legend(fontsize=8)
 
     def figure(self, name: str, what: str, caption: str) -> Figure:
         """The picture of what is shown."""
-        shown = listed([entry.label for entry in self._entries])
-        alt = f"Curves of {what} by {self.axis.label}, for {shown}."
+        shown = listed([group.label for group in self._groups])
+        alt = f"Curves of {what} by {self.label}, for {shown}."
         return Figure(name, png(self._canvas), alt, caption)
 
 
-def _axis(entries: Sequence[PlotSeries]) -> _Axis:
+def _axis(groups: Sequence[Group]) -> tuple[str, Axis]:
     """Passes; of runs of several lengths the share of the run, where their schedules agree."""
-    if len({entry.group.passes for entry in entries}) == 1:
-        return _Axis("passes over the training images", lambda run: run.passes)
-    return _Axis("share of the whole run (%)", lambda run: 100 * run.passes / run.passes[-1])
+    if len({group.passes for group in groups}) == 1:
+        return "passes over the training images", lambda run: run.passes
+    return "share of the whole run (%)", lambda run: 100 * run.passes / run.passes[-1]
 
 
 def _values(run: RecordedRun, number: str) -> np.ndarray:
     return run.numbers[number] * (100 if number == ACCURACY[0] else 1)
 
 
-def _zoom(axes: Axes, axis: _Axis, entries: Sequence[PlotSeries]) -> None:
+def _zoom(axes: Axes, of: Axis, groups: Sequence[Group]) -> None:
     """Shows the end of the runs, at the height that it needs."""
     values = []
-    for run in (run for entry in entries for run in entry.group.runs):
-        x = axis.of(run)
+    for run in (run for group in groups for run in group.runs):
+        x = of(run)
         first = min(int((x < ZOOM * x[-1]).sum()), max(0, len(x) - LEAST))
         start, end = x[first], x[-1]
         values.append(_values(run, ACCURACY[0])[first:])

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -16,13 +16,6 @@ OTHERS = 5
 """Methods in a panel, besides the baseline."""
 
 
-class PlotSeries(NamedTuple):
-    """A group as pictures show it."""
-
-    label: str
-    group: Group
-
-
 Style: TypeAlias = Mapping[str, Any]
 """Of a line, as matplotlib takes it; colour and dashes each tell methods apart."""
 STYLES: list[Style] = [
@@ -30,10 +23,10 @@ STYLES: list[Style] = [
 ]
 
 
-def by_panel(entries: Sequence[PlotSeries]) -> list[list[tuple[PlotSeries, Style]]]:
+def by_panel(groups: Sequence[Group]) -> list[list[tuple[Group, Style]]]:
     """A few methods each, with the first run of SGD, if there is one, in all of them."""
-    first = next((entry for entry in entries if entry.group.is_sgd), None)
-    rest = [entry for entry in entries if entry is not first]
+    first = next((group for group in groups if group.is_sgd), None)
+    rest = [group for group in groups if group is not first]
     base = [] if first is None else [(first, {"color": BASELINE, "linestyle": "-"})]
     chunks = [rest[i : i + OTHERS] for i in range(0, len(rest), OTHERS)] or [[]]
     return [[*base, *zip(chunk, STYLES, strict=False)] for chunk in chunks]
@@ -50,9 +43,9 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def seeds_text(entries: Sequence[PlotSeries]) -> str:
+def seeds_text(groups: Sequence[Group]) -> str:
     """How many seeds lines are of."""
-    counts = sorted({len(entry.group.runs) for entry in entries})
+    counts = sorted({len(group.runs) for group in groups})
     if counts == [1]:
         return "one seed"
     return f"mean and range over {' or '.join(map(str, counts))} seeds"

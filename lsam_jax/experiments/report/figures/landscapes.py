@@ -9,7 +9,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from lsam_jax.experiments.plotting import panels, short_name
-from lsam_jax.experiments.report.figures.drawing import PlotSeries, png
+from lsam_jax.experiments.report.figures.drawing import png
+from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.read_run import Landscapes, RecordedRun
 from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
@@ -33,13 +34,13 @@ class View(NamedTuple):
     around: Landscapes
 
 
-def views(entries: Sequence[PlotSeries]) -> list[View]:
+def views(groups: Sequence[Group]) -> list[View]:
     """Those of the first seed of each method that has any."""
     found = []
-    for entry in entries:
-        run = next((run for run in entry.group.runs if run.landscapes is not None), None)
+    for group in groups:
+        run = next((run for run in group.runs if run.landscapes is not None), None)
         if run is not None and run.landscapes is not None:
-            found.append(View(entry.label, entry.group.name, run, run.landscapes))
+            found.append(View(group.label, group.name, run, run.landscapes))
     return found
 
 
