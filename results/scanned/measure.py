@@ -74,7 +74,7 @@ def steps_of(run, params, layers):
     size = SHAPE.batch, SHAPE.tokens
     batch = [jnp.asarray(rng.integers(0, SHAPE.words, size)) for _ in range(2)]
     mask = jax.tree.map(jnp.ones_like, params)
-    textbook = baselines.normalized_textbook(lambda *args: (loss_fn(*args), None), 0.1)
+    textbook = baselines.textbook(lambda *args: (loss_fn(*args), None), 0.1, normalize=True)
     steps = {
         "plain gradient": (jax.value_and_grad(loss_fn), (params, *batch)),
         "textbook mask": (textbook, (params, mask, *batch)),

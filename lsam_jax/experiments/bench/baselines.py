@@ -19,31 +19,18 @@ Loss = Callable[..., tuple[jax.Array, Any]]
 Step = Callable[..., Any]
 
 
-def textbook(loss: Loss, rho: float) -> Step:
-    """``(params, mask, *args)``: both gradients in full, and a mask on the perturbation.
+def textbook(loss: Loss, rho: float, normalize: bool = False) -> Step:
+    """``(params, mask, *args)``: both gradients in full, and a mask on the first.
 
-    The mask has the parameters' structure, with a boolean for each array.
-    """
-
-    def step(params: Any, mask: Any, *args: Any) -> tuple[Any, Any]:
-        value, ascent = jax.value_and_grad(loss, has_aux=True)(params, *args)
-        perturbed = jax.tree.map(lambda w, g, m: jnp.where(m, w + rho * g, w), params, ascent, mask)
-        return value, jax.grad(loss, has_aux=True)(perturbed, *args)[0]
-
-    return step
-
-
-def normalized_textbook(loss: Loss, rho: float) -> Step:
-    """``(params, mask, *args)``: the same, by the norm of the masked gradient.
-
-    The mask has the parameters' structure and shapes, with a number for each weight.
+    The mask has the parameters' structure, with a truth or a number for each array or each weight.
+    With `normalize` the perturbation is by the norm of the masked gradient.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
 
     def step(params: Any, mask: Any, *args: Any) -> tuple[Any, Any]:
         value, ascent = gradient(params, *args)
         ascent = jax.tree.map(jnp.multiply, mask, ascent)
-        scale = rho / optax.tree.norm(ascent)
+        scale = rho / optax.tree.norm(ascent) if normalize else rho
         perturbed = jax.tree.map(lambda w, g: w + scale * g, params, ascent)
         return value, gradient(perturbed, *args)[1]
 

@@ -80,7 +80,7 @@ def step_of(name: str, work: Workload) -> tuple[Callable[..., Any], tuple[Any, .
         return step, (work.params, jax.eval_shape(tx.init, work.params), *work.args)
     if name == "plain":
         return jax.value_and_grad(work.loss, has_aux=True), (work.params, *work.args)
-    textbook = baselines.normalized_textbook(work.loss, RHO)
+    textbook = baselines.textbook(work.loss, RHO, normalize=True)
     return textbook, (work.params, work.params, *work.args)
 
 

@@ -52,20 +52,13 @@ class Ledger:
     def __contains__(self, key: Key) -> bool:
         return key in self._rows
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def row(self, key: Key) -> dict[str, Any]:
-        """What is known of a run."""
-        return self._rows[key]
-
     def check(self, key: Key, config: str) -> None:
         """Raises unless a run is of the configuration of this digest.
 
         Raises:
             ValueError: When it is of another.
         """
-        found = self.row(key)["config"]
+        found = self._rows[key]["config"]
         if found != config:
             raise ValueError(
                 f"{str(self.file)!r} has a run of {key.contender} (rho={key.rho}, seed={key.seed}) "
@@ -95,7 +88,7 @@ class Ledger:
         Raises:
             KeyError: When a run is missing.
         """
-        found = [self.row(Key(contender, rho, seed, True)).get(name, 0.0) for seed in seeds]
+        found = [self._rows[Key(contender, rho, seed, True)].get(name, 0.0) for seed in seeds]
         return float(np.mean([x[-1] if isinstance(x, list) else x for x in found]))
 
     def finals(self, contender: str, name: str = "accuracy") -> dict[int, Any]:

@@ -38,7 +38,6 @@ def write(directory: Path) -> Path:
     found = {
         name: results(ledger, _costs(directory, REGIMES[name]), REGIMES[name].contenders)
         for name, ledger in ledgers.items()
-        if len(ledger)
     }
     found = {name: rows for name, rows in found.items() if rows}
     if not found:

@@ -189,7 +189,7 @@ def test_steps_of_transformers_are_the_textbooks(monkeypatch, network):
         return jnp.zeros_like(x).at[1:].set(1)
 
     mask = jax.tree_util.tree_map_with_path(rows, params)
-    textbook = baselines.normalized_textbook(lambda *args: (loss_fn(*args), None), 0.1)
+    textbook = baselines.textbook(lambda *args: (loss_fn(*args), None), 0.1, normalize=True)
     for name in ("last two blocks, by norm", "last two blocks, always"):
         step, args = steps[name]
         loss, found, _ = jax.jit(step)(*args)

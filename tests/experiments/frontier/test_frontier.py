@@ -219,7 +219,7 @@ def test_runs_are_made_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, "MOST_STEPS", 0)
     data = datasets.digits()
     ledger = study.run(regime, tmp_path, data)
-    assert ledger.tuned_radii(SAM) == [0.2, 0.4] and len(ledger) == 6
+    assert ledger.tuned_radii(SAM) == [0.2, 0.4] and len(ledger.file.read_text().splitlines()) == 6
     (final,) = ledger.finals(SAM, "rho").values()
     assert final == study.choose((0.2, 0.4), lambda r: ledger.mean_tuned(SAM, r, TUNING_SEEDS))
     before = ledger.file.read_bytes()
