@@ -1,12 +1,12 @@
 """Image data sets as NumPy arrays, and their batches.
 
 A data set is two splits of uint8 images with int32 labels. Images stay uint8 until they are on
-the device, where `normalise` makes them float. A new data set is one more function that returns
+the device, where `Normalise` makes them float. A new data set is one more function that returns
 a `Dataset`, and its entry in `LOADERS`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +18,9 @@ from lsam_jax.experiments.data import tfds
 from lsam_jax.experiments.data.augmentation import crop_and_flip, standardise
 from lsam_jax.experiments.data.split import Array, Split
 from lsam_jax.experiments.data.tfds import DataDir
+
+SIZE = 32
+"""Height and width of pictures that TFDS has; the paper does not give that of Flowers102."""
 
 
 class Dataset(NamedTuple):
@@ -64,29 +67,10 @@ def digits(data_dir: DataDir = None) -> Dataset:
     return Dataset("digits", train, validation, 10, (mean,), (std,))
 
 
-def oxford_flowers102(data_dir: DataDir = None, size: int = 32) -> Dataset:
-    """Flowers of 102 classes: 6149 training and 2040 test images.
-
-    As in the layer-wise SAM paper, the split that TFDS calls test is trained on, because it is
-    by far the largest, and the rest is held out.
-
-    Args:
-        data_dir: Where TFDS keeps prepared data; None for its default.
-        size: Images are cut to their central square and scaled to this height and width. The
-            paper does not give its size.
-
-    Raises:
-        FileNotFoundError: When the data set is not there; the message says how to prepare it.
-    """
-    return _prepared("oxford_flowers102", ("test",), ("train", "validation"), data_dir, size)
-
-
-def _prepared(
-    name: str, train: tuple[str, ...], test: tuple[str, ...], data_dir: DataDir, size: int = 32
-) -> Dataset:
-    """A data set that TFDS has prepared, with the paper's preprocessing."""
-    fitted, num_classes = tfds.read(name, train, size, data_dir)
-    held_out, _ = tfds.read(name, test, size, data_dir)
+def _prepared(name: str, train: Sequence[str], test: Sequence[str], data_dir: DataDir) -> Dataset:
+    """A data set that TFDS has prepared, of splits with these names, as the paper augments it."""
+    fitted, num_classes = tfds.read(name, train, SIZE, data_dir)
+    held_out, _ = tfds.read(name, test, SIZE, data_dir)
     return Dataset(name, fitted, held_out, num_classes, (), (), crop_and_flip)
 
 
@@ -94,7 +78,10 @@ LOADERS: Mapping[str, Callable[[DataDir], Dataset]] = {
     "digits": digits,
     "cifar10": partial(_prepared, "cifar10", ("train",), ("test",)),
     "cifar100": partial(_prepared, "cifar100", ("train",), ("test",)),
-    "oxford_flowers102": oxford_flowers102,
+    # As in the layer-wise SAM paper, which trains on the largest split: 6149 images of 8189.
+    "oxford_flowers102": partial(
+        _prepared, "oxford_flowers102", ("test",), ("train", "validation")
+    ),
 }
 """What `load` knows."""
 
@@ -186,27 +173,21 @@ def _scaled(split: Split, size: int, name: str) -> Split:
     return Split(np.stack([tfds.fit_square(one, size) for one in images]), split.labels)
 
 
-def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """Float32 images with mean 0 and deviation 1, on the device.
+@dataclasses.dataclass(frozen=True)
+class Normalise:
+    """Preprocessing by a data set's own statistics.
 
     Args:
-        images: uint8 [N, H, W, C].
         mean: Of every channel; empty to standardise each image by its own mean and deviation
             over all pixels and channels.
         std: Likewise.
     """
-    if not mean:
-        return standardise(images)
-    return (jnp.asarray(images, jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
-
-
-@dataclasses.dataclass(frozen=True)
-class Normalise:
-    """Preprocessing by a data set's own statistics; see `normalise`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, images: Array) -> jax.Array:
-        """Float32 images of uint8 ones."""
-        return normalise(images, self.mean, self.std)
+        """Float32 images of mean 0 and deviation 1 of uint8 ones [N, H, W, C], on the device."""
+        if not self.mean:
+            return standardise(images)
+        return (jnp.asarray(images, jnp.float32) - jnp.asarray(self.mean)) / jnp.asarray(self.std)

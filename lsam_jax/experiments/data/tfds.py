@@ -7,10 +7,12 @@ TFDS would first try to download for minutes.
 """
 
 import io
+import itertools
 import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +78,9 @@ def _features(opened: Sequence[Any]) -> Any:
 
 
 def _materialise(opened: Sequence[Any], size: int) -> Split:
-    count = sum(len(source) for source in opened)
-    images = np.empty((count, size, size, 3), np.uint8)
-    labels = np.empty(count, np.int32)
+    ends = list(itertools.accumulate(map(len, opened)))
+    images = np.empty((ends[-1], size, size, 3), np.uint8)
+    labels = np.empty(ends[-1], np.int32)
 
     def fill(source: Any, start: int, offset: int) -> None:
         indices = range(start, min(start + CHUNK, len(source)))
@@ -90,22 +92,10 @@ def _materialise(opened: Sequence[Any], size: int) -> Split:
     # those of CIFAR the time goes into Python itself, and threads only wait for one another.
     threads = os.cpu_count() if _features(opened)["image"].shape[0] is None else 1
     with ThreadPoolExecutor(threads) as pool:
-        offset = 0
-        pending = []
-        for source in opened:
+        for source, end in zip(opened, ends, strict=True):
             starts = range(0, len(source), CHUNK)
-            pending += [pool.submit(fill, source, start, offset) for start in starts]
-            offset += len(source)
-        for future in pending:
-            future.result()
+            list(pool.map(partial(fill, source, offset=end - len(source)), starts))
     return Split(images, labels)
-
-
-def data_root(data_dir: DataDir = None) -> Path:
-    """The directory that holds prepared data sets."""
-    if data_dir is None:
-        data_dir = os.environ.get("TFDS_DATA_DIR") or Path("~/tensorflow_datasets")
-    return Path(data_dir).expanduser()
 
 
 def prepared_directory(name: str, splits: Sequence[str], data_dir: DataDir = None) -> Path:
@@ -119,7 +109,7 @@ def prepared_directory(name: str, splits: Sequence[str], data_dir: DataDir = Non
     Raises:
         FileNotFoundError: When there is none; the message says how to prepare it.
     """
-    root = data_root(data_dir)
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     versions = sorted((root / name).glob("*.*.*/dataset_info.json"), key=_version)
     formats = {file: json.loads(file.read_text()).get("fileFormat") for file in versions}
     usable = [file.parent for file, kind in formats.items() if kind == "array_record"]

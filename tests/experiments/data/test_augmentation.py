@@ -75,7 +75,7 @@ def test_standardise_is_image_by_image():
     images = IMAGES.copy()
     images[0] = 7  # blank
     images[1] = images[1] // 8
-    got = np.asarray(datasets.normalise(images, (), ()))
+    got = np.asarray(datasets.Normalise((), ())(images))
     values = images.astype(np.float64)
     for result, image in zip(got[1:], values[1:]):
         np.testing.assert_allclose(result, (image - image.mean()) / image.std(), atol=1e-5)

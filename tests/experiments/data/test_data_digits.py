@@ -22,7 +22,7 @@ def test_digits_are_those_of_scikit_learn_in_two_parts():
     assert np.bincount(digits.validation.labels).min() >= 57  # every class has its share
     assert digits.num_classes == 10
     assert digits.train.images.shape == (1200, 8, 8, 1)
-    pixels = np.asarray(datasets.normalise(digits.train.images, digits.mean, digits.std))
+    pixels = np.asarray(datasets.Normalise(digits.mean, digits.std)(digits.train.images))
     assert abs(pixels.mean()) < 1e-5
     assert abs(pixels.std() - 1) < 1e-5
 

@@ -104,7 +104,7 @@ def test_labels_fitted_are_those_as_given(noisy, small):
     state = fit(dataclasses.replace(NOISY, seed=1), program=noisy).state
     logits = resnet.resnet8(width=4).apply(
         {"params": state.params, "batch_stats": state.batch_stats},
-        datasets.normalise(small.train.images, small.mean, small.std),
+        Normalise(small.mean, small.std)(small.train.images),
     )
     given = drawn_anew(small.train.labels, 0.4, 10, 1)
     right = np.mean(np.argmax(logits, axis=1) == given)

@@ -217,9 +217,7 @@ def test_evaluation_counts_every_image_once(small, monkeypatch):
     loss, accuracy = evaluation.evaluate(
         loss_fn, small.validation, variables["params"], variables["batch_stats"], {}
     )
-    logits = model.apply(
-        variables, datasets.normalise(small.validation.images, small.mean, small.std)
-    )
+    logits = model.apply(variables, Normalise(small.mean, small.std)(small.validation.images))
     log_probability = np.asarray(jax.nn.log_softmax(logits), np.float64)
     np.testing.assert_allclose(
         loss, -log_probability[np.arange(50), small.validation.labels].mean(), rtol=1e-5
