@@ -53,13 +53,18 @@ def write_json(path: Path, value: Any) -> None:
     replace(path, f"{text}\n".encode())
 
 
-def read_json(path: Path) -> Any:
-    """What a file holds; None where there is none.
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The dictionary that a file holds; None where there is no file.
 
     Raises:
-        OSError, ValueError: When it cannot be read, or is not JSON.
+        OSError, ValueError: When it cannot be read, or holds something else.
     """
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("it is not a dictionary")
+    return found
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -197,7 +197,7 @@ def configuration(directory: files.PathLike) -> Config:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = files.read_json(file)
+        found = files.read_json(file) or {}
         return {"config": dict(found["config"]), "origin": dict(found["origin"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

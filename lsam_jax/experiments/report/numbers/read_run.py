@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lsam_jax.experiments import files
 from lsam_jax.experiments.config.former_names import in_todays_names
-from lsam_jax.experiments.files import CONFIG, ENVIRONMENT, LANDSCAPES, METRICS, SHARPNESS
 
 _JUDGED = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 NUMBERS = ("step", *_JUDGED, "gradient_norm", "cost")
@@ -112,8 +112,8 @@ def read_run(directory: Path, name: str) -> RecordedRun:
     Raises:
         UnreadableError: When the configuration or the metrics cannot be understood.
     """
-    config = _config(directory / CONFIG)
-    records = _records(directory / METRICS)
+    config = _config(directory / files.CONFIG)
+    records = _records(directory / files.METRICS)
     layers = tuple(records[0]["layer_norms"]) if records else ()
     numbers = {key: np.array([record[key] for record in records]) for key in (*NUMBERS, *SINCE)}
     by_layer = {
@@ -123,9 +123,9 @@ def read_run(directory: Path, name: str) -> RecordedRun:
     found: dict[str, Any] = {"environment": {}}
     spoilt: list[str] = []
     for key, file_name, reader in (
-        ("environment", ENVIRONMENT, _json),
-        ("sharpness", SHARPNESS, _sharpness),
-        ("landscapes", LANDSCAPES, _landscapes),
+        ("environment", files.ENVIRONMENT, _json),
+        ("sharpness", files.SHARPNESS, _sharpness),
+        ("landscapes", files.LANDSCAPES, _landscapes),
     ):
         if (directory / file_name).exists():
             try:
@@ -210,9 +210,6 @@ def _landscapes(file: Path) -> Landscapes:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        return files.read_json(file) or {}
     except (ValueError, OSError) as error:
-        raise UnreadableError(f"{file.name} is not JSON") from error
-    if not isinstance(found, dict):
-        raise UnreadableError(f"{file.name} is not a dictionary")
-    return found
+        raise UnreadableError(f"{file.name} cannot be read ({error})") from error

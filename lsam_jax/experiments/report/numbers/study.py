@@ -259,11 +259,8 @@ def _distances(file: Path) -> dict[str, Any] | None:
 
 def _json(file: Path) -> dict[str, Any] | None:
     try:
-        found = files.read_json(file)
+        return files.read_json(file)
     except (ValueError, OSError) as error:
-        problem = str(error)
-    else:
-        if found is None or isinstance(found, dict):
-            return found
-        problem = "it is not a dictionary"
-    raise ValueError(f"{str(file)!r} cannot be read ({problem}); make it again, or move it away")
+        raise ValueError(
+            f"{str(file)!r} cannot be read ({error}); make it again, or move it away"
+        ) from error
