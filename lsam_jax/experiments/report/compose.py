@@ -1,7 +1,6 @@
 """From a directory of runs to its report: read, composed, written."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,7 +147,7 @@ def _troubles(study: Study) -> Section:
 def _of_table(study: Study, spec: TableSpec) -> Section:
     found = accuracy.lines(study, spec)
     main = accuracy.accuracy_table(spec, found)
-    groups = [replace(one.group, label=one.row.label) for one in found if one.group is not None]
+    groups = [line.group for line in found if line.group is not None]
     if not groups:
         return Section.of(spec.title, main)
     name, short = spec.name, spec.short

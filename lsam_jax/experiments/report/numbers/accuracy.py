@@ -1,6 +1,7 @@
 """The numbers of a table's runs, beside the paper's and against the baseline's."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from lsam_jax.experiments.report.numbers import groups as grouping
@@ -28,7 +29,7 @@ class ComparedRow(NamedTuple):
 
     Attributes:
         row: The plan's.
-        group: None where no run of it is finished.
+        group: Called as the row is; None where no run of it is finished.
         base: The baseline; None where there is none, and for the baseline itself.
         difference: In validation accuracy from the baseline.
         p: Adjusted for the table's other comparisons.
@@ -57,10 +58,9 @@ def lines(study: Study, spec: TableSpec) -> list[ComparedRow]:
     for row in spec.rows:
         group = study.groups.get(row.run)
         base = group and grouping.baseline(study.groups.values(), group.config)
-        if group is None or base is None or base is group:
-            found.append(ComparedRow(row, group, None, None))
-        else:
-            found.append(ComparedRow(row, group, base, compare(group, base)))
+        base = None if base is group else base
+        difference = compare(group, base) if group and base else None
+        found.append(ComparedRow(row, group and replace(group, label=row.label), base, difference))
     return adjusted(found)
 
 

@@ -35,7 +35,6 @@ def scales(study: Study, lines: Sequence[ComparedRow]) -> list[CostScale]:
 
 
 class _Row(NamedTuple):
-    label: str
     pair: Pairing
     difference: statistics.Difference
     p: float | None = None
@@ -43,9 +42,8 @@ class _Row(NamedTuple):
 
 def table(scale: CostScale, lines: Sequence[ComparedRow]) -> Table:
     """Every method beside the run of SGD that cost at least as much."""
-    shown = [(x.row.label, x.group) for x in lines if x.group and scale.compares(x.group)]
-    pairs = [(label, scale.pair(group)) for label, group in shown]
-    rows = statistics.adjusted(_Row(label, x, compare(x.group, x.sgd)) for label, x in pairs)
+    groups = [line.group for line in lines if line.group and scale.compares(line.group)]
+    rows = statistics.adjusted(_Row(x, compare(x.group, x.sgd)) for x in map(scale.pair, groups))
     tested = sum(row.difference.p is not None for row in rows)
     longest = max(scale.sgd, key=lambda group: group.passes)
     but = "" if all(row.pair.is_enough for row in rows) else f", but where marked {SHORT}"
@@ -64,7 +62,7 @@ def table(scale: CostScale, lines: Sequence[ComparedRow]) -> Table:
             "passes, and the comparison favours the method."
         )
     columns: Columns = {
-        "method": lambda row: row.label,
+        "method": lambda row: row.pair.group.label,
         "cost": lambda row: f"{row.pair.cost:.2f}",
         "validation\naccuracy (%)": lambda row: accuracy_text(row.pair.group),
         "SGD with\nat least as much": lambda row: (
