@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partialmethod
 from typing import Any
@@ -21,7 +22,7 @@ class EpochClock:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self._clock = clock
-        self._clear()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
     def _measure(self, part: str) -> Iterator[None]:
@@ -46,16 +47,12 @@ class EpochClock:
             "epoch", "seconds" (of training), "images_per_second", "host_share" (of these seconds,
             that the host did not wait) and "evaluation_seconds"; shares of no time are None.
         """
-        seconds = self._seconds["training"]
-        timing = {
+        spent, self._seconds = self._seconds, defaultdict(float)
+        seconds = spent["training"]
+        return {
             "epoch": epoch,
             "seconds": seconds,
             "images_per_second": images / seconds if seconds else None,
-            "host_share": 1 - self._seconds["waiting"] / seconds if seconds else None,
-            "evaluation_seconds": self._seconds["evaluation"],
+            "host_share": 1 - spent["waiting"] / seconds if seconds else None,
+            "evaluation_seconds": spent["evaluation"],
         }
-        self._clear()
-        return timing
-
-    def _clear(self) -> None:
-        self._seconds = dict.fromkeys(("training", "waiting", "evaluation"), 0.0)

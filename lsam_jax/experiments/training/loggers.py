@@ -12,12 +12,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lsam_jax.experiments import files
 from lsam_jax.experiments.files import PathLike
 
 Record = Mapping[str, Any]
+"""What an epoch found: "epoch", "step" (optimizer steps so far), numbers, and dictionaries from a layer
+to its number; or how long it took: "epoch" and numbers."""
 
 
 class JsonLines:
@@ -201,23 +203,9 @@ SINKS = ("json", "tensorboard", "wandb")
 PROJECT = "lsam-jax"
 
 
-class Sink(Protocol):
-    """What takes the metrics of a run; `JsonLines`, `TensorBoard` and `WandB` are such."""
-
-    def start(self, records: Sequence[Record]) -> None:
-        """Makes ready for the epoch after the restored ones: `records`, none in a new run."""
-
-    def epoch(self, record: Record, timing: Record) -> None:
-        """Takes an epoch.
-
-        Args:
-            record: What it found: "epoch", "step" (optimizer steps so far), numbers, and
-                dictionaries from a layer to its number.
-            timing: How long it took: "epoch" and numbers.
-        """
-
-    def close(self) -> None:
-        """Lets go of files and connections; also after an error, and without a start."""
+Sink = JsonLines | TensorBoard | WandB
+"""What takes the metrics of a run: `start` once, with the restored epochs, none in a new run; `epoch`
+after each; `close` also after an error, and without a start."""
 
 
 def open_sinks(

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 from tqdm.std import EMA
@@ -31,8 +31,7 @@ class Progress:
         batch_size: Images in a step.
         start_step: Steps that a restored run has behind it.
         description: What is run: a line of its own at the start, as the bar's has no room.
-        file: Where to; None for standard error.
-        disable: True for lines, False for a bar; None for a bar if `file` is a terminal.
+        file: Where to: a bar in a terminal, else lines; None for standard error.
         clock: Seconds; replaced in tests.
     """
 
@@ -42,7 +41,6 @@ class Progress:
     start_step: int = 0
     description: str = ""
     file: TextIO | None = None
-    disable: bool | None = None
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -59,7 +57,7 @@ class Progress:
         self._bar: Any = None
         if self.description:
             print(self.description, file=self._file, flush=True)
-        if self._file.isatty() if self.disable is None else not self.disable:
+        if self._file.isatty():
             self._bar = tqdm(
                 total=self.epochs * self.steps_per_epoch,
                 initial=self.start_step,
@@ -119,12 +117,6 @@ class Progress:
         """Ends the bar's line; also after an error, and more than once."""
         if self._bar is not None:
             self._bar.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _advance(self, now: float) -> None:
         """Takes in the steps that the device has finished, and reads the last of them."""

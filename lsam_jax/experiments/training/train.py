@@ -124,10 +124,10 @@ class _Reporter(loop.Watcher):
         self._steps, self._epochs = program.steps_per_epoch, config.epochs
         for sink in self.sinks:
             sink.start([history.record(epoch) for epoch in range(1, history.epochs + 1)])
-        shown = Progress(
+        self.progress = Progress(
             self._epochs, self._steps, config.batch_size, step, self.name, self.terminal
         )
-        self.progress = self.stack.enter_context(shown)
+        self.stack.callback(self.progress.close)
 
     def step(self, metrics: StepMetrics) -> None:
         if self.progress is not None:

@@ -1,5 +1,6 @@
 """The progress of a run: what is shown, when, and that it waits for nothing."""
 
+import contextlib
 import io
 import os
 import re
@@ -53,7 +54,9 @@ def never():
 
 
 def progress(now, file, *, epochs=3, steps_per_epoch=10, batch_size=8, **options):
-    return Progress(epochs, steps_per_epoch, batch_size, file=file, clock=lambda: now[0], **options)
+    return contextlib.closing(
+        Progress(epochs, steps_per_epoch, batch_size, file=file, clock=lambda: now[0], **options)
+    )
 
 
 def step(bar, now, seconds, **values):
@@ -261,17 +264,17 @@ def test_time_left_of_a_resumed_run_is_by_its_own_speed(now):
     assert log.getvalue().splitlines() == ["epoch 11/12: 8 images/s, 00:10 left"]
 
 
-@pytest.mark.parametrize(("disable", "file", "bar"), [(True, Terminal, 0), (False, io.StringIO, 1)])
-def test_bar_or_lines_can_be_chosen(now, disable, file, bar):
+@pytest.mark.parametrize(("file", "bar"), [(Terminal, 1), (io.StringIO, 0)])
+def test_a_terminal_has_a_bar_and_a_log_has_lines(now, file, bar):
     stream = file()
-    with progress(now, stream, disable=disable) as shown:
+    with progress(now, stream) as shown:
         run_epoch(shown, now, 1, train_loss=1.0)
     assert ("%|" in stream.getvalue()) == bool(bar)
     assert ("epoch 1/3: train loss 1.0000" in stream.getvalue()) != bool(bar)
 
 
 def test_standard_error_is_the_default(capsys):
-    with Progress(1, 1, 1) as bar:
+    with contextlib.closing(Progress(1, 1, 1)) as bar:
         bar.step(metrics())
         bar.epoch({"epoch": 1, "train_loss": 2.0})
     captured = capsys.readouterr()
