@@ -204,7 +204,7 @@ def priced(method, loss_fn, params, windows):
 
     def price(selected):
         chosen = [name for name, one in zip(names, selected, strict=True) if one]
-        cost = costs.drawn_alone(network, chosen) if method.partial else network.cost(chosen)
+        cost = costs.drawn_alone(network, chosen, {}) if method.partial else network.cost(chosen)
         return cost, sum(sizes[name] for name in chosen) / total
 
     return price

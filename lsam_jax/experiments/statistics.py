@@ -233,5 +233,4 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 def statistics_text(statistics: Mapping[str, Any], digits: int, scale: float = 1.0) -> str:
     """What `over_seeds` found, as text."""
-    found = Spread(statistics["mean"], statistics["std"], len(statistics["values"]))
-    return spread_text(found, digits, scale, between=" ±")
+    return spread_text(spread(statistics["values"]), digits, scale, between=" ±")

@@ -125,17 +125,14 @@ def prepare(
     return {name: Call(compiled[timed.step], timed, work) for name, timed in steps.items()}
 
 
-def measure(
-    calls: Mapping[str, Call], rounds: int, *, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, timing.Cost]:
+def measure(calls: Mapping[str, Call], rounds: int) -> dict[str, timing.Cost]:
     """Times compiled steps in turn, after a round that is not timed.
 
     Args:
         calls: The first is the one that costs are relative to.
         rounds: Steps of each.
-        clock: Seconds; replaced in tests.
     """
-    seconds = timing.interleaved(calls, rounds, clock=clock)
+    seconds = timing.interleaved(calls, rounds)
     kinds = [timing.kinds_of(call.selected(rounds)) for call in calls.values()]
     return timing.costs(tuple(calls), seconds, kinds)
 

@@ -33,9 +33,7 @@ def some_samples(inspection: lsam.Inspection, names: Sequence[str], options: Opt
     return forward(inspection) + inspection.cost(names) - 1 + options["gamma"]
 
 
-def drawn_alone(
-    inspection: lsam.Inspection, names: Sequence[str], options: Options | None = None
-) -> float:
+def drawn_alone(inspection: lsam.Inspection, names: Sequence[str], options: Options) -> float:
     """SL-SAM's: forward, and then twice the pass to the drawn layers, which alone descend."""
     again = 0.0
     if names:

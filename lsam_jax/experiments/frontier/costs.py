@@ -82,13 +82,8 @@ def measure(
         one.name: {"median": median[n], "least": least[n], "most": most[n]}
         for n, one in enumerate(timed)
     }
-    described = environment.describe()
-    return {
-        "costs": costs,
-        "left_out": left_out,
-        "steps": BLOCK * blocks,
-        "environment": described,
-    }
+    of = {"steps": BLOCK * blocks, "environment": environment.describe()}
+    return {"costs": costs, "left_out": left_out, **of}
 
 
 def of_steps(measured: Mapping[str, Any], contenders: Sequence[Contender]) -> dict[str, float]:

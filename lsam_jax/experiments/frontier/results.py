@@ -56,9 +56,7 @@ def kinds(rows: Iterable[Result]) -> str:
 
 
 def results(
-    ledger: Ledger,
-    costs: Mapping[str, float] | None = None,
-    contenders: Sequence[Contender] = CONTENDERS,
+    ledger: Ledger, costs: Mapping[str, float], contenders: Sequence[Contender] = CONTENDERS
 ) -> list[Result]:
     """Of the contenders that have final runs; none without SGD's and SAM's."""
     last = {one.name: _last(ledger, one.name) for one in contenders}
@@ -75,7 +73,7 @@ def results(
             kept=kept(last[one.name], last[SGD], last[SAM]),
             difference=paired(last[one.name], last[SGD]),
             counted=one.length * _mean(ledger.finals(one.name, "cost").values()),
-            measured=(costs or {}).get(one.name),
+            measured=costs.get(one.name),
         )
         for one in there
     )

@@ -81,7 +81,7 @@ def _fill(directory, name="digits-40", seeds=5):
 
 def test_a_ledger_is_read_again(tmp_path):
     _fill(tmp_path)
-    found = {one.contender.name: one for one in results(Ledger(tmp_path / "digits-40.jsonl"))}
+    found = {one.contender.name: one for one in results(Ledger(tmp_path / "digits-40.jsonl"), {})}
     assert list(found) == [SGD, SAM, "sam-1/8"]
     assert found[SGD].kept.share == 0 and found[SAM].kept.share == 1
     assert found["sam-1/8"].kept.share == pytest.approx(0.9, abs=0.02)
