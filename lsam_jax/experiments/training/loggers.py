@@ -18,8 +18,8 @@ from lsam_jax.experiments import files
 from lsam_jax.experiments.files import PathLike
 
 Record = Mapping[str, Any]
-"""What an epoch found: "epoch", "step" (optimizer steps so far), numbers, and dictionaries from a layer
-to its number; or how long it took: "epoch" and numbers."""
+"""What an epoch found: "epoch", "step" (optimizer steps so far), numbers, and dictionaries from a
+layer to its number; or how long it took: "epoch" and numbers."""
 
 
 class JsonLines:
@@ -204,8 +204,8 @@ PROJECT = "lsam-jax"
 
 
 Sink = JsonLines | TensorBoard | WandB
-"""What takes the metrics of a run: `start` once, with the restored epochs, none in a new run; `epoch`
-after each; `close` also after an error, and without a start."""
+"""What takes the metrics of a run: `start` once, with the restored epochs, none in a new run;
+`epoch` after each; `close` also after an error, and without a start."""
 
 
 def open_sinks(
