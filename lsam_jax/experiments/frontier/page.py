@@ -10,8 +10,8 @@ from lsam_jax.experiments.frontier.costs import of_steps
 from lsam_jax.experiments.frontier.ledger import Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS, Regime
 from lsam_jax.experiments.frontier.results import Result, kinds, results
+from lsam_jax.experiments.plotting import png
 from lsam_jax.experiments.report import page
-from lsam_jax.experiments.report.figures.drawing import png
 from lsam_jax.experiments.report.page import Columns, Document, Figure, Section, Table, escaped
 from lsam_jax.experiments.statistics import (
     NOTHING,

@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from lsam_jax.experiments import files
-from lsam_jax.experiments.plotting import COLOURS, MARKERS, mean_and_reach, open_frame, panels
+from lsam_jax.experiments.plotting import COLOURS, MARKERS, mean_and_reach, open_frame, panels, png
 from lsam_jax.experiments.report.figures import curves, layers
-from lsam_jax.experiments.report.figures.drawing import png
 from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.read_run import BY_LAYER, NUMBERS, SINCE, RecordedRun
 

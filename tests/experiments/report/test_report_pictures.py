@@ -14,12 +14,10 @@ from lsam_jax.experiments.report.figures import (
     costs,
     curves,
     distances,
-    drawing,
     landscapes,
     sharpness,
 )
 from lsam_jax.experiments.report.figures import layers as layer_pictures
-from lsam_jax.experiments.report.figures.drawing import by_panel
 from lsam_jax.experiments.report.numbers import accuracy as tables
 from lsam_jax.experiments.report.numbers import equal_time
 from lsam_jax.experiments.report.numbers.study import read_study
@@ -37,9 +35,7 @@ def drawn(monkeypatch):
         figures.append(figure)
         return b""
 
-    for module in (
-        costs, curves, distances, landscapes, layer_pictures, sharpness,
-    ):  # fmt: skip
+    for module in (costs, distances, landscapes, plotting, sharpness):
         monkeypatch.setattr(module, "png", keep)
     return figures
 
@@ -105,7 +101,7 @@ def test_a_panel_has_few_methods_and_sgd_in_all_of_them(plain):
     sgd, *_ = groups(plain)
     other = next(group for group in groups(plain) if group.config["method"] == "layerwise_sam")
     many = [sgd, *(dataclasses.replace(other, label=f"method {i}") for i in range(8))]
-    found = by_panel(many)
+    found = curves.by_panel(many)
     assert [len(panel) for panel in found] == [6, 4]
     for panel in found:
         assert panel[0][0] is sgd
@@ -236,7 +232,7 @@ def test_few_distances_are_shown_one_by_one(drawn):
 
 
 def test_a_picture_is_a_png_of_few_colours():
-    assert drawing.png(Figure(figsize=(2, 1))).startswith(b"\x89PNG")
+    assert plotting.png(Figure(figsize=(2, 1))).startswith(b"\x89PNG")
 
 
 def test_equal_shares_reach_nowhere():

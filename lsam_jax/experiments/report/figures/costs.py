@@ -7,15 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
-from lsam_jax.experiments.plotting import COLOURS, curve, open_frame, panels
-from lsam_jax.experiments.report.figures.drawing import (
-    BASELINE,
-    MARKERS,
-    png,
-    seeds_text,
-)
+from lsam_jax.experiments.plotting import BASELINE, COLOURS, MARKERS, curve, open_frame, panels, png
 from lsam_jax.experiments.report.numbers.accuracy import ACCURACY
-from lsam_jax.experiments.report.numbers.groups import Group
+from lsam_jax.experiments.report.numbers.groups import Group, seeds_text
 from lsam_jax.experiments.report.numbers.run_cost import CostScale
 from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed

@@ -1,14 +1,13 @@
 """What runs went through, by passes over the training images."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from lsam_jax.experiments.plotting import curve, logarithmic, open_frame, panels
-from lsam_jax.experiments.report.figures.drawing import by_panel, png, seeds_text
-from lsam_jax.experiments.report.numbers.groups import Group
+from lsam_jax.experiments import plotting
+from lsam_jax.experiments.report.numbers.groups import Group, seeds_text
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun
 from lsam_jax.experiments.report.page import Figure
 from lsam_jax.experiments.statistics import listed
@@ -18,6 +17,14 @@ ZOOM = 2 / 3
 LEAST = 3
 """Evaluations in that panel, if there are so many."""
 ACCURACY = "validation_accuracy", "validation accuracy (%)"
+OTHERS = 5
+"""Methods in a panel, besides the baseline."""
+Style: TypeAlias = Mapping[str, Any]
+"""Of a line, as matplotlib takes it; colour and dashes each tell methods apart."""
+STYLES: list[Style] = [
+    {"color": colour, "linestyle": line}
+    for colour, line in zip(plotting.COLOURS, plotting.LINES[1:], strict=False)
+]
 
 
 def learning(groups: Sequence[Group], name: str) -> Figure:
@@ -73,6 +80,15 @@ Axis = Callable[[RecordedRun], np.ndarray]
 """What the curves of a run are drawn by."""
 
 
+def by_panel(groups: Sequence[Group]) -> list[list[tuple[Group, Style]]]:
+    """A few methods each, with the first run of SGD, if there is one, in all of them."""
+    first = next((group for group in groups if group.is_sgd), None)
+    rest = [group for group in groups if group is not first]
+    base = [] if first is None else [(first, {"color": plotting.BASELINE, "linestyle": "-"})]
+    chunks = [rest[i : i + OTHERS] for i in range(0, len(rest), OTHERS)] or [[]]
+    return [[*base, *zip(chunk, STYLES, strict=False)] for chunk in chunks]
+
+
 class _Curves:
     """A canvas with a row of places for a few methods each, one for each number.
 
@@ -98,25 +114,25 @@ class _Curves:
         columns = len(rows) if across else len(numbers)
         each = (width, height) if across else (width / columns, height)
         count = len(rows) * len(numbers)
-        self._canvas, found = panels(count, columns, each, (0, more), **share)
+        self._canvas, found = plotting.panels(count, columns, each, (0, more), **share)
         self.places = found.reshape(len(rows), len(numbers))
         for places, row in zip(self.places, rows, strict=True):
             for place, (number, label) in zip(places, numbers, strict=True):
                 for group, style in row:
-                    runs = group.runs
-                    values = np.array([_values(run, number) for run in runs])
-                    curve(place, self.of(runs[0]), values, label=group.label, lw=1.5, **style)
+                    x = self.of(group.runs[0])
+                    values = np.array([_values(run, number) for run in group.runs])
+                    plotting.curve(place, x, values, label=group.label, lw=1.5, **style)
                 if number != ACCURACY[0]:
-                    logarithmic(place)
+                    plotting.logarithmic(place)
                 place.set(xlabel=self.label, ylabel=label)
-                open_frame(place, grid="y")
+                plotting.open_frame(place, grid="y")
             places[0].legend(fontsize=8)
 
     def figure(self, name: str, what: str, caption: str) -> Figure:
         """The picture of what is shown."""
         shown = listed([group.label for group in self._groups])
         alt = f"Curves of {what} by {self.label}, for {shown}."
-        return Figure(name, png(self._canvas), alt, caption)
+        return Figure(name, plotting.png(self._canvas), alt, caption)
 
 
 def _axis(groups: Sequence[Group]) -> tuple[str, Axis]:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lsam_jax.experiments.plotting import panels, slanted
-from lsam_jax.experiments.report.figures.drawing import png
+from lsam_jax.experiments.plotting import panels, png, slanted
 from lsam_jax.experiments.report.page import Columns, Figure, Table
 from lsam_jax.experiments.statistics import NOTHING, spread, spread_text
 

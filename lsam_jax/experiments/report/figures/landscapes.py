@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from lsam_jax.experiments.plotting import panels, short_name
-from lsam_jax.experiments.report.figures.drawing import png
+from lsam_jax.experiments.plotting import panels, png, short_name
 from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.read_run import Landscapes, RecordedRun
 from lsam_jax.experiments.report.page import Figure

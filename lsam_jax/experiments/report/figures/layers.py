@@ -8,8 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import PercentFormatter
 
 from lsam_jax.experiments import plotting, statistics
-from lsam_jax.experiments.report.figures.drawing import png, seeds_text
-from lsam_jax.experiments.report.numbers.groups import Group
+from lsam_jax.experiments.report.numbers.groups import Group, seeds_text
 from lsam_jax.experiments.report.page import Figure
 
 MAP = "viridis"
@@ -39,7 +38,7 @@ def heat_maps(groups: Sequence[Group], name: str) -> Figure:
     plotting.logarithmic_bar(canvas, drawn, places, **bar)
     return Figure(
         name,
-        png(canvas),
+        plotting.png(canvas),
         "Heat maps of the gradient norm of each layer by passes over the training images, for "
         f"{statistics.listed([group.label for group in shown])}.",
         "Gradient norm of each layer (log colour scale, the same for all), from the input (top) to "
@@ -79,7 +78,7 @@ def perturbations(groups: Sequence[Group], name: str) -> Figure | None:
     canvas.supylabel("share of the steps", fontsize=9)
     return Figure(
         name,
-        png(canvas),
+        plotting.png(canvas),
         "Bars of how often each layer was perturbed, for "
         f"{statistics.listed([group.label for group in shown])}.",
         "Share of all steps in which a layer was perturbed, from the input (left) to the output, "

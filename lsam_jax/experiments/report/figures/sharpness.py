@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 
-from lsam_jax.experiments.plotting import logarithmic_bar, panels, short_name, slanted
-from lsam_jax.experiments.report.figures.drawing import png
+from lsam_jax.experiments.plotting import logarithmic_bar, panels, png, short_name, slanted
 from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.page import Columns, Figure, Table
 from lsam_jax.experiments.statistics import listed, spread, spread_text

@@ -148,6 +148,14 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [n for n in names if len({json.dumps(config.get(n)) for config in all_flat}) > 1]
 
 
+def seeds_text(groups: Iterable[Group]) -> str:
+    """How many seeds lines are of."""
+    counts = sorted({len(group.runs) for group in groups})
+    if counts == [1]:
+        return "one seed"
+    return f"mean and range over {' or '.join(map(str, counts))} seeds"
+
+
 def task(config: Mapping[str, Any]) -> str:
     """What was trained on what."""
     return f"{config.get('model', 'a model')} on {config.get('data', 'data')}"
