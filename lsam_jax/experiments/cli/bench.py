@@ -18,14 +18,6 @@ from lsam_jax.experiments.errors import IncompleteError
 PACKAGE = "lsam_jax.experiments.bench"
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
-
-
-SEVERAL: dict[str, Any] = {"type": _names, "metavar": "A,B"}
-"""What an option of several names has."""
-
-
 def add(commands: Any) -> None:
     """Adds the command."""
     parser = commands.add_parser("bench", **options.described(__doc__))
@@ -97,9 +89,12 @@ def _compiled(kinds: Any) -> None:
     option = options.add_command(kinds, "compiled", _run_compiled, _compiled.__doc__, plot=None)
     option("--target", default="cpu", metavar="NAME", help="cpu, tpu-v5e or h100 (default: cpu)")
     option(
-        "--networks", default="resnet20,gpt-scanned", help="of images, or gpt-scanned", **SEVERAL
+        "--networks",
+        default="resnet20,gpt-scanned",
+        help="of images, or gpt-scanned",
+        **options.NAMES,
     )
-    option("--methods", default="", help="some of them, by name (default: all)", **SEVERAL)
+    option("--methods", default=(), help="some of them, by name (default: all)", **options.NAMES)
     option("--devices", type=int, default=1, metavar="N", help="that share a batch")
     option.add_size()
     option("--whole", action="store_true", help="wait for a TPU's compiler to end: cycles")
@@ -107,8 +102,8 @@ def _compiled(kinds: Any) -> None:
 
 
 def _add_methods(option: options.Options, models: str, rounds: int) -> None:
-    option("--models", default=models, help="networks, one after the other", **SEVERAL)
-    option("--methods", default="", help="some of them, by name (default: all)", **SEVERAL)
+    option("--models", default=models, help="networks, one after the other", **options.NAMES)
+    option("--methods", default=(), help="some of them, by name (default: all)", **options.NAMES)
     option.add_size()
     option("--rounds", type=int, default=rounds, metavar="N", help="steps of each method")
     _add_outputs(option)

@@ -25,8 +25,8 @@ def add(commands: Any) -> None:
     option(
         "--methods",
         default="sgd,sam,layerwise_sam,stale",
-        metavar="A,B",
         help="what to compare, SGD first",
+        **options.NAMES,
     )
     option("--epochs", type=int, metavar="N", help="passes, if not the preset's (digits: 30)")
     option("--noise", type=float, metavar="SHARE", help="of the training labels that is drawn "
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     changed = {"epochs": arguments.epochs, "label_noise": arguments.noise}
     configs = compare.configurations(
         preset(arguments.preset),
-        arguments.methods.split(","),
+        arguments.methods,
         [*arguments.settings, *(f"{k}={x}" for k, x in changed.items() if x is not None)],
     )
     report = compare.compare(

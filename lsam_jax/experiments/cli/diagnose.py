@@ -27,8 +27,8 @@ def add(commands: Any) -> None:
     option("--rho", type=float, default=0.05, metavar="X", help="distance along the gradient")
     option("--probes", type=int, default=16, metavar="N", help="random vectors for the trace")
     option("--landscapes", action="store_true", help="write landscapes.npz too")
-    option("--layers", metavar="A,B", help="whose landscapes (default: six, evenly from input to "
-           "output)")  # fmt: skip
+    option("--layers", default=(), help="whose landscapes (default: six, evenly from input to "
+           "output)", **options.NAMES)  # fmt: skip
     option("--step", type=int, default=1, metavar="N", help="distance of the points of a layer's "
            "landscape; the whole network's is as much coarser; 1, 2, 4, 5, 10 or 20")  # fmt: skip
     option("--seed", type=int, default=0, metavar="N", help="of directions and probes")
@@ -44,9 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     from lsam_jax.experiments.study.diagnose import diagnose, sharpness_table
     from lsam_jax.experiments.study.evaluation_loss import Settings
 
-    names = () if arguments.layers is None else tuple(arguments.layers.split(","))
-    numbers = {n: getattr(arguments, n) for n in ("images", "seed", "rho", "probes", "step")}
-    settings = Settings(**numbers, layers=names)
+    given = ("images", "seed", "rho", "probes", "step", "layers")
+    settings = Settings(**{name: getattr(arguments, name) for name in given})
     found = diagnose(
         arguments.runs,
         settings,

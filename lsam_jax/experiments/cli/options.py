@@ -5,6 +5,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+NAMES: dict[str, Any] = {
+    "type": lambda text: tuple(filter(None, text.split(","))),
+    "metavar": "A,B",
+}
+"""What an option of several names has."""
+
 
 class Options:
     """Adds options to a command, or to a group of its options.
@@ -19,7 +25,7 @@ class Options:
     def __call__(self, name: str, *, help: str, **options: Any) -> None:
         """Adds an argument whose help names its default, where there is one."""
         default = options.get("default")
-        text = help if default in (None, [], "") else f"{help} (default: {default})"
+        text = help if default in (None, [], ()) else f"{help} (default: {default})"
         self._parser.add_argument(name, help=text, **options)
 
     def group(self, title: str, description: str) -> "Options":

@@ -36,8 +36,8 @@ def add(commands: Any) -> None:
     option("--checkpoint-every", type=int, metavar="STEPS", help="besides after every epoch")
     option.add_weights()
     option("--random-init", action="store_true", help="do without the pretrained backbone")
-    option("--log", metavar="A,B", help="json, tensorboard, wandb (default: what is installed "
-           "of the first two)")  # fmt: skip
+    option("--log", help="json, tensorboard, wandb (default: what is installed of the first two)",
+           **options.NAMES)  # fmt: skip
     option = option.group("several devices", "The result is that of one device, but for rounding.")
     option("--devices", type=int, metavar="N", help="share each batch out to so many, over all "
            "processes; emulated where there is only a CPU (default: one, or all of several "
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         checkpoint_every=arguments.checkpoint_every,
         data_dir=arguments.data_dir,
         weights=arguments.weights,
-        log=None if arguments.log is None else arguments.log.split(","),
+        log=arguments.log,
         devices=arguments.devices,
         terminal=membership and membership.terminal,
     )
