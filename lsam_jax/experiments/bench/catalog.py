@@ -60,12 +60,7 @@ class BenchedMethod(NamedTuple):
             rows = in_network_order(network, work, self.method.tx, selected)
         else:
             rows = np.ones((len(selected), len(network.layers)), bool)
-        kinds, steps = np.unique(rows, axis=0, return_counts=True)
-
-        def mean(cost: Callable[[np.ndarray], float]) -> float:
-            return float(np.average([cost(kind) for kind in kinds], weights=steps))
-
-        model = self.modelled
+        mean, model = partial(costs.mean_over, rows), self.modelled
         return {
             "counted": mean(lambda kind: self.method.price(network, names_of(network, kind))),
             "modelled": model and mean(lambda kind: model(network.profile, kind)),

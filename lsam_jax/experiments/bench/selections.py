@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import lsam_jax as lsam
@@ -164,12 +165,6 @@ def _row(
         "counted": network.cost(catalog.names_of(network, chosen)),
         "modelled": cost_model.layerwise_sam(network.profile, chosen),
     }
-    error = _relative_difference(calls[LAYERWISE]()[1], calls[TEXTBOOK]()[1])
-    return {"steps": found, "difference_from_textbook": error}
-
-
-def _relative_difference(value: Any, expected: Any) -> float:
-    """Of two gradients, as vectors."""
-    flat, wanted = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]).astype(float)
-                    for t in (value, expected))  # fmt: skip
-    return float(np.linalg.norm(flat - wanted) / np.linalg.norm(wanted))
+    ours, textbooks = calls[LAYERWISE]()[1], calls[TEXTBOOK]()[1]
+    error = optax.tree.norm(optax.tree.sub(ours, textbooks)) / optax.tree.norm(textbooks)
+    return {"steps": found, "difference_from_textbook": float(error)}

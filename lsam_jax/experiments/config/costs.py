@@ -1,6 +1,6 @@
 """Counted cost of a step where it is not `lsam.Inspection.cost`; 1 is a plain gradient's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,12 @@ def inspect(tx: lsam.SamTransformation, loss_fn: Any, *args: Any) -> lsam.Inspec
         selection=tx.method.selector,
         has_aux=True,
     )
+
+
+def mean_over(selected: np.ndarray, cost: Callable[[np.ndarray], float]) -> float:
+    """The mean cost of steps, of which each perturbed the layers in its row of bool[steps, L]."""
+    kinds, steps = np.unique(selected, axis=0, return_counts=True)
+    return float(np.average([cost(kind) for kind in kinds], weights=steps))
 
 
 Options = Mapping[str, Any]

@@ -45,7 +45,7 @@ def parse(assignments: Sequence[str]) -> dict[str, Any]:
             continue
         try:
             values[name] = _read(FIELDS[name], text)
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             raise ValueError(
                 f"--set {assignment}: {text!r} is not {_expected(FIELDS[name])}"
             ) from error
@@ -80,8 +80,6 @@ def _read(hint: Any, text: str) -> Any:
     if typing.get_origin(hint) is tuple:
         return tuple(float(part) for part in text.split(",") if part.strip())
     if hint is bool:
-        if text.lower() not in TRUTHS:
-            raise ValueError(text)
         return TRUTHS[text.lower()]
     return hint(text)
 

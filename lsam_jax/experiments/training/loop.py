@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 import lsam_jax as lsam
+from lsam_jax.experiments.config import costs
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.distributed.process_group import Team
@@ -209,6 +210,11 @@ def _record(program: Program, history: History, state: State, seed: int) -> None
     size_of = {layer.name: layer.parameters for layer in program.inspection.layers}
     sizes = np.array([size_of[name] for name in names])
     never = np.zeros(len(selected), bool)
+
+    def cost(row: np.ndarray) -> float:
+        some = [name for name, one in zip(names, row, strict=True) if one]
+        return program.method.price(program.inspection, some)
+
     validation_loss, validation_accuracy = program.evaluate(state.params, state.batch_stats)
     probe = program.probe(state.params, state.batch_stats, seed)
     survival = program.method.survival(state.params, probe.gradient, state.sam)
@@ -222,16 +228,8 @@ def _record(program: Program, history: History, state: State, seed: int) -> None
         layer_norms=[probe.norms[name] for name in program.layers],
         perturbations=[total.get(name, 0) for name in program.layers],
         perturbation_survival=float(survival),
-        cost=_mean_cost(program, names, selected),
+        cost=costs.mean_over(selected, cost),
         perturbed_parameters=selected.mean(axis=0) @ sizes / sum(program.sizes.values()),
         perturbed_layers=np.mean([chosen.get(name, never) for name in program.layers]),
         **means,
     )
-
-
-def _mean_cost(program: Program, names: Sequence[str], selected: np.ndarray) -> float:
-    """Of the steps whose layers are the rows of `selected`, relative to a plain gradient."""
-    kinds, steps = np.unique(selected, axis=0, return_counts=True)
-    chosen = [[name for name, one in zip(names, kind, strict=True) if one] for kind in kinds]
-    costs = [program.method.price(program.inspection, some) for some in chosen]
-    return float(np.average(costs, weights=steps))
