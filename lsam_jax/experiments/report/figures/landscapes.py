@@ -45,7 +45,7 @@ def views(groups: Sequence[Group]) -> list[View]:
 
 def whole_model(shown: Sequence[View], name: str) -> Iterator[Figure]:
     """Of all parameters together, a column for each method."""
-    for title, part, labels in _parts([v for v in shown if v.around.model_loss is not None], name):
+    for title, part, labels in _parts(shown, name):
         canvas = Canvas(figsize=(2.9 * len(part) + 1.2, 5.6), layout="constrained")
         for column, view in enumerate(part, start=1):
             steps, loss = view.around.model_steps, view.around.model_loss

@@ -31,16 +31,15 @@ class Landscapes(NamedTuple):
         steps: [P], in lengths of a direction.
         layers: [N], names.
         loss: [N, P, P], with one layer moved.
-        model_steps: [Q], likewise for the whole model, filter-normalised; None where it is not
-            there.
+        model_steps: [Q], likewise for the whole model, filter-normalised.
         model_loss: [Q, Q].
     """
 
     steps: np.ndarray
     layers: tuple[str, ...]
     loss: np.ndarray
-    model_steps: np.ndarray | None
-    model_loss: np.ndarray | None
+    model_steps: np.ndarray
+    model_loss: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,13 +192,12 @@ def _sharpness(file: Path) -> dict[str, Any]:
 def _landscapes(file: Path) -> Landscapes:
     try:
         with np.load(file) as arrays:
-            has_model = "model_loss" in arrays
             found = Landscapes(
                 arrays["steps"],
                 tuple(str(name) for name in arrays["layers"]),
                 arrays["loss"],
-                arrays["model_steps"] if has_model else None,
-                arrays["model_loss"] if has_model else None,
+                arrays["model_steps"],
+                arrays["model_loss"],
             )
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UnreadableError(f"{file.name} cannot be read") from error

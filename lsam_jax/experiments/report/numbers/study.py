@@ -112,12 +112,11 @@ def _plan(file: Path) -> Plan | None:
     found = _json(file)
     if not found:
         return None
-    names, command = found.get("name", []), found.get("command")
     try:
         return Plan(
-            (names,) if isinstance(names, str) else tuple(names),
+            tuple(found.get("name", [])),
             tuple(found.get("scale", {}).get("says", [])),
-            " ".join(map(str, command)) if isinstance(command, list) else command,
+            found.get("command"),
             {
                 name: (entry["label"], in_todays_names(entry["config"]))
                 for name, entry in found.get("runs", {}).items()
@@ -193,13 +192,9 @@ def _planned(runs: list[RecordedRun], plan: Plan, troubles: list[SkippedRun]) ->
 
 
 def _table(entry: Mapping[str, Any]) -> TableSpec:
-    rows = tuple(
-        Row(row["run"], row.get("label", row["run"]), row.get("published") or {})
-        for row in entry["rows"]
-    )
-    title, caption = entry.get("title", entry["name"]), entry.get("caption", "")
-    short = statistics.spoken(entry["name"])
-    return TableSpec(entry["name"], short, title, caption, entry.get("paper", ""), rows)
+    name, title, caption, paper = (entry[key] for key in ("name", "title", "caption", "paper"))
+    rows = tuple(Row(row["run"], row["label"], row["published"]) for row in entry["rows"])
+    return TableSpec(name, statistics.spoken(name), title, caption, paper, rows)
 
 
 def _rest(groups: Mapping[str, Group], tables: Sequence[TableSpec]) -> Iterator[TableSpec]:
