@@ -42,7 +42,7 @@ def runs(method, rho, digits):
             {
                 "seed": seed,
                 "accuracy": history.validation_accuracy[-1],
-                "fitted": program.fitted(state.params, state.batch_stats, seed),
+                "fitted": program.fitted(state, seed),
             }
         )
     return {"method": method, "rho": rho, "config": config.to_json(), "seeds": found}

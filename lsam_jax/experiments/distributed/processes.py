@@ -15,8 +15,6 @@ import jax
 from lsam_jax.experiments.distributed import stderr_filter
 from lsam_jax.experiments.errors import LOST, STATUS
 
-TIMEOUT = 100
-"""Seconds after which a process that does not come up, or is not heard of, counts as lost."""
 GRACE = 10
 """Seconds to wait for the others when leaving; they leave at the same step."""
 MARGIN = 30
@@ -88,12 +86,7 @@ class Membership:
 
 
 def join(
-    coordinator: str | None = None,
-    processes: int | None = None,
-    process: int | None = None,
-    *,
-    timeout: int = TIMEOUT,
-    debug: bool = False,
+    coordinator: str | None, processes: int | None, process: int | None, timeout: int, debug: bool
 ) -> Membership:
     """Makes this process one of several that run the same program (`jax.distributed`).
 

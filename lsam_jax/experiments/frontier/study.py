@@ -145,13 +145,12 @@ class _Runner:
             nothing = {"noisy_accuracy": 0.0, "fitted": 0.0, "cost": None}
             return {"accuracy": [0.0], "diverged": True, **nothing}
         history, state = trained.history, trained.state
-        of = state.params, state.batch_stats
         held_out = data._replace(train=program.data.validation)
         labels = label_noise.given(held_out, config.label_noise, config.seed)
         return {
             "accuracy": [round(x, 5) for x in history.validation_accuracy],
-            "noisy_accuracy": program.judge(labels, *of)[1],
-            "fitted": program.fitted(*of, config.seed),
+            "noisy_accuracy": program.evaluate(labels, state)[1],
+            "fitted": program.fitted(state, config.seed),
             "cost": float(np.mean(history.cost)),
             "radius": _quarters(history.rho),
             "rise": _quarters(history.rise),

@@ -153,8 +153,8 @@ def _train(
                     bar.write(f"{name}, seed {seed}: {error}", file=sys.stderr)
                     continue
                 snapshots.setdefault(name, watcher.states)
-                of = result.state.params, result.state.batch_stats, seed
-                runs[name].append(Trained(result.history, watcher.seconds, program.fitted(*of)))
+                fitted = program.fitted(result.state, seed)
+                runs[name].append(Trained(result.history, watcher.seconds, fitted))
     return runs, snapshots, failures
 
 

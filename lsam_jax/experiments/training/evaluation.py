@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict
 
-from lsam_jax.experiments.config.objective import TrainingLoss, augmented, variables
+from lsam_jax.experiments.config.objective import TrainingLoss, augmented
 from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.distributed.devices import ONE_DEVICE, Layout
 
@@ -19,17 +19,18 @@ PROBE_IMAGES = 256
 
 
 def evaluate(
-    loss_fn: TrainingLoss,
-    split: Split,
-    params: Any,
-    batch_stats: Any,
-    frozen: Any,
-    layout: Layout = ONE_DEVICE,
+    loss_fn: TrainingLoss, split: Split, everything: Any, layout: Layout = ONE_DEVICE
 ) -> tuple[float, float]:
     """Mean cross-entropy and share of right answers, with running statistics.
 
     Every image counts once; the last batch is filled up with images that do not count, so that
     all batches have one shape.
+
+    Args:
+        loss_fn: Whose network.
+        split: The images.
+        everything: Of `objective.variables`.
+        layout: On which devices.
     """
     count = len(split.labels)
     number = -(-count // EVALUATION_BATCH)
@@ -39,7 +40,6 @@ def evaluate(
     for start in range(0, count, size):
         chosen = np.arange(start, start + size)
         batch = Split(*(part[chosen % count] for part in split))
-        everything = variables(params, batch_stats, frozen)
         rows = layout.rows((batch, chosen < count))
         total += np.asarray(_sums(loss_fn.model, loss_fn.preprocess, everything, *rows))
     return float(total[0] / count), float(total[1] / count)

@@ -215,8 +215,8 @@ def _record(program: Program, history: History, state: State, seed: int) -> None
         some = [name for name, one in zip(names, row, strict=True) if one]
         return program.method.price(program.inspection, some)
 
-    validation_loss, validation_accuracy = program.evaluate(state.params, state.batch_stats)
-    probe = program.probe(state.params, state.batch_stats, seed)
+    validation_loss, validation_accuracy = program.evaluate(program.data.validation, state)
+    probe = program.probe(state, seed)
     survival = program.method.survival(state.params, probe.gradient, state.sam)
     history.append(
         step=int(state.step),

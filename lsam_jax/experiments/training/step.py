@@ -15,10 +15,10 @@ import optax
 from flax.traverse_util import flatten_dict
 
 import lsam_jax as lsam
-from lsam_jax.experiments.config import costs
+from lsam_jax.experiments.config import costs, objective
 from lsam_jax.experiments.config.config import Config, base_optimizer
 from lsam_jax.experiments.config.methods import ConfiguredMethod, method
-from lsam_jax.experiments.config.objective import TrainingLoss, augmented, initial_variables
+from lsam_jax.experiments.config.objective import TrainingLoss
 from lsam_jax.experiments.data import datasets, label_noise
 from lsam_jax.experiments.data.batches import Batches
 from lsam_jax.experiments.data.datasets import Dataset, Normalise
@@ -76,7 +76,7 @@ class Program:
     def init(self, seed: int) -> State:
         """A fresh state."""
         weights_key, draws = jax.random.split(jax.random.key(seed))
-        new = initial_variables(self.loss_fn.model, self._image_shape, weights_key)
+        new = self._drawn(weights_key)
         trained, _ = self.architecture.split(new["params"])
         return self._fresh(trained, new.get("batch_stats", {}), draws)
 
@@ -84,23 +84,20 @@ class Program:
         """The next state, of this process's rows of a batch; the old one is donated."""
         return self.compiled(state, self._backbone, batch)
 
-    def judge(self, split: Split, params: Any, batch_stats: Any) -> tuple[float, float]:
+    def evaluate(self, split: Split, state: State) -> tuple[float, float]:
         """Loss and accuracy on images, see `evaluation.evaluate`."""
-        return evaluate(self.loss_fn, split, params, batch_stats, self._backbone, self.layout)
+        everything = objective.variables(state.params, state.batch_stats, self._backbone)
+        return evaluate(self.loss_fn, split, everything, self.layout)
 
-    def evaluate(self, params: Any, batch_stats: Any) -> tuple[float, float]:
-        """Loss and accuracy on the validation split."""
-        return self.judge(self.data.validation, params, batch_stats)
-
-    def fitted(self, params: Any, batch_stats: Any, seed: int) -> float:
+    def fitted(self, state: State, seed: int) -> float:
         """Share of the labels that `train` gives which are predicted for the images as they are."""
-        return self.judge(self.train(seed), params, batch_stats)[1]
+        return self.evaluate(self.train(seed), state)[1]
 
-    def probe(self, params: Any, batch_stats: Any, seed: int) -> Probe:
+    def probe(self, state: State, seed: int) -> Probe:
         """The training loss's gradient, see `evaluation.probe`."""
         loss_fn = dataclasses.replace(self.loss_fn, accumulate=1)
-        variables = params, batch_stats, self._backbone
-        return probe(loss_fn, self.train(seed), self.data.augment, *variables, self.layout)
+        of = state.params, state.batch_stats, self._backbone
+        return probe(loss_fn, self.train(seed), self.data.augment, *of, self.layout)
 
     @cached_property
     def compiled(self) -> Callable[..., tuple[State, StepMetrics]]:
@@ -109,7 +106,7 @@ class Program:
 
     def _step(self, state: State, frozen: Any, batch: Split) -> tuple[State, StepMetrics]:
         key = jax.random.fold_in(state.key, state.step)
-        batch, key = augmented(self.data.augment, batch, key)
+        batch, key = objective.augmented(self.data.augment, batch, key)
         (loss, aux), grads, sam = self.method.value_and_grad(self.loss_fn)(
             state.params, state.sam, state.batch_stats, frozen, batch, key
         )
@@ -127,9 +124,10 @@ class Program:
         )
         return new, StepMetrics(loss, aux.accuracy)
 
-    @property
-    def _image_shape(self) -> tuple[int, ...]:
-        return self.data.train.images.shape[1:]
+    def _drawn(self, key: jax.Array) -> Any:
+        """The variables of a new network."""
+        shape = self.data.train.images.shape[1:]
+        return objective.initial_variables(self.loss_fn.model, shape, key)
 
     @cached_property
     def _optimizer(self) -> optax.GradientTransformation:
@@ -159,7 +157,7 @@ class Program:
         if self.pretrained is not None or not self.frozen:
             return self.layout.everywhere(self.pretrained or {})
         with jax.ensure_compile_time_eval():  # kept, so it must not be a tracer
-            drawn = initial_variables(self.loss_fn.model, self._image_shape, jax.random.key(0))
+            drawn = self._drawn(jax.random.key(0))
             return self.layout.everywhere(self.architecture.split(drawn["params"])[1])
 
 
@@ -202,7 +200,7 @@ def build(
     loss_fn, key = _loss(config, architecture, data), jax.random.key(0)
     differentiated = method(config.method, dict(config.options), steps)
     shape = data.train.images.shape[1:]
-    shapes = jax.eval_shape(partial(initial_variables, loss_fn.model, shape), key)
+    shapes = jax.eval_shape(partial(objective.initial_variables, loss_fn.model, shape), key)
     params, frozen = architecture.split(shapes["params"])
     jax.eval_shape(differentiated.init, params)  # complains about what does not fit the model
     batch = Split(*(part[: config.batch_size] for part in data.train))

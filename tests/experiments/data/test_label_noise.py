@@ -94,7 +94,7 @@ def test_the_gradient_norm_is_that_of_the_labels_that_are_trained_on(noisy, smal
         return np.sqrt(sum(float((x**2).sum()) for x in jax.tree.leaves(grads)))
 
     given = drawn_anew(small.train.labels, 0.4, 10, 1)
-    found = noisy.probe(state.params, state.batch_stats, 1).norm
+    found = noisy.probe(state, 1).norm
     np.testing.assert_allclose(found, norm(given), rtol=1e-4)
     assert abs(norm(small.train.labels) / norm(given) - 1) > 0.01
 
@@ -108,7 +108,7 @@ def test_labels_fitted_are_those_as_given(noisy, small):
     )
     given = drawn_anew(small.train.labels, 0.4, 10, 1)
     right = np.mean(np.argmax(logits, axis=1) == given)
-    assert noisy.fitted(state.params, state.batch_stats, 1) == pytest.approx(right)
+    assert noisy.fitted(state, 1) == pytest.approx(right)
     assert right != np.mean(np.argmax(logits, axis=1) == small.train.labels)
 
 

@@ -70,11 +70,11 @@ def test_one_device_is_the_program_it_was(programs):
 
 def test_evaluation_and_probe_are_those_of_one_device(runs, programs, monkeypatch):
     monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 13)  # of 30 images, filled up to 16
-    trained = runs[1].state.params, runs[1].state.batch_stats
     found = []
     for program in programs.values():
-        placed = program.layout.everywhere(trained)
-        found.append((*program.evaluate(*placed), program.probe(*placed, 0).norm))
+        state = program.layout.everywhere(runs[1].state)
+        judged = program.evaluate(program.data.validation, state)
+        found.append((*judged, program.probe(state, 0).norm))
     np.testing.assert_allclose(found[1:], found[:1] * 2, rtol=1e-5)
 
 

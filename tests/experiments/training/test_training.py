@@ -214,9 +214,7 @@ def test_evaluation_counts_every_image_once(small, monkeypatch):
     model = resnet.resnet8(width=4)
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
     loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.0)
-    loss, accuracy = evaluation.evaluate(
-        loss_fn, small.validation, variables["params"], variables["batch_stats"], {}
-    )
+    loss, accuracy = evaluation.evaluate(loss_fn, small.validation, variables)
     logits = model.apply(variables, Normalise(small.mean, small.std)(small.validation.images))
     log_probability = np.asarray(jax.nn.log_softmax(logits), np.float64)
     np.testing.assert_allclose(
@@ -235,7 +233,7 @@ def test_evaluation_pads_by_less_than_an_image_a_batch(small, monkeypatch):
     monkeypatch.setattr(evaluation, "_sums", counted)
     for largest, wanted in [(32, [25, 25]), (16, [13] * 4), (512, [50])]:
         monkeypatch.setattr(evaluation, "EVALUATION_BATCH", largest)
-        evaluation.evaluate(TrainingLoss(None, None, 0.0), small.validation, {}, {}, {})
+        evaluation.evaluate(TrainingLoss(None, None, 0.0), small.validation, {})
         assert sizes == wanted
         sizes.clear()
 
