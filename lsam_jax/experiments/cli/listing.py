@@ -9,7 +9,7 @@ from rich.text import Text
 
 from lsam_jax.experiments import tables
 from lsam_jax.experiments.config.presets import Preset
-from lsam_jax.inspection import Inspection
+from lsam_jax.experiments.training.step import Program
 
 
 def presets_table(presets: Iterable[Preset]) -> Table:
@@ -26,20 +26,19 @@ def presets_table(presets: Iterable[Preset]) -> Table:
     return table
 
 
-def outlined(
-    preset: Preset, inspection: Inspection, *, parameters: int, steps_per_epoch: int
-) -> Iterator[Any]:
-    """What a preset runs, and what perturbing each of its layers would cost."""
+def outlined(preset: Preset, program: Program) -> Iterator[Any]:
+    """What a preset runs, and what perturbing each layer of its program would cost."""
     yield Text.assemble((preset.name, "bold"), f": {preset.source}")
     yield from (Text(f"assumed: {assumption}") for assumption in preset.assumed)
-    for table in (_config(preset), _methods(preset), inspection):
+    for table in (_config(preset), _methods(preset), program.inspection):
         yield from ("", table)
-    inside = sum(layer.parameters for layer in inspection.layers)
-    steps = steps_per_epoch * preset.config.epochs
+    parameters = sum(program.sizes.values()) + program.frozen
+    inside = sum(layer.parameters for layer in program.inspection.layers)
+    per_epoch, epochs = program.steps_per_epoch, preset.config.epochs
     yield Text(
         f"\n{parameters:,} parameters, {inside:,} of them ({inside / parameters:.1%}) in "
-        f"{len(inspection.layers)} kernels\n{steps_per_epoch:,} steps per epoch, {steps:,} in "
-        f"{preset.config.epochs} epochs"
+        f"{len(program.inspection.layers)} kernels\n{per_epoch:,} steps per epoch, "
+        f"{per_epoch * epochs:,} in {epochs} epochs"
     )
 
 

@@ -42,10 +42,4 @@ def show_one(arguments: argparse.Namespace) -> None:
     shown = presets.preset(arguments.preset)
     config = shown.configure("layerwise_sam", **overrides.parse(arguments.settings))
     program = outline(dataclasses.replace(config, random_init=True))
-    found = listing.outlined(
-        dataclasses.replace(shown, config=config),
-        program.inspection,
-        parameters=sum(program.sizes.values()) + program.frozen,
-        steps_per_epoch=program.steps_per_epoch,
-    )
-    tables.show(*found)
+    tables.show(*listing.outlined(dataclasses.replace(shown, config=config), program))

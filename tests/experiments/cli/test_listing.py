@@ -59,17 +59,19 @@ def test_the_list_has_a_row_for_each_preset():
 
 
 @pytest.fixture(scope="module")
-def inspection():
+def program():
     params = {"first": jnp.ones((8, 8)), "last": jnp.ones((8, 2)), "bias": jnp.ones(2)}
 
     def loss(params, x):
         return jnp.sum(jnp.tanh(x @ params["first"]) @ params["last"] + params["bias"])
 
-    return lsam.inspect(loss, params, jnp.ones((4, 8)))
+    inspection = lsam.inspect(loss, params, jnp.ones((4, 8)))
+    sizes = {name: x.size for name, x in params.items()}
+    return types.SimpleNamespace(inspection=inspection, sizes=sizes, frozen=0, steps_per_epoch=1390)
 
 
-def test_an_inspection_says_what_is_run_and_what_it_costs(inspection):
-    lines = printed(listing.outlined, preset(), inspection, parameters=82, steps_per_epoch=1390)
+def test_an_inspection_says_what_is_run_and_what_it_costs(program):
+    lines = printed(listing.outlined, preset(), program)
     text = " ".join(" ".join(lines).split())
     assert text.startswith(f"cifar100-vit-b16-head: {preset().source} assumed: ")
     assert "assumed: images of 32x32 pixels [b]" in text
@@ -81,22 +83,22 @@ def test_an_inspection_says_what_is_run_and_what_it_costs(inspection):
     assert settings["random_init"] == "false"
     method = next(line for line in lines if line.startswith("layerwise_sam"))
     assert method.split() == ["layerwise_sam", "k=4,", "rho=0.1,", "normalize=false", "92.81"]
-    for layer in inspection.layers:
+    for layer in program.inspection.layers:
         row = next(line for line in lines if layer.name in line)
         assert f"{layer.cost:.3f}" in row
     assert lines[-2] == "82 parameters, 80 of them (97.6%) in 2 kernels"
     assert lines[-1] == "1,390 steps per epoch, 208,500 in 150 epochs"
 
 
-def test_a_preset_of_no_paper_has_no_column_for_it(inspection):
+def test_a_preset_of_no_paper_has_no_column_for_it(program):
     own = preset(published={}, assumed=())
-    text = "\n".join(printed(listing.outlined, own, inspection, parameters=82, steps_per_epoch=1))
+    text = "\n".join(printed(listing.outlined, own, program))
     assert "paper" not in text
     assert "assumed" not in text
 
 
-def test_every_setting_is_shown_once(inspection):
-    lines = printed(listing.outlined, preset(), inspection, parameters=1, steps_per_epoch=1)
+def test_every_setting_is_shown_once(program):
+    lines = printed(listing.outlined, preset(), program)
     shown = [line.split()[0] for line in lines if line]
 
     for field in dataclasses.fields(Config):

@@ -4,22 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+from lsam_jax.experiments import statistics
 from lsam_jax.experiments.report.numbers import groups as grouping
 from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.run_cost import CostScale
 from lsam_jax.experiments.report.numbers.study import Row, Study, TableSpec
 from lsam_jax.experiments.report.page import Columns, Table
-from lsam_jax.experiments.statistics import (
-    ENOUGH,
-    NOTHING,
-    Difference,
-    adjusted,
-    difference_text,
-    interval_text,
-    p_text,
-    paired,
-    spread_text,
-)
+from lsam_jax.experiments.statistics import NOTHING
 
 ACCURACY = "validation_accuracy"
 
@@ -38,18 +29,18 @@ class ComparedRow(NamedTuple):
     row: Row
     group: Group | None
     base: Group | None
-    difference: Difference | None
+    difference: statistics.Difference | None
     p: float | None = None
 
 
-def compare(group: Group, base: Group) -> Difference:
+def compare(group: Group, base: Group) -> statistics.Difference:
     """The difference in the last accuracies of two groups."""
-    return paired(group.last(ACCURACY), base.last(ACCURACY))
+    return statistics.paired(group.last(ACCURACY), base.last(ACCURACY))
 
 
 def accuracy_text(group: Group) -> str:
     """The last accuracy in %."""
-    return spread_text(group.spread(ACCURACY), 2, 100)
+    return statistics.spread_text(group.spread(ACCURACY), 2, 100)
 
 
 def lines(study: Study, spec: TableSpec) -> list[ComparedRow]:
@@ -61,7 +52,7 @@ def lines(study: Study, spec: TableSpec) -> list[ComparedRow]:
         base = None if base is group else base
         difference = compare(group, base) if group and base else None
         found.append(ComparedRow(row, group and replace(group, label=row.label), base, difference))
-    return adjusted(found)
+    return statistics.adjusted(found)
 
 
 def accuracy_table(spec: TableSpec, found: list[ComparedRow]) -> Table:
@@ -75,9 +66,9 @@ def accuracy_table(spec: TableSpec, found: list[ComparedRow]) -> Table:
         "validation\naccuracy (%)": _of_group(accuracy_text, "no finished run"),
         "paper (%)": _published if has_paper else None,
         "difference\nfrom SGD": _difference,
-        "95 % interval": lambda line: interval_text(line.difference, 2, 100),
-        "p": lambda line: p_text(line.difference.p if line.difference else None),
-        "p (Holm)": lambda line: p_text(line.p),
+        "95 % interval": lambda line: statistics.interval_text(line.difference, 2, 100),
+        "p": lambda line: statistics.p_text(line.difference.p if line.difference else None),
+        "p (Holm)": lambda line: statistics.p_text(line.p),
     }
     return Table.of(_caption(spec, found, has_lengths, has_paper), found, columns)
 
@@ -88,7 +79,7 @@ def measures_table(study: Study, found: list[ComparedRow]) -> Table:
     paper_speed = next(filter(None, speeds), None)
 
     def last(name: str, digits: int, scale: float = 1.0) -> Callable[[ComparedRow], str]:
-        return _of_group(lambda group: spread_text(group.spread(name), digits, scale))
+        return _of_group(lambda group: statistics.spread_text(group.spread(name), digits, scale))
 
     def measured(group: Group) -> str:
         cost = study.costs.get(group.name)
@@ -146,8 +137,8 @@ def _caption(spec: TableSpec, found: list[ComparedRow], has_lengths: bool, has_p
         )
     if tested < len(compared):
         words.append(
-            f"No test with less than {ENOUGH} seeds in common, or where all seeds differ by the "
-            "same amount."
+            f"No test with less than {statistics.ENOUGH} seeds in common, or where all seeds differ "
+            "by the same amount."
         )
     if has_paper:
         words.append(
@@ -166,7 +157,7 @@ def _of_group(
 
 def _difference(line: ComparedRow) -> str:
     is_base = line.group is not None and line.base is None and line.group.is_sgd
-    return "baseline" if is_base else difference_text(line.difference, 2, 100)
+    return "baseline" if is_base else statistics.difference_text(line.difference, 2, 100)
 
 
 def _published(line: ComparedRow) -> str:
