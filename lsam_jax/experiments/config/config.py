@@ -1,7 +1,6 @@
 """What a run is made of: one frozen, hashable, JSON-able dataclass."""
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import optax
 
 import lsam_jax as lsam
+from lsam_jax.arguments import check_count, check_number
 from lsam_jax.experiments.config.former_names import FORMAT, in_todays_names
 from lsam_jax.experiments.config.methods import METHODS, complete
 
@@ -105,23 +105,18 @@ class Config:
             if value not in known:
                 raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")
         for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), low=least)
         for name in ("learning_rate", "weight_decay", "decay"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}={value} must be a finite number, zero or above")
+            check_number(name, getattr(self, name), low=0)
         for name in ("momentum", "label_smoothing"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name}={value} must lie in [0, 1)")
+            check_number(name, getattr(self, name), low=0, below=1)
         if not 0 <= self.label_noise <= 1:
             raise ValueError(
                 f"label_noise={self.label_noise} must be a share of the training labels, in [0, 1]"
             )
-        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise ValueError(f"clip_norm={self.clip_norm} must be a finite number above zero")
+        if self.clip_norm is not None:
+            check_number("clip_norm", self.clip_norm, above=0)
         once = len(set(self.decay_at)) == len(self.decay_at)
         if not once or not all(0 < share < 1 for share in self.decay_at):
             raise ValueError(

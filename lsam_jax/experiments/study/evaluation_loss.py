@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from lsam_jax.arguments import check_count, check_layer_names, check_number
 from lsam_jax.experiments.config.objective import TrainingLoss, variables
 from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.training.finished_run import Finished
@@ -45,10 +46,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, least in {"images": 1, "seed": 0, "probes": 2}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name}={getattr(self, name)} must be at least {least}")
-        if not 0 < self.rho < np.inf:
-            raise ValueError(f"--rho={self.rho} must be a finite number above zero")
+            check_count(f"--{name}", getattr(self, name), low=least)
+        check_number("--rho", self.rho, above=0)
         divisors = [n for n in range(1, REACH + 1) if REACH % n == 0]
         if self.step not in divisors:
             raise ValueError(
@@ -75,12 +74,7 @@ class Settings:
         if not self.layers:
             count = min(LAYERS, len(layers))
             return [layers[round(i)] for i in np.linspace(0, len(layers) - 1, count)]
-        for name in self.layers:
-            if name not in layers:
-                known = ", ".join(layers)
-                raise ValueError(
-                    f"--layers names {name!r}, which does not exist. The layers are: {known}"
-                )
+        check_layer_names("--layers", self.layers, layers)
         return [name for name in layers if name in self.layers]
 
 

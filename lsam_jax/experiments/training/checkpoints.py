@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from lsam_jax.arrays.draws import is_key
+
 FORMAT = "lsam-jax run 1"
 KEPT = 2
 """How many are kept: the last, and the one before for the case that the last gets damaged."""
@@ -171,7 +173,7 @@ class OwnCheckpoints(Checkpoints):
 
 def to_host(state: Any) -> Any:
     """Copies of all arrays as NumPy arrays; random keys become their data."""
-    return jax.tree.map(lambda x: np.array(jax.random.key_data(x) if _is_key(x) else x), state)
+    return jax.tree.map(lambda x: np.array(jax.random.key_data(x) if is_key(x) else x), state)
 
 
 def to_device(arrays: Any, like: Any) -> Any:
@@ -180,7 +182,7 @@ def to_device(arrays: Any, like: Any) -> Any:
     def one(array: np.ndarray, model: Any) -> jax.Array:
         # A copy: a step donates its state, and must own what it donates.
         placed = jnp.array(array, copy=True)
-        return jax.random.wrap_key_data(placed) if _is_key(model) else placed
+        return jax.random.wrap_key_data(placed) if is_key(model) else placed
 
     return jax.tree.map(one, arrays, like)
 
@@ -199,10 +201,6 @@ def digest(arrays: Any) -> str:
     for x in jax.tree.leaves(arrays):
         of_all.update(np.ascontiguousarray(x).tobytes())
     return of_all.hexdigest()
-
-
-def _is_key(x: Any) -> bool:
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 @contextlib.contextmanager

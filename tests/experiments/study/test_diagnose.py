@@ -229,11 +229,11 @@ def test_a_run_that_fails_leaves_the_others(study, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", "0"], "--images=0 must be at least 1"),
-        (["--probes", "1"], "--probes=1 must be at least 2"),
+        (["--images", "0"], "--images must be at least 1; got --images=0"),
+        (["--probes", "1"], "--probes must be at least 2; got --probes=1"),
         (["--seed", "-1"], "--seed=-1"),
-        (["--rho", "0"], "--rho=0.0"),
-        (["--rho", "nan"], "--rho=nan"),
+        (["--rho", "0"], "--rho must be above 0; got --rho=0"),
+        (["--rho", "nan"], "--rho must be finite; got --rho=nan"),
         (["--step", "3"], "--step=3 must be one of 1, 2, 4, 5, 10, 20"),
         (["--layers", "stem/kernel,stem"], "'stem', which does not exist. The layers are: stem/k"),
     ],

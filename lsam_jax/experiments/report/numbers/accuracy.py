@@ -137,8 +137,8 @@ def _caption(spec: TableSpec, found: list[ComparedRow], has_lengths: bool, has_p
         )
     if tested < len(compared):
         words.append(
-            f"No test with less than {statistics.ENOUGH} seeds in common, or where all seeds differ "
-            "by the same amount."
+            f"No test with less than {statistics.ENOUGH} seeds in common, or where all seeds "
+            "differ by the same amount."
         )
     if has_paper:
         words.append(
