@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 import lsam_jax as lsam
 from lsam_jax.experiments.config import costs
-from lsam_jax.experiments.config.former_names import FORMER_NAMES
 from lsam_jax.experiments.config.objective import TrainingLoss
 from lsam_jax.experiments.config.shared_options import BATCH, LONG, SharedOptions
 from lsam_jax.layers.partition import LayerSpec
@@ -146,6 +145,14 @@ METHODS: Mapping[str, Family] = {
     ),
 }
 """By their names in the library, and stale SAM, a combination of its parts."""
+
+FORMER_NAMES: Mapping[str, str] = {
+    "gsam": "generalized_sam",
+    "lsam": "layerwise_sam",
+    "lsam_budget": "layerwise_sam",
+    "looksam": "look_sam",
+}
+"""What methods were called before the command line had the library's names."""
 
 
 class ConfiguredMethod(NamedTuple):
