@@ -99,15 +99,13 @@ class Progress:
         """Shows an epoch that is over, inside or after its `paused`.
 
         Args:
-            record: Has "epoch"; "train_loss", "validation_loss" and "validation_accuracy" are
-                shown if it has them.
+            record: Has "epoch", "train_loss", "validation_loss" and "validation_accuracy".
         """
         now = self.clock()
         self._advance(now)
         self._pending.clear()
         self._finished = record["epoch"] * self.steps_per_epoch
-        if record.get("validation_accuracy") is not None:
-            self._validated = record["validation_accuracy"]
+        self._validated = record["validation_accuracy"]
         if self._bar is None:
             print(self._line(record, now), file=self._file, flush=True)
         self._epoch = min(record["epoch"] + 1, self.epochs)
@@ -162,11 +160,7 @@ class Progress:
         return [f"{tqdm.format_interval(left * (now - self._began) / done)} left"]
 
     def _line(self, record: Mapping[str, Any], now: float) -> str:
-        parts = [
-            f"{name.replace('_', ' ')} {record[name]:{form}}"
-            for name, form in SHOWN.items()
-            if record.get(name) is not None
-        ]
+        parts = [f"{name.replace('_', ' ')} {record[name]:{form}}" for name, form in SHOWN.items()]
         parts += self._images_per_second() + self._left(now)
         return f"epoch {record['epoch']}/{self.epochs}: {', '.join(parts)}"
 

@@ -66,13 +66,16 @@ def step(bar, now, seconds, **values):
     now[0] = done
 
 
+FOUND = {"train_loss": 1.0, "validation_loss": 2.0, "validation_accuracy": 0.5}
+
+
 def run_epoch(bar, now, epoch, seconds=1.0, evaluation=50.0, **values):
     """Ten steps and an evaluation."""
     for _ in range(10):
         step(bar, now, seconds)
     with bar.paused():
         now[0] += evaluation
-        bar.epoch({"epoch": epoch, "step": 10 * epoch, **values})
+        bar.epoch({"epoch": epoch, **FOUND, **values})
 
 
 def test_the_bar_counts_what_the_device_has_finished(now):
@@ -138,7 +141,7 @@ def test_steps_of_an_epoch_that_is_over_are_not_counted_again(now):
     with progress(now, terminal) as bar:
         for _ in range(10):
             bar.step(metrics(ready=lambda: bool(done)))
-        bar.epoch({"epoch": 1})
+        bar.epoch({"epoch": 1, **FOUND})
         done.append(True)
         step(bar, now, 1.0)
         step(bar, now, 1.0)
@@ -172,12 +175,13 @@ def test_the_running_mean_is_a_mean(now):
 def test_the_accuracy_is_labelled(now):
     terminal = Terminal()
     with progress(now, terminal) as bar:
-        run_epoch(bar, now, 1)
+        for _ in range(10):
+            step(bar, now, 1.0)
         assert "train acc 50.0%" in terminal.shown()[-1]
         run_epoch(bar, now, 2, validation_accuracy=0.9123)
         assert "val acc 91.2%" in terminal.shown()[-1]
         assert "train acc" not in terminal.shown()[-1]
-        run_epoch(bar, now, 3, validation_accuracy=None)
+        step(bar, now, 1.0)
         assert "val acc 91.2%" in terminal.shown()[-1]
 
 
@@ -189,7 +193,7 @@ def test_the_bar_says_which_epoch_is_under_way(now):
                 step(bar, now, 1.0)
             with bar.paused():
                 assert terminal.shown()[-1].startswith(f"epoch {epoch}/3")
-                bar.epoch({"epoch": epoch, "step": 10 * epoch})
+                bar.epoch({"epoch": epoch, **FOUND})
             assert terminal.shown()[-1].startswith(f"epoch {min(epoch + 1, 3)}/3")
     assert "100%" in terminal.shown()[-1]
 
@@ -248,12 +252,13 @@ def test_a_log_has_one_line_for_each_epoch(now):
         )
         run_epoch(bar, now, 2, train_loss=1.0)
         run_epoch(bar, now, 3, train_loss=0.5, evaluation=0.0)
+    validated = "validation loss 2.0000, validation accuracy 50.00%"
     assert log.getvalue().splitlines() == [
         "resnet8 on digits",
         "epoch 1/3: train loss 1.5000, validation loss 1.2500, validation accuracy 75.00%, "
         "8 images/s, 02:00 left",  # twice ten steps of a second and fifty seconds of evaluation
-        "epoch 2/3: train loss 1.0000, 8 images/s, 01:00 left",
-        "epoch 3/3: train loss 0.5000, 8 images/s, 00:00 left",
+        f"epoch 2/3: train loss 1.0000, {validated}, 8 images/s, 01:00 left",
+        f"epoch 3/3: train loss 0.5000, {validated}, 8 images/s, 00:00 left",
     ]
 
 
@@ -261,7 +266,8 @@ def test_time_left_of_a_resumed_run_is_by_its_own_speed(now):
     log = io.StringIO()
     with progress(now, log, epochs=12, start_step=100) as bar:
         run_epoch(bar, now, 11, evaluation=0.0)
-    assert log.getvalue().splitlines() == ["epoch 11/12: 8 images/s, 00:10 left"]
+    (line,) = log.getvalue().splitlines()
+    assert line.startswith("epoch 11/12: ") and line.endswith("50.00%, 8 images/s, 00:10 left")
 
 
 @pytest.mark.parametrize(("file", "bar"), [(Terminal, 1), (io.StringIO, 0)])
@@ -276,9 +282,9 @@ def test_a_terminal_has_a_bar_and_a_log_has_lines(now, file, bar):
 def test_standard_error_is_the_default(capsys):
     with contextlib.closing(Progress(1, 1, 1)) as bar:
         bar.step(metrics())
-        bar.epoch({"epoch": 1, "train_loss": 2.0})
+        bar.epoch({"epoch": 1, **FOUND})
     captured = capsys.readouterr()
-    assert "train loss 2.0000" in captured.err
+    assert "train loss 1.0000" in captured.err
     assert captured.out == ""
 
 
