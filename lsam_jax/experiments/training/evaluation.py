@@ -60,17 +60,19 @@ class Probe(NamedTuple):
 
 
 def probe(
-    loss_fn: TrainingLoss,
-    train: Split,
-    augment: Callable[[jax.Array, jax.Array], jax.Array] | None,
-    params: Any,
-    batch_stats: Any,
-    frozen: Any,
-    layout: Layout = ONE_DEVICE,
+    loss_fn: TrainingLoss, train: Split, augment: Any, given: Any, layout: Layout = ONE_DEVICE
 ) -> Probe:
-    """The gradient on the first images of the training split, the same in every call."""
+    """The gradient on the first images of the training split, the same in every call.
+
+    Args:
+        loss_fn: What is trained.
+        train: The training split.
+        augment: See `Dataset.augment`.
+        given: What the loss takes before a batch: parameters, statistics, and what is not trained.
+        layout: On which devices.
+    """
     batch = layout.rows(Split(train.images[:PROBE_IMAGES], train.labels[:PROBE_IMAGES]))
-    gradient, norms = _gradient(loss_fn, augment, params, batch_stats, frozen, batch)
+    gradient, norms = _gradient(loss_fn, augment, given, batch)
     by_path = {path: float(norm) for path, norm in flatten_dict(norms, sep="/").items()}
     return Probe(gradient, float(np.linalg.norm(list(by_path.values()))), by_path)
 
@@ -90,9 +92,7 @@ def _sums(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _gradient(
-    loss_fn: TrainingLoss, augment: Any, params: Any, batch_stats: Any, frozen: Any, batch: Split
-) -> tuple[Any, Any]:
+def _gradient(loss_fn: TrainingLoss, augment: Any, given: Any, batch: Split) -> tuple[Any, Any]:
     batch, key = augmented(augment, batch, jax.random.key(0))
-    grads, _ = jax.grad(loss_fn, has_aux=True)(params, batch_stats, frozen, batch, key)
+    grads, _ = jax.grad(loss_fn, has_aux=True)(*given, batch, key)
     return grads, jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), grads)

@@ -96,8 +96,8 @@ class Program:
     def probe(self, state: State, seed: int) -> Probe:
         """The training loss's gradient, see `evaluation.probe`."""
         loss_fn = dataclasses.replace(self.loss_fn, accumulate=1)
-        of = state.params, state.batch_stats, self._backbone
-        return probe(loss_fn, self.train(seed), self.data.augment, *of, self.layout)
+        given = state.params, state.batch_stats, self._backbone
+        return probe(loss_fn, self.train(seed), self.data.augment, given, self.layout)
 
     @cached_property
     def compiled(self) -> Callable[..., tuple[State, StepMetrics]]:

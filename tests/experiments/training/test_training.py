@@ -243,7 +243,7 @@ def test_gradient_norms_are_those_of_the_plain_loss(small):
     loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.1)
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
     params, stats = variables["params"], variables["batch_stats"]
-    _, norm, by_path = evaluation.probe(loss_fn, small.train, None, params, stats, {})
+    _, norm, by_path = evaluation.probe(loss_fn, small.train, None, (params, stats, {}))
     gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
     grads, _ = gradient(params, stats, {}, small.train, jax.random.key(0))
     np.testing.assert_allclose(norm, optax.tree.norm(grads), rtol=1e-5)
