@@ -9,10 +9,8 @@ import optax
 
 import lsam_jax as lsam
 from lsam_jax.arguments import check_count, check_number
-from lsam_jax.experiments.config.methods import FORMER_NAMES, METHODS, complete
+from lsam_jax.experiments.config.methods import FORMAT, METHODS, complete, in_todays_names
 
-FORMAT = 2
-"""Of a configuration's JSON: since 2, methods have their names in the library."""
 Options = Mapping[str, Any] | tuple[tuple[str, Any], ...]
 DTYPES, OPTIMIZERS = ("float32", "bfloat16"), ("sgd", "adamw")
 COUNTS = ("images", "validation_images", "image_size", "epochs", "passes", "accumulate", "width")
@@ -171,19 +169,6 @@ class Config:
         values = {"format": FORMAT, **dataclasses.asdict(self)}
         options = {name: _with(list, x) for name, x in dict(self.options).items()}
         return {name: _with(list, x) for name, x in values.items()} | {"options": options}
-
-
-def in_todays_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Config.to_json` gave, in this version or one before, without the number of its format.
-
-    Example:
-        >>> in_todays_names({"method": "lsam"}), in_todays_names({"format": 2, "method": "gsam"})
-        ({'method': 'layerwise_sam'}, {'method': 'gsam'})
-    """
-    fields = dict(values)
-    if fields.pop("format", 1) < FORMAT and fields.get("method") in FORMER_NAMES:
-        fields["method"] = FORMER_NAMES[fields["method"]]
-    return fields
 
 
 def _with(sequence: Callable[[Any], Any], value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsam_jax.experiments import files
-from lsam_jax.experiments.config.config import in_todays_names
+from lsam_jax.experiments.config.methods import in_todays_names
 
 _JUDGED = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 NUMBERS = ("step", *_JUDGED, "gradient_norm", "cost")

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lsam_jax.experiments import files, statistics
-from lsam_jax.experiments.config.config import in_todays_names
+from lsam_jax.experiments.config.methods import in_todays_names
 from lsam_jax.experiments.report.numbers import groups as naming
 from lsam_jax.experiments.report.numbers.groups import Group, SkippedRun, recipe, same_but
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun, UnreadableError, read_run
