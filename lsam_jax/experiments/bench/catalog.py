@@ -115,6 +115,9 @@ def table2(model: str) -> dict[str, BenchedMethod]:
         "stale-without-rest": _own("SAM, stale, without rest", "stale", rest=1),
         "esam": _own("ESAM", "esam"),
         "sl_sam": _own("SL-SAM", "sl_sam"),
+        "plain": _unnamed(
+            "plain gradient, by the engine", lsam.layerwise_sam(None, 0.0, selection="none")
+        ),
         "optax": BenchedMethod(OPTAX, method("sam", {}), step=_optax),
         "textbook": BenchedMethod(TEXTBOOK, method("sam", {}), step=textbook),
     }
@@ -138,8 +141,7 @@ def family() -> dict[str, BenchedMethod]:
     found |= {label: _own(label, name, **options) for label, (name, options) in combined.items()}
     stale = lsam.with_parts(lsam.layerwise_sam(4, RADIUS, normalize=True), ascent=lsam.stale())
     name = "layerwise_sam k=4 stale"
-    of_four = Family(name, lambda: stale, {}, price=lambda *given: 1.0).configured({})
-    return {**found, name: BenchedMethod(name, of_four)}
+    return {**found, name: _unnamed(name, stale)}
 
 
 CATALOGS: Mapping[str, Callable[[str], dict[str, BenchedMethod]]] = {
@@ -177,6 +179,12 @@ def _by_equation_9(every: int) -> Model:
 def _own(label: str, name: str, modelled: Model | None = None, **options: Any) -> BenchedMethod:
     """One of `METHODS`, with its options."""
     return BenchedMethod(label, method(name, complete(name, options)), modelled)
+
+
+def _unnamed(label: str, tx: lsam.SamTransformation) -> BenchedMethod:
+    """A method of one gradient that runs do not know."""
+    one = Family(label, lambda: tx, {}, price=lambda *given: 1.0)
+    return BenchedMethod(label, one.configured({}))
 
 
 def _optax(work: Workload) -> Timed:

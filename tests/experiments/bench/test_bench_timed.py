@@ -144,7 +144,7 @@ def test_the_catalogs_know_every_method():
     assert public == {name.partition(" ")[0] for name in family} - {"sgd"}
     own = "sgd sam sam-rise generalized_sam look_sam layerwise_sam"
     parts = "sam-1/8 sam-1/4 layerwise_sam-1/8 stale stale-without-rest"
-    wanted = f"{own} {parts} esam sl_sam optax textbook"
+    wanted = f"{own} {parts} esam sl_sam plain optax textbook"
     table = catalog.table2("resnet20")
     assert list(table) == wanted.split()
     counted = [table[name].method.price(None, ["a"]) for name in parts.split()]
