@@ -31,8 +31,9 @@ from lsam_jax.devices.collectives import zeros_like_type
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.traced_loss import TracedLoss
 
-WORTH_CUTTING, IMAGES, POSITIONS = 8192, 8, 512
-"""Of how many products a sum is cut, and how many images and positions a part has at least."""
+WORTH_CUTTING, IMAGES, POSITIONS = 2**18, 8, 512
+"""How many numbers both operands have where they are cut (fewer are in the caches anyway), and how
+many images and positions a part has at least."""
 
 
 def quick_on_cpu(fun: Callable[..., Any], losses: Iterable[TracedLoss]) -> Callable[..., Any]:
@@ -64,7 +65,8 @@ def _rule(eqn: Any) -> Callable[..., list[Any]] | None:
     if eqn.primitive is conv_general_dilated_p:
         if _is_canonical(eqn) or eqn.params["out_sharding"] is not None:
             return None
-        return partial(_by_platform, eqn)
+        like = tuple(eqn.params.items()), eqn.outvars[0].aval, _parts(eqn) if one_device() else 1
+        return lambda lhs, rhs: [_by_platform(*like, lhs, rhs)]
     if not any(map(holds_convolution, jaxprs.nested_jaxprs(eqn))):
         return None
     if eqn.primitive is cond_p and not eqn.params.get("branches_platforms"):
@@ -121,40 +123,41 @@ def _checkpoint(eqn: Any, *args: Any) -> list[Any]:
     return jaxprs.run_equation(changed, args)
 
 
-def _by_platform(eqn: Any, lhs: jax.Array, rhs: jax.Array) -> list[jax.Array]:
-    def as_it_is(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        return conv_general_dilated_p.bind(lhs, rhs, **eqn.params)
+@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)  # traced once for all that are alike
+def _by_platform(params: Any, result: Any, parts: int, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    on_cpu = partial(_on_cpu, dict(params), result, parts)
+    as_it_is = partial(conv_general_dilated_p.bind, **dict(params))
+    return jax.lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=as_it_is)
 
-    return [jax.lax.platform_dependent(lhs, rhs, cpu=partial(_on_cpu, eqn), default=as_it_is)]
 
-
-def _on_cpu(eqn: Any, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+def _on_cpu(
+    params: dict[str, Any], result: Any, parts: int, lhs: jax.Array, rhs: jax.Array
+) -> jax.Array:
     """The sum over the parts of what is summed over."""
-    numbers, result = eqn.params["dimension_numbers"], eqn.outvars[0].aval
-    parts = _parts(eqn, lhs, rhs) if one_device() else 1
     if parts == 1:
-        return _canonical(eqn, lhs, rhs)
+        return _canonical(params, lhs, rhs)
+    numbers = params["dimension_numbers"]
 
     def cut(x: jax.Array, axis: int) -> jax.Array:
         shape = x.shape[:axis], (parts, x.shape[axis] // parts), x.shape[axis + 1 :]
         return jnp.moveaxis(x.reshape(sum(shape, ())), axis, 0)
 
     def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + _canonical(eqn, *part), None
+        return total + _canonical(params, *part), None
 
     both = cut(lhs, numbers.lhs_spec[1]), cut(rhs, numbers.rhs_spec[1])
     return jax.lax.scan(add, zeros_like_type(result), both)[0]
 
 
-def _parts(eqn: Any, lhs: jax.Array, rhs: jax.Array) -> int:
+def _parts(eqn: Any) -> int:
     """Into how many the gradient of a kernel is cut; 1 for what is none, or a small one."""
-    numbers, params, result = eqn.params["dimension_numbers"], eqn.params, eqn.outvars[0].aval
-    images = lhs.shape[numbers.lhs_spec[1]]
-    positions = prod(rhs.shape[n] for n in numbers.rhs_spec[2:])
+    (lhs, rhs), result = (v.aval.shape for v in eqn.invars), eqn.outvars[0].aval
+    params, numbers = eqn.params, eqn.params["dimension_numbers"]
+    images, positions = lhs[numbers.lhs_spec[1]], prod(rhs[n] for n in numbers.rhs_spec[2:])
     in_groups = params["feature_group_count"] * params["batch_group_count"] > 1
     as_large = positions > prod(result.shape[n] for n in numbers.out_spec[2:])
     precise = result.dtype in (jnp.float32, jnp.float64)
-    if in_groups or not as_large or not precise or images * positions < WORTH_CUTTING:
+    if in_groups or not as_large or not precise or min(prod(lhs), prod(rhs)) < WORTH_CUTTING:
         return 1
     most = images // max(IMAGES, POSITIONS // positions)
     return next((n for n in range(most, 1, -1) if images % n == 0), 1)
@@ -168,15 +171,15 @@ def one_device() -> bool:
         return False
 
 
-def _canonical(eqn: Any, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    numbers = eqn.params["dimension_numbers"]
+def _canonical(params: dict[str, Any], lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    numbers = params["dimension_numbers"]
     lhs_batch, lhs_feature, *lhs_space = numbers.lhs_spec
     rhs_out, rhs_in, *rhs_space = numbers.rhs_spec
     out_batch, out_feature, *out_space = numbers.out_spec
     out = jax.lax.conv_general_dilated(
         jnp.transpose(lhs, (lhs_batch, *lhs_space, lhs_feature)),
         jnp.transpose(rhs, (*rhs_space, rhs_in, rhs_out)),
-        **{**eqn.params, "dimension_numbers": _canonical_numbers(lhs.ndim)},
+        **{**params, "dimension_numbers": _canonical_numbers(lhs.ndim)},
     )
     order = np.argsort((out_batch, *out_space, out_feature))
     return jnp.transpose(out, tuple(int(i) for i in order))

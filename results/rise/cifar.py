@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 )
+from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.frontier import study
 from lsam_jax.experiments.frontier.contenders import CONTENDERS, SGD
 from lsam_jax.experiments.frontier.regimes import REGIMES
@@ -30,4 +31,5 @@ def by_rise(name, share):
 
 if __name__ == "__main__":
     swept = [by_rise(name, share) for share in (0.4, 0.1, 0.2, 0.3) for name in METHODS]
-    study.run(REGIME, Path(__file__).parent, sys.argv[1], [BY_NAME[SGD], *swept])
+    regime = REGIME._replace(contenders=(BY_NAME[SGD], *swept))
+    study.run(regime, Path(__file__).parent, datasets.load(regime.config.data, sys.argv[1]))

@@ -118,11 +118,11 @@ def test_is_not_cut(why, kernel, options, dtype, in_parts):
 
 
 def test_neither_a_small_gradient_nor_one_of_several_devices_is_cut(monkeypatch):
-    both, args = gradients((64, 16, 16, 3), (3, 3, 3, 5), NHWC, {})
+    both, args = gradients((64, 32, 32, 4), (3, 3, 4, 4), NHWC, {})
     assert lengths(cpu_convolutions.quick(both), *args) == []  # the tests have eight devices
     monkeypatch.setattr(cpu_convolutions, "one_device", lambda: True)
     assert lengths(cpu_convolutions.quick(both), *args) == [8]
-    both, args = gradients((24, 16, 16, 3), (3, 3, 3, 5), NHWC, {})
+    both, args = gradients((64, 32, 32, 4), (3, 3, 4, 3), NHWC, {})
     assert lengths(cpu_convolutions.quick(both), *args) == []
 
 

@@ -151,7 +151,8 @@ def programs(report: Mapping[str, Any]) -> Table:
         title="Compiled programs",
         caption="Compile: trace, lower, compile. Temporary memory; and with arguments and results. "
         + "x: relative to the textbook mask's. " * compared
-        + "FLOPs: as XLA counts them (of a conditional: the costliest branch), relative to SGD's.",
+        + "FLOPs: as XLA counts them (of a conditional the costliest branch, of a loop one pass), "
+        "relative to SGD's.",
     )
 
 

@@ -40,7 +40,8 @@ class CompiledStep(NamedTuple):
         compile_seconds: To trace, lower and compile.
         temporary_bytes: As XLA reports them; None where it does not.
         total_bytes: Of arguments, results and what is temporary: what must be there at once.
-        flops: As XLA counts them: of a conditional, the costliest branch. None where it does not.
+        flops: As XLA counts them: of a conditional the costliest branch, of a loop one pass. None
+            where it does not.
     """
 
     run: Callable[..., Any]
