@@ -66,7 +66,8 @@ class Selector(NamedTuple):
         `last` (bool[L], the layers that the step before perturbed), `steps` (how many steps will
         keep to the choice) and `network`, as above, with `cost(candidates)`: a function from
         bool[L] to the counted extra cost of perturbing these layers at the engine's cuts. A
-        selector that needs k has a `score` too.
+        selector that needs k has a `score` too. What it chooses as a NumPy array is known before
+        the step is compiled.
       fewer: whether it may choose fewer than k.
 
     >>> import jax.numpy as jnp
@@ -106,7 +107,11 @@ def select(selector: Selector, choice: Choice) -> tuple[np.ndarray, np.ndarray |
     if selector.score is not None and static_int(choice.k) == 0:
         nothing_chosen = np.zeros_like(choice.candidates)
         return nothing_chosen, nothing_chosen, choice.memory
-    return choice.candidates, *ask(selector, choice)
+    selected, memory = ask(selector, choice)
+    if isinstance(selected, np.ndarray):  # so that no other layer can ever be chosen
+        candidates = choice.candidates & selected.astype(bool)
+        return candidates, candidates, memory
+    return choice.candidates, selected, memory
 
 
 def ask(selector: Selector, choice: Choice) -> tuple[Any, Any]:

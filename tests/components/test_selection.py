@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,6 +175,27 @@ def test_a_selector_of_the_users():
     assert selected(lsam.layerwise_sam(1, RHO, selection=weakest), params, loss, norms) == {
         order[4]
     }
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("rule", ["select", "draw"])
+@pytest.mark.parametrize("kind", [np.asarray, lambda mask: np.asarray(mask, int), jnp.asarray])
+def test_a_rule_of_the_users_may_choose_by_numpy(rule, kind):
+    """Those that it chooses move, and no others: as with a list of their names."""
+    params, loss, order = chain_of_layers()
+    some = [order[1], order[3]]
+    mask = kind([n in some for n in lsam.layer_names(params)])
+    rules = {"select": lambda choice: (mask, choice.memory), "draw": lambda *_: mask}
+    ours = lsam.Selector(lambda network: np.ones(WIDE, bool), **{rule: rules[rule]})
+
+    def directions(selection):
+        tx = lsam.layerwise_sam(None, RHO, selection=selection, normalize=True, **QUICK)
+        state = tx.init(params)
+        _, by_loss, after = jax.jit(lsam.value_and_grad(loss, tx))(params, state)
+        by_gradient, same = tx.update(jax.grad(loss)(params), state, params, grad_fn=jax.grad(loss))
+        return by_loss, by_gradient, after.selected, same.selected
+
+    chex.assert_trees_all_close(directions(ours), directions(some), rtol=1e-5)
 
 
 # A budget: the extra cost of a step is counted on compiled programs in test_flops.
