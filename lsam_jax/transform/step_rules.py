@@ -128,6 +128,7 @@ class MethodStep(NamedTuple):
         )
         moved, weights = [w[n] for n in index], [self.leaves[n] for n in index]
         rise = average(vdot(h_in, moved, weights))
+        loss = None if perturbed is None else average(perturbed)
         if clean is not None:
             sharpness = average(perturbed - clean)
         elif method.ascent.estimate is None:
@@ -136,6 +137,9 @@ class MethodStep(NamedTuple):
             sharpness = rise
         if not method.descent.is_gradient:
             rise = sharpness
+        finite = jnp.isfinite(sharpness)
+        if clean is None and loss is not None:  # which the sharpness then does not say
+            finite &= jnp.isfinite(loss)
         return Outcome(
             direction,
             norms,
@@ -143,8 +147,8 @@ class MethodStep(NamedTuple):
             sharpness.astype(jnp.float32),
             average(jnp.max(jnp.asarray(radius, jnp.float32))) if index else self.state.rho,
             rise.astype(jnp.float32),
-            _effect(None if perturbed is None else average(perturbed), rise),
-            jnp.isfinite(sharpness),
+            _effect(loss, rise),
+            finite,
             in_types_of(memory, new),
         )
 

@@ -164,6 +164,30 @@ def test_norms_stay_finite_when_overflowing(decay):
     assert np.isfinite(state.norms).all()
 
 
+NO_CLEAN_PASS = {
+    "stale": lambda rho: lsam.with_parts(lsam.sam(rho), ascent=lsam.stale()),
+    "fresh": lambda rho: lsam.with_parts(lsam.sam(rho), ascent=lsam.stale(fresh="b")),
+    "momentum": lsam.momentum_sam,
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", NO_CLEAN_PASS)
+def test_an_infinite_loss_of_finite_gradient_without_a_clean_pass(name):
+    """The radius halves, and the mean of the losses by which it sets itself stays finite."""
+    tx = NO_CLEAN_PASS[name](lsam.rise(share=0.4))
+    params = {"a": jnp.asarray(3.0), "b": jnp.asarray(4.0)}
+    loss = lambda p, bad: jnp.sin(p["a"]) * p["b"] ** 2 + jnp.where(bad, jnp.inf, 0.0)  # noqa: E731
+    step, state = jax.jit(lsam.value_and_grad(loss, tx)), tx.init(params)
+    for _ in range(4):
+        _, _, state = step(params, state, False)
+    _, direction, after = step(params, state, True)
+    assert all(np.isfinite(x) for x in direction.values())
+    halved = state.memory.radius._replace(rho=state.memory.radius.rho / 2)
+    assert_same(after.memory, state.memory._replace(radius=halved))
+    assert_same(after.norms, state.norms)
+
+
 # optax.apply_if_finite looks at what comes in. Around the whole chain that is the clean gradient,
 # so it must stand behind SAM to see a step that only the perturbed pass has spoilt.
 ARRANGEMENTS = {
