@@ -30,9 +30,12 @@ class Mask(NamedTuple):
 
     Attributes:
       moves: a tree like the parameters: for each weight of a layer, whether it is perturbed.
+      changed: i32[], how many steps there were when it changed last; `()` for one that does not
+        change by itself.
     """
 
     moves: Any
+    changed: Any = ()
 
 
 def masked(sparsity: float, seed: int) -> Perturbation:
@@ -55,9 +58,13 @@ def masked(sparsity: float, seed: int) -> Perturbation:
 def drop_and_grow(sparsity: float, every: Any, drop: arguments.Scalar, seed: int) -> Perturbation:
     """`masked`, whose mask changes: of its ones the share `drop` goes, as many come anew.
 
-    Those of smallest gradient go; those that come are drawn from the zeros at random.
+    Those of smallest gradient go; those that come are drawn from the zeros at random. It is asked
+    in steps that perturb alone, so it changes in the first of them that is due.
     """
     base = masked(sparsity, seed)
+
+    def init(layers: Layers, leaves: Sequence[Any]) -> Mask:
+        return base.init(layers, leaves)._replace(changed=jnp.zeros((), jnp.int32))
 
     def changed(memory: Mask, g: Arrays, at: Targets, now: StepContext) -> Mask:
         moves = now.layers.leaves(memory.moves)
@@ -72,13 +79,13 @@ def drop_and_grow(sparsity: float, every: Any, drop: arguments.Scalar, seed: int
         new = _parts((flat & ~gone) | come, [moves[n] for n in at.leaf])
         for n, part in zip(at.leaf, new):
             moves[n] = part
-        return Mask(now.layers.tree(moves))
+        return Mask(now.layers.tree(moves), jnp.asarray(now.count + 1, jnp.int32))
 
     def update(memory: Mask, g: Arrays, at: Targets, now: StepContext) -> Mask:
-        due = (now.count + 1) % arguments.resolve_whole(every, now.count) == 0
+        due = now.count + 1 - memory.changed >= arguments.resolve_whole(every, now.count)
         return jax.lax.cond(due, lambda: changed(memory, g, at, now), lambda: memory)
 
-    return base._replace(update=update, refresh=None)
+    return base._replace(init=init, update=update, refresh=None)
 
 
 def most(layers: Layers, scores: Sequence[jax.Array], sparsity: float) -> Mask:
@@ -142,7 +149,8 @@ def sparse_sam(
       rho: the radius; a number, a schedule, `per_layer`, `bounded` or `rise` radii.
       sparsity: the share of weights that are never moved, in [0, 1). 0 is SAM.
       dynamic: how the mask changes.
-      every: with `dynamic`, steps between changes.
+      every: with `dynamic`, steps between changes; beside a cadence (`with_parts`), the fewest,
+        since the mask changes in steps that perturb.
       drop: with `dynamic`, that share; a number or a schedule (the authors' is
         `optax.cosine_decay_schedule(0.5, steps)`).
       seed: of what is random.

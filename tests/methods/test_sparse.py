@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import zoo
 from jax.flatten_util import ravel_pytree
+from refusals import refused
 from textbook import relative_error
 from training import EXACT, RHO, train
 
@@ -89,6 +90,38 @@ def test_dynamic_drops_the_smallest_gradients_and_grows_others():
         assert grown[-1].size == n
         assert not np.array_equal(grown[-1], np.flatnonzero(~before)[:n])  # not just the first
     assert len(grown) == 2
+
+
+@pytest.mark.parametrize(
+    ("when", "every", "steps"),
+    [
+        (None, 3, [2, 5, 8, 11]),
+        (lsam.every(2), 4, [4, 8]),
+        (lsam.every(2), 3, [2, 6, 10]),
+        (lsam.every(3), 3, [3, 6, 9]),
+        (lsam.between(5), 3, [5, 8, 11]),
+    ],
+)
+def test_a_mask_changes_in_the_first_step_that_perturbs_once_it_is_due(when, every, steps):
+    w = jnp.arange(1.0, 21.0)
+    tx = lsam.with_parts(lsam.sparse_sam(RHO, dynamic=True, every=every), when=when)
+    update = jax.jit(lambda s: tx.update(w, s, w, grad_fn=jnp.sin)[1])
+    state, changed = tx.init(w), []
+    for count in range(12):
+        before, state = ones(state), update(state)
+        changed += [count] * (not np.array_equal(before, ones(state)))
+    assert changed == steps
+
+
+def test_a_dynamic_state_that_does_not_say_when_its_mask_changed_is_refused():
+    """As versions before saved it."""
+    w, tx = jnp.ones(4), lsam.sparse_sam(RHO, dynamic=True)
+    state = tx.init(w)
+    mask = state.memory.perturbation._replace(changed=())
+    old = state._replace(memory=state.memory._replace(perturbation=mask))
+    for saved in (old, {**old._asdict(), "memory": {"perturbation": {"moves": mask.moves}}}):
+        with refused(ValueError, "state", "tx.init(params)"):
+            tx.update(w, saved, w, grad_fn=jnp.sin)
 
 
 @pytest.mark.slow
