@@ -129,7 +129,7 @@ def initial_state(layers: Layers, memory: Memory) -> SamState:
 
 
 def check_state(state: Any, layers: Layers, memory: Any) -> SamState:
-    """Raises unless `state` is one for these layers and has a memory like `memory`.
+    """Raises unless `state` is one for these layers and has a memory of shapes like `memory`.
 
     Dictionaries of the arrays of one, as a file gives them that is read without a target, become
     one.
@@ -164,6 +164,15 @@ def check_state(state: Any, layers: Layers, memory: Any) -> SamState:
             f"state remembers {found}, but this method remembers {expected}: it was made by "
             "another method, or for other parameters. Make a new one with tx.init(params)."
         )
+    remembered = jax.tree_util.tree_leaves_with_path(state.memory)
+    for (path, x), like in zip(remembered, jax.tree.leaves(memory)):
+        if np.shape(x) != like.shape:
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"state holds an array of shape {np.shape(x)} at memory/{where}, where these "
+                f"params need {like.shape}: it was made for other parameters. Make a new one with "
+                "tx.init(params)."
+            )
     return state
 
 

@@ -87,6 +87,37 @@ def test_state_of_other_parameters():
         tx.update(parameters(), other, parameters(), grad_fn=lambda p: p)
 
 
+REMEMBERING = {
+    "momentum_sam": (lsam.momentum_sam, "memory/ascent/head/w"),
+    "vasso": (lsam.vasso, "memory/perturbation/head/w"),
+    "sparse_sam": (lsam.sparse_sam, "memory/perturbation/moves/head/w"),
+    "look_sam": (lsam.look_sam, "memory/combination/across/head/w"),
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_state_that_remembers_arrays_of_other_shapes(name):
+    """Of as many layers, and so of the same structure; those that would broadcast too."""
+    make, where = REMEMBERING[name]
+    loss, tx, params = Loss(), make(), parameters()
+    for shape in ((5, 3), (1, 2)):
+        other = {**params, "head": {"w": jnp.ones(shape)}}
+        words = ("state", where, str(shape), "(3, 2)", "tx.init(params)")
+        with refused(ValueError, *words, loss=loss):
+            lsam.value_and_grad(loss, tx)(params, tx.init(other))
+        with refused(ValueError, *words):
+            tx.update(params, tx.init(other), params, grad_fn=lambda p: p)
+
+
+def test_states_of_seeds_side_by_side_are_taken():
+    params = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), parameters())
+    for name in REMEMBERING:
+        tx = REMEMBERING[name][0]()
+        step = jax.vmap(lsam.value_and_grad(lambda p: jnp.sum(jnp.sin(p["head"]["w"])), tx))
+        assert step(params, jax.vmap(tx.init)(params))[2].count.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("state", [(), optax.EmptyState(), 3])
 def test_state_of_another_transformation(state):
     loss = Loss()
