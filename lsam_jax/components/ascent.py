@@ -79,8 +79,8 @@ def stale(decay: Any = 0.0, fresh: str | None = None, rest: float | None = None)
     The gradient at w + eps has what the curvature makes of eps in it, and the next step would move
     along that again. Where that takes over, the weights swing about the valley at the distance of
     the radius, and nothing is learnt. So after a step in which the cosine between h and the d that
-    it moved along is above `rest`, one rests: it moves nothing, and its gradient is a clean one.
-    What that changes is measured in docs/radius.md.
+    it moved along, both of the layers that it moved, is above `rest`, one rests: it moves nothing,
+    and its gradient is a clean one. What that changes is measured in docs/radius.md.
 
     There is no clean pass: loss and aux are those at the perturbed weights, as are BatchNorm
     statistics among them. The state holds one gradient, as much memory as the parameters that
@@ -177,6 +177,13 @@ def _remembered(sign: int, advance: Callable[[Any, Any, StepContext], Any]) -> A
     return Ascent(estimate, False, zeros_like_layers, update)
 
 
+def _moved(x: Arrays, now: StepContext) -> list[Any]:
+    """Of the arrays that may move, what the step did move; 0 elsewhere."""
+    at, one_radius = now.at, jnp.ndim(now.rho) == 0
+    moved = [c if one_radius else c & (now.radius(i) > 0) for i, c in zip(at.layer, at.chosen)]
+    return [a if m is True else jnp.where(m, a, jnp.zeros_like(a)) for a, m in zip(x, moved)]
+
+
 def _resting(along: Ascent, rest: float) -> Ascent:
     """Along what is remembered, but not after a step whose gradient points along it itself."""
 
@@ -185,10 +192,10 @@ def _resting(along: Ascent, rest: float) -> Ascent:
 
     def update(memory: Resting, direction: Arrays, now: StepContext) -> Resting:
         new = along.update(memory.direction, direction, now)
-        if now.rho is None:  # a step that perturbs nothing
+        if now.rho is None or now.at is None or not now.at.leaf:  # a step that perturbs nothing
             return Resting(new, jnp.asarray(False))
-        pairs = zip(now.layers.leaves(memory.direction), direction)
-        d, h = zip(*((d, h) for d, h in pairs if not isinstance(d, tuple)))
+        last = now.layers.leaves(memory.direction)
+        d, h = (_moved([x[n] for n in now.at.leaf], now) for x in (last, direction))
         cosine = ratio(ratio(vdot(d, h), squared_norm(d)), squared_norm(h))
         return Resting(new, (cosine > rest) & jnp.any(now.rho > 0))
 

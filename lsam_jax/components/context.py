@@ -40,12 +40,14 @@ class StepContext(NamedTuple):
       rho: the radius, a scalar or one for each layer, [L]; None until the ascent is known.
       alpha: the weight that the combination uses.
       layers: how the parameters are cut; static.
+      at: the `Targets` that the step has moved; None before it has, and where it moves nothing.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as Optax's states do
     rho: Any
     alpha: Any
     layers: Layers
+    at: Any = None
 
     def radius(self, layer: Any) -> Any:
         """The radius of a layer, or of those of the rows of an array."""

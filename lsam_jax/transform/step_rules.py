@@ -122,7 +122,7 @@ class MethodStep(NamedTuple):
         g_shared = average(g_in) if jax.tree.leaves(memory.perturbation) else g_in
         new = memory._replace(
             selection=observed,
-            ascent=method.ascent.update(memory.ascent, direction, now),
+            ascent=method.ascent.update(memory.ascent, direction, now._replace(at=at)),
             perturbation=method.perturbation.update(memory.perturbation, g_shared, at, now),
             combination=combination,
         )

@@ -67,9 +67,8 @@ def method(name, decay=0.0, rho=RHO, **more):
     return lsam.with_parts(make(rho=rho, **options, **more), ascent=ascent)
 
 
-def cosine(name, a, b):
-    """Between two dicts of arrays, over a method's layers; 0 where one of them is 0."""
-    paths = KERNELS if "layerwise" in name else list(a)
+def cosine(paths, a, b):
+    """Between two dicts of arrays, over these paths; 0 where one of them is 0."""
     inner = sum(float(np.sum(a[path] * b[path])) for path in paths)
     return inner and inner / (norm(*(a[p] for p in paths)) * norm(*(b[p] for p in paths)))
 
@@ -85,7 +84,7 @@ def textbook(name, decay, batches):
         moved = {**w, **{p: w[p] + e for p, e in eps.items()}}
         loss, h = GRADIENT(unnamed(moved, params), *batch)
         h, rested = named(h), rests
-        rests = bool(eps) and bool(cosine(name, d, h) > REST.get(name, 0.6))
+        rests = bool(eps) and bool(cosine(list(eps), d, h) > REST.get(name, 0.6))
         d = {p: decay * d[p] + (1 - decay) * h[p] for p in w}
         norms = {p: np.float32(norm(h[p])) for p in w}
         w = {p: w[p] - LR * h[p] for p in w}

@@ -92,6 +92,39 @@ def test_the_radius_that_sets_itself_waits():
     assert int(state.memory.radius.moves) == 6
 
 
+RIGHT_ANGLES = np.asarray([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]] * 2, np.float32)
+A_ALONE = {
+    "known": lambda: lsam.layerwise_sam(None, 0.1, selection=["a"], normalize=True),
+    "chosen": lambda: lsam.layerwise_sam(
+        None,
+        0.1,
+        selection=lsam.Selector(
+            lambda network: np.ones(2, bool), draw=lambda *_: jnp.asarray([True, False])
+        ),
+        normalize=True,
+    ),
+    "radius 0": lambda: lsam.sam(lsam.per_layer({"a": 0.1}, default=0.0)),
+}
+
+
+@pytest.mark.parametrize("turns", ["a", "b"])
+@pytest.mark.parametrize("name", [*A_ALONE, "all"])
+def test_what_did_not_move_says_nothing(name, turns):
+    """One layer keeps its gradient, the other's turns; that of b is three times as long."""
+    make = A_ALONE.get(name, lambda: lsam.layerwise_sam(None, 0.1, selection="all", normalize=True))
+    tx = lsam.with_parts(make(), ascent=lsam.stale())
+    params = {n: jnp.ones((1, 2)) for n in "ab"}
+    loss = lambda p, g: sum(jnp.sum(p[n] * g[n]) for n in "ab")  # noqa: E731
+    step, state, rests = jax.jit(lsam.value_and_grad(loss, tx)), tx.init(params), []
+    for turned in RIGHT_ANGLES:
+        same = np.asarray([1.0, 0.0], np.float32)
+        a, b = (turned if n == turns else same for n in "ab")
+        _, _, state = step(params, state, {"a": a[None], "b": 3 * b[None]})
+        rests.append(not state.selected.any())
+    decides = "b" if name == "all" else "a"
+    assert rests == [decides != turns and count in (2, 4, 6) for count in range(8)]
+
+
 def test_seeds_under_vmap_rest_apart():
     """One gradient keeps its direction, the other turns by a right angle in each step."""
     tx = stale(0.1)
