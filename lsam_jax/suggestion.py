@@ -99,10 +99,11 @@ def suggest_rho(
     It is the largest radius at which, as at all smaller ones, `r = <grad L(w + eps), eps>` is at
     most `target`. Of all that was tried, r is what says whether a perturbation is large enough to
     matter and too large to train with, whatever the method, the layers, the part of the batch and
-    the network. The rise in a row is the target with which `rise` would end at its radius. It moves
-    with the weights: ask at weights that have trained for an epoch, rather than at the first ones.
-    Costs a gradient for each radius and one at the weights (two, with a part of the batch), and is
-    compiled once for all.
+    the network. The rise in a row is the target with which `rise` would end at its radius, but for
+    `functional_sam`, `gam` and `esam` below `gamma=1`, which have another r (docs/radius.md). It
+    moves with the weights: ask at weights that have trained for an epoch, rather than at the first
+    ones. Costs a gradient for each radius and one at the weights (two, with a part of the batch),
+    and is compiled once for all.
 
     Args:
       loss_fn: `loss_fn(params, *args, **kwargs)`, as for `value_and_grad`; under loss scaling,
@@ -173,7 +174,8 @@ def suggest_rho(
             f"No radius moves anything ({', '.join(names) or 'no layer is selected'}): what the "
             "method climbs along is 0. If that is not a gradient, pass sam_state of a run."
         )
-    chosen, why = _advice(grid, found.rises, float(target))
+    ends_there = method.descent.second is None  # what `rise` is told is what is measured here
+    chosen, why = _advice(grid, found.rises, float(target), ends_there)
     sharpness = found.losses - found.loss
     return Suggestion(chosen, why, found.loss, names, grid, found.losses, sharpness, found.rises)
 
@@ -190,7 +192,9 @@ def _loss_alone(loss_fn: Callable[[Any], Any], has_aux: bool) -> Callable[[Any],
     return loss
 
 
-def _advice(radii: np.ndarray, rises: np.ndarray, target: float) -> tuple[float, str]:
+def _advice(
+    radii: np.ndarray, rises: np.ndarray, target: float, ends_there: bool
+) -> tuple[float, str]:
     fits = np.logical_and.accumulate(np.isfinite(rises) & (rises <= target))
     last = int(fits.sum()) - 1
     if last < 0:
@@ -201,8 +205,10 @@ def _advice(radii: np.ndarray, rises: np.ndarray, target: float) -> tuple[float,
         why = (
             f"{radii[last]:g} is the largest radius that, with all smaller ones, keeps the rise, "
             f"<grad L(w + eps), eps>, at most {target:g}; at {radii[last + 1]:g} it is "
-            f"{rises[last + 1]:.3g}. rho=lsam.rise({rises[last]:.2g}) would end there by itself."
+            f"{rises[last + 1]:.3g}."
         )
+        if ends_there:
+            why += f" rho=lsam.rise({rises[last]:.2g}) would end there by itself."
     return float(radii[max(last, 0)]), f"{why} {FITTING}"
 
 

@@ -150,6 +150,23 @@ def test_every_method(name):
     assert (got.losses[-1] != got.loss).all()
 
 
+@pytest.mark.parametrize("name", ["sam", "asam", "gam", "functional_sam", "esam"])
+def test_it_says_where_rise_would_end_if_that_is_so(name):
+    """What a step of the method says of its perturbation, against what is measured here."""
+    method = METHODS[name]
+    params, batch, loss = contract.parameters(), contract.batch(), contract.LOSSES[method.loss]
+    state = method(0.3).init(params)
+    got = lsam.suggest_rho(
+        loss, params, *batch, tx=method(0.3), sam_state=state, radii=[0.3, 50.0], target=1e3
+    )
+    assert not got.why.startswith("Even")
+    step = jax.jit(lsam.value_and_grad(loss, method(0.3)))
+    rise = float(step(params, state, *batch)[2].rise)
+    same = got.rises[0] == pytest.approx(rise, rel=1e-5)
+    assert same == (name in ("sam", "asam"))
+    assert ("lsam.rise" in got.why) == same
+
+
 def test_aux_keywords_and_things_that_are_no_arrays():
     params, (x, y) = contract.parameters(), contract.batch(size=8)
 
