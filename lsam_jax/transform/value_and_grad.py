@@ -108,11 +108,9 @@ def value_and_grad(
     else:
         _check_no_part(ascent_samples, clean_aux)
 
-    turn = method.cadence.turn
-
     def part(params: Any, call: Call) -> Any:
         loss_of, ascent = _of_params(loss_fn, call), None
-        some = None if sampled is None else sampled.of(call.args, call.state, turn)
+        some = None if sampled is None else sampled.of(call.args, call.state, method.cadence.turn)
         if some is not None:
             ascent = AscentLoss(_of_params(loss_fn, call._replace(args=some)), clean_aux)
         loss, aux, *rest = step_of_any(method, loss_of, params, call.state, has_aux, ascent)
@@ -120,6 +118,9 @@ def value_and_grad(
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         call = signature.take(args, kwargs)
+        if min(signature.argnums) < 0 and (m is not None or sampled is not None):
+            # Only now is it known which arguments the parameters are.
+            arguments.check_argnums("batch_argnums", batch_argnums, call.argnums)
         params = call.params
         if m is None:
             aux, (loss, grads, new_state) = part(params, call)

@@ -265,6 +265,20 @@ def test_argnums_with_micro_batches():
         lsam.value_and_grad(behind, tx, argnums=1, m=1)
 
 
+@pytest.mark.parametrize("part", [{"m": 1}, {"ascent_batch": 1}], ids=lambda part: next(iter(part)))
+def test_parameters_counted_from_the_end_are_no_batch(part):
+    params, x = problem()
+    tx = lsam.sam(RHO)
+    for argnums in (1, -1):
+        with pytest.raises(ValueError, match=r"batch_argnums.*\(1 is that of params\)"):
+            lsam.value_and_grad(behind, tx, argnums=argnums, **part)(x, params, tx.init(params))
+    from_start, from_end = (
+        lsam.value_and_grad(behind, tx, argnums=n, batch_argnums=0, **part) for n in (1, -1)
+    )
+    state = tx.init(params)
+    assert_like(from_end(x, params, state)[:2], from_start(x, params, state)[:2])
+
+
 @pytest.mark.parametrize("pair", [tuple, list])
 def test_elsewhere_aux_may_be_anything_too(pair):
     params, x = problem()
