@@ -80,7 +80,7 @@ class Suggestion(NamedTuple):
         return rich_table(HEADER, self.rows(), NUMBERS, self.why)
 
 
-@promotion.usual(theirs=0)
+@promotion.usual(theirs=("loss_fn",))
 def suggest_rho(
     loss_fn: Callable[..., Any],
     params: Any,

@@ -8,6 +8,7 @@ by JAX's usual rules, and what the user wrote by the rules that the user has set
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
@@ -20,31 +21,32 @@ OURS = ("standard", "allow")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InParts:
-    """A dataclass that is a function made of functions, which keeps its kind under any rules."""
+    """A dataclass that holds functions of the user's, and keeps its kind under any rules."""
 
 
 @overload
 def usual(function: Function) -> Function: ...
 @overload
-def usual(*, theirs: int) -> Callable[[Function], Function]: ...
-def usual(function: Any = None, *, theirs: int | None = None) -> Any:
+def usual(*, theirs: tuple[str, ...]) -> Callable[[Function], Function]: ...
+def usual(function: Any = None, *, theirs: tuple[str, ...] = ()) -> Any:
     """Decorator: the function computes by JAX's usual rules of promotion.
 
     Args:
       function: the function.
-      theirs: the place, among its arguments, of a function that the user wrote.
+      theirs: the names of those of its arguments that are functions that the user wrote.
     """
     if function is None:
         return functools.partial(usual, theirs=theirs)
+    places = {name: n for n, name in enumerate(inspect.signature(function).parameters)}
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         rules = _rules()
         if rules == OURS:
             return function(*args, **kwargs)
-        if theirs is not None and theirs < len(args):
-            kept = _under(rules, args[theirs])
-            args = (*args[:theirs], kept, *args[theirs + 1 :])
+        kept = {places[name] for name in theirs}
+        args = tuple(_under(rules, x) if n in kept else x for n, x in enumerate(args))
+        kwargs = {name: _under(rules, x) if name in theirs else x for name, x in kwargs.items()}
         return _under(OURS, function)(*args, **kwargs)
 
     return wrapped
@@ -56,7 +58,7 @@ def _rules() -> Rules:
 
 
 def _under(rules: Rules, function: Any) -> Any:
-    """The function under these rules; of a loss in parts, the functions that it is made of."""
+    """The function under these rules; of a loss in parts, the functions that it holds."""
     if isinstance(function, InParts):
         values = {f.name: getattr(function, f.name) for f in dataclasses.fields(function)}
         parts = {name: _under(rules, x) for name, x in values.items() if callable(x)}

@@ -5,14 +5,17 @@ backward pass ends at the first of them; the descent is one plain gradient at th
 weights. On a share q of a batch a step costs 1 + q at most.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from lsam_jax.arrays.promotion import InParts
 from lsam_jax.engine.step_rules import StepResult, StepRules
 from lsam_jax.engine.two_pass import Differentiable, Passes, climb, put
 
 
-class AscentLoss(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class AscentLoss(InParts):
     """What is climbed, where it is not the loss that is descended.
 
     Attributes:

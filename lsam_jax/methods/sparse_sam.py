@@ -185,7 +185,7 @@ def sparse_sam(
     return method(rho=rho, perturbation=mask, **options)
 
 
-@promotion.usual(theirs=0)
+@promotion.usual(theirs=("loss_fn",))
 def empirical_fisher(loss_fn: PerSample, params: Any, *args: Any, **kwargs: Any) -> Any:
     """The diagonal of the empirical Fisher: the mean over samples of the squared gradient.
 

@@ -41,7 +41,7 @@ def start(method: Method, params: Any) -> SamState:
     return beside(initial_state(layers, initial_memory(method, layers, params)), params)
 
 
-@promotion.usual(theirs=1)
+@promotion.usual(theirs=("loss_fn", "ascent"))
 def step(
     method: Method,
     loss_fn: Callable[[Any], Any],
@@ -130,7 +130,7 @@ def _traced(
     return program.of_loss(axes.mean_loss, leaves) if axes.shares else program
 
 
-@promotion.usual(theirs=4)
+@promotion.usual(theirs=("grad_fn",))
 def step_by_gradient(
     method: Method, updates: Any, state: Any, params: Any, grad_fn: Callable[..., Any]
 ) -> tuple[Any, SamState]:

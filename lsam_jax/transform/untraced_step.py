@@ -62,7 +62,7 @@ class Untraced(NamedTuple):
         return PrefixSuffix(prefix, lambda: suffix, writes=False)
 
 
-@promotion.usual(theirs=1)
+@promotion.usual(theirs=("loss_fn", "ascent"))
 def untraced_step(
     method: Method,
     loss_fn: Callable[[Any], Any],

@@ -186,6 +186,44 @@ def test_values_under_strict_rules_are_right():
             run()
 
 
+W = jnp.ones(1)
+
+
+def careful(w, x=W):
+    return jnp.sum(w * x)
+
+
+def careless(w, x=W):
+    return jnp.sum(w * x.astype(jnp.bfloat16))
+
+
+CALLS = {
+    "suggest_rho": lambda loss: lsam.suggest_rho(loss_fn=loss, params=W, radii=[0.1]),
+    "empirical_fisher": lambda loss: lsam.empirical_fisher(
+        loss_fn=lsam.per_sample(lambda w, x: loss(w, x)[None]).at(W), params=W
+    ),
+    "ascent_fn": lambda loss: lsam.sam().update(
+        W, lsam.sam().init(W), W, value_fn=careful, ascent_fn=loss
+    ),
+    "value_fn": lambda loss: lsam.sam().update(
+        W, lsam.sam().init(W), W, value_fn=loss, ascent_fn=careful
+    ),
+    "ascent_batch": lambda loss: lsam.value_and_grad(
+        lambda w, x: careful(w) + (loss(w) if len(x) == 1 else 0.0), lsam.sam(), ascent_batch=1
+    )(W, lsam.sam().init(W), jnp.ones(2)),
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", CALLS)
+def test_the_users_rules_are_for_every_loss_of_the_users(name):
+    """Also for one that is passed by name, and for the one that is climbed."""
+    with strict():
+        CALLS[name](careful)
+        with pytest.raises(Exception, match="promotion"):
+            CALLS[name](careless)
+
+
 def test_tools_around_a_method():
     """m-sharpness, masks, Fisher information, rounding, freezing, inspection."""
     params, (x, y) = parameters("mixed"), batch()
