@@ -11,6 +11,7 @@ from typing import Any
 
 from lsam_jax.arrays.promotion import InParts
 from lsam_jax.engine.step_rules import StepResult, StepRules
+from lsam_jax.engine.traced_loss import TracedLoss
 from lsam_jax.engine.two_pass import Differentiable, Passes, climb, put
 
 
@@ -25,6 +26,19 @@ class AscentLoss(InParts):
 
     loss_fn: Callable[[Any], Any]
     clean_aux: bool = False
+
+
+def check_same_aux(part: TracedLoss, whole: TracedLoss) -> None:
+    """Raises a ValueError unless aux of both losses is of the same shapes."""
+    shapes = [[x.shape for x in loss.closed.out_avals[1:]] for loss in (part, whole)]
+    if shapes[0] != shapes[1]:
+        found = [(a, b) for a, b in zip(*shapes) if a != b]
+        where = f" ({found[0][0]} of the part, {found[0][1]} of the whole)" if found else ""
+        raise ValueError(
+            "clean_aux=True takes aux from the part of the batch in steps that perturb, and from "
+            f"the whole in the steps between: aux must not depend on the size of the batch{where}. "
+            "Return means over the samples, say, or leave clean_aux out."
+        )
 
 
 def two_losses(

@@ -24,7 +24,7 @@ from lsam_jax.engine.passes import Cutting, passes_of
 from lsam_jax.engine.stale_and_fresh import stale_and_fresh
 from lsam_jax.engine.step_rules import Leaves, StepResult
 from lsam_jax.engine.traced_loss import TracedLoss, cut, trace
-from lsam_jax.engine.two_losses import AscentLoss, two_losses
+from lsam_jax.engine.two_losses import AscentLoss, check_same_aux, two_losses
 from lsam_jax.engine.two_pass import both_passes, nothing_moves, put
 from lsam_jax.engine.untraceable import check_rules, watched
 from lsam_jax.layers.leaves import Layers
@@ -60,6 +60,8 @@ def step(
     program = traced(loss_fn)
     climbed = None if ascent is None else traced(ascent.loss_fn)
     clean_aux = ascent is not None and ascent.clean_aux
+    if climbed is not None and clean_aux and method.cadence.due is not None:
+        check_same_aux(climbed, program)
     network, cuts = network_at(method, layers, arrays, program, climbed)
     rules, chosen = at_step(method, layers, arrays, state, network)
     layers, leaves = rules.now.layers, rules.leaves

@@ -57,7 +57,8 @@ def value_and_grad(
         first. "rotating": others in each step that perturbs, for batches that come again with the
         same samples in the same places. A random key (`jax.random.key(0)`): drawn anew in each.
       clean_aux: with ascent_batch, takes aux from the clean pass, on the part: statistics of
-        BatchNorm, say, that are those of the weights that you have.
+        BatchNorm, say, that are those of the weights that you have. Beside a cadence aux must be
+        of the same shapes on the part and on the whole.
       batch_argnums: with m or ascent_batch, the positions of the arguments of `loss_fn` (by default
         0 is params) whose arrays have the samples along their first axis. Whatever else the loss
         takes (random keys, say) is the same in both passes.

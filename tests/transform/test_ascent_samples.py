@@ -55,6 +55,24 @@ def test_what_only_a_part_of_the_batch_has_is_refused_without_one(tx, options, w
         lsam.value_and_grad(loss, tx, has_aux=True, **options)
 
 
+def test_a_clean_aux_of_the_size_of_the_batch_does_not_go_with_a_cadence():
+    """In the steps that do not perturb it is of the whole batch."""
+    x, w = jnp.arange(8.0), jnp.ones(1)
+    tx = lsam.with_parts(lsam.sam(RHO), when=lsam.every(2))
+
+    def taken(aux_of, tx, **options):
+        step = lsam.value_and_grad(
+            lambda w, x: (w[0] * jnp.mean(x), aux_of(x)), tx, True, ascent_batch=1 / 4, **options
+        )
+        return step(w, tx.init(w), x)[0][1]
+
+    with pytest.raises(ValueError, match=r"clean_aux=True.*size of the batch \(\(2,\) .*\(8,\)"):
+        taken(lambda x: {"each": 2 * x}, tx, clean_aux=True)
+    assert taken(jnp.mean, tx, clean_aux=True).shape == ()
+    assert taken(lambda x: 2 * x, tx).shape == (8,)
+    assert taken(lambda x: 2 * x, lsam.sam(RHO), clean_aux=True).shape == (2,)
+
+
 @pytest.mark.parametrize("samples", [np.zeros(2, np.uint32), [0, 1], 3])
 def test_samples_that_are_refused(samples):
     with pytest.raises(ValueError, match=r"ascent_samples must be .*; got ascent_samples="):
