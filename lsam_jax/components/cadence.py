@@ -26,7 +26,8 @@ class Cadence(NamedTuple):
         and the new memory: the clean gradient is always computed, a second only if called for.
       init: makes the memory from the layers and the leaves of the parameters.
       turn: from the step count to the number of the turn, which goes up by one from a step that is
-        due to the next: "rotating" samples are taken by it.
+        due to the next: "rotating" samples are taken by it. Of `every`, where the period is a
+        number: one that a schedule makes longer takes some turns again.
     """
 
     due: Callable[[jax.Array], jax.Array] | None = None
@@ -46,7 +47,8 @@ def every(period: Any) -> Cadence:
 
     Args:
       period: how many steps; a whole number, at least 1, or a schedule, rounded down. 1 is every
-        step.
+        step. With a schedule, `ascent_samples="rotating"` may take the same samples again before
+        all were taken.
 
     Raises:
       ValueError, TypeError: if `period` is out of its range.
