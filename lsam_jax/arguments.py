@@ -36,9 +36,9 @@ def check_real(
     """
     if callable(value):
         return
-    kind = getattr(value, "dtype", None) or np.asarray(value).dtype
+    kind = dtype_of(value)
     is_real = jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.floating)
-    if np.ndim(value) != 0 or not is_real:
+    if not is_real or np.ndim(value) != 0:
         raise TypeError(f"{name} must be a real number or an Optax schedule; got {value!r}.")
     if isinstance(value, jax.core.Tracer):
         return
@@ -56,11 +56,26 @@ def check_real(
         raise ValueError(f"{name} must be {bounds}; got {name}={number:g}.")
 
 
+def dtype_of(value: Any) -> Any:
+    """The type of a number or an array; that of objects for what is neither."""
+    try:
+        return getattr(value, "dtype", None) or np.asarray(value).dtype
+    except ValueError:  # rows of different lengths
+        return np.dtype(object)
+
+
 def check_number(name: str, value: Any, **bounds: Any) -> None:
     """As `check_real`, of what no schedule may stand for."""
     if callable(value):
         raise TypeError(f"{name} must be a number, not a schedule; got {name}={value!r}.")
     check_real(name, value, **bounds)
+
+
+def check_plain(name: str, value: Any, **bounds: Any) -> None:
+    """As `check_number`, of what must be known before a step is compiled."""
+    check_number(name, value, **bounds)
+    if not is_concrete(value):
+        raise TypeError(f"{name} must be a plain number, not a traced one; got {name}={value!r}.")
 
 
 def check_static(name: str, value: Any, decides: str, **bounds: Any) -> None:
@@ -134,8 +149,11 @@ def check_argnums(name: str, argnums: Any, of_params: Sequence[int] = (0,)) -> t
     Raises:
       ValueError: unless they are.
     """
-    places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if not places or not all(isinstance(n, int) and n >= 0 and n not in of_params for n in places):
+    try:
+        places = tuple(map(operator.index, argnums if np.iterable(argnums) else (argnums,)))
+    except TypeError:
+        places = ()
+    if not places or not all(n >= 0 and n not in of_params for n in places):
         there = "from 1 on" if tuple(of_params) == (0,) else "from 0 on, other than these"
         taken = ", ".join(map(str, of_params))
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lsam_jax.arguments import Cuts, check_cut_names, check_cuts, check_layer_names
+from lsam_jax.arguments import Cuts, check_cut_names, check_cuts, check_layer_names, check_plain
 from lsam_jax.arrays.apart import apart
 from lsam_jax.components.selection import as_selector
 from lsam_jax.components.selector import Selector, fewest, wanted
@@ -149,7 +149,7 @@ def inspect(
     *args: Any,
     layers: LayerSpec = "kernel",
     cuts: Cuts = "auto",
-    k: int = 1,
+    k: int | None = 1,
     selection: Any = "high",
     has_aux: bool | None = None,
     sam_state: SamState | None = None,
@@ -164,7 +164,7 @@ def inspect(
       layers: how the parameters are cut into layers; see `layer_names`.
       cuts: as for `layerwise_sam`.
       k: how many layers a step will perturb; the first of them is no later than the k-th last,
-        so "auto" makes no cut behind it.
+        so "auto" makes no cut behind it. None where the selection needs no number.
       selection: as for `layerwise_sam`: "auto" makes no cut in front of the first layer that it can
         choose, and one alone for a `budget`.
       has_aux: whether the loss returns `(loss, aux)`; None finds out.
@@ -193,10 +193,7 @@ def inspect(
     check_cut_names(cuts, parts.names)
     selector = as_selector(selection)
     selector.check(parts.names)
-    if not 1 <= k <= len(parts.names):
-        raise ValueError(
-            f"k must be from 1 to the number of layers, {len(parts.names)}; got k={k}."
-        )
+    _check_k(k, selector, len(parts.names))
     count = parts.treedef.num_leaves
     given = apart((params, args, kwargs), lambda n, x: hasattr(x, "dtype") or n < count)
     shapes = {
@@ -228,12 +225,24 @@ def inspect(
     return found[0]._replace(last=(float(sam_state.rho), float(sam_state.rise)))
 
 
+def _check_k(k: Any, selector: Selector, layers: int) -> None:
+    if k is None:
+        if selector.score is not None:
+            raise ValueError(
+                "k is None, but this selection needs a number of layers; pass k=4, say."
+            )
+        return
+    check_plain("k", k)
+    if not 1 <= k <= layers:
+        raise ValueError(f"k must be from 1 to the number of layers, {layers}; got k={k}.")
+
+
 def _inspected(
     program: TracedLoss,
     arrays: Sequence[Any],
     parts: Layers,
     selector: Selector,
-    k: int,
+    k: int | None,
     cuts: Cuts,
 ) -> Inspection:
     """The layers of a network, and where it is cut."""

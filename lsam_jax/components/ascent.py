@@ -137,7 +137,7 @@ def stale(decay: Any = 0.0, fresh: str | None = None, rest: float | None = None)
     if fresh is not None and not isinstance(fresh, str):
         raise TypeError(f"fresh must be the name of a layer, or None; got fresh={fresh!r}.")
     if rest is not None:
-        arguments.check_number("rest", rest, above=0.0, most=1.0)
+        arguments.check_plain("rest", rest, above=0.0, most=1.0)
         if fresh is not None:
             raise ValueError(
                 f"rest={rest!r} is for a direction that is all stale: leave it out beside "

@@ -5,7 +5,6 @@ optimizer; by how much the loss should rise does not. That rise, on the batch th
 there for nothing: `r = <grad L(w + eps), eps>`, of the descent gradient and the perturbation.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -135,8 +134,7 @@ def rise(
         raise TypeError(f"averages must be two decays, (0.95, 0.8), say; got {averages!r}.")
     for decay in averages:
         arguments.check_number("averages", decay, low=0.0, below=1.0)
-    if reach != math.inf:
-        arguments.check_number("reach", reach, above=0.0)
+    arguments.check_plain("reach", reach, above=0.0, infinite=True)
     if ratios is not None and not isinstance(ratios, Radii):
         raise TypeError(f"ratios must be what per_layer(...) returns; got {ratios!r}.")
 
@@ -257,7 +255,7 @@ def _checked_bounds(bounds: Any) -> tuple[float, float]:
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise TypeError(f"bounds must be the smallest and the largest radius; got {bounds!r}.")
     for bound in bounds:
-        arguments.check_number("bounds", bound, above=0.0)
+        arguments.check_plain("bounds", bound, above=0.0)
     low, high = map(float, bounds)
     if low > high:
         raise ValueError(

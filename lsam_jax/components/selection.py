@@ -128,8 +128,9 @@ def fixed(names: Sequence[str]) -> Selector:
     >>> tx.update(w, tx.init(w), w, grad_fn=lambda w: w)[1].selected.tolist()
     [False, True]
     """
-    wanted = () if isinstance(names, str) else tuple(names)
-    if isinstance(names, str) or not all(isinstance(name, str) for name in wanted):
+    is_list = np.iterable(names) and not isinstance(names, str)
+    wanted = tuple(names) if is_list else ()
+    if not is_list or not all(isinstance(name, str) for name in wanted):
         raise TypeError(f"fixed takes a list of layer names; got names={names!r}.")
 
     def check(known: tuple[str, ...]) -> None:

@@ -57,6 +57,7 @@ def data_parallel(
         arguments, and one program is compiled.
 
     Raises:
+        TypeError: When `devices` is none of these.
         ValueError: When there are no such devices or axes. A call raises it, before anything is
             computed, when the rows of a batch cannot be dealt out to the devices evenly, or when
             arguments lie on meshes that do not go together.

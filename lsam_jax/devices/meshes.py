@@ -115,6 +115,13 @@ def of_devices(devices: Devices) -> Mesh:
     return devices if isinstance(devices, Mesh) else Mesh(np.array(_chosen(devices)), (AXIS,))
 
 
+def _no_devices(devices: Any) -> TypeError:
+    return TypeError(
+        f"devices={devices!r} must be a number of devices, a sequence of them such as "
+        'jax.devices("cpu"), a mesh, or None for all there are'
+    )
+
+
 def _chosen(devices: Any) -> list[jax.Device]:
     """The devices that were asked for, which must be of all processes in equal number."""
     there = jax.devices()
@@ -122,8 +129,13 @@ def _chosen(devices: Any) -> list[jax.Device]:
         chosen = there
     elif isinstance(devices, Iterable):
         chosen = list(devices)
+        if not all(hasattr(device, "process_index") for device in chosen):
+            raise _no_devices(devices)
     else:
-        count = operator.index(devices)
+        try:
+            count = operator.index(devices)
+        except TypeError:
+            raise _no_devices(devices) from None
         if count > len(there):
             raise ValueError(
                 f"devices={count} is more than the {len(there)} of jax.devices(); on a CPU, "

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsam_jax.arguments import check_plain
 from lsam_jax.arrays import promotion
 from lsam_jax.diagnostics.batches import Loss, calls, mean, scalar
 from lsam_jax.diagnostics.block import block
@@ -64,7 +65,7 @@ def sam_ball(
 
     Raises:
       ValueError: if there is no such layer, or `rho` or `batches` cannot serve.
-      TypeError: if the loss is not a real scalar.
+      TypeError: if the loss is not a real scalar, or `rho` no number.
 
     >>> import jax.numpy as jnp
     >>> from lsam_jax import diagnostics
@@ -75,6 +76,7 @@ def sam_ball(
     """
     every = calls(args, batches)
     inside = block(params, layer, layers)
+    check_plain("rho", rho, infinite=True)
     if not 0 < rho < np.inf:
         raise ValueError(f"rho must be positive and finite; got rho={rho!r}.")
     clean, gradient = mean(partial(value_and_gradient, loss_fn, params), every)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
@@ -122,8 +123,8 @@ def _check(rho: Any, step: Any, steps: Any, seed: Any) -> None:
         if callable(value):
             raise TypeError(f"{name} must be a whole number; got the function {value!r}.")
         arguments.check_count(name, value, low=low)
-    is_whole = not is_key(seed) and jnp.issubdtype(jnp.result_type(seed), jnp.integer)
-    if not (is_key(seed) or (is_whole and jnp.ndim(seed) == 0)):
+    is_whole = jnp.issubdtype(arguments.dtype_of(seed), jnp.integer)
+    if not (is_key(seed) or (is_whole and np.ndim(seed) == 0)):
         raise TypeError(
             f"seed must be a whole number, or a key made by jax.random.key; got seed={seed!r}."
         )

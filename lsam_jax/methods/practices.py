@@ -45,9 +45,10 @@ def le_sam(
     [3.06, 4.08]
     [3.0, 4.0]
     """
+    arguments.check_plain("steps", steps)
     arguments.check_count("steps", steps, low=1)
-    arguments.check_real("sigma", sigma, low=0.0)
-    arguments.check_share("anneal", anneal)
+    arguments.check_number("sigma", sigma, low=0.0)
+    arguments.check_plain("anneal", anneal, above=0.0, most=1.0)
     last = max(1, round(anneal * steps))
     falling = optax.cosine_decay_schedule(sigma, last)
     return sam(bounded(lambda count: falling(jnp.maximum(count - (steps - last), 0)), rho_max))

@@ -1,11 +1,13 @@
 """Bad arguments: an error that names the argument, its value and the way out."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import INF, NAN, Loss, ids, one_step, parameters, refused
 
 import lsam_jax as lsam
+from lsam_jax import diagnostics
 
 # What is wrong whatever the parameters are: refused by layerwise_sam itself.
 ARGUMENTS = [
@@ -116,7 +118,7 @@ def test_a_budget_that_affords_nothing():
 
 
 def test_fixed_takes_a_list():
-    for names in ("head/w", [0, 1]):
+    for names in ("head/w", [0, 1], 3):
         with refused(TypeError, "names", repr(names)):
             lsam.fixed(names)
 
@@ -126,6 +128,63 @@ def test_inspect_of_too_many_layers(k):
     loss = Loss()
     with refused(ValueError, "k", str(k), "2", loss=loss):
         lsam.inspect(loss, parameters(), k=k)
+
+
+def test_inspect_without_a_number_of_layers():
+    """As the methods take it: where the selection needs none."""
+    cuts = [lsam.inspect(Loss(), parameters(), k=k, selection=["body/w"]).cuts for k in (None, 1)]
+    assert cuts[0] == cuts[1] == ("body/w",)
+    with refused(ValueError, "k is None", "k=4"):
+        lsam.inspect(Loss(), parameters(), k=None)
+    with refused(TypeError, "k", "'2'"):
+        lsam.inspect(Loss(), parameters(), k="2")
+
+
+W, SUM = jnp.ones(2), lambda w, x: jnp.sum(w * x)
+KINDS = [
+    (lambda: lsam.per_sample(SUM, 1.5), ValueError, ["argnums", "1.5"]),
+    (
+        lambda: lsam.value_and_grad(SUM, lsam.sam(), m=2, batch_argnums=1.5),
+        ValueError,
+        ["batch_argnums", "1.5"],
+    ),
+    (
+        lambda: lsam.flat_lora(jnp.ones((2, 2)), 0, rho=0.1, steps=2, seed="a"),
+        TypeError,
+        ["seed", "'a'"],
+    ),
+    (lambda: diagnostics.sam_ball(jnp.sum, W, rho="a"), TypeError, ["rho", "'a'"]),
+    (lambda: lsam.sam(rho=[[1.0], [1.0, 2.0]]), TypeError, ["rho", "[[1.0], [1.0, 2.0]]"]),
+    (lambda: lsam.presets.le_sam(lambda count: 10), TypeError, ["steps", "schedule"]),
+    (lambda: lsam.presets.le_sam(10, anneal=lambda count: 0.1), TypeError, ["anneal", "schedule"]),
+    (lambda: lsam.presets.le_sam(10, sigma=lambda count: 0.1), TypeError, ["sigma", "schedule"]),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "words"), KINDS, ids=ids(KINDS))
+def test_arguments_of_another_kind(make, kind, words):
+    with refused(kind, *words):
+        make()
+
+
+def test_positions_may_be_numpys():
+    loss = lsam.per_sample(lambda w, x: w * x, np.int64(1))
+    assert loss.argnums == (1,)
+
+
+TRACED = {
+    "rest": lambda x: lsam.stale(rest=x),
+    "reach": lambda x: lsam.rise(0.3, reach=x),
+    "bounds": lambda x: lsam.rise(0.3, bounds=(x, 10.0)),
+    "steps": lsam.presets.le_sam,
+    "anneal": lambda x: lsam.presets.le_sam(10, anneal=x),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_what_must_be_known_before_compilation(name):
+    with refused(TypeError, name, "plain number"):
+        jax.jit(lambda x: (TRACED[name](x), 0)[1])(1.0)
 
 
 SCHEDULE = lambda count: 0.5  # noqa: E731
