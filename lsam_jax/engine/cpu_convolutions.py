@@ -27,6 +27,7 @@ import numpy as np
 from jax.extend import core as jex
 from jax.extend.core.primitives import cond_p, conv_general_dilated_p, scan_p, while_p
 
+from lsam_jax.arrays import symbolic
 from lsam_jax.devices.collectives import zeros_like_type
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.traced_loss import TracedLoss
@@ -150,9 +151,11 @@ def _on_cpu(
 
 
 def _parts(eqn: Any) -> int:
-    """Into how many the gradient of a kernel is cut; 1 for what is none, or a small one."""
+    """Into how many the gradient of a kernel is cut; 1 for what is none, is small or not known."""
     (lhs, rhs), result = (v.aval.shape for v in eqn.invars), eqn.outvars[0].aval
     params, numbers = eqn.params, eqn.params["dimension_numbers"]
+    if not all(map(symbolic.is_known, (*lhs, *rhs, *result.shape))):
+        return 1
     images, positions = lhs[numbers.lhs_spec[1]], prod(rhs[n] for n in numbers.rhs_spec[2:])
     in_groups = params["feature_group_count"] * params["batch_group_count"] > 1
     as_large = positions > prod(result.shape[n] for n in numbers.out_spec[2:])

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -169,6 +170,18 @@ def test_reaches_into_what_surrounds(kind, in_parts):
     np.testing.assert_allclose(jax.jit(quick)(ws), fun(ws), rtol=1e-12, atol=1e-12)
     assert not_canonical(quick, ws) == 0 < not_canonical(fun, ws)
     assert lengths(quick, ws) != lengths(fun, ws)
+
+
+def test_a_batch_of_unknown_size_is_not_cut(in_parts):
+    size = jax.export.symbolic_shape("batch")[0]
+    x, w = jax.ShapeDtypeStruct((size, 6, 6, 3), float), jnp.ones((3, 3, 3, 5))
+
+    def of_w(x, w):
+        return jax.grad(lambda w: jnp.sum(convolve(x, w, NHWC) ** 2))(w)
+
+    exported = jax.export.export(jax.jit(cpu_convolutions.quick(of_w)))(x, w)
+    some = np.random.default_rng(0).normal(size=(4, 6, 6, 3))
+    np.testing.assert_allclose(exported.call(some, w), of_w(some, w), rtol=1e-12)
 
 
 @pytest.mark.slow
