@@ -17,6 +17,7 @@ from lsam_jax.experiments.cli import options
 from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.config import presets
 from lsam_jax.experiments.data import datasets
+from lsam_jax.experiments.report import compared
 from lsam_jax.experiments.study import compare
 from lsam_jax.experiments.study.compare import configurations
 from lsam_jax.experiments.training import loop
@@ -76,6 +77,9 @@ def test_compare_trains_prints_and_writes(small, tmp_path, capsys, monkeypatch):
         assert min(pixels.shape[:2]) > 300
         assert pixels[..., :3].std() > 0.05  # something is drawn
     blue, green = np.array([0, 0x72, 0xB2]) / 255, np.array([0, 0x9E, 0x73]) / 255
+    for place, row in enumerate(report["methods"].values(), start=1):  # none hides another
+        row["step_cost"] |= {"mean": 0.4 * place, "low": 0.4 * place, "high": 0.4 * place}
+    compared.draw(report, out)
     points = imread(out / "accuracy_cost.png")[..., :3]
     orange = np.array([0xD5, 0x5E, 0]) / 255
     for colour in (blue, orange, green):  # a point for each method, and not a legend alone
