@@ -67,9 +67,7 @@ class Gates:
         operands = [*self._closed.consts, *args]
         results = [*self._always, *(v for vs in self._groups.values() for v in vs)]
         nested = conditionals.nested and at_all is not True
-
-        def finish(operands: Sequence[Any], boundary: Sequence[Any]) -> list[Any]:
-            return self._finish(operands, boundary, wanted, conditionals)
+        finish = partial(self._finish, wanted=wanted, conditionals=conditionals)
 
         def everything(*operands: Any) -> list[Any]:
             return finish(operands, self._common(*operands))

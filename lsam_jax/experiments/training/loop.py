@@ -47,7 +47,7 @@ class Result:
 class Watcher:
     """What looks on while a run goes; this one does nothing, and subclasses do.
 
-    In several processes it looks on in the first of them; `stop` is asked in all.
+    In several processes it looks on in the first of them; `stop` and `evaluating` are asked in all.
     """
 
     def start(self, program: Program, step: int, history: History) -> None:
