@@ -9,8 +9,8 @@ canonical order and transposing back is the same sum of the same products, so it
 The gradient of a kernel is a convolution whose own kernel is as large as the images. The library
 takes two to three times as long for it as for one part of the batch after the other, which it
 finds in its caches. Summed part by part, it is the same sum in another order. Where one process
-has several CPU devices, it is not cut: the batch may be shared out over them, and each part would
-be a sum over all.
+has several CPU devices, it is cut inside `shard_map` only: elsewhere the batch may be shared out
+over them, and each part would be a sum over all.
 
 GPUs and TPUs lay convolutions out by themselves. Which it is, is decided where a program is
 lowered: a host with a GPU may use its CPU, or compile for another machine.
@@ -26,15 +26,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 from jax.extend.core.primitives import cond_p, conv_general_dilated_p, scan_p, while_p
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lsam_jax.arrays import symbolic
 from lsam_jax.devices.collectives import zeros_like_type
+from lsam_jax.devices.shardings import explicit
 from lsam_jax.engine import jaxprs
 from lsam_jax.engine.traced_loss import TracedLoss
 
 WORTH_CUTTING, IMAGES, POSITIONS = 2**18, 8, 512
 """How many numbers both operands have where they are cut (fewer are in the caches anyway), and how
 many images and positions a part has at least."""
+
+CONTROL_FLOW = (cond_p, scan_p, while_p)
+CALLS = {"jit", "pjit", *jaxprs.CHECKPOINT_NAMES}
 
 
 def quick_on_cpu(fun: Callable[..., Any], losses: Iterable[TracedLoss]) -> Callable[..., Any]:
@@ -47,8 +52,8 @@ def quick(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     def wrapped(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        out = jaxprs.evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), _rule)
-        return jax.tree.unflatten(jax.tree.structure(shape), out)
+        changed = jex.jaxpr_as_fun(_Quick().program(closed))
+        return jax.tree.unflatten(jax.tree.structure(shape), changed(*jax.tree.leaves(args)))
 
     return wrapped
 
@@ -62,69 +67,54 @@ def holds_convolution(jaxpr: jex.Jaxpr) -> bool:
     )
 
 
-def _rule(eqn: Any) -> Callable[..., list[Any]] | None:
-    if eqn.primitive is conv_general_dilated_p:
-        if _is_canonical(eqn) or eqn.params["out_sharding"] is not None:
-            return None
-        like = tuple(eqn.params.items()), eqn.outvars[0].aval, _parts(eqn) if one_device() else 1
-        return lambda lhs, rhs: [_by_platform(*like, lhs, rhs)]
-    if not any(map(holds_convolution, jaxprs.nested_jaxprs(eqn))):
-        return None
-    if eqn.primitive is cond_p and not eqn.params.get("branches_platforms"):
-        branches = [_function(branch) for branch in eqn.params["branches"]]
-        return lambda index, *operands: list(jax.lax.switch(index, branches, *operands))
-    if eqn.primitive is scan_p:
-        return partial(_scan, jaxprs.scan_of(eqn))
-    if eqn.primitive is while_p:
-        return partial(_while, eqn)
-    if eqn.primitive.name in jaxprs.CHECKPOINT_NAMES:
-        return partial(_checkpoint, eqn)
-    if eqn.primitive.name in ("jit", "pjit"):
-        return lambda *args: list(_function(eqn.params["jaxpr"])(*args))
-    return None
+class _Quick:
+    """Programs with calls of quick convolutions in the place of others: nothing is traced again.
+
+    Each program is changed once. One kind of convolution is one function, which is lowered once.
+    """
+
+    def __init__(self) -> None:
+        self._one_device = one_device()
+        self._programs: dict[int, Any] = {}
+        self._calls: dict[Any, Any] = {}
+
+    def program(self, program: Any) -> Any:
+        """A jaxpr or a closed one with quick convolutions; what is neither, as it is."""
+        if isinstance(program, tuple):
+            return tuple(map(self.program, program))
+        if not isinstance(program, jex.Jaxpr | jex.ClosedJaxpr):
+            return program
+        if id(program) not in self._programs:
+            self._programs[id(program)] = self._changed(program)
+        return self._programs[id(program)]
+
+    def _changed(self, program: Any) -> Any:
+        if not isinstance(program, jex.Jaxpr):  # from jax 0.12 on, a closed one is one, too
+            return jex.ClosedJaxpr(self.program(program.jaxpr), program.consts)
+        return program.replace(eqns=[self._equation(eqn) for eqn in program.eqns])
+
+    def _equation(self, eqn: Any) -> Any:
+        if eqn.primitive is conv_general_dilated_p:
+            return self._convolution(eqn)
+        opened = eqn.primitive in CONTROL_FLOW or eqn.primitive.name in CALLS
+        if not opened or eqn.params.get("branches_platforms"):
+            return eqn
+        return eqn.replace(params={name: self.program(x) for name, x in eqn.params.items()})
+
+    def _convolution(self, eqn: Any) -> Any:
+        if _is_canonical(eqn):
+            return eqn
+        like = tuple(eqn.params.items()), eqn.outvars[0].aval
+        types = tuple(v.aval for v in eqn.invars)
+        if (*like, types) not in self._calls:
+            parts = _parts(eqn) if self._one_device or _is_manual(eqn) else 1
+            call = lambda: _by_platform(*like, parts, *map(zeros_like_type, types))  # noqa: E731
+            self._calls[*like, types] = jax.make_jaxpr(call)().jaxpr.eqns[-1]
+        call = self._calls[*like, types]
+        return eqn.replace(primitive=call.primitive, params=call.params, effects=call.effects)
 
 
-def _function(closed: Any) -> Callable[..., tuple[Any, ...]]:
-    return lambda *args: tuple(jaxprs.evaluate(closed.jaxpr, closed.consts, args, _rule))
-
-
-def _scan(scan: jaxprs.Scan, *operands: Any) -> list[Any]:
-    body = _function(scan.eqn.params["jaxpr"])
-    fixed, over = operands[: scan.fixed], operands[scan.over.start :]
-
-    def each(carry: Any, x: Any) -> tuple[Any, Any]:
-        out = body(*fixed, *carry, *x)
-        return list(out[: scan.carried]), list(out[scan.carried :])
-
-    carry = [operands[n] for n in scan.carry]
-    unroll = scan.eqn.params["unroll"]
-    carry, collected = jax.lax.scan(each, carry, list(over), scan.length, scan.reverse, unroll)
-    return [*carry, *collected]
-
-
-def _while(eqn: Any, *operands: Any) -> list[Any]:
-    of_condition, of_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    condition, body = _function(eqn.params["cond_jaxpr"]), _function(eqn.params["body_jaxpr"])
-    first, start = operands[:of_condition], of_condition + of_body
-    second = operands[of_condition:start]
-    return jax.lax.while_loop(
-        lambda state: condition(*first, *state)[0],
-        lambda state: list(body(*second, *state)),
-        list(operands[start:]),
-    )
-
-
-def _checkpoint(eqn: Any, *args: Any) -> list[Any]:
-    # The equation itself is kept, since it says whether it was differentiated already, on which
-    # depends whether XLA may undo it.
-    closed = jaxprs.rewrite(jex.ClosedJaxpr(eqn.params["jaxpr"], []), args, _rule)
-    changed = (
-        eqn.replace(params={**eqn.params, "jaxpr": closed.jaxpr}) if not closed.consts else eqn
-    )
-    return jaxprs.run_equation(changed, args)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)  # traced once for all that are alike
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _by_platform(params: Any, result: Any, parts: int, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     on_cpu = partial(_on_cpu, dict(params), result, parts)
     as_it_is = partial(conv_general_dilated_p.bind, **dict(params))
@@ -154,7 +144,8 @@ def _parts(eqn: Any) -> int:
     """Into how many the gradient of a kernel is cut; 1 for what is none, is small or not known."""
     (lhs, rhs), result = (v.aval.shape for v in eqn.invars), eqn.outvars[0].aval
     params, numbers = eqn.params, eqn.params["dimension_numbers"]
-    if not all(map(symbolic.is_known, (*lhs, *rhs, *result.shape))):
+    known = all(map(symbolic.is_known, (*lhs, *rhs, *result.shape)))
+    if not known or any(explicit(v.aval) for v in (*eqn.invars, *eqn.outvars)):
         return 1
     images, positions = lhs[numbers.lhs_spec[1]], prod(rhs[n] for n in numbers.rhs_spec[2:])
     in_groups = params["feature_group_count"] * params["batch_group_count"] > 1
@@ -164,6 +155,12 @@ def _parts(eqn: Any) -> int:
         return 1
     most = images // max(IMAGES, POSITIONS // positions)
     return next((n for n in range(most, 1, -1) if images % n == 0), 1)
+
+
+def _is_manual(eqn: Any) -> bool:
+    """Whether it stands in a `shard_map` over all devices, each of which has its own operands."""
+    lies = eqn.params["out_sharding"]
+    return lies is not None and all(kind == AxisType.Manual for kind in lies.mesh.axis_types)
 
 
 def one_device() -> bool:
@@ -179,13 +176,17 @@ def _canonical(params: dict[str, Any], lhs: jax.Array, rhs: jax.Array) -> jax.Ar
     lhs_batch, lhs_feature, *lhs_space = numbers.lhs_spec
     rhs_out, rhs_in, *rhs_space = numbers.rhs_spec
     out_batch, out_feature, *out_space = numbers.out_spec
+    order = (out_batch, *out_space, out_feature)
+    lies = params["out_sharding"]
+    if lies is not None:
+        lies = NamedSharding(lies.mesh, PartitionSpec(*(lies.spec[n] for n in order)))
+    changed = {"dimension_numbers": _canonical_numbers(lhs.ndim), "out_sharding": lies}
     out = jax.lax.conv_general_dilated(
         jnp.transpose(lhs, (lhs_batch, *lhs_space, lhs_feature)),
         jnp.transpose(rhs, (*rhs_space, rhs_in, rhs_out)),
-        **{**params, "dimension_numbers": _canonical_numbers(lhs.ndim)},
+        **{**params, **changed},
     )
-    order = np.argsort((out_batch, *out_space, out_feature))
-    return jnp.transpose(out, tuple(int(i) for i in order))
+    return jnp.transpose(out, tuple(int(n) for n in np.argsort(order)))
 
 
 def _is_canonical(eqn: Any) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import textbook
 import zoo
 from counting import by_platform, for_cpu
+from jax.sharding import AxisType, PartitionSpec
 from training import RHO, assert_trains_like_textbook
 
 import lsam_jax as lsam
@@ -182,6 +183,64 @@ def test_a_batch_of_unknown_size_is_not_cut(in_parts):
     exported = jax.export.export(jax.jit(cpu_convolutions.quick(of_w)))(x, w)
     some = np.random.default_rng(0).normal(size=(4, 6, 6, 3))
     np.testing.assert_allclose(exported.call(some, w), of_w(some, w), rtol=1e-12)
+
+
+def on_mesh(kind, count):
+    return jax.make_mesh((count,), ("d",), devices=jax.devices()[:count], axis_types=(kind,))
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(("devices", "parts"), [(1, 8), (2, 4)])
+def test_each_device_of_a_shard_map_cuts_its_own_images(devices, parts, check, monkeypatch):
+    monkeypatch.setattr(cpu_convolutions, "WORTH_CUTTING", 0)
+    monkeypatch.setattr(cpu_convolutions, "IMAGES", 3)
+    monkeypatch.setattr(cpu_convolutions, "POSITIONS", 1)
+    rng, mesh, rows = np.random.default_rng(0), on_mesh(AxisType.Auto, devices), PartitionSpec("d")
+    x, w = rng.normal(size=(24, 6, 6, 3)), rng.normal(size=(3, 3, 3, 5))
+
+    def of_both(x, w):
+        loss = lambda x, w: jnp.mean(jnp.tanh(convolve(x, w, NHWC)) ** 2)  # noqa: E731
+        own = w + 0 * x[0, 0, 0, 0]  # each device's, so that shard_map sums no gradient
+        return jax.grad(loss, argnums=(0, 1))(x, own)
+
+    def shared_out(fun):
+        mean = lambda *args: jax.lax.pmean(fun(*args), "d")  # noqa: E731
+        specs = {"in_specs": (rows, PartitionSpec()), "out_specs": PartitionSpec()}
+        return jax.shard_map(mean, mesh=mesh, check_vma=check, **specs)
+
+    quick = shared_out(cpu_convolutions.quick(of_both))
+    for found, expected in zip(jax.jit(quick)(x, w), shared_out(of_both)(x, w)):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    assert not_canonical(quick, x, w) == 0 and lengths(quick, x, w) == [parts]
+
+
+def test_a_convolution_stays_where_its_type_says(in_parts):
+    mesh, spec = on_mesh(AxisType.Explicit, 2), PartitionSpec(None, None, "d", None)
+    layout = ("HWNC", "HWIO", "HWNC")
+    args = gradients((6, 6, 24, 3), (3, 3, 3, 5), layout, {})[1]
+    with jax.set_mesh(mesh):
+        lies = jax.sharding.NamedSharding(mesh, spec)
+        x, w = jax.device_put(args, (lies, jax.sharding.NamedSharding(mesh, PartitionSpec())))
+        square = lambda x, w: jnp.sum(convolve(x, w, layout, out_sharding=lies) ** 2)  # noqa: E731
+        of_both = jax.grad(square, argnums=(0, 1))
+        quick = jax.jit(cpu_convolutions.quick(of_both))
+        found = quick(x, w)
+        assert jax.typeof(found[0]).sharding.spec == spec
+        assert not_canonical(quick, x, w) == 0 and lengths(quick, x, w) == []
+        wanted = of_both(x, w)
+    for got, expected in zip(found, wanted):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_alike_is_one_function():
+    ws = jnp.ones((3, 3, 3, 3, 3))
+
+    def loss(ws):
+        x = jnp.ones((6, 3, 6, 6))
+        return jnp.sum(functools.reduce(lambda x, w: convolve(x, w, NCHW), ws, x))
+
+    text = jax.jit(cpu_convolutions.quick(jax.grad(loss))).lower(ws).as_text()
+    assert text.count("stablehlo.convolution") == 3  # forward, of images, of a kernel
 
 
 @pytest.mark.slow
