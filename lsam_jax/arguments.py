@@ -108,8 +108,18 @@ def static_int(value: Any) -> int | None:
 
 
 def resolve(value: Scalar, count: jax.Array) -> Any:
-    """The number that `value` stands for at step `count`."""
-    return value(count) if callable(value) else value
+    """The number that `value` stands for at step `count`.
+
+    Raises:
+      TypeError: for a schedule that gives something else.
+    """
+    number = value(count) if callable(value) else value
+    if np.ndim(number) != 0:
+        raise TypeError(
+            f"A schedule must give one number at each step; {value!r} gave an array of shape "
+            f"{np.shape(number)}."
+        )
+    return number
 
 
 def resolve_whole(value: Scalar, count: jax.Array) -> Any:

@@ -18,7 +18,7 @@ from lsam_jax.engine.traced_loss import TracedLoss, trace
 from lsam_jax.layers.leaves import Layers
 from lsam_jax.layers.partition import LayerSpec, partition
 from lsam_jax.text_table import rich_table, text_lines
-from lsam_jax.transform.state import SamState
+from lsam_jax.transform.state import SamState, check_kind
 
 HEADER, NUMBERS = ("layer", "shape", "parameters", "cost of a step", "cut"), (2, 3)
 
@@ -189,6 +189,8 @@ def inspect(
     w3     8x1             8           1.050  cut
     """
     check_cuts(cuts)
+    if sam_state is not None:
+        check_kind(sam_state, "sam_state")
     parts = partition(params, layers)
     check_cut_names(cuts, parts.names)
     selector = as_selector(selection)

@@ -9,6 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from lsam_jax.arguments import dtype_of
 
 
 def key_for(purpose: str, seed: Any, count: Any = None) -> jax.Array:
@@ -28,6 +31,15 @@ def key_for(purpose: str, seed: Any, count: Any = None) -> jax.Array:
     key = seed if is_key(seed) else jax.random.key(seed)
     own = jax.random.fold_in(key, zlib.crc32(purpose.encode()))  # far from any count
     return own if count is None else jax.random.fold_in(own, count)
+
+
+def check_seed(seed: Any) -> None:
+    """Raises a TypeError unless `seed` is a whole number, traced or not, or a random key."""
+    is_whole = jnp.issubdtype(dtype_of(seed), jnp.integer)
+    if not (is_key(seed) or (is_whole and np.ndim(seed) == 0)):
+        raise TypeError(
+            f"seed must be a whole number, or a key made by jax.random.key; got seed={seed!r}."
+        )
 
 
 def is_key(x: Any) -> bool:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax.arguments import check_number
-from lsam_jax.arrays.draws import key_for
+from lsam_jax.arrays.draws import check_seed, key_for
 from lsam_jax.components.selector import Selector, all_layers
 from lsam_jax.layers.leaves import Layers
 
@@ -60,6 +60,7 @@ def bandit(
     """
     check_number("active", active, above=0.0, most=1.0)
     check_number("rate", rate, low=0.0)
+    check_seed(seed)
 
     def init(layers: Layers, leaves: Sequence[Any]) -> BanditState:
         return BanditState(jnp.full(len(layers.names), active, jnp.float32))

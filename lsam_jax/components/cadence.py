@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsam_jax import arguments
-from lsam_jax.arrays.draws import key_for
+from lsam_jax.arrays.draws import check_seed, key_for
 from lsam_jax.components.context import remember_nothing
 from lsam_jax.layers.leaves import Layers
 
@@ -134,6 +134,7 @@ def bernoulli(p: arguments.Scalar, seed: int = 0) -> Cadence:
     >>> tx = lsam.with_parts(lsam.sam(), when=lsam.bernoulli(optax.linear_schedule(0, 1, 1000)))
     """
     arguments.check_share("p", p)
+    check_seed(seed)
     if arguments.equals(p, 1.0):
         return always
 

@@ -117,8 +117,9 @@ def by_name(normalize: bool | str) -> Perturbation:
 
 def _ratio_of_one(numerator: Any, square: jax.Array) -> jax.Array:
     """`vectors.ratio`, for what few arrays need; not 0 but finite where `square` is 0."""
-    # XLA joins the root to the sum, where a `where` would go to each consumer.
-    return numerator * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
+    # XLA joins the root to the sum, where a `where` behind it would go to each consumer. Its
+    # derivative is finite, too.
+    return numerator * jax.lax.rsqrt(jnp.where(square < jnp.finfo(square.dtype).tiny, 1, square))
 
 
 def _move(w: jax.Array, direction: jax.Array, scale: Any) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lsam_jax.arguments import check_layer_names, check_real, resolve
-from lsam_jax.arrays.draws import key_for
+from lsam_jax.arrays.draws import check_seed, key_for
 from lsam_jax.components.selector import Selector, all_layers
 from lsam_jax.engine.network import Network
 
@@ -50,6 +50,7 @@ def random(seed: int = 0) -> Selector:
     >>> int(tx.update(w, tx.init(w), w, grad_fn=lambda w: w)[1].selected.sum())  # k
     1
     """
+    check_seed(seed)
 
     def score(norms: jax.Array, count: jax.Array) -> jax.Array:
         return jax.random.uniform(key_for("random", seed, count), norms.shape)
@@ -79,6 +80,7 @@ def independent(probability: Any, seed: int = 0) -> Selector:
     [False, False]
     """
     check_real("probability", probability, low=0.0, most=1.0)
+    check_seed(seed)
 
     def draw(count: jax.Array, memory: Any, candidates: np.ndarray) -> jax.Array:
         p = resolve(probability, count)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arguments import Cuts, static_int
+from lsam_jax.arguments import Cuts, dtype_of, static_int
 from lsam_jax.components.context import remember_nothing
 from lsam_jax.engine.network import Network
 from lsam_jax.layers.leaves import Layers
@@ -97,6 +97,30 @@ def all_layers(network: Network) -> np.ndarray:
     return np.ones(len(network.names), bool)
 
 
+def candidates_of(selector: Selector, network: Network) -> np.ndarray:
+    """The candidates of a selector, bool[L], static.
+
+    Raises:
+      ValueError, TypeError: unless they are, a list among them.
+    """
+    found = selector.candidates(network)
+    if isinstance(found, jax.core.Tracer):
+        raise TypeError(
+            "candidates of a Selector must be known before a step is compiled: make them by NumPy, "
+            f"not by jax.numpy; got {found!r}."
+        )
+    _check_bools("candidates", found, len(network.names))
+    return np.asarray(found)
+
+
+def _check_bools(rule: str, found: Any, layers: int) -> None:
+    if not jnp.issubdtype(dtype_of(found), jnp.bool_) or np.shape(found) != (layers,):
+        raise ValueError(
+            f"{rule} of a Selector must give bool[{layers}], one for each layer; got "
+            f"{dtype_of(found)}{list(np.shape(found))}: {found!r}."
+        )
+
+
 def select(selector: Selector, choice: Choice) -> tuple[np.ndarray, np.ndarray | jax.Array, Any]:
     """Chooses the layers of one step.
 
@@ -117,14 +141,20 @@ def select(selector: Selector, choice: Choice) -> tuple[np.ndarray, np.ndarray |
 def ask(selector: Selector, choice: Choice) -> tuple[Any, Any]:
     """What a selector chooses, bool[L], and its memory; also for a selector around another."""
     if selector.select is not None:
-        return selector.select(choice)
+        selected, memory = selector.select(choice)
+        return _among_candidates("select", selected, choice), memory
     if selector.draw is not None:
         drawn = selector.draw(choice.count, choice.memory, choice.candidates)
-        return drawn, choice.memory
+        return _among_candidates("draw", drawn, choice), choice.memory
     static_k = static_int(choice.k)
     if selector.score is None or (static_k is not None and static_k >= choice.candidates.sum()):
         return choice.candidates, choice.memory
     return highest(selector.score(choice.norms, choice.count), choice), choice.memory
+
+
+def _among_candidates(rule: str, selected: Any, choice: Choice) -> Any:
+    _check_bools(rule, selected, len(choice.candidates))
+    return selected if choice.candidates.all() else selected & choice.candidates
 
 
 def highest(score: jax.Array, choice: Choice) -> jax.Array:

@@ -94,9 +94,10 @@ def partition(params: Params, layers: LayerSpec) -> Layers:
             leaf_paths.append((part,))
             of_leaf.append(-1 if name is None else index.setdefault(name, len(index)))
     if not index and not _stands_for_any(params):
+        those = ", ".join(name or repr("") for name in names) or "(none: params is empty)"
         raise ValueError(
             f"layers={layers!r} puts no parameter in a layer, so nothing could be perturbed. "
-            f"The paths are: {', '.join(names) or '(none: params is empty)'}."
+            f"The paths are: {those}."
         )
     rows = tuple((1,) * stack.length if stack else () for stack in found)
     along = tuple(shardings.along_first(x) if stack else None for x, stack in zip(leaves, found))
@@ -133,7 +134,7 @@ def _naming(layers: LayerRule) -> Callable[[str, int], str | None]:
         return lambda path, rank: path if NORMALISATION.search(path) else None
     if layers == "module":
         return lambda path, rank: path.rpartition("/")[0] or path
-    if isinstance(layers, str):
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise ValueError(
             'layers must be "kernel", "array", "norm", "module", a function of a path, or a list '
             f"of (regex, name) rules; got layers={layers!r}."
@@ -152,6 +153,9 @@ def _naming(layers: LayerRule) -> Callable[[str, int], str | None]:
 def _compiled(rule: Rule) -> tuple[re.Pattern[str], str | None]:
     try:
         regex, name = rule
+        if not (name is None or isinstance(name, str)):
+            raise TypeError("the name must be a str or None")
+        re.sub(regex, name or "", "")  # fails where the name refers to groups that are not there
         return re.compile(regex), name
     except (TypeError, ValueError, re.error) as error:
         raise ValueError(

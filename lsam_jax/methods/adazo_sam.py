@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lsam_jax import arguments
-from lsam_jax.arrays.draws import key_for
+from lsam_jax.arrays.draws import check_seed, key_for
 from lsam_jax.components.ascent import Ascent, Estimate, Loss
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.radius import Radius
@@ -67,6 +67,7 @@ def two_point(probes: int, step: float, seed: int) -> Ascent:
       step: c.
       seed: u is a function of it, of the step count and of the array only.
     """
+    check_seed(seed)
 
     def estimate(loss_of: Loss, w: Arrays, at: Targets, now: StepContext, memory: Any) -> Estimate:
         loss, aux = loss_of(w)

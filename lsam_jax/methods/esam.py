@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays import symbolic
-from lsam_jax.arrays.draws import key_for
+from lsam_jax.arrays.draws import check_seed, key_for
 from lsam_jax.arrays.vectors import squared_norm
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.descent import Descent, of_loss
@@ -146,6 +146,7 @@ def undiluted(share: Any) -> Perturbation:
 
 def some_weights(share: Any, seed: int) -> Perturbation:
     """`w + (rho / share) m g / ||g||`, each weight's m being 1 with probability `share` (ESAM)."""
+    check_seed(seed)
 
     def move(g: Arrays, w: Arrays, at: Targets, now: StepContext, memory: Any) -> list[Any]:
         p = arguments.resolve(share, now.count)

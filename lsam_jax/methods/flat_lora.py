@@ -10,11 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
-from lsam_jax.arrays.draws import is_key, key_for
+from lsam_jax.arrays.draws import check_seed, key_for
 from lsam_jax.arrays.vectors import widened
 from lsam_jax.devices.shardings import draw_like
 
@@ -123,11 +122,7 @@ def _check(rho: Any, step: Any, steps: Any, seed: Any) -> None:
         if callable(value):
             raise TypeError(f"{name} must be a whole number; got the function {value!r}.")
         arguments.check_count(name, value, low=low)
-    is_whole = jnp.issubdtype(arguments.dtype_of(seed), jnp.integer)
-    if not (is_key(seed) or (is_whole and np.ndim(seed) == 0)):
-        raise TypeError(
-            f"seed must be a whole number, or a key made by jax.random.key; got seed={seed!r}."
-        )
+    check_seed(seed)
 
 
 def _check_array(path: str, w: Any, scale: Any, output_axis: int) -> None:

@@ -55,6 +55,10 @@ def freeze_inactive(
     >>> {name: float(x) for name, x in optax.apply_updates(params, updates).items()}
     {'drawn': -0.5, 'not drawn': 1.0}
     """
+    if not (hasattr(base, "init") and hasattr(base, "update")):
+        raise TypeError(f"base must be an Optax optimizer, optax.adamw(1e-3), say; got {base!r}.")
+    if not (stacks is None or isinstance(stacks, Stacked)):
+        raise TypeError(f"stacks must be made by lsam.stacked, or None; got {stacks!r}.")
     inner = optax.with_extra_args_support(base)
     rule = "array" if stacks is None else dataclasses.replace(stacks, layers="array")
 
@@ -70,6 +74,7 @@ def freeze_inactive(
     ) -> tuple[Any, FrozenState]:
         layers = partition(updates, rule).apart()
         leaves = layers.leaves(updates)
+        _check(state, [path for (path,) in layers.paths])
         weights = None if params is None else layers.leaves(params)
         out, states = [], {}
         for n, ((path,), g) in enumerate(zip(layers.paths, leaves)):
@@ -83,6 +88,20 @@ def freeze_inactive(
         return layers.tree(out), FrozenState(states)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check(state: Any, paths: Sequence[str]) -> None:
+    if not isinstance(state, FrozenState):
+        raise TypeError(
+            f"state must be the FrozenState of this transformation; got {type(state).__name__}. It "
+            "is tx.init(params), into which Orbax restores it."
+        )
+    if sorted(state.by_array) != sorted(paths):
+        raise ValueError(
+            f"state is of the arrays {', '.join(state.by_array)}, but the updates are "
+            f"{', '.join(paths)}: it was made for other parameters. Make a new one with "
+            "tx.init(params)."
+        )
 
 
 def _alone(n: int, layers: Layers, leaves: Sequence[Any]) -> Any:

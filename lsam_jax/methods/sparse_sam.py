@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lsam_jax import arguments
 from lsam_jax.arrays import promotion
-from lsam_jax.arrays.draws import key_for
+from lsam_jax.arrays.draws import check_seed, key_for
 from lsam_jax.arrays.vectors import squared_norm
 from lsam_jax.components.context import Arrays, StepContext, Targets
 from lsam_jax.components.perturbation import Perturbation, along
@@ -40,6 +40,7 @@ class Mask(NamedTuple):
 
 def masked(sparsity: float, seed: int) -> Perturbation:
     """`w + rho m g / ||g||`, m a mask with the share `1 - sparsity` of ones; at first random."""
+    check_seed(seed)
 
     def init(layers: Layers, leaves: Sequence[Any]) -> Mask:
         key = key_for("mask", seed)

@@ -19,6 +19,7 @@ from lsam_jax.arguments import check_argnums
 from lsam_jax.arrays import symbolic
 from lsam_jax.arrays.draws import is_key, key_for
 from lsam_jax.devices import shardings
+from lsam_jax.transform.state import check_kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +141,10 @@ def ascent_batch(size: Any, samples: Any, argnums: Any, of_params: Sequence[int]
 
 
 def _count(state: Any) -> Any:
-    return state["count"] if isinstance(state, Mapping) else state.count
+    if isinstance(state, Mapping):  # as `check_state` takes it, or says why it cannot
+        return state.get("count", 0)
+    check_kind(state)
+    return state.count
 
 
 def _take(x: Any, places: Any, each: int) -> Any:

@@ -15,7 +15,7 @@ from lsam_jax.components.context import StepContext
 from lsam_jax.components.descent import Descent
 from lsam_jax.components.perturbation import Perturbation
 from lsam_jax.components.radius import Radii
-from lsam_jax.components.selector import Choice, Selector, select
+from lsam_jax.components.selector import Choice, Selector, candidates_of, select
 from lsam_jax.devices.collectives import Axes
 from lsam_jax.engine.network import Network
 from lsam_jax.layers.leaves import Layers
@@ -163,7 +163,7 @@ def choose(
         norms=state.norms,
         count=state.count,
         k=arguments.resolve(method.k, state.count),
-        candidates=method.selector.candidates(network),
+        candidates=candidates_of(method.selector, network),
         network=network,
         memory=state.memory.selection,
         last=state.selected,

@@ -128,6 +128,15 @@ def initial_state(layers: Layers, memory: Memory) -> SamState:
     )
 
 
+def check_kind(state: Any, name: str = "state") -> None:
+    """Raises a TypeError, by the name of the argument, unless `state` is a SamState."""
+    if not isinstance(state, SamState):
+        raise TypeError(
+            f"{name} must be the SamState of this transformation; got {type(state).__name__}. "
+            "It is tx.init(params), or this transformation's member of a chain's state."
+        )
+
+
 def check_state(state: Any, layers: Layers, memory: Any) -> SamState:
     """Raises unless `state` is one for these layers and has a memory of shapes like `memory`.
 
@@ -146,11 +155,7 @@ def check_state(state: Any, layers: Layers, memory: Any) -> SamState:
                 "of the same kind, args=ocp.args.StandardRestore(tx.init(params)), or make a new "
                 "one with tx.init(params)."
             ) from error
-    if not isinstance(state, SamState):
-        raise TypeError(
-            f"state must be the SamState of this transformation; got {type(state).__name__}. "
-            "It is tx.init(params), or this transformation's member of a chain's state."
-        )
+    check_kind(state)
     if jnp.shape(state.norms) != (len(layers.names),):
         raise ValueError(
             f"state holds {jnp.size(state.norms)} layers, but params and layers give "

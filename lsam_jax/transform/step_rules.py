@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsam_jax import arguments
 from lsam_jax.arrays.at_once import at_once
 from lsam_jax.arrays.vectors import by_row, one_by_one, squared_norm, vdot
 from lsam_jax.components.context import Effect, StepContext, Targets
@@ -144,9 +145,9 @@ class MethodStep(NamedTuple):
             direction,
             norms,
             jnp.asarray(self.selected),
-            sharpness.astype(jnp.float32),
+            jnp.asarray(sharpness, jnp.float32),
             average(jnp.max(jnp.asarray(radius, jnp.float32))) if index else self.state.rho,
-            rise.astype(jnp.float32),
+            jnp.asarray(rise, jnp.float32),
             _effect(loss, rise),
             finite,
             in_types_of(memory, new),
@@ -214,16 +215,28 @@ class MethodStep(NamedTuple):
         return at_once(learnt, before) if jax.tree.leaves(before) else before
 
     def _at_rest(self, out: Outcome) -> Outcome:
-        """The outcome, that of a step that perturbs nothing where the ascent rests."""
-        if self.method.ascent.rests is None:
+        """The outcome, in which a step that perturbs nothing changes none of what is of others."""
+        rests, before = self._perturbs_nothing(out), self.state
+        if rests is False:
             return out
-        rests, before = self.method.ascent.rests(self.state.memory.ascent), self.state
         return out._replace(
-            selected=out.selected & ~rests,
+            selected=jnp.where(rests, False, out.selected),
             sharpness=jnp.where(rests, before.sharpness, out.sharpness),
             rho=jnp.where(rests, before.rho, out.rho),
             rise=jnp.where(rests, before.rise, out.rise),
         )
+
+    def _perturbs_nothing(self, out: Outcome) -> Any:
+        """Whether the ascent rests, or no layer is selected; a bool, or bool[] if not known."""
+        method = self.method
+        if self.chosen_beforehand:
+            nothing: Any = not np.any(self.selected)
+        elif method.selector.score is not None and arguments.static_int(method.k):
+            nothing = False
+        else:
+            nothing = ~jnp.any(out.selected)
+        rests = method.ascent.rests
+        return nothing if rests is None else rests(self.state.memory.ascent) | nothing
 
     def descending(
         self,
@@ -242,7 +255,8 @@ class MethodStep(NamedTuple):
         method, out = self.method, result.outcome
         aux = auxiliary.opened(aux if method.descent.prepare is None else aux[0])
         direction = self.now.layers.tree(out.direction)
-        return method.axes.average(result.loss), aux, direction, self.next_state(out)
+        loss = jnp.asarray(method.axes.average(result.loss))
+        return loss, aux, direction, self.next_state(out)
 
 
 def at_step(

@@ -1,5 +1,6 @@
 """How far the weights move where a norm is zero, or its square too small for the type."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,3 +43,23 @@ def test_a_gradient_whose_square_is_too_small_for_the_type_moves_by_less():
     eps = perturbed_gradient({"a": jnp.asarray([1e-25, 0.0])}, "layer")["a"]
     assert np.isfinite(eps).all()
     assert 0 <= eps[0] <= 1e-3 * RHO
+
+
+@pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd])
+@pytest.mark.parametrize("normalize", [True, "layer"])
+def test_a_step_has_a_derivative_where_a_layer_has_no_gradient(normalize, mode, x64):
+    w = {"a": jnp.asarray([0.3, -0.2]), "idle": jnp.ones(2)}
+
+    def loss(w):
+        return jnp.sum(jnp.sin(w["a"]) ** 2 + jax.nn.relu(w["a"] * w["idle"] - 9))
+
+    def after(at):
+        """The loss after a step, by a scale of the weights and the radius."""
+        tx = lsam.generalized_sam(at[1], 1.0, normalize=normalize, layers="array")
+        start = jax.tree.map(lambda w: w * at[0], w)
+        direction = lsam.value_and_grad(loss, tx)(start, tx.init(w))[1]
+        return loss(jax.tree.map(lambda w, d: w - 0.1 * d, start, direction))
+
+    at, eps = jnp.asarray([1.0, RHO]), 1e-6 * jnp.eye(2)
+    differences = [(after(at + e) - after(at - e)) / 2e-6 for e in eps]
+    np.testing.assert_allclose(mode(after)(at), differences, rtol=1e-6)

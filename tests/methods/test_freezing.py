@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from refusals import refused
 
 import lsam_jax as lsam
 
@@ -84,3 +85,19 @@ def test_it_keeps_types_and_takes_extra_arguments():
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
+
+
+def test_what_is_no_optimizer_or_no_stack_is_refused():
+    with refused(TypeError, "base", "3", "optax.adamw"):
+        lsam.freeze_inactive(3)
+    with refused(TypeError, "stacks", "'blocks'", "lsam.stacked"):
+        lsam.freeze_inactive(optax.sgd(0.1), stacks="blocks")
+
+
+def test_another_state_is_refused():
+    frozen, w = lsam.freeze_inactive(optax.adam(0.1)), {"a": jnp.ones(2)}
+    for state in (optax.adam(0.1).init(w), frozen.init(w)._asdict(), None):
+        with refused(TypeError, "state", "FrozenState", type(state).__name__, "tx.init(params)"):
+            frozen.update(w, state, w)
+    with refused(ValueError, "state", "arrays a", "are b", "tx.init(params)"):
+        frozen.update({"b": jnp.ones(2)}, frozen.init(w), {"b": jnp.ones(2)})

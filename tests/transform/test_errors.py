@@ -218,3 +218,69 @@ def test_where_no_schedule_is_taken_it_says_so(make, words):
 def test_a_number_of_cuts_may_be_numpys():
     for cuts in (2, np.int64(2)):
         one_step(cuts=cuts)
+
+
+@pytest.mark.parametrize("state", [None, (1, 2), 0.5])
+@pytest.mark.parametrize("samples", ["even", "rotating"])
+def test_a_state_is_looked_at_first(state, samples):
+    tx, loss = lsam.sam(0.1), Loss()
+    step = lsam.value_and_grad(lambda w, x: loss(w), tx, ascent_batch=0.5, ascent_samples=samples)
+    with refused(TypeError, "state", "SamState", type(state).__name__, "tx.init(params)"):
+        step(parameters(), state, jnp.ones((4, 2)))
+
+
+@pytest.mark.parametrize("state", [{"rho": 1.0}, (1, 2)])
+def test_inspect_of_another_state(state):
+    with refused(TypeError, "sam_state", "SamState", type(state).__name__):
+        lsam.inspect(Loss(), parameters(), sam_state=state)
+
+
+@pytest.mark.parametrize("layers", [None, 5, lsam.stacked("head", layers=None)])
+def test_layers_that_are_no_rule(layers):
+    with refused(ValueError, "layers", '"kernel"', "(regex, name)", "None" if layers != 5 else "5"):
+        lsam.sam(0.1, layers=layers).init(parameters())
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (("(w)", r"\2"), ["layers", "invalid group reference 2"]),
+        (("w", 3), ["layers", "must be a str or None"]),
+        (("w", len), ["layers", "must be a str or None"]),
+    ],
+)
+def test_a_rule_whose_name_is_none(rule, words):
+    with refused(ValueError, *words):
+        lsam.layer_names(parameters(), layers=[rule])
+
+
+def test_parameters_that_are_one_vector_are_not_called_none():
+    with refused(ValueError, "layers='kernel'", "The paths are: ''."):
+        lsam.sam(0.1, layers="kernel").init(jnp.ones(3))
+
+
+@pytest.mark.parametrize("seed", [None, "0", 0.5, 10**30])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lsam.random,
+        lambda seed: lsam.independent(0.5, seed),
+        lambda seed: lsam.bandit(seed=seed),
+        lambda seed: lsam.bernoulli(0.5, seed),
+        lambda seed: lsam.esam(seed=seed),
+        lambda seed: lsam.sl_sam(seed=seed),
+        lambda seed: lsam.sparse_sam(seed=seed),
+        lambda seed: lsam.sparse_sam(seed=seed, dynamic=True),
+        lambda seed: lsam.adazo_sam(seed=seed),
+    ],
+)
+def test_a_seed_is_a_whole_number_or_a_key(make, seed):
+    with refused(TypeError, "seed", repr(seed), "jax.random.key"):
+        make(seed)
+
+
+@pytest.mark.parametrize("schedule", [lambda count: jnp.ones(2), lambda count: [0.1]])
+def test_a_schedule_gives_one_number(schedule):
+    with refused(TypeError, "schedule", "one number", "shape"):
+        tx = lsam.sam(schedule)
+        lsam.value_and_grad(Loss(), tx)(parameters(), tx.init(parameters()))

@@ -167,3 +167,12 @@ def test_state_carries_over_from_another_selection():
     )
     assert result.state.selected.all()
     assert int(result.state.count) == len(case.batches) + 1
+
+
+def test_a_constant_loss():
+    w = jnp.ones(3)
+    for tx in (lsam.sam(0.1), lsam.layerwise_sam(None, 0.1, selection="none", layers="array")):
+        for run in (jax.jit, lambda step: step):
+            loss, direction, state = run(lsam.value_and_grad(lambda w: 1.0, tx))(w, tx.init(w))
+            assert isinstance(loss, jax.Array) and (loss, state.rise, state.sharpness) == (1, 0, 0)
+            np.testing.assert_array_equal(direction, 0)
