@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 BLOCKS = tuple(f"block{block}/conv{conv}/kernel" for block in range(3) for conv in (1, 2))
-PLACES = {
-    "first third": ("stem/kernel", *BLOCKS[:2], "block0/shortcut/kernel"),
-    "middle third": (*BLOCKS[2:4], "block1/shortcut/kernel"),
-    "last third": (*BLOCKS[4:], "block2/shortcut/kernel", "head/kernel"),
-}
+FIRST = ("stem/kernel", *BLOCKS[:2], "block0/shortcut/kernel")
+MIDDLE = (*BLOCKS[2:4], "block1/shortcut/kernel")
+LAST = (*BLOCKS[4:], "block2/shortcut/kernel", "head/kernel")
 """The kernels of `resnet.resnet8` by where they stand."""
 
 
@@ -46,6 +44,7 @@ SGD, SAM = "sgd", "sam"
 """Names of the contenders that nothing and everything is kept of."""
 
 _RISE = {"rise_share": 0.4}
+_NOT_NORMALISED = {"alpha": 0.8, "normalize": False}
 _USUAL, _MORE, _WIDE = (0.2, 0.4, 0.7), (0.4, 0.7, 1.2), (0.7, 1.2, 2.0)
 _WIDER, _DOUBLED = (1.2, 2.0, 3.5), (0.4, 0.8, 1.6)
 
@@ -56,47 +55,36 @@ def _sam(name: str, label: str, radii: tuple[float, ...] = _USUAL, **options: An
 
 def _layers(name: str, label: str, radii: tuple[float, ...] = _MORE, **options: Any) -> Contender:
     """Layer-wise SAM as it works best: normalised, and of the perturbed gradient alone."""
-    full = {"k": 4, **options, "alpha": 1.0, "normalize": True}
-    return Contender(f"layers-{name}", f"layer-wise{label}", "layerwise_sam", full, radii)
+    usual = {"k": 4, "alpha": 1.0, "normalize": True}
+    return Contender(name, label, "layerwise_sam", usual | options, radii)
 
 
-def _not_normalised(name: str, label: str, radii: tuple[float, ...]) -> Contender:
-    options = {"k": 4, "alpha": 0.8, "normalize": False}
-    return Contender(f"layers-4-{name}", f"layer-wise, {label}", "layerwise_sam", options, radii)
-
-
-def _place(name: str, layers: tuple[str, ...]) -> Contender:
-    one = _layers("", "", _USUAL, k=None, selection=layers)
-    return one._replace(name=f"only-{name.replace(' ', '-')}", label=f"only the {name}")
-
-
-def _budget(percent: int) -> Contender:
-    one = _layers("", "", _WIDE, budget=percent / 100)
-    return one._replace(name=f"budget-{percent}", label=f"budget {percent} %")
+def _place(name: str, label: str, layers: tuple[str, ...]) -> Contender:
+    return _layers(f"only-{name}", label, _USUAL, k=None, selection=layers)
 
 
 CONTENDERS: tuple[Contender, ...] = (
     Contender(SGD, "SGD", "sgd", {}),
     _sam(SAM, "SAM"),
     _sam("sam-1/8", "SAM on 1/8", _WIDE, ascent_batch=1 / 8),
-    _layers("4", ", k=4"),
-    _layers("4-1/8", ", k=4, on 1/8", _WIDER, ascent_batch=1 / 8),
+    _layers("layers-4", "layer-wise, k=4"),
+    _layers("layers-4-1/8", "layer-wise, k=4, on 1/8", _WIDER, ascent_batch=1 / 8),
     Contender("stale", "stale", "stale", {}, _DOUBLED),
     Contender("stale-without-rest", "stale, without rest", "stale", {"rest": 1}, _DOUBLED),
     _sam("sam-rise", "SAM, radius by rise", (), **_RISE),
     _sam("sam-1/8-rise", "SAM on 1/8, by rise", (), ascent_batch=1 / 8, **_RISE),
-    _layers("4-1/8-rise", " on 1/8, by rise", (), ascent_batch=1 / 8, **_RISE),
+    _layers("layers-4-1/8-rise", "layer-wise on 1/8, by rise", (), ascent_batch=1 / 8, **_RISE),
     Contender("stale-rise", "stale, by rise", "stale", _RISE),
     _sam("sam-1/4", "SAM on 1/4", _MORE, ascent_batch=1 / 4),
-    _layers("4-1/4", ", k=4, on 1/4", _WIDE, ascent_batch=1 / 4),
+    _layers("layers-4-1/4", "layer-wise, k=4, on 1/4", _WIDE, ascent_batch=1 / 4),
     _sam("sam-1/16", "SAM on 1/16", _WIDE, ascent_batch=1 / 16),
     Contender("generalized", "generalized SAM", "generalized_sam", {"alpha": 0.8}, (0.3, 1.0, 3.0)),
-    _not_normalised("paper", "the paper's", (0.1,)),
-    _not_normalised("plain", "not normalised", (1.0, 3.0, 9.0)),
-    _layers("2", ", k=2", k=2),
-    _layers("1", ", k=1", _WIDE, k=1),
-    _budget(10),
-    _budget(25),
+    _layers("layers-4-paper", "layer-wise, the paper's", (0.1,), **_NOT_NORMALISED),
+    _layers("layers-4-plain", "layer-wise, not normalised", (1.0, 3.0, 9.0), **_NOT_NORMALISED),
+    _layers("layers-2", "layer-wise, k=2", k=2),
+    _layers("layers-1", "layer-wise, k=1", _WIDE, k=1),
+    _layers("budget-10", "budget 10 %", _WIDE, budget=0.10),
+    _layers("budget-25", "budget 25 %", _WIDE, budget=0.25),
     _sam("every-2", "SAM every 2nd step", _MORE, perturb_every=2),
     _sam("every-5", "SAM every 5th step", _MORE, perturb_every=5),
     _sam("every-10", "SAM every 10th step", _MORE, perturb_every=10),
@@ -112,12 +100,12 @@ CONTENDERS: tuple[Contender, ...] = (
     _sam("m-16", "m-sharpness, m=16", m=16),
     _sam("sam-1/2", "SAM on 1/2", _MORE, ascent_batch=1 / 2),
     Contender("sgd-x2", "SGD, twice as long", "sgd", {}, length=2),
-    *(_place(name, layers) for name, layers in PLACES.items()),
-    _place("all but the last", PLACES["first third"] + PLACES["middle third"])._replace(
-        label="all but the last third"
-    ),
-    _layers("4-random", ", 4 at random", selection="random"),
-    _layers("4-low", ", 4 of low norm", selection="low"),
+    _place("first-third", "only the first third", FIRST),
+    _place("middle-third", "only the middle third", MIDDLE),
+    _place("last-third", "only the last third", LAST),
+    _place("all-but-the-last", "all but the last third", FIRST + MIDDLE),
+    _layers("layers-4-random", "layer-wise, 4 at random", selection="random"),
+    _layers("layers-4-low", "layer-wise, 4 of low norm", selection="low"),
 )
 """In the order in which they are run."""
 
