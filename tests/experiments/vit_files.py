@@ -13,9 +13,8 @@ SMALL = {
     "width": 16,
     "depth": 2,
     "heads": 2,
-    "mlp_width": 32,
 }
-PATCH, WIDTH, HEADS, MLP = 4, 16, 2, 32
+PATCH, WIDTH, HEADS, MLP = 4, 16, 2, 64
 TOKENS = 5
 
 

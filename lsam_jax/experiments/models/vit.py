@@ -47,14 +47,14 @@ def to_signed(images: jax.typing.ArrayLike) -> jax.Array:
 class EncoderBlock(nn.Module):
     """Self-attention, then two dense layers, each on a normalised input and with a shortcut.
 
+    The first dense layer is four times as wide as a token.
+
     Args:
         heads: Of the attention.
-        mlp_width: Of the first dense layer.
         dtype: Of the computation; parameters are float32.
     """
 
     heads: int
-    mlp_width: int
     dtype: Any
 
     @nn.compact
@@ -69,7 +69,7 @@ class EncoderBlock(nn.Module):
             name="attention",
         )
         x = x + attention(norm(name="norm1")(x))
-        y = nn.Dense(self.mlp_width, dtype=self.dtype, name="mlp1")(norm(name="norm2")(x))
+        y = nn.Dense(4 * x.shape[-1], dtype=self.dtype, name="mlp1")(norm(name="norm2")(x))
         y = nn.gelu(y, approximate=False)
         return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp2")(y)
 
@@ -82,7 +82,6 @@ class Backbone(nn.Module):
         width: Of the tokens.
         depth: Number of encoder blocks.
         heads: As in `EncoderBlock`.
-        mlp_width: As in `EncoderBlock`.
         dtype: Of the computation; parameters are float32.
     """
 
@@ -90,7 +89,6 @@ class Backbone(nn.Module):
     width: int
     depth: int
     heads: int
-    mlp_width: int
     dtype: Any
 
     @nn.compact
@@ -109,7 +107,7 @@ class Backbone(nn.Module):
         )
         x = x + positions.astype(x.dtype)
         for index in range(self.depth):
-            x = EncoderBlock(self.heads, self.mlp_width, self.dtype, name=f"block{index}")(x)
+            x = EncoderBlock(self.heads, self.dtype, name=f"block{index}")(x)
         # Normalised one by one, so the other tokens need not be.
         return nn.LayerNorm(epsilon=NORM_EPSILON, dtype=self.dtype, name="norm")(x[:, 0])
 
@@ -123,7 +121,6 @@ class ViT(nn.Module):
         width: As in `Backbone`.
         depth: As in `Backbone`.
         heads: As in `Backbone`.
-        mlp_width: As in `Backbone`.
         hidden: Width of the first new dense layer.
         num_classes: Outputs of the second.
         dtype: Of the computation; parameters and logits are float32.
@@ -134,7 +131,6 @@ class ViT(nn.Module):
     width: int = 768
     depth: int = 12
     heads: int = 12
-    mlp_width: int = 3072
     hidden: int = 768
     num_classes: int = 100
     dtype: Any = jnp.float32
@@ -153,7 +149,7 @@ class ViT(nn.Module):
         size = (len(images), self.image_size, self.image_size, 3)
         if images.shape != size:
             images = jax.image.resize(images, size, "bilinear")
-        sizes = self.width, self.depth, self.heads, self.mlp_width
+        sizes = self.width, self.depth, self.heads
         features = Backbone(self.patch_size, *sizes, self.dtype, name="backbone")(images)
         y = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(features))
         return nn.Dense(self.num_classes, name="head")(y.astype(jnp.float32))
@@ -176,7 +172,7 @@ class SmallViT(nn.Module):
 
     Args:
         patch_size: As in `Backbone`.
-        width: As in `Backbone`; the dense layer in each block is four times as wide.
+        width: As in `Backbone`.
         depth: As in `Backbone`.
         heads: As in `Backbone`.
         num_classes: Outputs.
@@ -193,7 +189,7 @@ class SmallViT(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Logits [N, num_classes] of images [N, S, S, C]; both modes are the same."""
-        sizes = self.width, self.depth, self.heads, 4 * self.width
+        sizes = self.width, self.depth, self.heads
         features = Backbone(self.patch_size, *sizes, self.dtype, name="backbone")(images)
         return nn.Dense(self.num_classes, name="head")(features.astype(jnp.float32))
 

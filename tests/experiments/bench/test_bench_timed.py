@@ -165,7 +165,7 @@ def test_the_catalogs_know_every_method():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_b16", "wrn16_2"])
 def test_networks_are_differentiated_as_they_are_trained(name, monkeypatch):
-    options = {"vit_b16": {"width": 12, "heads": 3, "mlp_width": 12, "depth": 1, "image_size": 16,
+    options = {"vit_b16": {"width": 12, "heads": 3, "depth": 1, "image_size": 16,
                            "hidden": 8}, "wrn16_2": {"width": 2, "stages": (1,)}}[name]  # fmt: skip
     work = workload.whole_network(name, Size(4, 16), num_classes=3, **options)
     shapes = jax.eval_shape(work.loss, work.params, *work.args)

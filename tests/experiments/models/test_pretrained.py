@@ -167,7 +167,7 @@ def test_another_depth_is_refused(write, shapes, suffix):
             (16, 4, 4),
             (16, 2, 8),
         ),
-        (".safetensors", "vit.encoder.layer.0.intermediate.dense.weight", (16, 32), (32, 16)),
+        (".safetensors", "vit.encoder.layer.0.intermediate.dense.weight", (16, 64), (64, 16)),
         (
             ".safetensors",
             "vit.embeddings.patch_embeddings.projection.weight",
