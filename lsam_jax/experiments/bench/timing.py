@@ -52,14 +52,7 @@ def interleaved(
 
     Returns:
         Seconds, f64[rounds, functions].
-
-    Raises:
-        ValueError: When there is nothing to time.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds} must be at least 1")
-    if not functions:
-        raise ValueError("functions is empty; give at least one to time")
     seconds = np.zeros((rounds, len(functions)))
     for turn in range(-warmup, rounds):
         for column, function in enumerate(functions.values()):

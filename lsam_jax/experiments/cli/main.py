@@ -137,7 +137,3 @@ def _parser() -> argparse.ArgumentParser:
     for command in (compare, train, reproduce, report, diagnose, cost, presets, bench):
         command.add(commands)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(program())

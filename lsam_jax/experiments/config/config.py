@@ -110,10 +110,7 @@ class Config:
             check_number(name, getattr(self, name), low=0)
         for name in ("momentum", "label_smoothing"):
             check_number(name, getattr(self, name), low=0, below=1)
-        if not 0 <= self.label_noise <= 1:
-            raise ValueError(
-                f"label_noise={self.label_noise} must be a share of the training labels, in [0, 1]"
-            )
+        check_number("label_noise", self.label_noise, low=0, most=1)
         if self.clip_norm is not None:
             check_number("clip_norm", self.clip_norm, above=0)
         once = len(set(self.decay_at)) == len(self.decay_at)

@@ -18,38 +18,25 @@ class Batches:
     """Shuffled batches without end; every epoch has an order of its own.
 
     Batch number `step` belongs to epoch ``step // steps_per_epoch``. An image appears at most
-    once in an epoch: what does not fill a batch is left out.
+    once in an epoch: what does not fill a batch is left out. That the arguments fit is checked
+    where they come from, see `step.build`.
 
     Args:
         split: What to draw from.
-        batch_size: Images in a batch, over all shards.
+        batch_size: Images in a batch, over all shards; at most those of the split.
         seed: Same seed, same batches, in every process.
-        shard: Index and number of the shards. Each has the same share of every batch, and the
-            shards one after the other are the whole batch.
+        shard: Index and number of the shards, a divisor of `batch_size`. Each has the same share of
+            every batch, and the shards one after the other are the whole batch.
 
     Attributes:
         steps_per_epoch: Full batches in the split.
-
-    Raises:
-        ValueError: When an argument makes no sense for this split.
     """
 
     def __init__(
         self, split: Split, batch_size: int, seed: int, shard: tuple[int, int] = (0, 1)
     ) -> None:
-        count = len(split.labels)
         index, shards = shard
-        if not 1 <= batch_size <= count:
-            raise ValueError(
-                f"batch_size={batch_size} must lie between 1 and the {count} images of the split"
-            )
-        if seed < 0:
-            raise ValueError(f"seed={seed} must be zero or above")
-        if not 0 <= index < shards:
-            raise ValueError(f"shard={shard} must be an index from 0 and a number above it")
-        if batch_size % shards:
-            raise ValueError(f"batch_size={batch_size} must be a multiple of the {shards} shards")
-        self.steps_per_epoch = count // batch_size
+        self.steps_per_epoch = len(split.labels) // batch_size
         self._images = np.asarray(split.images)
         self._labels = np.asarray(split.labels)
         self._batch_size = batch_size

@@ -45,10 +45,7 @@ def read(
         FileNotFoundError: When the data set is not there, or not as array_record.
         ModuleNotFoundError: Without tensorflow-datasets, which the extra ``train`` has.
         OSError: When its files are damaged.
-        ValueError: When `size` makes no sense.
     """
-    if size < 1:
-        raise ValueError(f"size={size} must be at least 1")
     try:
         opened = sources(name, splits, data_dir)
         images = _materialise(opened, size)
@@ -58,7 +55,7 @@ def read(
             f"data={name!r} is damaged in {directory}: {str(error).splitlines()[0]}; delete the "
             "directory and prepare it again"
         ) from error
-    return images, _features(opened)["label"].num_classes
+    return images, opened[0].dataset_info.features["label"].num_classes
 
 
 def sources(name: str, splits: Sequence[str], data_dir: DataDir) -> list[Any]:
@@ -71,10 +68,6 @@ def sources(name: str, splits: Sequence[str], data_dir: DataDir) -> list[Any]:
     # Pictures are left to `_decode`, which decodes a large JPEG at a fraction of its size.
     decoders = {"image": tfds.decode.SkipDecoding()}
     return [builder.as_data_source(split, decoders=decoders) for split in splits]
-
-
-def _features(opened: Sequence[Any]) -> Any:
-    return opened[0].dataset_info.features
 
 
 def _materialise(opened: Sequence[Any], size: int) -> Split:
@@ -90,7 +83,8 @@ def _materialise(opened: Sequence[Any], size: int) -> Split:
 
     # Pillow decodes without Python's lock, which is worth threads where pictures are large. With
     # those of CIFAR the time goes into Python itself, and threads only wait for one another.
-    threads = os.cpu_count() if _features(opened)["image"].shape[0] is None else 1
+    shape = opened[0].dataset_info.features["image"].shape
+    threads = os.cpu_count() if shape[0] is None else 1
     with ThreadPoolExecutor(threads) as pool:
         for source, end in zip(opened, ends, strict=True):
             starts = range(0, len(source), CHUNK)

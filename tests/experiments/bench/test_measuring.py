@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 import lsam_jax as lsam
 from lsam_jax.experiments import environment, files
@@ -34,10 +33,6 @@ def test_functions_are_timed_in_turn_after_a_warm_up():
     seconds = timing.interleaved(functions, 3, clock=lambda: now[0])
     assert calls == ["a", "b"] * 4
     np.testing.assert_array_equal(seconds, [[1.0, 3.0]] * 3)
-    with pytest.raises(ValueError, match="rounds=0"):
-        timing.interleaved(functions, 0)
-    with pytest.raises(ValueError, match="functions is empty"):
-        timing.interleaved({}, 1)
 
 
 def test_a_slow_round_does_not_move_the_ratio():

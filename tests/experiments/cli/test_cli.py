@@ -208,10 +208,13 @@ def failing(error):
         (["compare", "--noise", "nan", "--out", "{directory}"], "--noise=nan"),
         (
             ["train", "digits-resnet8", "--set", "label_noise=-1"],
-            "label_noise=-1.0 must be a share",
+            "label_noise must be at least 0 and at most 1; got label_noise=-1",
         ),
         (["train", "digits-resnet8", "--set", "label_noise=40%"], "'40%' is not a number"),
-        (["reproduce", "table1", "--set", "label_noise=2", "--out", "{directory}"], "noise=2.0"),
+        (
+            ["reproduce", "table1", "--set", "label_noise=2", "--out", "{directory}"],
+            "label_noise=2.",
+        ),
         (["compare", "--rounds", "1", "--out", "{directory}"], "rounds=1"),
         (["compare", "--set", "sam.rho=-1", "--out", "{directory}"], "rho=-1"),
         (["compare", "--set", "model=vgg", "--out", "{directory}"], "model='vgg'"),

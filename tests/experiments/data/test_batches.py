@@ -118,22 +118,6 @@ def test_arrays_of_jax_are_taken_too():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"batch_size": 0}, "batch_size=0 must lie between 1 and the 70 images"),
-        ({"batch_size": 71}, "batch_size=71 must lie between 1 and the 70 images"),
-        ({"seed": -1}, "seed=-1 must be zero or above"),
-        ({"shard": (2, 2)}, r"shard=\(2, 2\) must be an index from 0 and a number above it"),
-        ({"shard": (-1, 2)}, r"shard=\(-1, 2\)"),
-        ({"shard": (0, 3)}, "batch_size=16 must be a multiple of the 3 shards"),
-    ],
-)
-def test_what_makes_no_sense_is_an_error_at_once(options, words):
-    with pytest.raises(ValueError, match=words):
-        Batches(**{"split": numbered(70), "batch_size": 16, "seed": 0} | options)
-
-
 def test_a_step_before_the_first_or_between_two_is_an_error():
     with pytest.raises(ValueError, match="step=-1 must be zero or above"):
         Batches(numbered(70), 16, seed=0)[-1]

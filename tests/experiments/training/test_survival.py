@@ -32,7 +32,7 @@ class Process:
     """A run in a process of its own."""
 
     def __init__(self, out, environment, *more, largest_file=None):
-        command = [sys.executable, "-m", "lsam_jax.experiments.cli.main", *ARGUMENTS, *SMALL]
+        command = [sys.executable, "-m", "lsam_jax.experiments.cli", *ARGUMENTS, *SMALL]
         command += ["--out", str(out), *more]
         if largest_file is not None:  # in blocks of 512 bytes
             command = ["sh", "-c", f'ulimit -f {largest_file}; exec "$@"', "sh", *command]
