@@ -1,8 +1,9 @@
 """The methods by name, and how each differentiates a loss: all in which training runs differ."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -50,37 +51,11 @@ class Family(NamedTuple):
         other = ("axis_name", "perturbation_sync", *shared)
         return (*(name for name in names if name not in other), *shared)
 
-    def transformation(
-        self, options: Mapping[str, Any], steps: int = LONG
-    ) -> lsam.SamTransformation:
-        """The method itself, of all its options, for a run of so many steps."""
-        own = {name: x for name, x in options.items() if name not in SharedOptions._fields}
-        return SharedOptions.of(options).complete(self.make, own, steps)
-
     def configured(self, options: Mapping[str, Any], steps: int = LONG) -> "ConfiguredMethod":
-        """What differentiates a loss, for a run of so many steps.
-
-        SGD is `jax.value_and_grad` itself with a state that stays as it is, so the baseline of
-        every cost ratio holds nothing of this library.
-        """
-        tx, shared = self.transformation(options, steps), SharedOptions.of(options)
-
-        def differentiate(loss_fn: TrainingLoss) -> Callable[..., Any]:
-            if self.make is _no_ascent:
-                return _plain_value_and_grad(loss_fn)
-            return shared.value_and_grad(self.loss(loss_fn), tx)
-
-        def price(inspection: lsam.Inspection, names: Sequence[str]) -> float:
-            if not names and not self.freezes:  # a plain step
-                return 1.0
-            if shared.ascent_batch is not None:  # the passes share nothing, and all is climbed
-                return 1 + shared.ascent_batch
-            if shared.m is not None:  # likewise
-                return 2.0
-            return self.price(inspection, names, options)
-
-        survival = jax.jit(partial(lsam.perturbation_survival, tx))
-        return ConfiguredMethod(tx, differentiate, price, survival, self.freezes)
+        """The method with all its options, for a run of so many steps."""
+        own = {name: x for name, x in options.items() if name not in SharedOptions._fields}
+        tx = SharedOptions.of(options).complete(self.make, own, steps)
+        return ConfiguredMethod(self, options, tx)
 
 
 def _no_ascent() -> lsam.SamTransformation:
@@ -171,24 +146,48 @@ def in_todays_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-class ConfiguredMethod(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class ConfiguredMethod:
     """How a method differentiates a loss.
 
     Attributes:
-        tx: The method.
-        value_and_grad: A loss that returns ``(loss, aux)`` to a function ``(params, state,
-            *args) -> ((loss, aux), grads, state)``.
-        price: ``(inspection, names)`` to the counted cost of a step that selects these layers.
-        survival: ``(params, gradient, state)`` to the share of the perturbation that is not
-            rounded away, see `lsam.perturbation_survival`.
-        freezes: See `Family`.
+        family: The method's.
+        options: All of them.
+        tx: The method with these.
     """
 
+    family: Family
+    options: Mapping[str, Any]
     tx: lsam.SamTransformation
-    value_and_grad: Callable[[TrainingLoss], Callable[..., Any]]
-    price: Callable[[lsam.Inspection, Sequence[str]], float]
-    survival: Callable[[Any, Any, lsam.SamState], jax.Array]
-    freezes: bool
+
+    def value_and_grad(self, loss_fn: TrainingLoss) -> Callable[..., Any]:
+        """A function ``(params, state, *args) -> ((loss, aux), grads, state)``.
+
+        SGD is `jax.value_and_grad` itself with a state that stays as it is, so the baseline of
+        every cost ratio holds nothing of this library.
+        """
+        if self.family.make is _no_ascent:
+            return _plain_value_and_grad(loss_fn)
+        return SharedOptions.of(self.options).value_and_grad(self.family.loss(loss_fn), self.tx)
+
+    def price(self, inspection: lsam.Inspection, names: Sequence[str]) -> float:
+        """The counted cost of a step that selects these layers."""
+        shared = SharedOptions.of(self.options)
+        if not names and not self.family.freezes:  # a plain step
+            return 1.0
+        if shared.ascent_batch is not None:  # the passes share nothing, and all is climbed
+            return 1 + shared.ascent_batch
+        if shared.m is not None:  # likewise
+            return 2.0
+        return self.family.price(inspection, names, self.options)
+
+    @cached_property
+    def survival(self) -> Callable[[Any, Any, lsam.SamState], jax.Array]:
+        """``(params, gradient, state)`` to the share of the perturbation that survives rounding.
+
+        See `lsam.perturbation_survival`.
+        """
+        return jax.jit(partial(lsam.perturbation_survival, self.tx))
 
     def init(self, params: Any) -> lsam.SamState:
         """The method's first state."""
@@ -218,13 +217,10 @@ def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 f"{', '.join(family.options) or 'none'}"
             )
     defaults = dict(family.defaults)
-    shared = SharedOptions.of(options)
-    if shared.sets_radius:
+    if SharedOptions.of(options).sets_radius:
         defaults.pop("rho", None)
     full = {**defaults, **options}
-    if name != "sgd":  # complains
-        loss = family.loss(TrainingLoss(None, jnp.asarray, 0.0))
-        shared.value_and_grad(loss, family.transformation(full))
+    family.configured(full).value_and_grad(TrainingLoss(None, jnp.asarray, 0.0))  # complains
     return full
 
 

@@ -132,7 +132,7 @@ class Program:
     @cached_property
     def _optimizer(self) -> optax.GradientTransformation:
         steps = self.config.epochs * self.steps_per_epoch
-        return base_optimizer(self.config, steps, self.method.freezes)
+        return base_optimizer(self.config, steps, self.method.family.freezes)
 
     @cached_property
     def _fresh(self) -> Callable[..., State]:
