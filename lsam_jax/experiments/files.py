@@ -57,13 +57,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The dictionary that a file holds; None where there is no file.
 
     Raises:
-        OSError, ValueError: When it cannot be read, or holds something else.
+        ValueError: When it cannot be read, or holds something else; from what says why.
     """
     if not path.exists():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError("it is not a dictionary")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is not a dictionary")
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read ({error}); make it again, or move it away"
+        ) from error
     return found
 
 

@@ -166,7 +166,7 @@ def published(model: str, name: str) -> dict[str, float] | None:
     """
     preset = paper_preset(model)
     row = {} if preset is None else paper_results.TABLE1[preset.name]
-    own, plain = (row[n].throughput if n in row else None for n in (name, "sgd"))
+    own, plain = (row.get(n, {}).get("throughput") for n in (name, "sgd"))
     if own is None or plain is None:
         return None
     return {"images_per_second": own, "ratio": plain / own}

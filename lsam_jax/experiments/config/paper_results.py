@@ -12,33 +12,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-
-class Published(NamedTuple):
-    """A number of the paper.
-
-    Attributes:
-        accuracy: In %.
-        std: Its spread, in points.
-        throughput: Images per second, where the paper gives it.
-    """
-
-    accuracy: float
-    std: float
-    throughput: float | None
-
-
-Numbers = Mapping[str, Mapping[str, Published]]
+Numbers = Mapping[str, float]
+"""Of a row: "accuracy" in %, its spread "std" in points, and "throughput", images per second; those
+that the paper gives."""
+Tables = Mapping[str, Mapping[str, Numbers]]
 """By preset, and by row of its table."""
 
 
-def _table(number: str) -> Numbers:
-    found: dict[str, dict[str, Published]] = defaultdict(dict)
+class Row(NamedTuple):
+    """A row of a table, or a line of a figure.
+
+    Attributes:
+        run: What its runs are called.
+        label: Of the row.
+        published: The paper's; empty where it has none.
+    """
+
+    run: str
+    label: str
+    published: Numbers
+
+
+def _table(number: str) -> Tables:
+    found: dict[str, dict[str, Numbers]] = defaultdict(dict)
     with Path(__file__).with_suffix(".csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["table"] == number:
-                speed = float(row["throughput"]) if row["throughput"] else None
-                published = Published(float(row["accuracy"]), float(row["std"]), speed)
-                found[row["preset"]][row["row"]] = published
+                names = ("accuracy", "std", "throughput")
+                numbers = {name: float(row[name]) for name in names if row[name]}
+                found[row["preset"]][row["row"]] = numbers
     return dict(found)
 
 

@@ -38,7 +38,7 @@ class Preset:
     @property
     def published(self) -> dict[str, float]:
         """Validation accuracy in the paper, in %, by method. Not measured here."""
-        return {method: row.accuracy for method, row in TABLE1.get(self.name, {}).items()}
+        return {method: row["accuracy"] for method, row in TABLE1.get(self.name, {}).items()}
 
     def configure(self, method: str, **settings: Any) -> Config:
         """The configuration of a run.

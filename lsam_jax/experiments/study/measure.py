@@ -44,8 +44,8 @@ def measure(
     shown = study.artefacts.values()
     # Those with landscapes are among those looked at for sharpness, which come last: the distances
     # that are left are those of the larger set.
-    drawn = runs((row.cell for one in shown if one.landscapes for row in one.rows), study.seeds[:1])
-    sharp = runs((row.cell for one in shown for row in one.sharpness), study.seeds)
+    drawn = runs((row.run for one in shown if one.landscapes for row in one.rows), study.seeds[:1])
+    sharp = runs((row.run for one in shown for row in one.sharpness), study.seeds)
     model = next(iter(study.configs.values())).model
     if registry.preset(model).frozen is not None:
         print(f"no sharpness and no landscapes: part of {model} is not trained", file=sys.stderr)
@@ -55,7 +55,7 @@ def measure(
         if some:
             with noted(name, failures):
                 diagnose(some, settings, with_landscapes=name == "landscapes", **places)
-    timed = runs((row.cell for one in shown if one.costs for row in one.rows), study.seeds[:1])
+    timed = runs((row.run for one in shown if one.costs for row in one.rows), study.seeds[:1])
     known, fresh = _timed(directory / files.COSTS)
     if {run.parent.name for run in timed} - fresh:
         # All of them anew, as costs are relative to one another within one measurement: to SGD's.

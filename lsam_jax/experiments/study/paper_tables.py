@@ -1,31 +1,11 @@
 """The tables and figures of the layer-wise SAM paper: which cells each is made of."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lsam_jax.experiments.config.paper_results import TABLE1, TABLE3, TABLE4, Numbers, Published
+from lsam_jax.experiments.config.paper_results import TABLE1, TABLE3, TABLE4, Numbers, Row, Tables
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.study.cells import CELLS, GRID, METHODS
-
-
-class Row(NamedTuple):
-    """A row of a table, or a line of a figure.
-
-    Attributes:
-        cell: One of `cells.CELLS`.
-        label: Of the row.
-        published: The paper's number, if it has one.
-    """
-
-    cell: str
-    label: str
-    published: Published | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as ``study.json`` has it."""
-        numbers = {} if self.published is None else self.published._asdict()
-        known = {name: value for name, value in numbers.items() if value is not None}
-        return {"run": self.cell, "label": self.label, "published": known}
 
 
 class Artefact(NamedTuple):
@@ -34,7 +14,7 @@ class Artefact(NamedTuple):
     Attributes:
         title: What it shows.
         caption: What to know of it.
-        rows: Its rows or lines.
+        rows: Its rows or lines, of runs of `cells.CELLS`.
         sharpness: The rows whose runs are looked at for sharpness.
         landscapes: Whether their loss landscapes do.
         costs: Whether their steps are timed.
@@ -62,7 +42,7 @@ def artefact(name: str, preset: Preset) -> Artefact:
 def _methods(preset: Preset) -> tuple[Row, ...]:
     first = TABLE1.get(preset.name, {})
     return tuple(
-        Row(name, cell.label, first.get(cell.method) if cell.is_plain else None)
+        Row(name, cell.label, first.get(cell.method, {}) if cell.is_plain else {})
         for name, cell in METHODS.items()
         if name not in ("gsam", "looksam", "lsam") or cell.method in preset.methods
     )
@@ -70,7 +50,7 @@ def _methods(preset: Preset) -> tuple[Row, ...]:
 
 def _table1(preset: Preset) -> Artefact:
     caption, rows = "The paper's four methods, and others at hand.", _methods(preset)
-    cells = [(row, METHODS[row.cell]) for row in rows]
+    cells = [(row, METHODS[row.run]) for row in rows]
     named = tuple(row for row, cell in cells if cell.is_plain and cell.method in preset.methods)
     return Artefact("Methods", caption, rows, sharpness=named, costs=True)
 
@@ -99,7 +79,7 @@ def _table4(preset: Preset) -> Artefact:
         for k, number in fourth.items()
         if k != "all"
     ]
-    rows = (Row("sgd", "k=0 (SGD)"), *some, Row("gsam", "all (generalized SAM)", fourth["all"]))
+    rows = (Row("sgd", "k=0 (SGD)", {}), *some, Row("gsam", "all (generalized SAM)", fourth["all"]))
     caption = "The k layers of largest norm; of all, the biases and BatchNorm parameters too."
     return Artefact("How many layers", caption, rows, costs=True)
 
@@ -110,9 +90,9 @@ def _grid(preset: Preset) -> Artefact:
     normalised = "normalised" if own.pop("normalize", False) else "not normalised"
     label = f"{whose}: rho={own.pop('rho'):g}, alpha={own.pop('alpha'):g}, {normalised}"
     rows = (
-        Row("sgd", "SGD"),
-        Row("lsam", label),
-        *(Row(name, cell.label) for name, cell in GRID.items()),
+        Row("sgd", "SGD", {}),
+        Row("lsam", label, {}),
+        *(Row(name, cell.label, {}) for name, cell in GRID.items()),
     )
     shared = ", ".join(f"{name}={x:g}" for name, x in own.items())
     caption = (
@@ -125,13 +105,13 @@ def _grid(preset: Preset) -> Artefact:
 def _figure(title: str, *cells: str, landscapes: bool = False) -> Callable[[Preset], Artefact]:
     def make(preset: Preset) -> Artefact:
         shown = [name for name in cells if name == "sgd" or CELLS[name].method in preset.methods]
-        rows = tuple(Row(name, CELLS[name].label) for name in shown)
+        rows = tuple(Row(name, CELLS[name].label, {}) for name in shown)
         return Artefact(title, "", rows, landscapes=landscapes)
 
     return make
 
 
-def _published(tables: Numbers, preset: Preset, name: str) -> Mapping[str, Published]:
+def _published(tables: Tables, preset: Preset, name: str) -> Mapping[str, Numbers]:
     if preset.name not in tables:
         raise ValueError(
             f"the paper has no {name} for preset {preset.name!r}; choose one of {', '.join(tables)}"

@@ -79,7 +79,7 @@ def plan(
         )
     shared = {**SCALES[scale], **(settings or {})}
     artefacts = {name: artefact(name, preset) for name in names}
-    needed = dict.fromkeys(row.cell for one in artefacts.values() for row in one.rows)
+    needed = dict.fromkeys(row.run for one in artefacts.values() for row in one.rows)
     configs = {cell: CELLS[cell].configure(preset, shared) for cell in needed}
     return Study(preset, scale, artefacts, configs, tuple(range(seeds)), shared)
 
@@ -131,7 +131,7 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
             "title": one.title,
             "caption": one.caption,
             "paper": "" if name == "grid" else f"Lee, KDD 2024, {statistics.spoken(name)}",
-            "rows": [row.to_json() for row in one.rows],
+            "rows": [row._asdict() for row in one.rows],
         }
         for name, one in study.artefacts.items()
         if not name.startswith("figure")  # a report draws them for every table

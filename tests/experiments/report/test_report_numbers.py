@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from studies import STEPS, config, record, write_run, write_simple
 
+from lsam_jax.experiments.config.paper_results import Row
 from lsam_jax.experiments.report.numbers import accuracy, equal_time, groups
 from lsam_jax.experiments.report.numbers.run_cost import CostScale
-from lsam_jax.experiments.report.numbers.study import Row, TableSpec, read_study
+from lsam_jax.experiments.report.numbers.study import TableSpec, read_study
 from lsam_jax.experiments.statistics import holm, paired, spread
 
 T_975 = 4.302652729749464  # Student's t with 2 degrees of freedom

@@ -31,10 +31,10 @@ def test_the_tables_differ_in_what_they_compare_alone():
     assert {c.method for c in study.configs.values()} == {
         "sgd", "sam", "generalized_sam", "look_sam", "layerwise_sam", "momentum_sam", "esam"
     }  # fmt: skip
-    selections = {row.label: options(study, row.cell).get("selection") for row in
-                  study.artefacts["table3"].rows if row.cell != "sgd"}  # fmt: skip
+    selections = {row.label: options(study, row.run).get("selection") for row in
+                  study.artefacts["table3"].rows if row.run != "sgd"}  # fmt: skip
     assert selections == {"high norm": None, "random": "random", "low norm": "low"}
-    fourth = {row.label: row.cell for row in study.artefacts["table4"].rows}
+    fourth = {row.label: row.run for row in study.artefacts["table4"].rows}
     for k in (1, 2, 4, 8):
         assert options(study, fourth[f"k={k}"])["k"] == k
     assert fourth["k=4"] == "lsam"  # of Table 1, and run once
@@ -90,16 +90,16 @@ def test_every_benchmark_has_the_figures(name, benchmark):
     shown = artefact(name, preset(benchmark))
     assert shown.title
     for row in shown.rows:
-        assert CELLS[row.cell].configure(preset(benchmark), {}).seed == 0
+        assert CELLS[row.run].configure(preset(benchmark), {}).seed == 0
 
 
 def test_numbers_of_the_paper_stand_beside_the_right_rows():
     rows = {row.label: row.published for row in artefact("table3", CIFAR).rows}
-    assert (rows["low norm"].accuracy, rows["random"].std) == (91.40, 0.2)
+    assert (rows["low norm"]["accuracy"], rows["random"]["std"]) == (91.40, 0.2)
     rows = {row.label: row.published for row in artefact("table4", CIFAR).rows}
-    assert rows["k=8"].throughput == 564.5
-    assert rows["k=0 (SGD)"] is None
-    assert artefact("table1", preset("flowers102-wrn16-2")).rows[3].published.accuracy == 75.56
+    assert rows["k=8"]["throughput"] == 564.5
+    assert rows["k=0 (SGD)"] == {}
+    assert artefact("table1", preset("flowers102-wrn16-2")).rows[3].published["accuracy"] == 75.56
 
 
 def test_a_scale_says_all_that_it_changes():

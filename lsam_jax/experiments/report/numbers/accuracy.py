@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from lsam_jax.experiments import statistics
+from lsam_jax.experiments.config.paper_results import Row
 from lsam_jax.experiments.report.numbers import groups as grouping
 from lsam_jax.experiments.report.numbers.groups import Group
 from lsam_jax.experiments.report.numbers.run_cost import CostScale
-from lsam_jax.experiments.report.numbers.study import Row, Study, TableSpec
+from lsam_jax.experiments.report.numbers.study import Study, TableSpec
 from lsam_jax.experiments.report.page import Columns, Table
 from lsam_jax.experiments.statistics import NOTHING
 

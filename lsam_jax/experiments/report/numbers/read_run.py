@@ -192,13 +192,8 @@ def _sharpness(file: Path) -> dict[str, Any]:
 def _landscapes(file: Path) -> Landscapes:
     try:
         with np.load(file) as arrays:
-            found = Landscapes(
-                arrays["steps"],
-                tuple(str(name) for name in arrays["layers"]),
-                arrays["loss"],
-                arrays["model_steps"],
-                arrays["model_loss"],
-            )
+            there = {name: arrays[name] for name in Landscapes._fields}
+            found = Landscapes(**there | {"layers": tuple(map(str, there["layers"]))})
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UnreadableError(f"{file.name} cannot be read") from error
     if found.loss.shape != (len(found.layers), len(found.steps), len(found.steps)):
@@ -209,5 +204,5 @@ def _landscapes(file: Path) -> Landscapes:
 def _json(file: Path) -> dict[str, Any]:
     try:
         return files.read_json(file) or {}
-    except (ValueError, OSError) as error:
-        raise UnreadableError(f"{file.name} cannot be read ({error})") from error
+    except ValueError as error:
+        raise UnreadableError(f"{file.name} cannot be read ({error.__cause__})") from error

@@ -10,19 +10,12 @@ from typing import Any, NamedTuple
 
 from lsam_jax.experiments import files, statistics
 from lsam_jax.experiments.config.methods import in_todays_names
+from lsam_jax.experiments.config.paper_results import Row
 from lsam_jax.experiments.report.numbers import groups as naming
 from lsam_jax.experiments.report.numbers.groups import Group, SkippedRun, recipe, same_but
 from lsam_jax.experiments.report.numbers.read_run import RecordedRun, UnreadableError, read_run
 
 COST = ("mean", "low", "high")
-
-
-class Row(NamedTuple):
-    """A line of a table: a group's name, what to call it, what the paper reports of it."""
-
-    run: str
-    label: str
-    published: Mapping[str, float]
 
 
 class TableSpec(NamedTuple):
@@ -109,7 +102,7 @@ def read_study(directory: Path) -> Study:
 
 
 def _plan(file: Path) -> Plan | None:
-    found = _json(file)
+    found = files.read_json(file)
     if not found:
         return None
     try:
@@ -218,7 +211,7 @@ def _costs(file: Path, groups: Mapping[str, Group]) -> dict[str, dict[str, float
     One without a mean, as earlier versions wrote them, is left out: it is the median of single
     steps, which need not all cost the same.
     """
-    runs = (_json(file) or {}).get("runs", {})
+    runs = (files.read_json(file) or {}).get("runs", {})
     known = {
         name: (name, *(part for run in group.runs for part in (run.name, Path(run.name).name)))
         for name, group in groups.items()
@@ -241,7 +234,7 @@ def _costs(file: Path, groups: Mapping[str, Group]) -> dict[str, dict[str, float
 
 
 def _distances(file: Path) -> dict[str, Any] | None:
-    found = _json(file)
+    found = files.read_json(file)
     if found is None:
         return None
     lengths = {len(found.get(name, ())) for name in ("runs", "relative", "from_start")}
@@ -250,12 +243,3 @@ def _distances(file: Path) -> dict[str, Any] | None:
             f"{str(file)!r} does not have a distance for each run; make it again, or move it away"
         )
     return found
-
-
-def _json(file: Path) -> dict[str, Any] | None:
-    try:
-        return files.read_json(file)
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"{str(file)!r} cannot be read ({error}); make it again, or move it away"
-        ) from error
