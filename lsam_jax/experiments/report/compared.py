@@ -75,8 +75,6 @@ def _accuracy_and_cost(report: Mapping[str, Any]) -> Canvas:
         xlabel=f"cost of a training step, {next(iter(report['methods']))} = 1 (mean, quartiles)",
         ylabel="right of the test split (%)",
     )
-    least = min(row["step_cost"]["low"] for row in report["methods"].values())
-    axes.set_xlim(left=min(0.9, 0.9 * least))
     seeds = len(report["seeds"])
     axes.legend(title=f"mean and range of {seeds} seed{'s' * (seeds > 1)}", loc="best")
     open_frame(axes, grid="both")

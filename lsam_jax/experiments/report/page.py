@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape as escape_html
 from pathlib import Path
@@ -159,13 +160,11 @@ def anchors_of(titles: Sequence[str]) -> list[str]:
         >>> anchors_of(["A title", "A title!"])
         ['a-title', 'a-title-1']
     """
-    seen: dict[str, int] = {}
-    found = []
+    seen, found = Counter[str](), []
     for title in titles:
         slug = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        again = seen.get(slug, 0)
-        seen[slug] = again + 1
-        found.append(f"{slug}-{again}" if again else slug)
+        found.append(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
     return found
 
 

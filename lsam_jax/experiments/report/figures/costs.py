@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.transforms import ScaledTranslation
 
 from lsam_jax.experiments.plotting import BASELINE, COLOURS, MARKERS, curve, open_frame, panels, png
 from lsam_jax.experiments.report.numbers.accuracy import ACCURACY
@@ -18,20 +17,18 @@ GREYS = ("0.15", "0.45", "0.65", "0.78")
 DASHES = ("-", "--", "-.", ":")
 SAME = 0.02
 """Costs that are drawn beside each other."""
-ASIDE = 0.03
-"""By how many inches."""
+ASIDE = 0.01
+"""By how much, as a share of the largest cost."""
+ROOM = 0.12
+"""Around the points, as a share of what they cover."""
 
 
 def scatter(scales: Sequence[CostScale], groups: Sequence[Group], name: str) -> Figure:
     """Accuracy by cost of the whole run, a panel for each way to tell costs."""
     canvas, places = panels(len(scales), len(scales), (4.4, 4.4), (2.2, 0), sharey=True)
     methods = [group for group in groups if not group.is_sgd]
-    heights = [
-        height
-        for place, scale in zip(places[0], scales, strict=True)
-        for height in _points(place, scale, methods)
-    ]
-    places[0, 0].set_ylim(*_room(heights))  # of all panels, which share it
+    for place, scale in zip(places[0], scales, strict=True):
+        _points(place, scale, methods)
     places[0, 0].set_ylabel("validation accuracy (%)")
     handles, labels = places[0, 0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside right upper", fontsize=8)
@@ -50,31 +47,29 @@ def scatter(scales: Sequence[CostScale], groups: Sequence[Group], name: str) -> 
     return Figure(name, png(canvas), alt, words)
 
 
-def _points(place: Axes, scale: CostScale, methods: Sequence[Group]) -> list[float]:
-    """Draws a panel; the heights that it must show."""
+def _points(place: Axes, scale: CostScale, methods: Sequence[Group]) -> None:
+    """Draws a panel."""
     known = [group for group in methods if scale.knows(group)]
     groups = [*scale.sgd, *known]
     costs = [scale.total(group) for group in groups]
     found = [group.spread(ACCURACY) for group in groups]
     means, deviations = (100 * np.array([x[i] or 0.0 for x in found]) for i in (0, 1))
-    sgd = len(scale.sgd)
+    sgd, aside = len(scale.sgd), ASIDE * max(costs)
     place.errorbar(
         costs[:sgd], means[:sgd], deviations[:sgd], color=BASELINE, marker="o", ms=5, lw=1.2,
         capsize=3, label="SGD" if sgd == 1 else "SGD, longer from left to right",
     )  # fmt: skip
     for n, group in enumerate(known, start=sgd):
         i = methods.index(group)
-        aside = sum(abs(costs[n] - other) < SAME for other in costs[:n]) * ASIDE
-        moved = ScaledTranslation(aside, 0, place.figure.dpi_scale_trans)
+        same = sum(abs(costs[n] - other) < SAME for other in costs[:n])
         place.errorbar(
-            costs[n], means[n], deviations[n], color=COLOURS[i % len(COLOURS)],
+            costs[n] + aside * same, means[n], deviations[n], color=COLOURS[i % len(COLOURS)],
             marker=MARKERS[(i + i // len(COLOURS) + 1) % len(MARKERS)], ms=8, mec="white", lw=1.2,
-            capsize=3, linestyle="none", label=group.label, transform=place.transData + moved,
+            capsize=3, linestyle="none", label=group.label,
         )  # fmt: skip
-    place.set_xlim(*_room(costs))
+    place.margins(ROOM)
     place.set_xlabel(f"cost of the run, {scale.kind} (runs of SGD, {scale.base.passes} passes)")
     open_frame(place, grid="both")
-    return [*(means - deviations), *(means + deviations)]
 
 
 def at_equal_time(scale: CostScale, groups: Sequence[Group], name: str) -> Figure | None:
@@ -119,10 +114,3 @@ def _draw(place: Axes, scale: CostScale, group: Group, colour: str, line: str) -
     cost = np.mean([scale.so_far(group, run) for run in runs], axis=0)
     values = np.array([100 * run.numbers[ACCURACY] for run in runs])
     curve(place, cost, values, color=colour, linestyle=line, label=group.label, lw=1.5)
-
-
-def _room(values: Sequence[float]) -> tuple[float, float]:
-    """Limits for points, which matplotlib does not see when they are moved aside."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    room = 0.12 * (high - low) or 0.1
-    return low - room, high + room

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from lsam_jax.experiments import plotting
 from lsam_jax.experiments.report.numbers.groups import Group, seeds_text
@@ -34,10 +33,8 @@ def learning(groups: Sequence[Group], name: str) -> Figure:
         groups: Runs of several lengths are drawn by their share of the whole run.
         name: Of the figure.
     """
-    numbers = [("train_loss", "training loss"), ACCURACY, ACCURACY]
+    numbers = [("train_loss", "training loss", 0.0), (*ACCURACY, 0.0), (*ACCURACY, ZOOM)]
     drawn = _Curves(groups, numbers, (11, 3.5, 0.3), sharey="col")
-    for place in drawn.places[:, 2]:
-        _zoom(place, drawn.of, groups)
     titles = "Training loss", "Validation accuracy", "The same, end of the run"
     for place, title in zip(drawn.places[0], titles, strict=True):
         place.set_title(title, fontsize=11)
@@ -51,7 +48,7 @@ def learning(groups: Sequence[Group], name: str) -> Figure:
 
 def gradient_norms(groups: Sequence[Group], name: str) -> Figure:
     """Norm of the whole model's gradient: the paper's Figure 4."""
-    number = "gradient_norm", "norm of the training loss's gradient"
+    number = "gradient_norm", "norm of the training loss's gradient", 0.0
     drawn = _Curves(groups, [number], (5.6, 3.9, 0), across=True, sharey=True)
     return drawn.figure(
         name,
@@ -67,7 +64,7 @@ def radii(groups: Sequence[Group], name: str) -> Figure | None:
     told = [of for of in groups if all(np.any(run.numbers["rho"] > 0) for run in of.runs)]
     if not told:
         return None
-    numbers = [("rho", "radius"), ("rise", "rise of the loss along it")]
+    numbers = [("rho", "radius", 0.0), ("rise", "rise of the loss along it", 0.0)]
     return _Curves(told, numbers, (9, 3.5, 0.3), sharex=True).figure(
         name,
         "the radius, and of the rise of the loss,",
@@ -94,7 +91,8 @@ class _Curves:
 
     Args:
         groups: What is drawn.
-        numbers: Names in a record, and what the places call them.
+        numbers: Names in a record, what the places call them, and as a share of the run where
+            they begin.
         size: Width and height of a row, and what is added to the height of all.
         across: Whether rows, of one place, stand beside each other.
         **share: Of `matplotlib.figure.Figure.subplots`.
@@ -103,13 +101,13 @@ class _Curves:
     def __init__(
         self,
         groups: Sequence[Group],
-        numbers: Sequence[tuple[str, str]],
+        numbers: Sequence[tuple[str, str, float]],
         size: tuple[float, float, float],
         across: bool = False,
         **share: Any,
     ):
         rows, (width, height, more) = by_panel(groups), size
-        (self.label, self.of), self._groups = _axis(groups), groups
+        (self.label, of), self._groups = _axis(groups), groups
         self.repeats = " SGD is repeated in every panel." if len(rows) > 1 else ""
         columns = len(rows) if across else len(numbers)
         each = (width, height) if across else (width / columns, height)
@@ -117,11 +115,12 @@ class _Curves:
         self._canvas, found = plotting.panels(count, columns, each, (0, more), **share)
         self.places = found.reshape(len(rows), len(numbers))
         for places, row in zip(self.places, rows, strict=True):
-            for place, (number, label) in zip(places, numbers, strict=True):
+            for place, (number, label, begin) in zip(places, numbers, strict=True):
                 for group, style in row:
-                    x = self.of(group.runs[0])
-                    values = np.array([_values(run, number) for run in group.runs])
-                    plotting.curve(place, x, values, label=group.label, lw=1.5, **style)
+                    x = of(group.runs[0])
+                    first = min(int((x < begin * x[-1]).sum()), max(0, len(x) - LEAST))
+                    values = np.array([_values(run, number)[first:] for run in group.runs])
+                    plotting.curve(place, x[first:], values, label=group.label, lw=1.5, **style)
                 if number != ACCURACY[0]:
                     plotting.logarithmic(place)
                 place.set(xlabel=self.label, ylabel=label)
@@ -144,19 +143,3 @@ def _axis(groups: Sequence[Group]) -> tuple[str, Axis]:
 
 def _values(run: RecordedRun, number: str) -> np.ndarray:
     return run.numbers[number] * (100 if number == ACCURACY[0] else 1)
-
-
-def _zoom(axes: Axes, of: Axis, groups: Sequence[Group]) -> None:
-    """Shows the end of the runs, at the height that it needs."""
-    values = []
-    for run in (run for group in groups for run in group.runs):
-        x = of(run)
-        first = min(int((x < ZOOM * x[-1]).sum()), max(0, len(x) - LEAST))
-        start, end = x[first], x[-1]
-        values.append(_values(run, ACCURACY[0])[first:])
-    found = np.concatenate(values)
-    found = found[np.isfinite(found)]
-    if len(found) and end > start:
-        room = 0.05 * (found.max() - found.min()) + 0.05
-        axes.set_ylim(found.min() - room, found.max() + room)
-        axes.set_xlim(start, end)
