@@ -108,26 +108,3 @@ CONTENDERS: tuple[Contender, ...] = (
     _layers("layers-4-low", "layer-wise, 4 of low norm", selection="low"),
 )
 """In the order in which they are run."""
-
-QUOTED = (
-    *(SGD, SAM, "sam-1/8", "layers-4-1/8", "stale", "momentum", "layers-4-paper", "last-fifth"),
-    *("sam-1/8-rise", "layers-4-1/8-rise", "stale-rise", "only-first-third", "only-last-third"),
-)
-"""Those whose numbers the README says, which more seeds run."""
-
-FEW = (
-    *QUOTED,
-    *("layers-4", "sam-rise", "every-2", "every-5", "look", "esam", "budget-25"),
-)
-"""Those of the regimes whose runs take minutes; by name."""
-
-GENTLE = _sam(
-    "sam-1/8-rise-0.1", "SAM on 1/8, by rise, share 0.1", (), ascent_batch=1 / 8, rise_share=0.1
-)
-"""By the share that is for clean labels."""
-
-CLEAN = (
-    *(SGD, SAM, "sam-1/8", "layers-4-1/8", "momentum"),
-    *("sam-1/8-rise", "layers-4-1/8-rise", "stale-rise"),
-)
-"""Those of them where labels are clean, and there is little to tell apart."""

@@ -6,20 +6,36 @@ from typing import Any, NamedTuple
 
 from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import PRESETS
-from lsam_jax.experiments.frontier.contenders import (
-    CLEAN,
-    CONTENDERS,
-    FEW,
-    GENTLE,
-    QUOTED,
-    SAM,
-    SGD,
-    Contender,
-    rounded,
-)
+from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender, rounded
 
 TUNING_SEEDS = (100, 101)
 """Of the runs that choose the radius, on images held out of the training images."""
+
+QUOTED = (
+    *(SGD, SAM, "sam-1/8", "layers-4-1/8", "stale", "momentum", "layers-4-paper", "last-fifth"),
+    *("sam-1/8-rise", "layers-4-1/8-rise", "stale-rise", "only-first-third", "only-last-third"),
+)
+"""Those whose numbers the README says, which more seeds run."""
+
+FEW = (
+    *QUOTED,
+    *("layers-4", "sam-rise", "every-2", "every-5", "look", "esam", "budget-25"),
+)
+"""Those of the regimes whose runs take minutes; by name."""
+
+GENTLE = Contender(
+    "sam-1/8-rise-0.1",
+    "SAM on 1/8, by rise, share 0.1",
+    "sam",
+    {"ascent_batch": 1 / 8, "rise_share": 0.1},
+)
+"""By the share that is for clean labels."""
+
+CLEAN = (
+    *(SGD, SAM, "sam-1/8", "layers-4-1/8", "momentum"),
+    *("sam-1/8-rise", "layers-4-1/8-rise", "stale-rise"),
+)
+"""Those of them where labels are clean, and there is little to tell apart."""
 
 
 class Regime(NamedTuple):

@@ -10,8 +10,8 @@ from scipy import stats
 
 from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.frontier import contenders, costs, page, picture, study
-from lsam_jax.experiments.frontier.contenders import CONTENDERS, GENTLE, SAM, SGD, Contender
+from lsam_jax.experiments.frontier import costs, page, picture, regimes, study
+from lsam_jax.experiments.frontier.contenders import CONTENDERS, SAM, SGD, Contender
 from lsam_jax.experiments.frontier.ledger import Key, Ledger
 from lsam_jax.experiments.frontier.regimes import REGIMES, TUNING_SEEDS
 from lsam_jax.experiments.frontier.results import results
@@ -174,7 +174,7 @@ def test_names_are_unique_and_all_configurations_make_sense():
 def test_who_takes_part_by_which_radii_and_seeds():
     assert REGIMES["digits-0"].contenders == CONTENDERS
     cifar = [one.name for one in REGIMES["cifar-40"].contenders]
-    assert cifar[:2] == [SGD, SAM] and sorted(cifar) == sorted(contenders.FEW)
+    assert cifar[:2] == [SGD, SAM] and sorted(cifar) == sorted(regimes.FEW)
     vit = {one.name: one for one in REGIMES["vit-40"].contenders}
     assert REGIMES["vit-40"].plain == vit[SGD].label == "AdamW"
     assert vit[SAM].radii == (0.03, 0.06, 0.1) and vit["layers-4-paper"].radii == (0.1,)
@@ -184,7 +184,7 @@ def test_who_takes_part_by_which_radii_and_seeds():
         *("stale-rise", "momentum", "sam-1/8-rise-0.1"),
     ]
     mirrored, plain = REGIMES["cifar-mirrored-0"], REGIMES["cifar-0"]
-    assert mirrored.contenders == (*plain.contenders[:2], *plain.contenders[4:7], GENTLE)
+    assert mirrored.contenders == (*plain.contenders[:2], *plain.contenders[4:7], regimes.GENTLE)
     assert mirrored.config.augment and mirrored.config.crop == 0 and not plain.config.augment
     more = REGIMES["digits-40"]
     assert more.seeds_of(vit["momentum"]) == tuple(range(10))
