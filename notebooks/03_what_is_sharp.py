@@ -135,7 +135,7 @@ plt.show()
 
 # %%
 network = registry.preset("resnet8")(num_classes=digits.num_classes)
-images = datasets.Normalise(digits.mean, digits.std)(digits.train.images[:IMAGES])
+images = digits.preprocess(digits.train.images[:IMAGES])
 labels = digits.train.labels[:IMAGES]
 
 

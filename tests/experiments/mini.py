@@ -39,7 +39,8 @@ def dataset(data_dir=None):
     parts = [
         datasets.Split(images[part], labels[part]) for part in (slice(IMAGES), slice(IMAGES, None))
     ]
-    return datasets.Dataset("digits", *parts, num_classes=3, mean=(8.0,), std=(5.0,))
+    scaled = datasets.Normalise((8.0,), (5.0,))
+    return datasets.Dataset("digits", *parts, num_classes=3, preprocess=scaled)
 
 
 def install(set_item):

@@ -1,8 +1,8 @@
 """Image data sets as NumPy arrays, and their batches.
 
 A data set is two splits of uint8 images with int32 labels. Images stay uint8 until they are on
-the device, where `Normalise` makes them float. A new data set is one more function that returns
-a `Dataset`, and its entry in `LOADERS`.
+the device, where `Dataset.preprocess` makes them float. A new data set is one more function that
+returns a `Dataset`, and its entry in `LOADERS`.
 """
 
 import dataclasses
@@ -31,9 +31,7 @@ class Dataset(NamedTuple):
         train: What the weights are fitted to.
         validation: What is only ever evaluated.
         num_classes: Labels are 0 ... num_classes - 1.
-        mean: Of the training pixels, for each channel; empty where every image is standardised
-            by itself.
-        std: Their standard deviation; likewise.
+        preprocess: uint8 images to floats, on the device.
         augment: What is done to the uint8 images of a training batch on the device, from a key
             (and by how many pixels they may move, its `pad`); None for nothing.
     """
@@ -42,8 +40,7 @@ class Dataset(NamedTuple):
     train: Split
     validation: Split
     num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    preprocess: Callable[[Array], jax.Array]
     augment: Callable[..., jax.Array] | None = None
 
 
@@ -64,14 +61,14 @@ def digits(data_dir: DataDir = None) -> Dataset:
     )
     train, validation = Split(fitted, its_labels), Split(held_out, held_out_labels)
     mean, std = (float(of(fitted, dtype=np.float64)) for of in (np.mean, np.std))
-    return Dataset("digits", train, validation, 10, (mean,), (std,))
+    return Dataset("digits", train, validation, 10, Normalise((mean,), (std,)))
 
 
 def _prepared(name: str, train: Sequence[str], test: Sequence[str], data_dir: DataDir) -> Dataset:
     """A data set that TFDS has prepared, of splits with these names, as the paper augments it."""
     fitted, num_classes = tfds.read(name, train, SIZE, data_dir)
     held_out, _ = tfds.read(name, test, SIZE, data_dir)
-    return Dataset(name, fitted, held_out, num_classes, (), (), crop_and_flip)
+    return Dataset(name, fitted, held_out, num_classes, standardise, crop_and_flip)
 
 
 LOADERS: Mapping[str, Callable[[DataDir], Dataset]] = {
@@ -178,9 +175,8 @@ class Normalise:
     """Preprocessing by a data set's own statistics.
 
     Args:
-        mean: Of every channel; empty to standardise each image by its own mean and deviation
-            over all pixels and channels.
-        std: Likewise.
+        mean: Of the training pixels, for each channel.
+        std: Their standard deviation, likewise.
     """
 
     mean: tuple[float, ...]
@@ -188,6 +184,4 @@ class Normalise:
 
     def __call__(self, images: Array) -> jax.Array:
         """Float32 images of mean 0 and deviation 1 of uint8 ones [N, H, W, C], on the device."""
-        if not self.mean:
-            return standardise(images)
         return (jnp.asarray(images, jnp.float32) - jnp.asarray(self.mean)) / jnp.asarray(self.std)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lsam_jax.experiments.config.config import Config
-from lsam_jax.experiments.data.augmentation import crop_and_flip
+from lsam_jax.experiments.data.augmentation import crop_and_flip, standardise
 from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.training.step import Program, build
@@ -46,5 +46,5 @@ def outline(config: Config) -> Program:
     black = np.broadcast_to(np.uint8(0), (known.images, *known.shape))
     split = Split(black, np.broadcast_to(np.int32(0), known.images))
     augment = None if config.data == "digits" else crop_and_flip
-    data = Dataset(config.data, split, split, known.num_classes, (), (), augment)
+    data = Dataset(config.data, split, split, known.num_classes, standardise, augment)
     return build(config, data)

@@ -21,7 +21,7 @@ from lsam_jax.experiments.config.methods import ConfiguredMethod, method
 from lsam_jax.experiments.config.objective import TrainingLoss
 from lsam_jax.experiments.data import datasets, label_noise
 from lsam_jax.experiments.data.batches import Batches
-from lsam_jax.experiments.data.datasets import Dataset, Normalise
+from lsam_jax.experiments.data.datasets import Dataset
 from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.distributed.devices import Layout, layout
 from lsam_jax.experiments.files import PathLike
@@ -227,7 +227,7 @@ def _loss(config: Config, architecture: registry.Architecture, data: Dataset) ->
     options: dict[str, Any] = {} if config.width is None else {"width": config.width}
     dtype = jnp.dtype(config.dtype).type
     model = architecture(num_classes=data.num_classes, dtype=dtype, **options)
-    preprocess = architecture.preprocess or Normalise(data.mean, data.std)
+    preprocess = architecture.preprocess or data.preprocess
     return TrainingLoss(model, preprocess, config.label_smoothing, config.accumulate)
 
 

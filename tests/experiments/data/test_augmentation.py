@@ -44,7 +44,8 @@ def test_images_may_be_mirrored_alone():
     assert 16 < np.sum(mirrored) < 48
     expected = np.where(mirrored[:, None, None, None], IMAGES[:, :, ::-1], IMAGES)
     whole = datasets.Split(IMAGES, np.arange(64))
-    crops = datasets.Dataset("", whole, whole, 64, (), (), augmentation.crop_and_flip)
+    both = augmentation.standardise, augmentation.crop_and_flip
+    crops = datasets.Dataset("", whole, whole, 64, *both)
     mirrors = datasets.limited(crops, crop=0).augment
     np.testing.assert_array_equal(mirrors(jnp.asarray(IMAGES), key), expected)
     assert datasets.limited(crops, crop=0, augment=False).augment is None
@@ -75,7 +76,7 @@ def test_standardise_is_image_by_image():
     images = IMAGES.copy()
     images[0] = 7  # blank
     images[1] = images[1] // 8
-    got = np.asarray(datasets.Normalise((), ())(images))
+    got = np.asarray(augmentation.standardise(images))
     values = images.astype(np.float64)
     for result, image in zip(got[1:], values[1:]):
         np.testing.assert_allclose(result, (image - image.mean()) / image.std(), atol=1e-5)
@@ -102,7 +103,10 @@ def test_a_batch_is_augmented_from_its_key_and_only_when_asked():
 @pytest.mark.slow
 def test_a_run_trains_on_augmented_images():
     small = datasets.Dataset(
-        "digits", *[datasets.Split(IMAGES[:8], np.arange(8, dtype=np.int32))] * 2, 8, (), ()
+        "digits",
+        *[datasets.Split(IMAGES[:8], np.arange(8, dtype=np.int32))] * 2,
+        8,
+        augmentation.standardise,
     )
     shown = small._replace(augment=augmentation.crop_and_flip)
     config = Config(method="sgd", width=4, epochs=1, batch_size=8)

@@ -22,7 +22,7 @@ def test_digits_are_those_of_scikit_learn_in_two_parts():
     assert np.bincount(digits.validation.labels).min() >= 57  # every class has its share
     assert digits.num_classes == 10
     assert digits.train.images.shape == (1200, 8, 8, 1)
-    pixels = np.asarray(datasets.Normalise(digits.mean, digits.std)(digits.train.images))
+    pixels = np.asarray(digits.preprocess(digits.train.images))
     assert abs(pixels.mean()) < 1e-5
     assert abs(pixels.std() - 1) < 1e-5
 
@@ -33,7 +33,7 @@ def test_hyper_parameters_are_chosen_on_training_images(small):
     np.testing.assert_array_equal(part.train.labels, small.train.labels[:100])
     np.testing.assert_array_equal(part.validation.images, small.train.images[100:])
     np.testing.assert_array_equal(part.validation.labels, small.train.labels[100:])
-    assert part.mean == small.mean
+    assert part.preprocess == small.preprocess
     for images in (0, 130, -1):
         with pytest.raises(ValueError, match=f"images={images} must lie between 1 and 129"):
             datasets.hold_out(small, images)

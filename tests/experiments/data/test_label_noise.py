@@ -13,7 +13,6 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.objective import TrainingLoss
 from lsam_jax.experiments.config.presets import preset
 from lsam_jax.experiments.data import datasets
-from lsam_jax.experiments.data.datasets import Normalise
 from lsam_jax.experiments.data.label_noise import drawn_anew
 from lsam_jax.experiments.files import CONFIG
 from lsam_jax.experiments.models import resnet
@@ -86,7 +85,7 @@ def test_a_run_trains_on_noisy_labels_and_is_evaluated_on_clean_ones(noisy, smal
 @pytest.mark.slow
 def test_the_gradient_norm_is_that_of_the_labels_that_are_trained_on(noisy, small):
     state = noisy.init(1)
-    loss_fn = TrainingLoss(resnet.resnet8(width=4), Normalise(small.mean, small.std), 0.1)
+    loss_fn = TrainingLoss(resnet.resnet8(width=4), small.preprocess, 0.1)
     gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
 
     def norm(labels):
@@ -105,7 +104,7 @@ def test_labels_fitted_are_those_as_given(noisy, small):
     state = fit(dataclasses.replace(NOISY, seed=1), program=noisy).state
     logits = resnet.resnet8(width=4).apply(
         {"params": state.params, "batch_stats": state.batch_stats},
-        Normalise(small.mean, small.std)(small.train.images),
+        small.preprocess(small.train.images),
     )
     given = drawn_anew(small.train.labels, 0.4, 10, 1)
     right = np.mean(np.argmax(logits, axis=1) == given)

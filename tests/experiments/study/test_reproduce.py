@@ -265,7 +265,9 @@ def test_limited_data(small):
 def test_a_program_is_built_on_what_the_configuration_leaves():
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     split = datasets.Split(images, np.arange(40, dtype=np.int32) % 4)
-    whole = datasets.Dataset("digits", split, split, 4, (), (), lambda images, key: images)
+    whole = datasets.Dataset(
+        "digits", split, split, 4, datasets.standardise, lambda images, key: images
+    )
     config = Config(width=4, epochs=1, batch_size=8, options={"k": 1})
     limits = {"images": 24, "validation_images": 10, "image_size": 4, "passes": 2}
     moves = dataclasses.replace(config, crop=3, **limits)

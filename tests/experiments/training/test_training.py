@@ -18,7 +18,6 @@ from lsam_jax.experiments.config.methods import METHODS, method
 from lsam_jax.experiments.config.objective import TrainingLoss, initial_variables
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.batches import Batches
-from lsam_jax.experiments.data.datasets import Normalise
 from lsam_jax.experiments.models import resnet
 from lsam_jax.experiments.training import evaluation
 from lsam_jax.experiments.training.loop import NonFiniteLossError, fit
@@ -146,7 +145,7 @@ def test_same_seed_same_result_bit_for_bit(layerwise, layerwise_run):
 def test_sgd_is_the_loop_one_writes_by_hand(programs, small):
     result = fit(programs["sgd"].config, program=programs["sgd"])
     model = resnet.resnet8(width=4)
-    loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.1)
+    loss_fn = TrainingLoss(model, small.preprocess, 0.1)
     weights, _ = jax.random.split(jax.random.key(0))
     variables = initial_variables(model, (8, 8, 1), weights)
     params, stats = variables["params"], variables["batch_stats"]
@@ -213,9 +212,9 @@ def test_evaluation_counts_every_image_once(small, monkeypatch):
     monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 16)  # 50 images: the last batch has 2
     model = resnet.resnet8(width=4)
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
-    loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.0)
+    loss_fn = TrainingLoss(model, small.preprocess, 0.0)
     loss, accuracy = evaluation.evaluate(loss_fn, small.validation, variables)
-    logits = model.apply(variables, Normalise(small.mean, small.std)(small.validation.images))
+    logits = model.apply(variables, small.preprocess(small.validation.images))
     log_probability = np.asarray(jax.nn.log_softmax(logits), np.float64)
     np.testing.assert_allclose(
         loss, -log_probability[np.arange(50), small.validation.labels].mean(), rtol=1e-5
@@ -240,7 +239,7 @@ def test_evaluation_pads_by_less_than_an_image_a_batch(small, monkeypatch):
 
 def test_gradient_norms_are_those_of_the_plain_loss(small):
     model = resnet.resnet8(width=4)
-    loss_fn = TrainingLoss(model, Normalise(small.mean, small.std), 0.1)
+    loss_fn = TrainingLoss(model, small.preprocess, 0.1)
     variables = initial_variables(model, (8, 8, 1), jax.random.key(0))
     params, stats = variables["params"], variables["batch_stats"]
     _, norm, by_path = evaluation.probe(loss_fn, small.train, None, (params, stats, {}))
@@ -330,7 +329,7 @@ def test_prices_are_what_xla_counts(small, monkeypatch, name, options):
     monkeypatch.setattr(resnet, "convolve", lax.conv_general_dilated)
     config = dataclasses.replace(TINY, method=name, options=options)
     program = build(config, small)
-    loss_fn = TrainingLoss(resnet.resnet8(width=4), Normalise(small.mean, small.std), 0.1)
+    loss_fn = TrainingLoss(resnet.resnet8(width=4), small.preprocess, 0.1)
     state, batch = program.init(0), program.batches(0)[0]
     sam = program.method.init(state.params)
     arguments = (state.batch_stats, {}, batch, jax.random.key(0))
