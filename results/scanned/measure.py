@@ -103,7 +103,7 @@ def measure(steps):
         name: lambda program=program, args=steps[name][1]: program(*args)
         for name, program in programs.items()
     }
-    seconds = timing.interleaved(functions, ROUNDS, warmup=2)
+    seconds = timing.interleaved(functions.values(), ROUNDS, warmup=2)
     book = compiled["textbook mask"]
     return {
         name: {

@@ -143,7 +143,7 @@ def _network(settings: Settings, work: workload.Workload) -> tuple[dict[str, Any
         for step, x in first.items()
     }
     programs = {labels[step]: program for step, program in compiled.items()}
-    seconds = timing.interleaved(again, COMPILE_ROUNDS, warmup=0)
+    seconds = timing.interleaved(again.values(), COMPILE_ROUNDS, warmup=0)
     for label, median in zip(again, np.median(seconds, axis=0), strict=True):
         programs[label] = programs[label]._replace(compile_seconds=float(median))
     return rows, timed.described(programs, programs[SGD], programs[TEXTBOOK])

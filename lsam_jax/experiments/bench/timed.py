@@ -133,7 +133,7 @@ def measure(calls: Mapping[str, Call], rounds: int) -> dict[str, timing.Cost]:
         calls: The first is the one that costs are relative to.
         rounds: Steps of each.
     """
-    seconds = timing.interleaved(calls, rounds)
+    seconds = timing.interleaved(calls.values(), rounds)
     kinds = [timing.kinds_of(call.selected(rounds)) for call in calls.values()]
     return timing.costs(tuple(calls), seconds, kinds)
 

@@ -8,7 +8,7 @@ not move it.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +36,7 @@ class Cost(NamedTuple):
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], Any]],
+    functions: Collection[Callable[[], Any]],
     rounds: int,
     *,
     warmup: int = 1,
@@ -55,7 +55,7 @@ def interleaved(
     """
     seconds = np.zeros((rounds, len(functions)))
     for turn in range(-warmup, rounds):
-        for column, function in enumerate(functions.values()):
+        for column, function in enumerate(functions):
             start = clock()
             jax.block_until_ready(function())
             if turn >= 0:

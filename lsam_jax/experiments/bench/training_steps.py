@@ -1,7 +1,7 @@
 """What a training step of each of several runs costs, relative to the first."""
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -46,7 +46,7 @@ class StepTimes(NamedTuple):
         return timing.costs(names, self.seconds, list(map(timing.kinds_of, self.selected)))
 
 
-def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int) -> StepTimes:
+def time_steps(programs: Sequence[Program], states: Sequence[State], rounds: int) -> StepTimes:
     """Times real training steps, interleaved; see `timing.interleaved`.
 
     Args:
@@ -54,15 +54,12 @@ def time_steps(programs: Iterable[Program], states: Iterable[State], rounds: int
         states: Where each run is taken up; donated to its first step.
         rounds: How many steps of each are timed, after one that is not.
     """
-    programs = list(programs)
     drawn = programs[0].batches(seed=0)
     batches = [drawn[step] for step in range(min(BATCHES, programs[0].steps_per_epoch))]
-    calls = {
-        str(number): _GoingOn(program, state, batches)
-        for number, (program, state) in enumerate(zip(programs, states, strict=True))
-    }
+    each = zip(programs, states, strict=True)
+    calls = [_GoingOn(program, state, batches) for program, state in each]
     seconds = timing.interleaved(calls, rounds, warmup=1)
-    return StepTimes(seconds, [np.stack(call.selected[-rounds:]) for call in calls.values()])
+    return StepTimes(seconds, [np.stack(call.selected[-rounds:]) for call in calls])
 
 
 class Snapshots(loop.Watcher):

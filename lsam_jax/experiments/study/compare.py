@@ -182,5 +182,5 @@ def _measure(
     """
     moments = list(zip(*snapshots.values(), strict=True))
     share = max(1, rounds // len(moments))
-    parts = [time_steps(programs.values(), states, share) for states in moments]
+    parts = [time_steps(list(programs.values()), states, share) for states in moments]
     return StepTimes.joined(parts)

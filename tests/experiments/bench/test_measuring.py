@@ -30,7 +30,7 @@ def test_functions_are_timed_in_turn_after_a_warm_up():
         return run
 
     functions = {name: function(name) for name in price}
-    seconds = timing.interleaved(functions, 3, clock=lambda: now[0])
+    seconds = timing.interleaved(functions.values(), 3, clock=lambda: now[0])
     assert calls == ["a", "b"] * 4
     np.testing.assert_array_equal(seconds, [[1.0, 3.0]] * 3)
 
