@@ -53,7 +53,7 @@ class Team:
             result = act()
         except Exception as error:
             own = error
-        failures = self._gather(None if own is None else [_kind(own), _message(own)])
+        failures = self._gather(None if own is None else _kind_and_message(own))
         if own is not None:
             raise own
         for process, failure in enumerate(failures):
@@ -159,10 +159,6 @@ def _largest(numbers: jax.Array) -> jax.Array:
     return jnp.max(numbers)
 
 
-def _kind(error: Exception) -> str:
-    return next((name for name, kind in KINDS.items() if isinstance(error, kind)), "OSError")
-
-
-def _message(error: Exception) -> str:
-    known = isinstance(error, tuple(KINDS.values()))
-    return str(error) if known else f"{type(error).__name__}: {error}"
+def _kind_and_message(error: Exception) -> list[str]:
+    kind = next((name for name, kind in KINDS.items() if isinstance(error, kind)), None)
+    return [kind, str(error)] if kind else ["OSError", f"{type(error).__name__}: {error}"]

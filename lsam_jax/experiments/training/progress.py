@@ -72,7 +72,7 @@ class Progress:
         """Counts a step; never waits for the device.
 
         Args:
-            metrics: Has scalars `loss` and `accuracy`, of jax or NumPy, as the step returned them.
+            metrics: Has scalars `loss` and `accuracy`, as the step returned them.
         """
         now = self.clock()
         if self._began is None:
@@ -119,7 +119,7 @@ class Progress:
     def _advance(self, now: float) -> None:
         """Takes in the steps that the device has finished, and reads the last of them."""
         finished, last = 0, None
-        while self._pending and _is_ready(self._pending[0].loss):
+        while self._pending and self._pending[0].loss.is_ready():
             last = self._pending.popleft()
             finished += 1
         self._finished += finished
@@ -163,8 +163,3 @@ class Progress:
         parts = [f"{name.replace('_', ' ')} {record[name]:{form}}" for name, form in SHOWN.items()]
         parts += self._images_per_second() + self._left(now)
         return f"epoch {record['epoch']}/{self.epochs}: {', '.join(parts)}"
-
-
-def _is_ready(array: Any) -> bool:
-    # Every array of jax has the method, though the class jax.Array does not declare it.
-    return not hasattr(array, "is_ready") or array.is_ready()

@@ -288,11 +288,10 @@ def test_standard_error_is_the_default(capsys):
     assert captured.out == ""
 
 
-def test_arrays_of_jax_and_numbers(now):
-    terminal = Terminal()
+def test_arrays_of_jax(now):
+    terminal, value = Terminal(), jnp.float32(2.0).block_until_ready()
     with progress(now, terminal) as bar:
-        for value in (jnp.float32(2.0).block_until_ready(), 2.0):
-            bar.step(Metrics(value, value))
-            now[0] += 1.0
+        bar.step(Metrics(value, value))
+        now[0] += 1.0
         bar.step(metrics(loss=2.0))
         assert "loss 2.000" in terminal.shown()[-1]
