@@ -68,20 +68,23 @@ def holds_convolution(jaxpr: jex.Jaxpr) -> bool:
 
 
 class _Quick:
-    """Programs with calls of quick convolutions in the place of others: nothing is traced again.
+    """Programs with quick convolutions in the place of others: nothing is traced again.
 
-    Each program is changed once. One kind of convolution is one function, which is lowered once.
+    Each program is changed once; each kind of convolution is traced once, by platform.
     """
 
     def __init__(self) -> None:
         self._one_device = one_device()
         self._programs: dict[int, Any] = {}
-        self._calls: dict[Any, Any] = {}
+        self._kinds: dict[Any, Any] = {}
+        self._which: list[Any] = []
+        """The equation that says which platform it is; none is asked for before the first kind."""
 
     def program(self, program: Any) -> Any:
-        """A jaxpr or a closed one with quick convolutions; what is neither, as it is."""
+        """Jaxprs, closed or not, with quick convolutions; as it is, what needs no other."""
         if isinstance(program, tuple):
-            return tuple(map(self.program, program))
+            changed = tuple(map(self.program, program))
+            return changed if any(x is not y for x, y in zip(changed, program)) else program
         if not isinstance(program, jex.Jaxpr | jex.ClosedJaxpr):
             return program
         if id(program) not in self._programs:
@@ -90,35 +93,40 @@ class _Quick:
 
     def _changed(self, program: Any) -> Any:
         if not isinstance(program, jex.Jaxpr):  # from jax 0.12 on, a closed one is one, too
-            return jex.ClosedJaxpr(self.program(program.jaxpr), program.consts)
-        return program.replace(eqns=[self._equation(eqn) for eqn in program.eqns])
+            inner = self.program(program.jaxpr)
+            changed = jex.ClosedJaxpr(inner, program.consts)
+            return program if inner is program.jaxpr else changed
+        eqns = [self._equation(eqn) for eqn in program.eqns]
+        changes = any(new is not eqn for new, eqn in zip(eqns, program.eqns))
+        return program.replace(eqns=[*self._which, *eqns]) if changes else program
 
     def _equation(self, eqn: Any) -> Any:
         if eqn.primitive is conv_general_dilated_p:
-            return self._convolution(eqn)
+            return eqn if _is_canonical(eqn) else self._convolution(eqn)
         opened = eqn.primitive in CONTROL_FLOW or eqn.primitive.name in CALLS
         if not opened or eqn.params.get("branches_platforms"):
             return eqn
-        return eqn.replace(params={name: self.program(x) for name, x in eqn.params.items()})
+        params = {name: self.program(x) for name, x in eqn.params.items()}
+        changes = any(params[name] is not x for name, x in eqn.params.items())
+        return eqn.replace(params=params) if changes else eqn
 
     def _convolution(self, eqn: Any) -> Any:
-        if _is_canonical(eqn):
-            return eqn
-        like = tuple(eqn.params.items()), eqn.outvars[0].aval
-        types = tuple(v.aval for v in eqn.invars)
-        if (*like, types) not in self._calls:
+        like = tuple(eqn.params.items()), *(v.aval for v in (*eqn.invars, *eqn.outvars))
+        if like not in self._kinds:
             parts = _parts(eqn) if self._one_device or _is_manual(eqn) else 1
-            call = lambda: _by_platform(*like, parts, *map(zeros_like_type, types))  # noqa: E731
-            self._calls[*like, types] = jax.make_jaxpr(call)().jaxpr.eqns[-1]
-        call = self._calls[*like, types]
-        return eqn.replace(primitive=call.primitive, params=call.params, effects=call.effects)
+            eqns = jax.make_jaxpr(partial(_by_platform, eqn, parts))().jaxpr.eqns
+            self._kinds[like] = kind = eqns[-1]
+            self._which = self._which or [x for x in eqns if kind.invars[0] in x.outvars]
+        kind, given = self._kinds[like], [*self._which[0].outvars, *eqn.invars]
+        return eqn.replace(primitive=kind.primitive, params=kind.params, invars=given)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _by_platform(params: Any, result: Any, parts: int, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    on_cpu = partial(_on_cpu, dict(params), result, parts)
-    as_it_is = partial(conv_general_dilated_p.bind, **dict(params))
-    return jax.lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=as_it_is)
+def _by_platform(eqn: Any, parts: int) -> jax.Array:
+    """A convolution like that of the equation, quick on a CPU."""
+    on_cpu = partial(_on_cpu, eqn.params, eqn.outvars[0].aval, parts)
+    as_it_is = partial(conv_general_dilated_p.bind, **eqn.params)
+    operands = [zeros_like_type(v.aval) for v in eqn.invars]
+    return jax.lax.platform_dependent(*operands, cpu=on_cpu, default=as_it_is)
 
 
 def _on_cpu(
