@@ -180,7 +180,7 @@ def _measure(
     The cost of a layer-wise step depends on the layers that it selects, and these change
     during training.
     """
-    moments = list(zip(*snapshots.values(), strict=True))
+    moments = list(zip(*(snapshots[name] for name in programs), strict=True))
     share = max(1, rounds // len(moments))
     parts = [time_steps(list(programs.values()), states, share) for states in moments]
     return StepTimes.joined(parts)

@@ -49,3 +49,11 @@ def test_a_method_without_a_run_is_left_out_but_the_first(configs, monkeypatch, 
     failing(monkeypatch, ("sgd", 0))
     with pytest.raises(NonFiniteLossError):
         compare.compare(configs, [0], tmp_path, rounds=4)
+
+
+@pytest.mark.slow
+def test_each_method_is_timed_at_states_of_its_own(configs, monkeypatch, tmp_path):
+    failing(monkeypatch, ("sgd", 0))  # so that the first states are those of another
+    report = compare.compare(configs, (0, 1), tmp_path, rounds=4)
+    values = {name: row["validation_accuracy"]["values"] for name, row in report["methods"].items()}
+    assert {name: len(of) for name, of in values.items()} == {"sgd": 1, "sam": 2}
