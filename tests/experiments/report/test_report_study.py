@@ -127,6 +127,22 @@ def test_a_damaged_line_makes_one_run_unreadable(line, reason, tmp_path):
     assert [run.seed for run in group.runs] == [0]
 
 
+def test_a_damaged_run_does_not_stop_the_others(tmp_path):
+    write_simple(tmp_path, "sgd", (0.7, 0.8, 0.9))
+    (tmp_path / "seed0/metrics.jsonl").unlink()
+    (tmp_path / "seed0/metrics.jsonl").mkdir()
+    file = tmp_path / "seed1/config.json"
+    settings = json.loads(file.read_text())
+    settings["config"]["options"] = 5
+    file.write_text(json.dumps(settings))
+    assert troubles(tmp_path) == {
+        "seed0": ("unreadable", "metrics.jsonl cannot be read (Is a directory)"),
+        "seed1": ("unreadable", "config.json is not the configuration of a run"),
+    }
+    (group,) = read_study(tmp_path).groups.values()
+    assert [run.seed for run in group.runs] == [2]
+
+
 def test_without_a_plan_runs_are_grouped_by_all_but_the_seed(tmp_path):
     write_simple(tmp_path / "deep" / "er" / "sam", "sam", (0.7, 0.8))
     write_simple(tmp_path / "k2", "layerwise_sam", (0.7,), k=2)

@@ -138,8 +138,8 @@ def _config(file: Path) -> dict[str, Any]:
     found = _json(file)
     config = found.get("config")
     if not isinstance(config, dict) or not all(
-        isinstance(config.get(name), kind)
-        for name, kind in (("method", str), ("seed", int), ("epochs", int))
+        isinstance({"options": {}, **config}.get(name), kind)
+        for name, kind in (("method", str), ("seed", int), ("epochs", int), ("options", dict))
     ):
         raise UnreadableError(f"{file.name} is not the configuration of a run")
     return in_todays_names(config)
@@ -148,7 +148,10 @@ def _config(file: Path) -> dict[str, Any]:
 def _records(file: Path) -> list[dict[str, Any]]:
     """Each with numbers alone, NaN where JSON has none."""
     records: list[dict[str, Any]] = []
-    lines = file.read_bytes().splitlines() if file.exists() else []
+    try:
+        lines = file.read_bytes().splitlines() if file.exists() else []
+    except OSError as error:
+        raise UnreadableError(f"{file.name} cannot be read ({error.strerror})") from error
     for number, line in enumerate(lines, start=1):
         where = f"line {number} of {file.name}"
         try:
