@@ -76,6 +76,14 @@ def measure(
 
 def _timed(file: Path) -> tuple[dict[str, Path], set[str]]:
     """The runs whose steps a file of costs has, by cell, and the cells with a mean."""
-    runs = (files.read_json(file) or {"runs": {}})["runs"]
-    there = {cell: file.parent / cell / f"seed{x['config']['seed']}" for cell, x in runs.items()}
-    return there, {cell for cell, x in runs.items() if "mean" in x["cost"]}
+    found, fresh = files.read_json(file) or {"runs": {}}, set()
+    there: dict[str, Path] = {}
+    try:
+        for cell, row in found["runs"].items():
+            there[cell] = file.parent / cell / f"seed{row['config']['seed']}"
+            fresh |= {cell} if "mean" in row["cost"] else set()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{str(file)!r} does not have a cost for each run; make it again, or move it away"
+        ) from error
+    return there, fresh

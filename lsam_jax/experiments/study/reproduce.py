@@ -123,7 +123,7 @@ def reproduce(
 def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> None:
     """Adds what is planned, and what failed, to what ``study.json`` has."""
     file = directory / files.STUDY
-    before = files.read_json(file) or {}
+    before = _planned_before(file)
     tables = {one["name"]: one for one in before.get("tables", [])}
     tables |= {
         name: {
@@ -160,6 +160,20 @@ def write_study(directory: Path, study: Study, failures: Mapping[str, str]) -> N
             "failures": others | dict(failures),
         },
     )
+
+
+def _planned_before(file: Path) -> dict[str, Any]:
+    """What ``study.json`` has."""
+    found = files.read_json(file) or {}
+    kinds = {"name": list, "tables": list, "seeds": list, "runs": dict, "failures": dict}
+    is_plan = all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items())
+    if not is_plan or not all(
+        isinstance(one, dict) and "name" in one for one in found.get("tables", [])
+    ):
+        raise ValueError(
+            f"{str(file)!r} is not the plan of a study; make it again, or move it away"
+        )
+    return found
 
 
 def finished(directory: Path, study: Study, cell: str, seed: int) -> bool:

@@ -21,7 +21,8 @@ def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
     made_of = {**measured.made_of(), "rho": rho}
     there: dict[str, Any] | None = None if again else files.read_json(file)
     if there is not None:
-        known = {**there, "probes": there.get("trace", {}).get("probes")}
+        trace = there.get("trace")
+        known = {**there, "probes": trace.get("probes") if isinstance(trace, dict) else None}
         check_same(file, known, {**made_of, "probes": probes})
         return there
     files.writable_directory(file.parent)

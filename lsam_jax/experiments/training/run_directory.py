@@ -90,7 +90,11 @@ class Run:
         return restored, History.from_json(self._team.tell(meta["history"]))
 
     def environment_changes(self) -> dict[str, tuple[Any, Any]]:
-        """What decides rounding and differs from when the run began: before and now, by name."""
+        """What decides rounding and differs from when the run began: before and now, by name.
+
+        Raises:
+            ValueError: When ``environment.json`` cannot be read; from what says why.
+        """
         began, now = files.read_json(self.directory / files.ENVIRONMENT), self._environment
         if not began:
             return {}

@@ -95,7 +95,16 @@ def _prepare(
     run: run_directory.Run, log: Sequence[str] | None, name: str, stack: contextlib.ExitStack
 ) -> Sequence[loggers.Sink]:
     """Says what has changed since a run began, and opens the sinks, which `stack` closes."""
-    for what, (before, now) in run.environment_changes().items():
+    try:
+        changes = run.environment_changes()
+    except ValueError as error:  # a run needs nothing of it
+        changes, file = {}, run.directory / files.ENVIRONMENT
+        print(
+            f"note: {str(file)!r} cannot be read ({error.__cause__}), so what has changed since "
+            "this run began is not known",
+            file=sys.stderr,
+        )
+    for what, (before, now) in changes.items():
         print(
             f"note: this run began with {what} {before}, now it is {now}; its last digits may "
             "differ from those of an unbroken run",

@@ -226,6 +226,14 @@ def test_a_run_that_fails_leaves_the_others(study, capsys):
     )
 
 
+@pytest.mark.parametrize("trace", ["", ', "trace": 5'])
+def test_a_damaged_measurement_is_named(trace, study, capsys):
+    file = study / "sgd/seed0/sharpness.json"
+    file.write_text('{"images": 64, "seed": 0, "run_step": 4, "rho": 0.05' + trace + "}")
+    assert diagnose(file.parent) == 2
+    assert f"'{file}' is there, but was made with probes=None" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

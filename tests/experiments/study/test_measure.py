@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from lsam_jax.experiments import files
 from lsam_jax.experiments import report as report_package
 from lsam_jax.experiments.bench import training_steps
@@ -118,6 +120,13 @@ def test_costs_are_relative_to_sgd(trained, monkeypatch, tmp_path):
     reproduce.reproduce(study, tmp_path)
     measure(study, tmp_path)
     assert given[0][0].parent.name == "sgd"
+
+
+@pytest.mark.parametrize("written", ["garbage", '{"a": 1}', '{"runs": {"sgd": 1}}'])
+def test_a_damaged_file_of_costs_is_named(written, trained, tmp_path):
+    (tmp_path / "costs.json").write_text(written)
+    with pytest.raises(ValueError, match=f"'{tmp_path}/costs.json' .*make it again, or move it"):
+        measure(plan(["table2"], DIGITS, "paper", 1, SMALL), tmp_path)
 
 
 def test_costs_are_named_by_what_tells_runs_apart():

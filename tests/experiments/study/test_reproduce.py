@@ -210,6 +210,15 @@ def test_runs_of_another_configuration_are_not_mixed_in(trained, tmp_path):
     assert asked == ["sgd/seed0"]
 
 
+@pytest.mark.parametrize("written", ["garbage", '{"runs": 5}', '{"tables": [{}]}'])
+def test_a_damaged_plan_is_named_before_anything_runs(written, trained, tmp_path):
+    asked, _ = trained
+    (tmp_path / "study.json").write_text(written)
+    with pytest.raises(ValueError, match=f"'{tmp_path}/study.json' .*make it again, or move it"):
+        reproduce.reproduce(plan(["figure1"], DIGITS, "paper", 1, SMALL), tmp_path)
+    assert not asked
+
+
 @pytest.mark.slow
 def test_the_command_runs_one_for_real(tmp_path, capsys):
     settings = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]

@@ -1,5 +1,6 @@
 """The directory of a run: one writer, one configuration, and a run that goes on as if unbroken."""
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -16,6 +17,7 @@ from lsam_jax.experiments.errors import Stopped
 from lsam_jax.experiments.training.loop import NonFiniteLossError, Watcher, fit
 from lsam_jax.experiments.training.run_directory import Run, configuration
 from lsam_jax.experiments.training.step import Program
+from lsam_jax.experiments.training.train import _prepare
 
 
 @pytest.mark.slow
@@ -75,6 +77,16 @@ def test_another_environment_is_noticed(tmp_path):
     file.write_text(json.dumps({**began, "jax": "0.0.1", "date": "long ago"}))
     with Run(tmp_path, TINY, resume=True) as run:
         assert run.environment_changes() == {"jax": ("0.0.1", jax.__version__)}
+
+
+def test_a_damaged_note_of_the_environment_does_not_stop_a_run(tmp_path, capsys):
+    begun(tmp_path)
+    (tmp_path / "environment.json").write_text("garbage")
+    with Run(tmp_path, TINY, resume=True) as run, contextlib.ExitStack() as stack:
+        assert _prepare(run, ["json"], "a run", stack)
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"note: '{tmp_path}/environment.json' cannot be read (Expecting value")
+    assert note.endswith("so what has changed since this run began is not known")
 
 
 def begun(directory):
@@ -138,6 +150,27 @@ def test_another_configuration_is_not_resumed(tmp_path, change, origin, words):
         Run(tmp_path, dataclasses.replace(TINY, **change), resume=True, origin=origin)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     Run(tmp_path, TINY, resume=True).close()  # and the lock is free
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"nosuch": 1}, "unexpected keyword argument 'nosuch'"),
+        ({"method": "nosuch"}, "method='nosuch' is not known"),
+        ({"format": 99}, "format=99 was written by a later version"),
+        ({"format": "new"}, "format='new' was written by a later version"),
+    ],
+)
+def test_a_run_of_another_version_is_named(tmp_path, change, words):
+    begun(tmp_path)
+    file = tmp_path / "config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "config": {**settings["config"], **change}}))
+    said = rf"'{file}' holds a run that this version does not read \(.*{words}.*\); choose another"
+    with pytest.raises(ValueError, match=said):
+        Run(tmp_path, TINY, resume=True)
+    with pytest.raises(ValueError, match=said):
+        configuration(tmp_path)
 
 
 def test_what_is_not_a_run_is_left_alone(tmp_path):
