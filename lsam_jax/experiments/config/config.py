@@ -150,8 +150,11 @@ class Config:
         """What `to_json` made a dictionary of.
 
         Raises:
-            ValueError: When it did not.
+            ValueError: When it did not, or a later version did.
         """
+        written = values.get("format", 1)
+        if not isinstance(written, int) or written > FORMAT:
+            raise ValueError(f"format={written!r} was written by a later version")
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in in_todays_names(values).items()

@@ -175,7 +175,9 @@ class Run:
                 f"{str(self.directory)!r} already holds a run; pass --resume to go on with it, or "
                 "choose another --out"
             )
-        elif found := differences(_completed(there), wanted):
+        elif found := differences(
+            {**there, "config": _of_this_version(file, there).to_json()}, wanted
+        ):
             raise ValueError(
                 f"the run in {str(self.directory)!r} has another configuration: "
                 f"{'; '.join(found)}. Resume it with its own, or choose another --out"
@@ -191,12 +193,12 @@ def configuration(directory: files.PathLike) -> Config:
     """The configuration of the run in a directory.
 
     Raises:
-        ValueError: When there is no run.
+        ValueError: When there is no run, or one that this version does not read.
     """
     file = Path(directory) / files.CONFIG
     if not file.is_file():
         raise ValueError(f"{str(directory)!r} holds no run; give the --out of lsam-jax train")
-    return Config.from_json(_read(file)["config"])
+    return _of_this_version(file, _read(file))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -209,9 +211,15 @@ def _read(file: Path) -> dict[str, Any]:
         ) from (error)
 
 
-def _completed(there: Mapping[str, Any]) -> dict[str, Any]:
+def _of_this_version(file: Path, there: Mapping[str, Any]) -> Config:
     """With the defaults of settings that an earlier version did not have."""
-    return {**there, "config": Config.from_json(there["config"]).to_json()}
+    try:
+        return Config.from_json(there["config"])
+    except ValueError as error:
+        raise ValueError(
+            f"{str(file)!r} holds a run that this version does not read ({error}); choose another "
+            "--out"
+        ) from error
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -128,19 +128,20 @@ def test_a_damaged_line_makes_one_run_unreadable(line, reason, tmp_path):
 
 
 def test_a_damaged_run_does_not_stop_the_others(tmp_path):
-    write_simple(tmp_path, "sgd", (0.7, 0.8, 0.9))
+    write_simple(tmp_path, "sgd", (0.7, 0.8, 0.9, 0.9))
     (tmp_path / "seed0/metrics.jsonl").unlink()
     (tmp_path / "seed0/metrics.jsonl").mkdir()
-    file = tmp_path / "seed1/config.json"
-    settings = json.loads(file.read_text())
-    settings["config"]["options"] = 5
-    file.write_text(json.dumps(settings))
+    for seed, change in ((1, {"options": 5}), (2, {"format": "new"})):
+        file = tmp_path / f"seed{seed}/config.json"
+        settings = json.loads(file.read_text())
+        file.write_text(json.dumps({**settings, "config": {**settings["config"], **change}}))
     assert troubles(tmp_path) == {
         "seed0": ("unreadable", "metrics.jsonl cannot be read (Is a directory)"),
         "seed1": ("unreadable", "config.json is not the configuration of a run"),
+        "seed2": ("unreadable", "config.json is not the configuration of a run"),
     }
     (group,) = read_study(tmp_path).groups.values()
-    assert [run.seed for run in group.runs] == [2]
+    assert [run.seed for run in group.runs] == [3]
 
 
 def test_without_a_plan_runs_are_grouped_by_all_but_the_seed(tmp_path):

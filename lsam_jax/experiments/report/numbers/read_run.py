@@ -17,6 +17,7 @@ _JUDGED = ("train_loss", "train_accuracy", "validation_loss", "validation_accura
 NUMBERS = ("step", *_JUDGED, "gradient_norm", "cost")
 SINCE = ("rho", "rise")
 """Numbers that older runs do not have."""
+_KINDS = {"method": str, "seed": int, "epochs": int, "format": int, "options": dict}
 BY_LAYER = ("layer_norms", "perturbations")
 
 
@@ -138,8 +139,8 @@ def _config(file: Path) -> dict[str, Any]:
     found = _json(file)
     config = found.get("config")
     if not isinstance(config, dict) or not all(
-        isinstance({"options": {}, **config}.get(name), kind)
-        for name, kind in (("method", str), ("seed", int), ("epochs", int), ("options", dict))
+        isinstance({"format": 1, "options": {}, **config}.get(name), kind)
+        for name, kind in _KINDS.items()
     ):
         raise UnreadableError(f"{file.name} is not the configuration of a run")
     return in_todays_names(config)
