@@ -188,7 +188,15 @@ class SmallViT(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [N, num_classes] of images [N, S, S, C]; both modes are the same."""
+        """Logits [N, num_classes] of images [N, S, S, C]; both modes are the same.
+
+        Raises:
+            ValueError: When the heads do not divide the width.
+        """
+        if self.width % self.heads:
+            raise ValueError(
+                f"width={self.width} must be a multiple of the {self.heads} heads of vit_tiny"
+            )
         sizes = self.width, self.depth, self.heads
         features = Backbone(self.patch_size, *sizes, self.dtype, name="backbone")(images)
         return nn.Dense(self.num_classes, name="head")(features.astype(jnp.float32))

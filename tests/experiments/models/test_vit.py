@@ -120,6 +120,8 @@ def test_the_small_one_is_trained_whole_on_images_of_any_channels():
     assert params["backbone"]["block1"]["mlp1"]["kernel"].shape == (8, 32)
     trained, frozen = registry.preset("vit_tiny").split(params)
     assert trained == params and not frozen
+    with pytest.raises(ValueError, match="width=7 must be a multiple of the 4 heads of vit_tiny"):
+        jax.eval_shape(vit.vit_tiny(width=7).init, jax.random.key(0), images)
 
 
 @pytest.mark.parametrize(
