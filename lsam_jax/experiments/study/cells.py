@@ -99,6 +99,20 @@ GRID: Mapping[str, Cell] = {
 CELLS: Mapping[str, Cell] = {**METHODS, **VARIANTS, **GRID}
 
 
+def misfit(config: Config) -> str:
+    """Which size the data do not have, in words; "" where they have all, or are not known."""
+    known = OUTLINES.get(config.data)
+    if known is None:
+        return ""
+    for name in ("images", "validation_images"):
+        asked, there = getattr(config, name), getattr(known, name)
+        if asked is not None and asked > there:
+            return f"{name}={asked} is above the {there} of {config.data}"
+    if config.image_size is not None and known.shape[-1] != 3:
+        return f"image_size={config.image_size} needs three channels, and {config.data} has one"
+    return ""
+
+
 def changes(preset: Preset, config: Config) -> list[str]:
     """What a scale changes of a preset's recipe, in words, so that no table is without it."""
     whole, said = preset.config, []

@@ -18,7 +18,7 @@ from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.config.presets import Preset
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.errors import noted
-from lsam_jax.experiments.study.cells import CELLS, SCALES, changes
+from lsam_jax.experiments.study.cells import CELLS, SCALES, changes, misfit
 from lsam_jax.experiments.study.paper_tables import NAMES, Artefact, artefact
 from lsam_jax.experiments.training.run_directory import configuration, differences
 from lsam_jax.experiments.training.step import Program, build
@@ -81,6 +81,12 @@ def plan(
     artefacts = {name: artefact(name, preset) for name in names}
     needed = dict.fromkeys(row.run for one in artefacts.values() for row in one.rows)
     configs = {cell: CELLS[cell].configure(preset, shared) for cell in needed}
+    for config in configs.values():
+        if scale != "paper" and (why := misfit(config)):
+            raise ValueError(
+                f"scale={scale!r} has no {preset.name}: {why}; choose --scale paper or another "
+                "preset"
+            )
     return Study(preset, scale, artefacts, configs, tuple(range(seeds)), shared)
 
 

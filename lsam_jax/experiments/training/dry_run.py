@@ -17,20 +17,22 @@ class Outline(NamedTuple):
 
     Attributes:
         images: How many there are to train on.
+        validation_images: How many there are to validate on.
         shape: Of an image, [H, W, C].
         num_classes: How many there are.
     """
 
     images: int
+    validation_images: int
     shape: tuple[int, int, int]
     num_classes: int
 
 
 OUTLINES: Mapping[str, Outline] = {
-    "digits": Outline(1200, (8, 8, 1), 10),
-    "cifar10": Outline(50_000, (32, 32, 3), 10),
-    "cifar100": Outline(50_000, (32, 32, 3), 100),
-    "oxford_flowers102": Outline(6149, (32, 32, 3), 102),
+    "digits": Outline(1200, 597, (8, 8, 1), 10),
+    "cifar10": Outline(50_000, 10_000, (32, 32, 3), 10),
+    "cifar100": Outline(50_000, 10_000, (32, 32, 3), 100),
+    "oxford_flowers102": Outline(6149, 2040, (32, 32, 3), 102),
 }
 
 

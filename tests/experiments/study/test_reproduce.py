@@ -122,6 +122,13 @@ def test_a_scale_says_all_that_it_changes():
         ((["table1"], CIFAR, "cpu", 0), "seeds=0.*at least 1"),
         ((["table1"], preset("cifar100-vit-b16-head"), "cpu", 1), "pretrained.*--scale paper"),
         ((["table1"], CIFAR, "cpu", 1, {"epochs": 0}), "epochs=0"),
+        (
+            (["table1"], DIGITS, "cpu", 3),
+            "scale='cpu' has no digits-resnet8: images=1280 is above the 1200 of digits; choose "
+            "--scale paper or another preset",
+        ),
+        ((["table1"], DIGITS, "cpu", 3, {"images": 9, "validation_images": 9}), "image_size=16 ne"),
+        ((["table1"], preset("flowers102-wrn16-2"), "cpu", 3), "validation_images=5000 .* 2040"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_runs(arguments, words):
