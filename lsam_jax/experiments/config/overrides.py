@@ -69,7 +69,7 @@ def _guess(text: str) -> Any:
             return read(text)
         except ValueError:
             pass
-    words = {"true": True, "false": False, "none": None}
+    words = {**TRUTHS, "none": None}
     return words.get(text.lower(), text)
 
 

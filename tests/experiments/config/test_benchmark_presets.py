@@ -63,6 +63,9 @@ def test_settings_are_read_by_type():
     assert dict(config.options) == {
         "k": 5, "rho": 0.01, "alpha": 0.7, "normalize": True, "selection": "low",
     }  # fmt: skip
+    assert overrides.parse(["dynamic=no", "a=Yes", "b=0", "c=false"]) == {
+        "dynamic": False, "a": True, "b": 0, "c": False,
+    }  # fmt: skip
     for text, words in (("epochs=1.5", "whole number"), ("random_init=maybe", "true or false"),
                         ("decay_at=a", "numbers"), ("clip_norm=", "a number or none"),
                         ("rho", "must read name=value"), ("a b=1", "must read")):  # fmt: skip
@@ -134,7 +137,9 @@ def test_an_outline_is_that_of_the_data(name, small):
     assert loaded.train.images.shape[1:] == known.shape
     assert loaded.num_classes == known.num_classes
     if name == "digits":
-        assert len(datasets.load("digits").train.labels) == known.images
+        whole = datasets.load("digits")
+        assert len(whole.train.labels) == known.images
+        assert len(whole.validation.labels) == known.validation_images
 
 
 @pytest.mark.slow
