@@ -117,7 +117,8 @@ def chain(
         parts += _around_loops(before, places[max(n - 1, 0)], places[n], in_loops)
     parts += _around_loops(rest, places[-1], None, in_loops)
     _, depend = effects.split(jaxpr.eqns, jaxpr.invars)
-    moving = filter(jaxprs.is_inexact, [*jaxpr.invars, *(v for eqn in depend for v in eqn.outvars)])
+    made = (v for eqn in depend for v in eqn.outvars)
+    moving = jaxprs.differentiable(depend, {*jaxpr.invars, *made})
     differentiated = jaxpr.outvars if aux_is_differentiated else jaxpr.outvars[:1]
     reaching = frozenset(jaxprs.reaching(jaxpr, differentiated))
     segments = _joined(parts, jaxpr)

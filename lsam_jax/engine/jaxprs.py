@@ -179,6 +179,37 @@ def split_checkpoints(
     return rewrite(closed, args, rule)
 
 
+def differentiable(eqns: Iterable[Any], depend: Collection[Any]) -> set[Any]:
+    """Of the variables that depend on others, those through which errors come back to these.
+
+    JAX would differentiate the rest as well, where a program is cut behind them, and what reads
+    them may have no derivative: a loop of unknown length that starts from one, say.
+
+    Args:
+      eqns: those that make them.
+      depend: the variables, those at which `eqns` begin among them.
+    """
+    found = {v for v in depend if is_inexact(v)}
+    for eqn in eqns:
+        if not eqn.effects:
+            found.difference_update(set(eqn.outvars) - _errors_come_from(eqn, found))
+    return found
+
+
+def _errors_come_from(eqn: Any, moving: Collection[Any]) -> set[Any]:
+    """The results of an equation through which errors come back to what is moving."""
+    moves = [is_variable(v) and v in moving for v in eqn.invars]
+    if not any(moves) or eqn.primitive.name == "stop_gradient":
+        return set()
+    if eqn.primitive.name not in CHECKPOINT_NAMES:
+        return set(eqn.outvars)
+    inner = eqn.params["jaxpr"]
+    begin = [v for v, is_moving in zip(inner.invars, moves) if is_moving]
+    inside = differentiable(inner.eqns, {*begin, *(v for e in inner.eqns for v in e.outvars)})
+    results = zip(eqn.outvars, inner.outvars)
+    return {v for v, found in results if is_variable(found) and found in inside}
+
+
 def nested_jaxprs(eqn: Any) -> Iterable[jex.Jaxpr]:
     """The jaxprs among an equation's parameters."""
     for value in eqn.params.values():

@@ -165,9 +165,10 @@ def cut(program: TracedLoss, leaves: Sequence[Any], in_suffix: Sequence[bool]) -
     references = [v for v in read if effects.is_reference(v)]
     boundary = [v for v in read if not effects.is_reference(v)]
     _, moving = effects.split(before, prefix_vars)
-    depends = {*prefix_vars, *(v for eqn in moving for v in eqn.outvars)}
-    differentiable = [v for v in boundary if v in depends and jaxprs.is_inexact(v)]
-    fixed = [v for v in boundary if not (v in depends and jaxprs.is_inexact(v))]
+    made = (v for eqn in moving for v in eqn.outvars)
+    depends = jaxprs.differentiable(moving, {*prefix_vars, *made})
+    differentiable = [v for v in boundary if v in depends]
+    fixed = [v for v in boundary if v not in depends]
     run_prefix = jaxprs.as_function(
         before, [*jaxpr.constvars, *prefix_vars], [*differentiable, *fixed], jaxpr
     )

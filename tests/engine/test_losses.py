@@ -198,3 +198,35 @@ def test_an_auxiliary_callback_runs():
     params, batch, loss = three_layers(middle)
     assert_one_step(params, batch, loss, ("a_head",))
     assert seen
+
+
+def from_stopped(p, x):
+    stop = jax.lax.stop_gradient
+    start = stop(jnp.max(jnp.abs(x @ p["a"])))
+    size = jax.lax.while_loop(
+        lambda size: size * stop(jnp.sum(p["b"])) > 1, lambda size: size / 2, start
+    )
+    return jnp.mean((x @ p["a"] @ p["b"] * size) ** 2)
+
+
+@jax.checkpoint
+def from_a_constant(p, x):
+    least = jnp.max(jax.lax.stop_gradient(p["b"]), axis=0)
+    size = jax.lax.while_loop(
+        lambda size: jnp.any(size * least > 1), lambda size: size / 2, jnp.ones(3)
+    )
+    return jnp.mean((x @ p["a"] @ p["b"] * size) ** 2)
+
+
+@pytest.mark.parametrize("loss", [from_stopped, from_a_constant])
+@pytest.mark.parametrize("selection", ["high", ["b"], ["a"]])
+def test_a_loop_of_unknown_length_behind_a_cut(loss, selection):
+    p, x = {"a": jnp.eye(3), "b": 1.5 * jnp.eye(3)}, jnp.arange(6.0).reshape(2, 3)
+    tx = lsam.layerwise_sam(1 if selection == "high" else None, 0.1, selection=selection)
+    _, found, state = jax.jit(lsam.value_and_grad(loss, tx))(p, tx.init(p), x)
+    g = jax.grad(loss)(p, x)
+    moved = {n: p[n] + 0.1 * g[n] * s for n, s in zip("ab", state.selected)}
+    expected = jax.grad(loss)(moved, x)
+    for n in p:
+        np.testing.assert_allclose(found[n], expected[n], rtol=1e-10)
+    assert state.selected.sum() == 1

@@ -102,10 +102,7 @@ def test_layers_chosen_by_norm(net, normalize):
         assert_textbook(net, step(chosen, radius), chosen, RHOS[radius], ALPHA, normalize)
 
 
-def test_layers_known_before_compilation(net, request):
-    if net.seed == 40:  # what a checkpoint hands over the cut counts as differentiable, all of it
-        why = "where a loop of unknown length begins is a constant, and is differentiated"
-        request.applymarker(pytest.mark.xfail(raises=ValueError, reason=why))
+def test_layers_known_before_compilation(net):
     chosen = selections(net)[-1]
     options = {"selection": sorted(chosen), "layers": net.layers, "normalize": True}
     tx = lsam.layerwise_sam(None, RHOS[0], ALPHA, **options)
