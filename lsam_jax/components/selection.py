@@ -44,6 +44,9 @@ def random(seed: int = 0) -> Selector:
     Args:
       seed: the draws are a function of it and of `state.count` only, so all devices agree.
 
+    Raises:
+      TypeError: unless the seed is a whole number, or a key made by `jax.random.key`.
+
     >>> import jax.numpy as jnp, lsam_jax as lsam
     >>> w = {"a": jnp.asarray(1.0), "b": jnp.asarray(2.0)}
     >>> tx = lsam.layerwise_sam(k=1, rho=0.1, selection=lsam.random(seed=1), layers="array")

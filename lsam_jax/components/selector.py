@@ -110,14 +110,16 @@ def candidates_of(selector: Selector, network: Network) -> np.ndarray:
             f"not by jax.numpy; got {found!r}."
         )
     _check_bools("candidates", found, len(network.names))
-    return np.asarray(found)
+    return np.asarray(found, bool)
 
 
 def _check_bools(rule: str, found: Any, layers: int) -> None:
-    if not jnp.issubdtype(dtype_of(found), jnp.bool_) or np.shape(found) != (layers,):
+    kind = dtype_of(found)
+    is_bool = jnp.issubdtype(kind, jnp.bool_) or jnp.issubdtype(kind, jnp.integer)
+    if not is_bool or np.shape(found) != (layers,):
         raise ValueError(
             f"{rule} of a Selector must give bool[{layers}], one for each layer; got "
-            f"{dtype_of(found)}{list(np.shape(found))}: {found!r}."
+            f"{kind}{list(np.shape(found))}: {found!r}."
         )
 
 
@@ -154,6 +156,7 @@ def ask(selector: Selector, choice: Choice) -> tuple[Any, Any]:
 
 def _among_candidates(rule: str, selected: Any, choice: Choice) -> Any:
     _check_bools(rule, selected, len(choice.candidates))
+    selected = selected.astype(bool)
     return selected if choice.candidates.all() else selected & choice.candidates
 
 

@@ -45,6 +45,10 @@ def freeze_inactive(
     Returns:
       An Optax transformation, to be put behind `sl_sam` in a chain.
 
+    Raises:
+      TypeError, ValueError: unless `base` is an optimizer, `stacks` made by `stacked` or None, and
+        the state, when it is used, of this transformation and of these parameters.
+
     >>> import jax.numpy as jnp
     >>> import optax
     >>> import lsam_jax as lsam
