@@ -103,7 +103,7 @@ def candidates_of(selector: Selector, network: Network) -> np.ndarray:
     Raises:
       ValueError, TypeError: unless they are, a list among them.
     """
-    found = selector.candidates(network)
+    found: Any = selector.candidates(network)
     if isinstance(found, jax.core.Tracer):
         raise TypeError(
             "candidates of a Selector must be known before a step is compiled: make them by NumPy, "

@@ -134,7 +134,7 @@ def _naming(layers: LayerRule) -> Callable[[str, int], str | None]:
         return lambda path, rank: path if NORMALISATION.search(path) else None
     if layers == "module":
         return lambda path, rank: path.rpartition("/")[0] or path
-    if isinstance(layers, str) or not isinstance(layers, Sequence):
+    if isinstance(layers, str) or not np.iterable(layers):
         raise ValueError(
             'layers must be "kernel", "array", "norm", "module", a function of a path, or a list '
             f"of (regex, name) rules; got layers={layers!r}."
