@@ -9,7 +9,7 @@ import numpy as np
 from lsam_jax.arguments import Cuts, check_cut_names, check_cuts, check_layer_names, check_plain
 from lsam_jax.arrays.apart import apart
 from lsam_jax.components.selection import as_selector
-from lsam_jax.components.selector import Selector, fewest, wanted
+from lsam_jax.components.selector import Selector, candidates_of, fewest, wanted
 from lsam_jax.engine import auxiliary
 from lsam_jax.engine.costs import Profile
 from lsam_jax.engine.cuts import network_of
@@ -250,7 +250,7 @@ def _inspected(
     """The layers of a network, and where it is cut."""
     where = wanted(cuts, selector)
     network, place, profile = network_of(program, arrays, parts, where, fewest(selector, k))
-    order, candidates = np.argsort(network.position), selector.candidates(network)
+    order, candidates = np.argsort(network.position), candidates_of(selector, network)
     places = place(candidates) if candidates.any() else []
     each = parts.apart()
     shapes = [np.shape(x)[has_row:] for x, has_row in zip(each.leaves_of(arrays), each.stacked)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from lsam_jax.arguments import check_static
 from lsam_jax.components.selection import as_selector
-from lsam_jax.components.selector import Choice, Selector, ask
+from lsam_jax.components.selector import Choice, Selector, ask, candidates_of
 from lsam_jax.engine.network import Network
 from lsam_jax.layers.leaves import Layers
 
@@ -47,7 +47,7 @@ def budget(fraction: float, selection: Any = "high") -> Selector:
     inner = as_selector(selection)
 
     def candidates(network: Network) -> np.ndarray:
-        allowed = inner.candidates(network) & network.reached
+        allowed = candidates_of(inner, network) & network.reached
         price = network.price()
         affordable = allowed & (price <= fraction)
         if not affordable.any():
@@ -157,7 +157,7 @@ def price(mean: float, selection: Any = "high") -> Selector:
     inner = as_selector(selection)
 
     def candidates(network: Network) -> np.ndarray:
-        wanted, reached = inner.candidates(network), network.reached
+        wanted, reached = candidates_of(inner, network), network.reached
         if not (wanted & reached).any():
             return wanted
         first = np.where(reached, network.first(), np.inf)
@@ -169,7 +169,7 @@ def price(mean: float, selection: Any = "high") -> Selector:
         income = float(mean) - 1
         cost = choice.network.cost(choice.candidates)
         cheapest = _cheapest(mean, choice, cost)
-        wanted = choice.candidates & inner.candidates(choice.network)
+        wanted = choice.candidates & candidates_of(inner, choice.network)
         of_inner = choice._replace(candidates=wanted, memory=choice.memory.inner)
         wish, kept = ask(inner, of_inner)
         # What the step before cost shows in what it has perturbed, even where it was not finite.

@@ -49,6 +49,15 @@ def test_what_is_not_one_bool_for_each_layer_is_refused(kind, words, rules):
         step(lsam.layerwise_sam(None, 0.3, selection=selector))
 
 
+@pytest.mark.parametrize("around", [lambda selector: selector, lambda x: lsam.budget(9.0, x)])
+def test_candidates_are_looked_at_wherever_they_are_asked_for(around):
+    with refused(ValueError, "candidates", "bool[2]", "[1]"):
+        wrong = around(lsam.Selector(lambda network: np.array([1])))
+        lsam.inspect(loss, PARAMS, X, selection=wrong, k=None)
+    found = around(lsam.Selector(second))
+    assert lsam.inspect(loss, PARAMS, X, selection=found, k=None).cuts == ("b",)
+
+
 @pytest.mark.parametrize("rule", ["draw", "select", "select, known", "draw, as numbers"])
 def test_what_is_no_candidate_is_not_chosen(rule):
     kind = int if "numbers" in rule else bool
