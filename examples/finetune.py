@@ -272,7 +272,7 @@ def finetune(a, model):
         drawn = {name: batches(tokens, FINETUNING, 0, model.context) for name in runs}
         going = {n: itertools.accumulate(drawn[n], steps[n], initial=runs[n][0][0]) for n in runs}
         calls = {name: partial(next, states) for name, states in going.items()}
-        seconds = timing.interleaved(calls, a.rounds, warmup=3, clock=now)
+        seconds = timing.interleaved(calls.values(), a.rounds, warmup=3, clock=now)
         measured[clock] = timing.costs(tuple(calls), seconds)
     found = {}
     for name, of in runs.items():
