@@ -112,8 +112,11 @@ def chain(
     in_loops = {id(loop.scan.eqn): loop for loop in loops.find(jaxpr, chosen)}
     parts: list[Segment] = []
     rest = list(jaxpr.eqns)
+    may_move = _of(jaxpr.invars, [p >= 0 for p in position])
     for n, behind in enumerate(late):
         before, rest = effects.split(rest, _of(jaxpr.invars, behind))
+        if not in_loops:
+            before, rest = kept.moved_on(before, rest, may_move, jaxpr.outvars)
         parts += _around_loops(before, places[max(n - 1, 0)], places[n], in_loops)
     parts += _around_loops(rest, places[-1], None, in_loops)
     _, depend = effects.split(jaxpr.eqns, jaxpr.invars)

@@ -101,6 +101,63 @@ def test_a_long_way_of_quick_equations_is_followed_once():
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+MANY = jnp.sin(jnp.arange(256.0)).reshape(64, 4)
+
+
+def less_mean(x, w):
+    y = jnp.tanh(x @ w)
+    return y - y.mean(0)
+
+
+def in_front(x, w):
+    z = less_mean(x, w) * 2.0
+    return jnp.sum(jnp.exp(z)), z * 3.0
+
+
+def a_number(x, w):
+    z = less_mean(x, w)
+    return jnp.squeeze((z + jnp.exp(x @ w))[:1, :1]), z * 2.0
+
+
+def two(x, w):
+    return jnp.tanh(x @ w) + jnp.exp(x @ w)
+
+
+@pytest.mark.parametrize(
+    ("run", "moved"),
+    [
+        (less_mean, ["div", "sub"]),  # so that the tanh and its sums cross
+        (lambda x, w: (less_mean(x, w) * 2.0).astype(jnp.float16), []),  # half as large
+        (in_front, ["mul"]),  # and not what the exponential reads, too
+        (a_number, ["mul"]),  # what a number is made of stays, since that is more
+        (two, []),  # of both, which would cross in the place of one
+        (lambda x, w: (less_mean(x, w), w * 2.0)[1], []),  # of what is differentiated
+    ],
+)
+def test_quick_equations_go_behind_a_cut_where_they_read_hardly_more(run, moved):
+    def loss(x, w):
+        *others, last = jax.tree.leaves(run(x, w))
+        return sum(others, jnp.sum(jnp.sin(last)))
+
+    jaxpr = jax.make_jaxpr(loss)(MANY, W).jaxpr
+    names = [eqn.primitive.name for eqn in jaxpr.eqns]
+    sides = jaxpr.eqns[: names.index("sin")], jaxpr.eqns[names.index("sin") :]
+    before, after = kept.moved_on(*sides, jaxpr.invars[1:], jaxpr.outvars)
+    found = [eqn.primitive.name for eqn in after[: len(after) - len(sides[1])]]
+    assert [name for name in found if name != "broadcast_in_dim"] == moved
+    in_order = jaxprs.as_function([*before, *after], jaxpr.invars, jaxpr.outvars, jaxpr)
+    np.testing.assert_array_equal(in_order(MANY, W)[0], loss(MANY, W))
+
+
+def test_what_the_loss_returns_is_made_where_it_was():
+    jaxpr = jax.make_jaxpr(lambda x, w: (jnp.sin(less_mean(x, w)), less_mean(x, w)))(MANY, W).jaxpr
+    last = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "sin")
+    others = [eqn for eqn in jaxpr.eqns if eqn is not last]
+    made = next(eqn for eqn in others if last.invars[0] in eqn.outvars)
+    assert kept.moved_on(others, [last], [], made.outvars) == (others, [last])
+    assert made in kept.moved_on(others, [last], [], [])[1]
+
+
 LAYERS = jnp.sin(jnp.arange(48.0)).reshape(3, 4, 4)
 
 
