@@ -54,7 +54,7 @@ def budget(fraction: float, selection: Any = "high") -> Selector:
             prices = np.where(allowed, price, np.inf)
             cheapest = int(np.argmin(prices))
             raise ValueError(
-                f"fraction={fraction:g} affords no layer: the cheapest, "
+                f"budget(fraction={fraction:g}) affords no layer: the cheapest, "
                 f"{network.names[cheapest]!r}, costs {prices[cheapest]:.4g} of a plain gradient."
             )
         return affordable

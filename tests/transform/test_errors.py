@@ -113,7 +113,7 @@ def test_budgets(fraction, kind, words):
 
 def test_a_budget_that_affords_nothing():
     loss = Loss()
-    with refused(ValueError, "fraction", "1e-06", "cheapest", loss=loss):
+    with refused(ValueError, "budget(fraction=1e-06)", "cheapest", loss=loss):
         one_step(loss, selection=lsam.budget(1e-6))
 
 

@@ -1,12 +1,14 @@
 """The options that every method has: which samples it climbs, when, and how its radius is set."""
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 import lsam_jax as lsam
+from lsam_jax.arguments import check_number
 
 BATCH = 3
 """Where an `objective.TrainingLoss` takes the batch."""
@@ -64,7 +66,8 @@ class SharedOptions(NamedTuple):
                     f"rho={own['rho']} is a radius, and rise, rise_share, rise_cap make it set "
                     "itself: give one or the other"
                 )
-            radius = lsam.rise(self.rise, share=self.rise_share, cap=self.rise_cap)
+            with self._named("rise", "rise_share", "rise_cap"):
+                radius = lsam.rise(self.rise, share=self.rise_share, cap=self.rise_cap)
             own = {**own, "rho": radius}
         if self.budget is not None:
             own = {**own, **self._within_budget(make, own)}
@@ -74,14 +77,29 @@ class SharedOptions(NamedTuple):
                 f"perturb_every={self.perturb_every} and perturb_from={self.perturb_from} both say "
                 "when to perturb: give one or the other"
             )
-        if self.perturb_every is not None:
-            return lsam.with_parts(tx, when=lsam.every(self.perturb_every))
         if self.perturb_from is not None:
-            return lsam.with_parts(tx, when=lsam.between(self.perturb_from, steps=steps))
+            check_number("perturb_from", self.perturb_from, low=0, below=1)
+        with self._named("perturb_every", "perturb_from"):
+            if self.perturb_every is not None:
+                return lsam.with_parts(tx, when=lsam.every(self.perturb_every))
+            if self.perturb_from is not None:
+                return lsam.with_parts(tx, when=lsam.between(self.perturb_from, steps=steps))
         return tx
+
+    @contextlib.contextmanager
+    def _named(self, *names: str) -> Iterator[None]:
+        """Begins what the library says of its own arguments with options as they were given."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            given = {name: getattr(self, name) for name in names}
+            said = ", ".join(f"{name}={x!r}" for name, x in given.items() if x is not None)
+            raise type(error)(f"{said}: {error}") from error
 
     def _within_budget(self, make: Any, own: Mapping[str, Any]) -> dict[str, Any]:
         assert self.budget is not None
+        with self._named("budget"):
+            within = lsam.budget(self.budget)
         known = inspect.signature(make).parameters
         if "budget" in known:
             return {"budget": self.budget}
@@ -92,7 +110,7 @@ class SharedOptions(NamedTuple):
                 f"budget={self.budget} and selection={own['selection']!r} both say which layers to "
                 "perturb: give one or the other"
             )
-        return {"selection": lsam.budget(self.budget)}
+        return {"selection": within}
 
     def value_and_grad(self, loss_fn: Any, tx: lsam.SamTransformation) -> Any:
         """A method's gradient of a loss that takes a batch in place `BATCH`."""

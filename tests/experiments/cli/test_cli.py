@@ -226,6 +226,11 @@ def failing(error):
             "speed=1 is not an option of method 'layerwise_sam'",
         ),
         (["train", "digits-resnet8", "--set", "rho=far"], "rho.*far"),
+        (["train", "digits-resnet8", "--set", "rise=-1"], "rise=-1: target must be above 0"),
+        (
+            ["train", "digits-resnet8", "--set", "budget=1e-9", "--out", "{directory}/f"],
+            r"budget\(fraction=1e-09\) affords no layer",
+        ),
         (["train", "digits-resnet8", "--set", "clip_norm=far"], "'far' is not a number or none"),
         (["train", "digits-resnet8", "--set", "rho"], "must read name=value"),
         (["train", "digits-resnet8", "--set", "seed=3"], "seed=3: seed is not a setting.*--help"),

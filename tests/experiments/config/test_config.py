@@ -37,6 +37,34 @@ def test_a_radius_that_sets_itself_goes_with_every_preset():
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("sam", {"rise": -1}, "^rise=-1: "),
+        ("sam", {"rise": "far"}, "^rise='far': "),
+        ("sam", {"rise_share": 2}, "^rise_share=2: "),
+        ("sam", {"rise_share": 0.4, "rise_cap": 0}, "^rise_share=0.4, rise_cap=0: "),
+        ("sam", {"rise_cap": 0.2}, "^rise_cap=0.2: "),
+        ("sam", {"rise": 0.1, "rise_share": 0.4}, "^rise=0.1, rise_share=0.4: "),
+        ("layerwise_sam", {"budget": -1}, "^budget=-1: "),
+        ("sl_sam", {"budget": -1}, "^budget=-1: "),
+        ("sam", {"perturb_every": 0}, "^perturb_every=0: "),
+        ("look_sam", {"perturb_every": 2}, r"^perturb_every=2: .* \(look_sam\)"),
+        ("sam", {"perturb_from": "late"}, "perturb_from must be .*'late'"),
+        ("ae_sam", {"perturb_from": 0.5}, r"^perturb_from=0.5: .* \(ae_sam\)"),
+        ("sam", {"perturb_from": 2.5}, "perturb_from must be at least 0 and below 1; .*=2.5"),
+    ],
+)
+def test_what_the_library_says_of_an_option_begins_with_its_name(name, options, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        Config(method=name, options=options)
+
+
+def test_a_run_too_short_to_perturb_in_its_last_part_is_refused():
+    with pytest.raises(ValueError, match=r"^perturb_from=0\.9: .*before the end of the run"):
+        method("sam", {"rho": 0.1, "perturb_from": 0.9}, steps=4)
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"method": "esam"}, "accumulate=4 is not for method='esam'.*leave it out"),
