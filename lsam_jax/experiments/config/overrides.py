@@ -1,6 +1,7 @@
 """Reads ``name=value`` as the command line gives it, by the types of `Config`.
 
-A name that is not a field of `Config` is an option of the method, whose value is read by its looks.
+A name that is not a field of `Config` is an option of the method, whose value is read by its looks;
+but a `selection` is a text, as "none" is one of its names.
 """
 
 import types
@@ -41,7 +42,7 @@ def parse(assignments: Sequence[str]) -> dict[str, Any]:
                 "option for it, see --help"
             )
         if name not in FIELDS:
-            values[name] = _guess(text)
+            values[name] = text if name == "selection" else _guess(text)
             continue
         try:
             values[name] = _read(FIELDS[name], text)

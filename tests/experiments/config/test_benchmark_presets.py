@@ -73,6 +73,12 @@ def test_settings_are_read_by_type():
             overrides.parse([text])
 
 
+def test_the_selection_of_no_layer_is_a_name_and_not_nothing():
+    assert overrides.parse(["selection=none", "k=none"]) == {"selection": "none", "k": None}
+    config = presets.preset("digits-resnet8").configure("layerwise_sam", selection="none")
+    assert dict(config.options)["selection"] == "none"
+
+
 def test_an_option_that_the_method_does_not_read_is_refused():
     with pytest.raises(ValueError, match=r"alpha=0.5 is not an option of method 'sam'.* rho"):
         presets.preset("cifar10-resnet20").configure("sam", alpha=0.5)
