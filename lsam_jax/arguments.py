@@ -97,6 +97,12 @@ def check_count(name: str, value: Any, *, low: int) -> None:
         raise ValueError(f"{name} must be a whole number; got {name}={float(value):g}.")
 
 
+def check_truth(name: str, value: Any) -> None:
+    """Raises a TypeError unless `value` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {name}={value!r}.")
+
+
 def static_int(value: Any) -> int | None:
     """The value of a Python or NumPy integer; None for what may change from step to step."""
     if value is None or callable(value) or isinstance(value, jax.Array):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsam_jax.arguments import check_number
+from lsam_jax.arguments import check_number, check_truth
 from lsam_jax.arrays.draws import check_seed, key_for
 from lsam_jax.components.selector import Selector, all_layers
 from lsam_jax.layers.leaves import Layers
@@ -47,7 +47,7 @@ def bandit(
       A `Selector` whose memory holds p.
 
     Raises:
-      ValueError, TypeError: if `active` or `rate` is out of its range.
+      ValueError, TypeError: if `active`, `rate` or `scale_free` is out of its range.
 
     >>> import jax.numpy as jnp
     >>> import lsam_jax as lsam
@@ -60,6 +60,7 @@ def bandit(
     """
     check_number("active", active, above=0.0, most=1.0)
     check_number("rate", rate, low=0.0)
+    check_truth("scale_free", scale_free)
     check_seed(seed)
 
     def init(layers: Layers, leaves: Sequence[Any]) -> BanditState:

@@ -67,6 +67,7 @@ def esam(
     """
     arguments.check_share("beta", beta)
     arguments.check_static("gamma", gamma, "decides what is compiled", above=0.0, most=1.0)
+    arguments.check_truth("weights", weights)
     everything = weights or arguments.equals(beta, 1.0)
     return method(
         rho=rho,

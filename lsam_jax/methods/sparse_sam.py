@@ -174,6 +174,7 @@ def sparse_sam(
     [1.0, 1.0, 2.0, 2.0]
     """
     arguments.check_static("sparsity", sparsity, "decides the size of a mask", low=0.0, below=1.0)
+    arguments.check_truth("dynamic", dynamic)
     arguments.check_count("every", every, low=1)
     arguments.check_real("drop", drop, low=0.0, most=1.0)
     sync = options.get("perturbation_sync", "global")

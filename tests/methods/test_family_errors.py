@@ -54,6 +54,9 @@ ARGUMENTS = [
     (lsam.sl_sam, {"active": 0.0}, ValueError, ["active", "0"]),
     (lsam.sl_sam, {"rate": -1.0}, ValueError, ["rate", "-1"]),
     (lsam.sl_sam, {"budget": -1.0}, ValueError, ["fraction", "-1"]),
+    (lsam.esam, {"weights": 2}, TypeError, ["weights=2", "True or False"]),
+    (lsam.sl_sam, {"scale_free": "maybe"}, TypeError, ["scale_free='maybe'", "True or False"]),
+    (lsam.sparse_sam, {"dynamic": None}, TypeError, ["dynamic=None", "True or False"]),
     (lsam.independent, {"probability": 1.2}, ValueError, ["probability", "1.2"]),
 ]
 
