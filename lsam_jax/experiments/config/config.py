@@ -14,7 +14,9 @@ from lsam_jax.experiments.config.methods import FORMAT, METHODS, complete, in_to
 Options = Mapping[str, Any] | tuple[tuple[str, Any], ...]
 DTYPES, OPTIMIZERS = ("float32", "bfloat16"), ("sgd", "adamw")
 COUNTS = ("images", "validation_images", "image_size", "epochs", "passes", "accumulate", "width")
-LEAST = {**dict.fromkeys(COUNTS, 1), "batch_size": 2, "seed": 0, "crop": 0}
+LEAST = {**dict.fromkeys(COUNTS, 1), "batch_size": 2, "crop": 0}
+SEEDS = 2**32
+"""So many there are: of a larger one JAX makes the key of its last 32 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Config:
             check_number(name, getattr(self, name), low=0)
         for name in ("momentum", "label_smoothing"):
             check_number(name, getattr(self, name), low=0, below=1)
+        check_seed("seed", self.seed)
         check_number("label_noise", self.label_noise, low=0, most=1)
         if self.clip_norm is not None:
             check_number("clip_norm", self.clip_norm, above=0)
@@ -176,6 +179,13 @@ def _with(sequence: Callable[[Any], Any], value: Any) -> Any:
     if type(value) in (list, tuple):  # and not a part of a method, which is a tuple by its type
         return sequence(_with(sequence, x) for x in value)
     return value
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Raises a ValueError unless `seed` is a whole number of which nothing is lost, see `SEEDS`."""
+    check_count(name, seed, low=0)
+    if seed >= SEEDS:
+        raise ValueError(f"{name}={seed} must be below 2**32 = {SEEDS}")
 
 
 def base_optimizer(

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lsam_jax.arguments import check_count, check_layer_names, check_number
+from lsam_jax.experiments.config.config import check_seed
 from lsam_jax.experiments.config.objective import TrainingLoss, variables
 from lsam_jax.experiments.data.split import Split
 from lsam_jax.experiments.training.finished_run import Finished
@@ -45,8 +46,9 @@ class Settings:
     step: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in {"images": 1, "seed": 0, "probes": 2}.items():
+        for name, least in {"images": 1, "probes": 2}.items():
             check_count(f"--{name}", getattr(self, name), low=least)
+        check_seed("--seed", self.seed)
         check_number("--rho", self.rho, above=0)
         divisors = [n for n in range(1, REACH + 1) if REACH % n == 0]
         if self.step not in divisors:

@@ -232,6 +232,11 @@ def failing(error):
             r"budget\(fraction=1e-09\) affords no layer",
         ),
         (["train", "digits-resnet8", "--set", "clip_norm=far"], "'far' is not a number or none"),
+        (
+            ["train", "digits-resnet8", "--method", "sl_sam", "--set", "scale_free=2"],
+            "scale_free must be True or False; got scale_free=2",
+        ),
+        (["train", "digits-resnet8", "--seed", str(2**32)], "seed=4294967296 must be below"),
         (["train", "digits-resnet8", "--set", "rho"], "must read name=value"),
         (["train", "digits-resnet8", "--set", "seed=3"], "seed=3: seed is not a setting.*--help"),
         (["train", "digits-resnet8", "--set", "method=sam"], "method=sam: method is not a setting"),

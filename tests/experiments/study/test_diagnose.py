@@ -240,6 +240,7 @@ def test_a_damaged_measurement_is_named(trace, study, capsys):
         (["--images", "0"], "--images must be at least 1; got --images=0"),
         (["--probes", "1"], "--probes must be at least 2; got --probes=1"),
         (["--seed", "-1"], "--seed=-1"),
+        (["--seed", str(2**32)], "--seed=4294967296 must be below"),
         (["--rho", "0"], "--rho must be above 0; got --rho=0"),
         (["--rho", "nan"], "--rho must be finite; got --rho=nan"),
         (["--step", "3"], "--step=3 must be one of 1, 2, 4, 5, 10, 20"),
