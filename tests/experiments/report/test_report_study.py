@@ -177,6 +177,14 @@ def test_runs_of_different_recipes_are_in_different_tables(tmp_path):
     assert "baseline" not in accuracy.accuracy_table(found.tables[1], [line]).rows[0]
 
 
+def test_a_run_hides_none_below_it(tmp_path):
+    write_simple(tmp_path, "sgd", (0.7,))
+    place = tmp_path / "seed0"
+    write_simple(place, "sam", (0.8, 0.9))
+    assert [len(group.runs) for group in read_study(place).groups.values()] == [1, 2]
+    assert [len(group.runs) for group in read_study(tmp_path).groups.values()] == [1, 2]
+
+
 def test_the_directory_of_one_run_will_do(tmp_path):
     write_run(tmp_path / "run", config("sam", 2), [record(1), record(2)])
     (group,) = read_study(tmp_path / "run").groups.values()

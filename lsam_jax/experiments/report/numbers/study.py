@@ -141,10 +141,10 @@ def _runs(directory: Path) -> tuple[list[RecordedRun], list[SkippedRun]]:
 
 
 def _directories(directory: Path) -> Iterator[Path]:
-    """Those with a configuration; there are no runs within a run."""
+    """Those with a configuration; there are no runs within a run's checkpoints."""
     for place, below, names in os.walk(directory):
         if files.CONFIG in names:
-            below.clear()
+            below[:] = [name for name in below if name != files.CHECKPOINTS]
             yield Path(place)
         below.sort()
 
