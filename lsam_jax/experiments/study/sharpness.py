@@ -7,13 +7,14 @@ import jax
 from lsam_jax import diagnostics
 from lsam_jax.experiments import environment, files
 from lsam_jax.experiments.study.evaluation_loss import Measured, check_same
+from lsam_jax.experiments.study.sharpness_file import lacking
 
 
 def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
     """What the file holds; measured and written where it is not there yet.
 
     Raises:
-        ValueError: When the file is there and of other settings.
+        ValueError: When the file is there and of other settings, or lacks something.
         OSError: When it cannot be read or written.
     """
     file = measured.run.directory / files.SHARPNESS
@@ -24,6 +25,8 @@ def sharpness(measured: Measured, *, again: bool = False) -> dict[str, Any]:
         trace = there.get("trace")
         known = {**there, "probes": trace.get("probes") if isinstance(trace, dict) else None}
         check_same(file, known, {**made_of, "probes": probes})
+        if missing := lacking(there, measured.run.program.layers):
+            raise ValueError(f"{str(file)!r} lacks {', '.join(missing)}; --again replaces it")
         return there
     files.writable_directory(file.parent)
     of, batches = measured.arguments, measured.batches

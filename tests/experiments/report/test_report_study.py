@@ -16,6 +16,7 @@ from studies import (
 )
 
 from lsam_jax.experiments.cli.main import main
+from lsam_jax.experiments.report.figures import sharpness
 from lsam_jax.experiments.report.numbers import accuracy
 from lsam_jax.experiments.report.numbers import settings as background
 from lsam_jax.experiments.report.numbers.study import read_study
@@ -206,9 +207,39 @@ def test_damaged_diagnostics_leave_the_run_in_the_tables(study):
     reasons = [(t.kind, t.reason) for t in found.troubles if t.run == "sgd/seed0"]
     assert reasons == [
         ("partly unreadable", "landscapes.npz cannot be read"),
-        ("partly unreadable", "sharpness.json is not a measurement of sharpness"),
+        (
+            "partly unreadable",
+            "sharpness.json lacks train_loss, top_eigenvalue, ball, trace, layers",
+        ),
     ]
     assert len(found.groups["sgd"].runs) == 3
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ((), {}, "lacks rho, train_loss, top_eigenvalue, ball, trace, layers"),
+        (("rho",), "0.05", "lacks rho"),
+        (("trace", "mean"), [], "lacks trace.mean"),
+        (("layers",), {"head/kernel": 5}, f"lacks {', '.join(f'layers.{x}' for x in LAYERS)}"),
+        (("layers", LAYERS[1]), {"top_eigenvalue": 1.0}, f"lacks layers.{LAYERS[1]}.ball_rise"),
+        (("rho",), None, None),  # a number that is not finite
+        (("layers", "extra"), {}, None),
+    ],
+)
+def test_what_a_measurement_of_sharpness_lacks_is_named(place, value, words, study):
+    file = study / "sgd/seed1/sharpness.json"
+    *within, last = ("all", *place)
+    holder = found = {"all": json.loads(file.read_text())}
+    for name in within:
+        holder = holder[name]
+    holder[last] = value
+    file.write_text(json.dumps(found["all"]))
+    groups = list(read_study(study).groups.values())
+    assert len(sharpness.table(groups).rows) == len(groups)
+    assert sharpness.by_layer(groups, "layers").png
+    said = troubles(study).get("sgd/seed1")
+    assert said == (words and ("partly unreadable", f"sharpness.json {words}"))
 
 
 def test_landscapes_are_read_as_they_were_written(study):

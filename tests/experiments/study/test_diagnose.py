@@ -234,6 +234,15 @@ def test_a_damaged_measurement_is_named(trace, study, capsys):
     assert f"'{file}' is there, but was made with probes=None" in capsys.readouterr().err
 
 
+def test_a_measurement_that_lacks_a_table_is_named(study, capsys):
+    file = study / "sgd/seed0/sharpness.json"
+    made_of = {"images": 64, "seed": 0, "run_step": 4, "rho": 0.05}
+    file.write_text(json.dumps({**made_of, "trace": {"mean": 1.0, "probes": 40}}))
+    assert diagnose(file.parent) == 2
+    lacks = "train_loss, top_eigenvalue, ball, trace.standard_error, layers; --again replaces it"
+    assert f"'{file}' lacks {lacks}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

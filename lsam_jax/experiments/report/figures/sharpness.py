@@ -25,7 +25,7 @@ def measured(groups: Sequence[Group]) -> list[Group]:
 def table(groups: Sequence[Group]) -> Table:
     """Of the whole model; `groups` as `measured` gives them."""
     every = [found for group in groups for found in _found(group)]
-    rhos = listed(sorted({f"{x['rho']:g}" for x in every}))
+    rhos = listed(sorted({str(x["rho"]) for x in every}))
     images = listed(sorted({str(x.get("images", "?")) for x in every}))
     probes = listed(sorted({str(x["trace"].get("probes", "?")) for x in every}))
 
@@ -54,8 +54,8 @@ def table(groups: Sequence[Group]) -> Table:
 
 def by_layer(groups: Sequence[Group], name: str) -> Figure:
     """Of each layer, a row for each method; `groups` as `measured` gives them."""
-    layers = list(_found(groups[0])[0]["layers"])
-    shown = [group for group in groups if list(_found(group)[0]["layers"]) == layers]
+    layers = groups[0].layers
+    shown = [group for group in groups if group.layers == layers]
     size = max(7.0, 0.3 * len(layers) + 3.5), 0.27 * len(shown) + 0.7
     canvas, places = panels(len(MEASURES), 1, size, (0, 1.2), sharex=True)
     grey = colormaps["viridis"].with_extremes(bad="0.8")
@@ -84,7 +84,7 @@ def _found(group: Group) -> list[Mapping[str, Any]]:
     return [run.sharpness for run in group.runs if run.sharpness is not None]
 
 
-def _over_seeds(group: Group, layers: list[str], key: str) -> np.ndarray:
+def _over_seeds(group: Group, layers: Sequence[str], key: str) -> np.ndarray:
     """[L], means."""
     found = [x["layers"] for x in _found(group)]
     return np.array([[x[layer][key] for layer in layers] for x in found], float).mean(axis=0)

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from lsam_jax.experiments import files
 from lsam_jax.experiments.config.methods import in_todays_names
+from lsam_jax.experiments.study.sharpness_file import lacking
 
 _JUDGED = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 NUMBERS = ("step", *_JUDGED, "gradient_norm", "cost")
@@ -124,7 +126,7 @@ def read_run(directory: Path, name: str) -> RecordedRun:
     spoilt: list[str] = []
     for key, file_name, reader in (
         ("environment", files.ENVIRONMENT, _json),
-        ("sharpness", files.SHARPNESS, _sharpness),
+        ("sharpness", files.SHARPNESS, partial(_sharpness, layers)),
         ("landscapes", files.LANDSCAPES, _landscapes),
     ):
         if (directory / file_name).exists():
@@ -180,16 +182,10 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _sharpness(file: Path) -> dict[str, Any]:
+def _sharpness(layers: Sequence[str], file: Path) -> dict[str, Any]:
     found = _json(file)
-    try:
-        numbers = [found["rho"], found["top_eigenvalue"], found["ball"]["rise"],
-                   found["trace"]["mean"]]  # fmt: skip
-        for layer in found["layers"].values():
-            numbers += [layer["top_eigenvalue"], layer["ball_rise"]]
-        list(map(_number, numbers))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnreadableError(f"{file.name} is not a measurement of sharpness") from error
+    if missing := lacking(found, layers):
+        raise UnreadableError(f"{file.name} lacks {', '.join(missing)}")
     return found
 
 
