@@ -226,21 +226,15 @@ def test_a_run_that_fails_leaves_the_others(study, capsys):
     )
 
 
-@pytest.mark.parametrize("trace", ["", ', "trace": 5'])
+@pytest.mark.parametrize("trace", [None, 5, {"mean": 1.0, "probes": 40}])
 def test_a_damaged_measurement_is_named(trace, study, capsys):
     file = study / "sgd/seed0/sharpness.json"
-    file.write_text('{"images": 64, "seed": 0, "run_step": 4, "rho": 0.05' + trace + "}")
-    assert diagnose(file.parent) == 2
-    assert f"'{file}' is there, but was made with probes=None" in capsys.readouterr().err
-
-
-def test_a_measurement_that_lacks_a_table_is_named(study, capsys):
-    file = study / "sgd/seed0/sharpness.json"
     made_of = {"images": 64, "seed": 0, "run_step": 4, "rho": 0.05}
-    file.write_text(json.dumps({**made_of, "trace": {"mean": 1.0, "probes": 40}}))
+    file.write_text(json.dumps({**made_of, "trace": trace}))
     assert diagnose(file.parent) == 2
-    lacks = "train_loss, top_eigenvalue, ball, trace.standard_error, layers; --again replaces it"
-    assert f"'{file}' lacks {lacks}" in capsys.readouterr().err
+    lacks = "lacks train_loss, top_eigenvalue, ball, trace.standard_error, layers; --again replaces"
+    words = lacks if isinstance(trace, dict) else "is there, but was made with probes=None"
+    assert f"'{file}' {words}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -264,8 +258,7 @@ def test_refuses(trained, arguments, message, capsys):
 
 
 def test_a_run_named_twice_is_refused(trained, capsys):
-    directory = str(trained / "sgd" / "seed0")
-    assert main(["diagnose", directory, directory]) == 2
+    assert main(["diagnose", *[str(trained / "sgd" / "seed0")] * 2]) == 2
     assert "must name each run once" in capsys.readouterr().err
 
 
