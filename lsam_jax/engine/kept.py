@@ -28,8 +28,8 @@ QUICK = frozenset(
 )
 """Primitives that compute as quickly as one reads what they make."""
 
-HARDLY_LARGER = 1 / 16
-"""Share by which more may cross a cut where equations are moved behind it."""
+LARGE, HARDLY_MORE = 2**16, 1 / 16
+"""Bytes worth moving an equation behind a cut for, and the share by which more may cross then."""
 
 COMPARISONS = frozenset(("eq", "ge", "gt", "is_finite", "le", "lt", "ne"))
 """Those that make a byte of many."""
@@ -51,49 +51,8 @@ def fewest(
       The variables to be kept beside those, and a function that makes `wanted`, with the variables
       that it reads.
     """
-    quick = [eqn for eqn in jaxpr.eqns if _is_quick(eqn)]
-    kept = _fewest(quick, {v for v in wanted if jaxprs.is_variable(v)}, {*there})
-    eqns = jaxprs.leading_to(wanted, quick, kept | {*there})
-    reads = jaxprs.variables_read(eqns, wanted)
-    make = jaxprs.as_function(eqns, reads, wanted, jaxpr)
-    return [v for eqn in jaxpr.eqns for v in eqn.outvars if v in kept], make, reads
-
-
-def moved_on(
-    before: Sequence[Any], after: Sequence[Any], inputs: Collection[Any], results: Collection[Any]
-) -> tuple[list[Any], list[Any]]:
-    """The equations in front of a cut and behind it, of which quick ones have changed sides.
-
-    They go where what they read is hardly larger than what they make, which would be kept beside
-    it: of a product less its mean, say, the product is kept in front of the cut anyway.
-
-    Args:
-      before: those in front.
-      after: those behind, of which no other reads anything.
-      inputs: variables whose readers stay where they are.
-      results: those whose makers do.
-    """
-    reads = {id(eqn): set(filter(jaxprs.is_variable, eqn.invars)) for eqn in before}
-    quick = [eqn for eqn in before if _is_quick(eqn) and reads[id(eqn)].isdisjoint(inputs)]
-    made = {v for eqn in before for v in eqn.outvars}
-    crossing = [v for v in jaxprs.variables_read(after) if v in made]
-    kept = _fewest(quick, set(crossing), set(), HARDLY_LARGER)
-    behind = {id(eqn) for eqn in jaxprs.leading_to(crossing, quick, kept)}
-    staying = set(filter(jaxprs.is_variable, results))
-    for eqn in reversed(before):  # nothing in front reads what is made behind
-        if id(eqn) not in behind or not staying.isdisjoint(eqn.outvars):
-            behind.discard(id(eqn))
-            staying.update(reads[id(eqn)])
-    moved = [eqn for eqn in before if id(eqn) in behind]
-    return [eqn for eqn in before if id(eqn) not in behind], [*moved, *after]
-
-
-def _fewest(
-    quick: Sequence[Any], wanted: set[Any], there: set[Any], larger: float = 0.0
-) -> set[Any]:
-    """The variables to keep beside those that are there, of which quick equations make `wanted`."""
-    makers = {v: eqn for eqn in quick for v in eqn.outvars}
-    kept = wanted - there
+    makers = {v: eqn for eqn in jaxpr.eqns if _is_quick(eqn) for v in eqn.outvars}
+    kept = {v for v in wanted if jaxprs.is_variable(v) and v not in there}
 
     def instead_of(v: Any) -> set[Any]:
         """What would have to be kept in its place."""
@@ -107,15 +66,64 @@ def _fewest(
                 (left.append if u in makers else found.add)(u)
         return found
 
+    order = [v for eqn in jaxpr.eqns for v in eqn.outvars]
     before: set[Any] = set()
     while before != kept:
         before = set(kept)
-        for v in reversed([*makers]):  # what is made of others in front of these
-            if v in kept:
+        for v in reversed(order):  # what is made of others in front of these
+            if v in kept and v in makers:
                 found = instead_of(v)
-                if sum(map(_bytes, found)) <= (1 + larger) * _bytes(v):
+                if sum(map(_bytes, found)) <= _bytes(v):
                     kept = kept - {v} | found
-    return kept
+    quick = [eqn for eqn in jaxpr.eqns if _is_quick(eqn)]
+    eqns = jaxprs.leading_to(wanted, quick, kept | {*there})
+    reads = jaxprs.variables_read(eqns, wanted)
+    make = jaxprs.as_function(eqns, reads, wanted, jaxpr)
+    return [v for v in order if v in kept], make, reads
+
+
+def moved_on(
+    before: Sequence[Any], after: Sequence[Any], inputs: Collection[Any], results: Collection[Any]
+) -> tuple[list[Any], list[Any]]:
+    """The equations in front of a cut and behind it, of which quick ones have changed sides.
+
+    Behind it go those that read nothing but what crosses it anyway or is at hand everywhere; and
+    the one that makes of a product, say, the difference from its mean, as the product is kept in
+    front of the cut anyway. Of several in a row XLA would have to compile kernels of their own.
+
+    Args:
+      before: those in front.
+      after: those behind, of which no other reads anything.
+      inputs: variables whose readers stay where they are.
+      results: those whose makers do.
+    """
+    made = {v for eqn in before for v in eqn.outvars}
+    reads = {id(eqn): set(filter(jaxprs.is_variable, eqn.invars)) for eqn in before}
+    at_hand, large = set[Any](), set[Any]()
+    quick = set()
+    for eqn in before:
+        if _is_quick(eqn) and reads[id(eqn)].isdisjoint(inputs):
+            quick.add(id(eqn))
+            if reads[id(eqn)] & made <= at_hand:
+                at_hand.update(eqn.outvars)
+            else:
+                large.update(v for v in eqn.outvars if _bytes(v) >= LARGE)
+    crossing = made.intersection(jaxprs.variables_read(after))
+    staying = set(filter(jaxprs.is_variable, results))
+    front: list[Any] = []
+    behind = [*reversed(after)]
+    for eqn in reversed(before):
+        size = sum(_bytes(v) for v in crossing.intersection(eqn.outvars))
+        new = (reads[id(eqn)] & made) - crossing - at_hand
+        hardly_more = size >= LARGE and sum(map(_bytes, new)) <= (1 + HARDLY_MORE) * size
+        goes = id(eqn) in quick and size > 0 and staying.isdisjoint(eqn.outvars)
+        if goes and (not new or (hardly_more and new.isdisjoint(large))):
+            behind.append(eqn)
+            crossing.update(reads[id(eqn)] & made)
+        else:
+            front.append(eqn)
+            staying |= reads[id(eqn)]
+    return front[::-1], behind[::-1]
 
 
 def lighter_scans(
