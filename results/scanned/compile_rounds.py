@@ -2,9 +2,11 @@
 
 `python results/scanned/compile_rounds.py [ROUNDS]`: the networks of measure.py, ResNet-20 with
 batch 128; processor time of XLA's compilation, the steps in turn; medians of the ratios, quartiles.
+Beside them how many kernels it compiles, on which another program on the machine has no influence.
 """
 
 import functools
+import re
 import sys
 import time
 
@@ -29,12 +31,30 @@ def resnet():
     return {name: (one.step, (work.params, *one.own, *work.args)) for name, one in timed.items()}
 
 
-def seconds(step, args):
+def compiled(step, args):
+    """Seconds of the processor, and kernels; XLA compiles those that are alike once."""
     jax.clear_caches()
     lowered = jax.jit(functools.partial(step)).lower(*args)
     start = time.process_time()
-    lowered.compile()
-    return time.process_time() - start
+    program = lowered.compile()
+    return time.process_time() - start, len(kernels(program.as_text()))
+
+
+def kernels(program):
+    """The bodies of the fusions of a program, whatever their variables are called."""
+    parts = re.split(r"\n(?=\S)", re.sub(r", metadata={[^}]*}", "", program))
+    bodies = {
+        part.split(" ", 1)[0].lstrip("%"): part.split(" ", 1)[1] for part in parts if " " in part
+    }
+    called = re.findall(r"kind=kLoop, calls=%?([\w.-]+)", program)
+    return {numbered(bodies[name]) for name in called}
+
+
+def numbered(body):
+    """A text with its names in order of use."""
+    names = {}
+    name = lambda found: names.setdefault(found[0].lstrip("%"), str(len(names)))  # noqa: E731
+    return re.sub(r"%[\w.-]+|\bparam_[\d.]+", name, body)
 
 
 def main(rounds):
@@ -42,11 +62,12 @@ def main(rounds):
     for name in ("list", "scan"):
         steps[name] = measure.steps_of(*measure.networks()[name])
     for name, of in steps.items():
-        found = np.array([[seconds(*of[x]) for x in (BOOK, BY_NORM)] for _ in range(rounds)])
-        low, middle, high = np.quantile(found[:, 1] / found[:, 0], [0.25, 0.5, 0.75])
-        book, by_norm = np.median(found, axis=0)
+        found = np.array([[compiled(*of[x]) for x in (BOOK, BY_NORM)] for _ in range(rounds)])
+        low, middle, high = np.quantile(found[:, 1, 0] / found[:, 0, 0], [0.25, 0.5, 0.75])
+        (book, book_kernels), (by_norm, kernels_by_norm) = np.median(found, axis=0)
         print(
-            f"{name:10} {book:5.1f} s  {by_norm:5.1f} s  {middle:.2f} ({low:.2f}-{high:.2f})",
+            f"{name:10} {book:5.1f} s  {by_norm:5.1f} s  {middle:.2f} ({low:.2f}-{high:.2f})  "
+            f"kernels {book_kernels:.0f}, {kernels_by_norm:.0f}",
             flush=True,
         )
     print(environment.describe())
