@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from lsam_jax.experiments import files
+from lsam_jax.experiments import files, tables
 from lsam_jax.experiments import report as report_package
 from lsam_jax.experiments.bench import training_steps
 from lsam_jax.experiments.cli.main import main
 from lsam_jax.experiments.config.presets import preset
 from lsam_jax.experiments.study import measure as reproduce_measures
 from lsam_jax.experiments.study import reproduce
+from lsam_jax.experiments.study.diagnose import sharpness_table
 from lsam_jax.experiments.study.measure import measure
 from lsam_jax.experiments.study.reproduce import plan
 
@@ -134,3 +135,19 @@ def test_costs_are_named_by_what_tells_runs_apart():
     assert training_steps._names([Path("s/sgd/seed0"), Path("s/sgd/seed1")]) == ("seed0", "seed1")
     crossed = [Path("a/x/0"), Path("a/y/0"), Path("a/x/1")]
     assert training_steps._names(crossed) == ("a/x/0", "a/y/0", "a/x/1")
+
+
+def test_what_was_not_finite_is_a_nan_of_the_table(capsys):
+    sharp = {
+        "loss": "cross-entropy",
+        "images": 8,
+        "rho": 0.05,
+        "train_loss": 1.25,
+        "ball": {"rise": None},
+        "top_eigenvalue": None,
+        "trace": {"mean": None, "standard_error": 0.5},
+    }
+    tables.show(sharpness_table({"sgd": sharp}))
+    assert capsys.readouterr().out.split("\n")[2].split() == (
+        ["sgd", "1.2500", "nan", "nan", "nan", "±", "0.5"]
+    )
