@@ -115,7 +115,7 @@ def chain(
     may_move = _of(jaxpr.invars, [p >= 0 for p in position])
     for n, behind in enumerate(late):
         before, rest = effects.split(rest, _of(jaxpr.invars, behind))
-        if not in_loops:
+        if not in_loops:  # in front of one stands what is run in both passes, whatever moves
             before, rest = kept.moved_on(before, rest, may_move, jaxpr.outvars)
         parts += _around_loops(before, places[max(n - 1, 0)], places[n], in_loops)
     parts += _around_loops(rest, places[-1], None, in_loops)

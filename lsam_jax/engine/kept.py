@@ -92,8 +92,8 @@ def moved_on(
     front of the cut anyway. Of several in a row XLA would have to compile kernels of their own.
 
     Args:
-      before: those in front.
-      after: those behind, of which no other reads anything.
+      before: those in front, which read nothing that those behind make.
+      after: those behind.
       inputs: variables whose readers stay where they are.
       results: those whose makers do.
     """

@@ -88,6 +88,11 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def number(value: float | None) -> float:
+    """A number of a file, where `finite` has left None of one that was not: NaN then."""
+    return math.nan if value is None else float(value)
+
+
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"

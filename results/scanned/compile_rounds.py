@@ -41,11 +41,9 @@ def compiled(step, args):
 
 
 def kernels(program):
-    """The bodies of the fusions of a program, whatever their variables are called."""
+    """What XLA compiles itself, not in its libraries; alike whatever the variables are called."""
     parts = re.split(r"\n(?=\S)", re.sub(r", metadata={[^}]*}", "", program))
-    bodies = {
-        part.split(" ", 1)[0].lstrip("%"): part.split(" ", 1)[1] for part in parts if " " in part
-    }
+    bodies = {name.lstrip("%"): body for name, _, body in (part.partition(" ") for part in parts)}
     called = re.findall(r"kind=kLoop, calls=%?([\w.-]+)", program)
     return {numbered(bodies[name]) for name in called}
 

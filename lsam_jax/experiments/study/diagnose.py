@@ -113,12 +113,12 @@ def sharpness_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """What `diagnose` returned as a table."""
     any_one = next(iter(found.values()))
     columns: dict[str, Callable[[Any], str]] = {
-        "loss": lambda row: _shown(row["train_loss"], ".4f"),
-        "rise": lambda row: _shown(row["ball"]["rise"], ".4f"),
-        "top eigenvalue": lambda row: _shown(row["top_eigenvalue"], ".4g"),
+        "loss": lambda row: f"{files.number(row['train_loss']):.4f}",
+        "rise": lambda row: f"{files.number(row['ball']['rise']):.4f}",
+        "top eigenvalue": lambda row: f"{files.number(row['top_eigenvalue']):.4g}",
         "trace": lambda row: (
-            f"{_shown(row['trace']['mean'], '.4g')} \u00b1 "
-            f"{_shown(row['trace']['standard_error'], '.2g')}"
+            f"{files.number(row['trace']['mean']):.4g} \u00b1 "
+            f"{files.number(row['trace']['standard_error']):.2g}"
         ),
     }
     words = (
@@ -126,16 +126,6 @@ def sharpness_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
         f"{any_one['rho']} along the gradient. Trace: with the standard error of its probes."
     )
     return tables.table("run", found, columns, caption=words)
-
-
-def _shown(number: float | None, form: str) -> str:
-    """A number of a file, where one that is not finite stands as null.
-
-    Example:
-        >>> _shown(0.25, ".1f"), _shown(None, ".1f")
-        ('0.2', 'nan')
-    """
-    return format(float("nan") if number is None else number, form)
 
 
 def _name(path: Path, place: Path) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -160,9 +159,11 @@ def _records(file: Path) -> list[dict[str, Any]]:
         try:
             record = dict(json.loads(line))
             missing = [key for key in (*NUMBERS, *BY_LAYER) if key not in record]
-            found: dict[str, Any] = {key: _number(record.get(key)) for key in (*NUMBERS, *SINCE)}
+            found: dict[str, Any] = {
+                key: files.number(record.get(key)) for key in (*NUMBERS, *SINCE)
+            }
             found |= {
-                key: {layer: _number(x) for layer, x in record[key].items()}
+                key: {layer: files.number(x) for layer, x in record[key].items()}
                 for key in BY_LAYER
                 if key in record
             }
@@ -176,10 +177,6 @@ def _records(file: Path) -> list[dict[str, Any]]:
         if any(found[key].keys() != records[0]["layer_norms"].keys() for key in BY_LAYER):
             raise UnreadableError(f"{where} has other layers than the first")
     return records
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
 
 
 def _sharpness(layers: Sequence[str], file: Path) -> dict[str, Any]:
