@@ -182,6 +182,20 @@ def shared():
     return found._replace(params={**found.params, "each": square})
 
 
+def whole():
+    """Each block reads a row of `up`, and all of it."""
+
+    def loss(p, batch):
+        def body(x, own):
+            x, seen = block(x, own)
+            return x + 0.1 * jnp.tanh(x @ p["blocks"]["up"].mean(0)) @ own["down"], seen
+
+        x, _ = jax.lax.scan(body, batch["x"] @ p["in"], p["blocks"])
+        return cross_entropy(x @ p["a_head"], batch["y"])
+
+    return case(loss)
+
+
 def used_otherwise():
     """No scan: a loop, and all slices at once."""
 
@@ -252,6 +266,7 @@ MODELS = {
         cast,
         two,
         shared,
+        whole,
         used_otherwise,
         linen,
         linen_remat,

@@ -154,11 +154,9 @@ class LoopRung:
         of_carry = [jnp.where(begin == 0, x, jnp.zeros_like(x)) for x in of_carry]
         found_over = dict(zip(over, of_over))
         found = self._by_variable([*of_fixed, *of_carry, *(found_over.get(n) for n in self._over)])
-        return {
-            v: x if wanted.get(groups[v], True) is True else masked(wanted[groups[v]], x)
-            for v, x in found.items()
-            if v in groups
-        }
+        chosen = {v: wanted.get(groups[v], True) for v in found if v in groups}
+        whole = {v for v, some in chosen.items() if some is True or v in self._loop.rows}
+        return {v: found[v] if v in whole else masked(chosen[v], found[v]) for v in chosen}
 
     def _whole(self, operands: Arrays, carry: Arrays) -> Any:
         scan = self._scan

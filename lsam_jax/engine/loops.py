@@ -29,7 +29,7 @@ class Loop(NamedTuple):
         on which an iteration depends. It is the same in both passes if the first that moves stands
         behind it.
       begins: the last position in front of those of its own layers.
-      rows: of each operand that it runs over, by variable.
+      rows: of each operand that it runs over and that no iteration reads whole, by variable.
     """
 
     scan: jaxprs.Scan
@@ -68,11 +68,12 @@ def find(jaxpr: jex.Jaxpr, chosen: Chosen) -> list[Loop]:
 def _loop(
     scan: jaxprs.Scan, last: dict[Any, int], rows: dict[Any, Rows], position: np.ndarray
 ) -> Loop | None:
-    runs_over = [scan.eqn.invars[n] for n in scan.over]
-    by_row = {v: rows[v] for v in runs_over if jaxprs.is_variable(v) and v in rows}
+    variables = {n: v for n, v in enumerate(scan.eqn.invars) if jaxprs.is_variable(v)}
+    whole = {v for n, v in variables.items() if n not in scan.over}
+    by_row = {v: rows[v] for v in variables.values() if v in rows and v not in whole}
     if not by_row or not symbolic.is_known(scan.length):
         return None
-    others = [v for v in scan.eqn.invars if jaxprs.is_variable(v) and v not in by_row]
+    others = [v for v in variables.values() if v not in by_row]
     before = max((last.get(v, -1) for v in others), default=-1)
     own = {position[i] for of_rows in by_row.values() for layers in of_rows for i in layers}
     begins = min((p for p in own if p >= 0), default=0) - 1

@@ -1,5 +1,7 @@
 """What a selector of one's own may give, and what a step that chose nothing leaves alone."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from refusals import refused
 
 import lsam_jax as lsam
+from lsam_jax.components.selector import Choice, highest
 
 PARAMS = {"a": jnp.eye(3), "b": jnp.ones((3, 2))}
 X = jnp.linspace(0.1, 1.2, 12).reshape(4, 3)
@@ -71,6 +74,26 @@ def test_what_is_no_candidate_is_not_chosen(rule):
     _, expected, _ = step(lsam.layerwise_sam(None, 0.3, selection=["b"]))
     for n in PARAMS:
         np.testing.assert_allclose(found[n], expected[n], rtol=1e-6)
+
+
+@pytest.mark.core
+def test_the_highest_against_a_sort():
+    """Candidates by score, not a number the lowest; then what the loss reaches; then by place."""
+    rng, size = np.random.default_rng(0), 7
+    values = np.array([-np.inf, -1, -0.0, 0, 2, np.nan], np.float32)
+    for k in [*range(size + 1)] * 8:
+        score = rng.choice(values, size)
+        candidates, reached = rng.random((2, size)) < 0.75
+        network = SimpleNamespace(position=rng.permutation(size), reached=reached)
+
+        def rank(i, network=network, score=score):
+            number = -np.inf if np.isnan(score[i]) else score[i]
+            return -number, not network.reached[i], -network.position[i]
+
+        wanted = sorted(np.flatnonzero(candidates), key=rank)[:k]
+        choice = Choice(score, 0, jnp.asarray(k), candidates, network)
+        found = highest(jnp.asarray(score), choice)
+        assert np.flatnonzero(found).tolist() == sorted(wanted), (score, choice)
 
 
 def only_first(number):

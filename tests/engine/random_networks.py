@@ -212,13 +212,18 @@ def conditional(draw):
 
 
 def scanned(draw):
-    """Copies in a scan, from the first or from the last on; what came in goes to each of them."""
+    """Copies in a scan, from the first or from the last on; what came in goes to each of them.
+
+    Each may see the arrays of all.
+    """
     (block, copies, own), reverse = draw.stack(), draw.one_of(True, False)
+    of_all = draw.one_of(0, 0, 0.1)
 
     def run(p, start, given):
         def each(h, rows):
+            seen = of_all and of_all * sum(jnp.sin(p[name]).mean() for name in own)
             h = block({**p, **rows}, h, given)
-            return h._replace(x=h.x + start.x / 2), h.x.mean()
+            return h._replace(x=h.x + start.x / 2 + seen), h.x.mean()
 
         h, means = jax.lax.scan(each, start, {name: p[name] for name in own}, copies, reverse)
         return h._replace(x=h.x + jnp.sin(means).mean())

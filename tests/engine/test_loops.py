@@ -16,7 +16,7 @@ import lsam_jax as lsam
 ALPHA = 0.8
 LAYERS = lsam.stacked("blocks")
 MODELS = ("plain", "remat", "unrolled", "jitted", "cast", "two", "linen", "linen_remat")
-QUICK = ("backward", "keys", "shared")
+QUICK = ("backward", "keys", "shared", "whole")
 
 
 def forced_step(case, **options):

@@ -19,7 +19,7 @@ from training import SINGLE, assert_same, textbook_gradient
 
 import lsam_jax as lsam
 
-SEEDS, QUICK = range(44), (2, 4, 18, 29, 41)  # these hold every kind of block
+SEEDS, QUICK = range(44), (4, 5, 16, 18, 40)  # these hold every kind of block
 ALPHA, RHOS = 0.8, (0.3, 0.02, 1.0, 0.0)
 ENGINES = ({}, {"cuts": 1, "gate": False}, {"cuts": 3, "gate": True})
 MANY = 1000  # more than there are layers
