@@ -6,6 +6,7 @@ overwrites its own part in place; so there is no conditional around it, and one 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from lsam_jax.engine.chain import Asked, Chain, Part, Segment, error_of
 from lsam_jax.engine.conditionals import Conditionals
 from lsam_jax.engine.gating import Gates
 from lsam_jax.engine.jaxprs import Scan
+from lsam_jax.engine.loops import Rows
 
 Arrays = Sequence[Any]
 Values = Mapping[Any, Any]
@@ -126,8 +128,11 @@ class LoopRung:
         scan, ways, begin = self._scan, self._ways, self._begin(asked.part)
         invars, groups, wanted = scan.eqn.invars, asked.groups, asked.wanted
         over = [n for n in self._over if invars[n] in groups]
-        surely = {n: True for n in over if wanted.get(groups[invars[n]]) is True}
-        rows = {n: self._wanted_rows(invars[n]) for n in over if n not in surely}
+        kinds: dict[Any, list[int]] = {}  # by the layers of their rows, which are wanted together
+        for n in over:
+            kinds.setdefault(self._loop.rows.get(invars[n]), []).append(n)
+        surely = {kind for kind, [n, *_] in kinds.items() if wanted.get(groups[invars[n]]) is True}
+        rows = {kind: self._wanted_rows(kind) for kind in kinds if kind and kind not in surely}
         anyway = [*self._fixed, *self._carry]
         of_carry, of_collected, of_fixed = self._errors(errors)
 
@@ -139,14 +144,17 @@ class LoopRung:
             args = ways.arguments(given, self._rows(ran.computed, s), of_results)
             closed = ways.way_back(args)
             result = dict(zip(ways.moving, closed.jaxpr.outvars))
-            by_row = {n: [result[n]] for n in over}
+            by_row = {kind: [result[n] for n in those] for kind, those in kinds.items()}
             worth = asked.worth / scan.length
             gates = Gates(closed, [result[n] for n in anyway], by_row, worth)
-            is_wanted = {**surely, **dict(zip(rows, self._rows([*rows.values()], s)))}
-            out, of_rows = gates.run(args, is_wanted, self._conditionals)
+            of_rows = dict(zip(rows, self._rows([*rows.values()], s)))
+            is_wanted = {**dict.fromkeys(kinds, True), **of_rows}
+            out, of_kinds = gates.run(args, is_wanted, self._conditionals)
             found = dict(zip(anyway, out))
             of_fixed = [x + found[n] for n, x in zip(self._fixed, of_fixed)]
-            of_over = self._put(of_over, [of_rows[n][0] for n in over], s)
+            for kind, those in kinds.items():
+                found.update(zip(those, of_kinds[kind]))
+            of_over = self._put(of_over, [found[n] for n in over], s)
             return [found[n] for n in self._carry], of_fixed, of_over
 
         state = of_carry, of_fixed, [error_of(invars[n], {}) for n in over]
@@ -182,12 +190,12 @@ class LoopRung:
 
     def _rows(self, stacks: Arrays, s: Any) -> list[Any]:
         """Of each stack what belongs to iteration `s`, in their order."""
-        place = self._place(s)
-        return [jax.lax.dynamic_index_in_dim(x, place, keepdims=False) for x in stacks]
+        of = partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
+        return [of(x, self._place(s)) for x in stacks]
 
     def _put(self, stacks: Arrays, new: Arrays, s: Any) -> list[Any]:
-        place, update = self._place(s), jax.lax.dynamic_update_index_in_dim
-        return [update(stack, x, place, 0) for stack, x in zip(stacks, new)]
+        update = partial(jax.lax.dynamic_update_index_in_dim, axis=0, allow_negative_indices=False)
+        return [update(stack, x, self._place(s)) for stack, x in zip(stacks, new)]
 
     def _at(self, operands: Arrays, s: Any, carry: Arrays | None = None) -> list[Any]:
         """What iteration `s` is given; by default it carries what the first does."""
@@ -228,12 +236,10 @@ class LoopRung:
                 out[v] = out[v] + x if v in out else x
         return out
 
-    def _wanted_rows(self, v: Any) -> jax.Array:
-        """Of each row of what the scan runs over, whether its layer is wanted: bool[length]."""
-        if v not in self._loop.rows:
-            return jnp.ones(self._scan.length, bool)
+    def _wanted_rows(self, rows: Rows) -> jax.Array:
+        """Whether one of the layers of each row is wanted: bool[length]."""
         places = range(len(self._selected))
-        reads = np.array([[i in layers for i in places] for layers in self._loop.rows[v]])
+        reads = np.array([[i in layers for i in places] for layers in rows])
         return jnp.any(reads & self._selected, axis=1)
 
 

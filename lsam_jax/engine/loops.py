@@ -5,7 +5,6 @@ their first axis, from the arrays of layers. Seen as one equation it depends on 
 is said of each iteration.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from lsam_jax.engine import jaxprs
 from lsam_jax.engine.scan_plans import JOINS, KEEP_ROWS
 from lsam_jax.engine.step_rules import Chosen
 
-Rows = Sequence[frozenset[int]]
+Rows = tuple[frozenset[int], ...]
 """For each row of an array, the layers that it is made of."""
 
 
@@ -47,7 +46,7 @@ def find(jaxpr: jex.Jaxpr, chosen: Chosen) -> list[Loop]:
     for v, place in zip(jaxpr.invars, chosen.of_leaf):
         made_of[v] = frozenset(i for i in np.ravel(place).tolist() if i >= 0)
         if isinstance(place, tuple):
-            rows[v] = [frozenset([i]) for i in place]
+            rows[v] = tuple(frozenset([i]) for i in place)
     found = []
     for eqn in jaxpr.eqns:
         variables = [v for v in eqn.invars if jaxprs.is_variable(v)]
@@ -94,8 +93,8 @@ def _rows(eqn: Any, made_of: dict[Any, frozenset[int]], rows: dict[Any, Rows]) -
         if not all(map(symbolic.is_known, shape[:1])):
             return None
         if name == "stack":
-            return [made_of[v] for v in eqn.invars]
-        joined = (rows.get(v, [made_of[v]] * v.aval.shape[0]) for v in eqn.invars)
-        return [layers for of_rows in joined for layers in of_rows]
+            return tuple(made_of[v] for v in eqn.invars)
+        joined = (rows.get(v, (made_of[v],) * v.aval.shape[0]) for v in eqn.invars)
+        return tuple(layers for of_rows in joined for layers in of_rows)
     variables = [v for v in eqn.invars if jaxprs.is_variable(v)]
     return rows.get(variables[0]) if name in KEEP_ROWS and len(variables) == 1 else None
