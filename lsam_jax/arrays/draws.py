@@ -34,7 +34,12 @@ def key_for(purpose: str, seed: Any, count: Any = None) -> jax.Array:
 
 
 def check_seed(seed: Any) -> None:
-    """Raises a TypeError unless `seed` is a whole number, traced or not, or a random key."""
+    """Raises a TypeError unless `seed` is a whole number, traced or not, or a random key.
+
+    And a ValueError for a number of more than 32 bits, which JAX would draw by the last of.
+    """
+    if isinstance(seed, int | np.integer) and not -(2**31) <= seed < 2**32:
+        raise ValueError(f"seed must be below 2**32, and at least -2**31; got seed={seed!r}.")
     is_whole = jnp.issubdtype(dtype_of(seed), jnp.integer)
     if not (is_key(seed) or (is_whole and np.ndim(seed) == 0)):
         raise TypeError(

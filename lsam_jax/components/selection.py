@@ -45,7 +45,8 @@ def random(seed: int = 0) -> Selector:
       seed: the draws are a function of it and of `state.count` only, so all devices agree.
 
     Raises:
-      TypeError: unless the seed is a whole number, or a key made by `jax.random.key`.
+      TypeError, ValueError: unless the seed is a whole number of 32 bits, or a key made by
+        `jax.random.key`.
 
     >>> import jax.numpy as jnp, lsam_jax as lsam
     >>> w = {"a": jnp.asarray(1.0), "b": jnp.asarray(2.0)}

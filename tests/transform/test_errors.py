@@ -259,7 +259,13 @@ def test_parameters_that_are_one_vector_are_not_called_none():
         lsam.sam(0.1, layers="kernel").init(jnp.ones(3))
 
 
-@pytest.mark.parametrize("seed", [None, "0", 0.5, 10**30])
+@pytest.mark.parametrize(
+    ("seed", "kind", "words"),
+    [
+        *((seed, TypeError, ["jax.random.key"]) for seed in (None, "0", 0.5)),
+        *((seed, ValueError, ["2**32"]) for seed in (2**32, -(2**31) - 1, np.int64(2**40), 10**30)),
+    ],
+)
 @pytest.mark.parametrize(
     "make",
     [
@@ -274,8 +280,8 @@ def test_parameters_that_are_one_vector_are_not_called_none():
         lambda seed: lsam.adazo_sam(seed=seed),
     ],
 )
-def test_a_seed_is_a_whole_number_or_a_key(make, seed):
-    with refused(TypeError, "seed", repr(seed), "jax.random.key"):
+def test_a_seed_is_a_whole_number_or_a_key(make, seed, kind, words):
+    with refused(kind, "seed", repr(seed), *words):
         make(seed)
 
 
