@@ -1,7 +1,7 @@
 """Reads ``name=value`` as the command line gives it, by the types of `Config`.
 
 A name that is not a field of `Config` is an option of the method, whose value is read by its looks;
-but a `selection` is a text, as "none" is one of its names.
+but a `selection` is a name ("none" is one), or the names of layers with commas between them.
 """
 
 import types
@@ -42,7 +42,7 @@ def parse(assignments: Sequence[str]) -> dict[str, Any]:
                 "option for it, see --help"
             )
         if name not in FIELDS:
-            values[name] = text if name == "selection" else _guess(text)
+            values[name] = _selection(text) if name == "selection" else _guess(text)
             continue
         try:
             values[name] = _read(FIELDS[name], text)
@@ -61,6 +61,13 @@ def text_of(value: Any) -> str:
         ('0.5,0.75', 'None')
     """
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _selection(text: str) -> str | tuple[str, ...]:
+    """A selection's name, or layers by theirs, which are paths."""
+    if "," not in text and "/" not in text:
+        return text
+    return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 def _guess(text: str) -> Any:

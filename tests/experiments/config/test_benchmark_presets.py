@@ -1,5 +1,7 @@
 """The presets: the paper's numbers, real steps on data of the right shapes, full size by shape."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from mocks import mocked
 
 import lsam_jax as lsam
 from lsam_jax.experiments.config import overrides, presets
+from lsam_jax.experiments.config.config import Config
 from lsam_jax.experiments.data import datasets
 from lsam_jax.experiments.data.datasets import Split
 from lsam_jax.experiments.training import dry_run
@@ -77,6 +80,20 @@ def test_the_selection_of_no_layer_is_a_name_and_not_nothing():
     assert overrides.parse(["selection=none", "k=none"]) == {"selection": "none", "k": None}
     config = presets.preset("digits-resnet8").configure("layerwise_sam", selection="none")
     assert dict(config.options)["selection"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("stem/kernel, head/kernel", ("stem/kernel", "head/kernel")), ("head,", ("head",))],
+)
+def test_a_selection_may_name_layers(text, names):
+    values = overrides.parse([f"selection={text}"])
+    assert values == {"selection": names}
+    config = presets.preset("digits-resnet8").configure("layerwise_sam", k=None, **values)
+    assert dict(Config.from_json(json.loads(json.dumps(config.to_json()))).options) == {
+        **dict(config.options),
+        "selection": names,
+    }
 
 
 def test_an_option_that_the_method_does_not_read_is_refused():
