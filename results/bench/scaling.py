@@ -111,8 +111,8 @@ def draw(report, path):
     axes.set_xscale("log", base=2)
     axes.set_xticks(x, [str(value) for value in x])
     axes.minorticks_off()
-    axes.set(xlabel=along, ylabel="cost of a gradient step (SGD = 1)", ylim=(0.9, None))
-    figure.legend(loc="outside lower center", ncols=2)
+    axes.set(xlabel=along, ylabel="cost of a gradient step (SGD = 1)", ylim=(0, None))
+    figure.legend(loc="outside lower center", ncols=3, title="dashed: counted; dotted: eq. 8")
     open_frame(axes)
     figure.savefig(path, dpi=150)
 
