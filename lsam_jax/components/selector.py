@@ -170,7 +170,7 @@ def highest(score: jax.Array, choice: Choice) -> jax.Array:
     # Nearest the output first, layers that the loss does not reach last.
     order = np.lexsort((-network.position, ~network.reached, ~candidates))
     place = np.argsort(order)
-    # Each with each: half of a sort's time to compile, and one kernel on a GPU.
+    # Each with each: it compiles in half of a sort's time.
     ties = (score == score[:, None]) & (place < place[:, None])
     ahead = (score > score[:, None]) | ties
     rank = jnp.sum(ahead, axis=1, dtype=jnp.int32)
