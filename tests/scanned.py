@@ -183,7 +183,7 @@ def shared():
 
 
 def whole():
-    """Each block reads a row of `up`, and all of it."""
+    """Each block reads a row of `up`, and then all of it, so that the first meets every row."""
 
     def loss(p, batch):
         def body(x, own):
@@ -193,7 +193,8 @@ def whole():
         x, _ = jax.lax.scan(body, batch["x"] @ p["in"], p["blocks"])
         return cross_entropy(x @ p["a_head"], batch["y"])
 
-    return case(loss)
+    up, down = order_of("blocks")[::2], order_of("blocks")[1::2]
+    return case(loss, up[0], down[0], *up[1:], *down[1:])
 
 
 def used_otherwise():

@@ -190,12 +190,14 @@ class LoopRung:
 
     def _rows(self, stacks: Arrays, s: Any) -> list[Any]:
         """Of each stack what belongs to iteration `s`, in their order."""
-        of = partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
-        return [of(x, self._place(s)) for x in stacks]
+        row = partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
+        place = self._place(s)
+        return [row(x, place) for x in stacks]
 
     def _put(self, stacks: Arrays, new: Arrays, s: Any) -> list[Any]:
         update = partial(jax.lax.dynamic_update_index_in_dim, axis=0, allow_negative_indices=False)
-        return [update(stack, x, self._place(s)) for stack, x in zip(stacks, new)]
+        place = self._place(s)
+        return [update(stack, x, place) for stack, x in zip(stacks, new)]
 
     def _at(self, operands: Arrays, s: Any, carry: Arrays | None = None) -> list[Any]:
         """What iteration `s` is given; by default it carries what the first does."""

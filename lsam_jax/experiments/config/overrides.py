@@ -67,7 +67,12 @@ def _selection(text: str) -> str | tuple[str, ...]:
     """A selection's name, or layers by theirs, which are paths."""
     if "," not in text and "/" not in text:
         return text
-    return tuple(name for part in text.split(",") if (name := part.strip()))
+    return tuple(_parts(text))
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between commas, without what is empty."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _guess(text: str) -> Any:
@@ -86,7 +91,7 @@ def _read(hint: Any, text: str) -> Any:
         first, *_ = typing.get_args(hint)
         return None if text.lower() == "none" else _read(first, text)
     if typing.get_origin(hint) is tuple:
-        return tuple(float(part) for part in text.split(",") if part.strip())
+        return tuple(map(float, _parts(text)))
     if hint is bool:
         return TRUTHS[text.lower()]
     return hint(text)
